@@ -1,0 +1,67 @@
+// The film strip: previews from the first to the last, by slider, arrow keys or the play button.
+"use strict";
+
+(() => {
+  const FRAME_MS = 180;
+  const LEAST_USED = 0.7; // share of the width
+  const KINDS = ["ema", "raw"];
+  const byId = (id) => document.getElementById(id);
+  const frames = reportData.frames;
+
+  function showFrame(index) {
+    const frame = frames[index];
+    for (const kind of KINDS) {
+      const image = byId(`film-${kind}`);
+      if (!image) continue;
+      image.hidden = !frame[kind];
+      if (frame[kind]) image.src = frame[kind];
+      const loss = frame[`${kind}_loss`];
+      byId(`film-loss-${kind}`).textContent = loss ? `held-out loss ${loss}` : "";
+    }
+    byId("film-label").textContent = frame.label;
+    byId("film-slider").setAttribute("aria-valuetext", frame.label);
+  }
+
+  function setUpPlaying(slider, button) {
+    let timer = null;
+    const stop = () => {
+      clearInterval(timer);
+      timer = null;
+      button.classList.remove("playing");
+    };
+    const advance = () => {
+      slider.value = Number(slider.value) + 1;
+      showFrame(Number(slider.value));
+      if (slider.value === slider.max) stop();
+    };
+    button.addEventListener("click", () => {
+      if (timer !== null) return stop();
+      if (slider.value === slider.max) slider.value = 0;
+      showFrame(Number(slider.value));
+      button.classList.add("playing");
+      timer = setInterval(advance, FRAME_MS);
+    });
+    slider.addEventListener("input", stop);
+  }
+
+  // Enlarge by a whole number of screen pixels, as otherwise some pixels of the art come out wider than others;
+  // where that leaves too much room unused, fill it smoothly.
+  function fitPixels() {
+    for (const image of document.querySelectorAll(".pixel-art img")) {
+      const room = image.closest("figure").clientWidth * devicePixelRatio;
+      const factor = Math.floor(room / image.naturalWidth);
+      const isWhole = factor >= 2 && (factor * image.naturalWidth) / room >= LEAST_USED;
+      image.style.width = isWhole ? `${(factor * image.naturalWidth) / devicePixelRatio}px` : "";
+      image.closest(".mat").classList.toggle("filled", !isWhole);
+    }
+  }
+
+  for (const image of document.querySelectorAll(".pixel-art img")) image.addEventListener("load", fitPixels);
+  window.addEventListener("resize", fitPixels);
+  fitPixels();
+
+  const slider = byId("film-slider");
+  if (!slider) return;
+  slider.addEventListener("input", () => showFrame(Number(slider.value)));
+  setUpPlaying(slider, byId("film-play"));
+})();

@@ -1,0 +1,51 @@
+// The data of the page, and the explanations that appear on hover, tap and focus.
+"use strict";
+
+const reportData = JSON.parse(document.getElementById("report-data").textContent);
+
+(() => {
+  const MARGIN = 8; // px between the tip, its word and the edges of the window
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.setAttribute("role", "tooltip");
+  tip.hidden = true;
+  document.body.append(tip);
+  let explained = null;
+
+  function show(element) {
+    hide();
+    explained = element;
+    tip.textContent = element.dataset.tip;
+    tip.hidden = false;
+    element.setAttribute("aria-describedby", tip.id);
+    const word = element.getBoundingClientRect();
+    const left = word.left + word.width / 2 - tip.offsetWidth / 2;
+    const above = word.top - tip.offsetHeight - MARGIN;
+    const furthest = document.documentElement.clientWidth - tip.offsetWidth - MARGIN;
+    tip.style.left = `${Math.max(MARGIN, Math.min(left, furthest))}px`;
+    tip.style.top = `${above > MARGIN ? above : word.bottom + MARGIN}px`;
+  }
+
+  function hide() {
+    tip.hidden = true;
+    explained?.removeAttribute("aria-describedby");
+    explained = null;
+  }
+
+  const withTip = (event) => event.target.closest?.("[data-tip]");
+  for (const begin of ["pointerover", "focusin"]) {
+    document.addEventListener(begin, (event) => {
+      const element = withTip(event);
+      if (element && element !== explained) show(element);
+    });
+  }
+  for (const end of ["pointerout", "focusout"]) {
+    document.addEventListener(end, (event) => {
+      if (withTip(event) && event.pointerType !== "touch") hide();
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide();
+  });
+  window.addEventListener("scroll", hide, { passive: true });
+})();

@@ -1,0 +1,99 @@
+"""Joins the record, the templates and the assets into one page that needs nothing else."""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from openddpm.analysis.report.facts import header_facts
+from openddpm.analysis.report.pictures import embed_pictures
+from openddpm.analysis.report.series import evaluation_columns, metrics_columns
+from openddpm.analysis.report.tables import all_tables
+from openddpm.analysis.report.terms import TERMS
+from openddpm.record.files import write_atomically
+from openddpm.record.reader import RunFolder, read_run_folder
+
+REPORT_FILE = "report.html"
+MAX_FINDINGS = 1000  # more stay in data.json
+SCRIPTS = ("page.js", "film.js", "plots.js")
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report.html from the record that stands there, whole or still growing; return its path.
+
+    Raises:
+        UserError: no run there, or a damaged or newer record.
+    """
+    path = folder / REPORT_FILE
+    html = render_report(read_run_folder(folder), datetime.now(UTC))
+    write_atomically(path, html.encode("utf-8", errors="replace"))  # file names may hold bytes that are not UTF-8
+    return path
+
+
+def render_report(run: RunFolder, built: datetime) -> str:
+    """Return the page for `run`; `built` is the time that it states."""
+    pictures = embed_pictures(run)
+    data = {
+        "frames": pictures.frames,
+        "metrics": metrics_columns(run),
+        "evaluations": {weights: evaluation_columns(run, weights) for weights in ("ema", "raw")},
+    }
+    scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        policy=content_security_policy(scripts),
+        style=Markup(_asset("report.css")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(json_for_html(data)),
+        terms=TERMS,
+        run=run.run,
+        has={
+            "metrics": bool(run.metrics),
+            "evaluations": bool(run.evaluations),
+            "ema_weights": any(row.weights == "ema" for row in run.evaluations),
+            "ema_decay": any(row.ema_decay is not None for row in run.metrics),
+        },
+        header=header_facts(run, built),
+        pictures=pictures,
+        tables=all_tables(run),
+        findings=run.data,
+        max_findings=MAX_FINDINGS,
+    )
+
+
+def content_security_policy(scripts: list[str]) -> str:
+    """Return the policy under which a page can fetch nothing and run exactly `scripts`.
+
+    Plotly writes style attributes, hence 'unsafe-inline' for styles.
+    """
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def json_for_html(value: Any) -> str:
+    """Return `value` as JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _asset(name: str) -> str:
+    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,90 @@
+"""The record as rows of text: options, environment, model, data, resumptions."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from openddpm.analysis.report.text import count, utc_text
+from openddpm.config import TrainConfig
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import DatasetRecord, Resumption
+
+
+@dataclass(frozen=True)
+class Row:
+    """A name and its value; `help` explains the name, `default` is what the value would be by itself."""
+
+    name: str
+    value: str
+    help: str = ""
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Every table of the page."""
+
+    changed_options: list[Row]
+    options: list[Row]
+    environment: list[Row]
+    dataset: list[Row]
+    model_config: list[Row]
+    resumptions: list[Resumption]
+
+
+def all_tables(run: RunFolder) -> Tables:
+    """Return the tables of a run."""
+    options = config_rows(run.run.config)
+    return Tables(
+        changed_options=[row for row in options if row.value != row.default],
+        options=options,
+        environment=_flat(run.run.environment),
+        dataset=_dataset(run.run.dataset),
+        model_config=_flat(run.run.model.config),
+        resumptions=[r.model_copy(update={"time": utc_text(r.time)}) for r in run.run.resumptions],
+    )
+
+
+def config_rows(config: dict[str, Any]) -> list[Row]:
+    """Return a row an option, in the order of TrainConfig; options never to be written down are left out."""
+    fields = TrainConfig.model_fields
+    known = [
+        Row(name, _text(config[name]), " ".join((field.description or "").split()), _text(field.get_default()))
+        for name, field in fields.items()
+        if name in config and not field.exclude
+    ]
+    unknown = [Row(name, _text(value), default="no such option") for name, value in config.items() if name not in fields]
+    return known + unknown
+
+
+def _dataset(dataset: DatasetRecord) -> list[Row]:
+    return [
+        Row("source", dataset.source),
+        Row("revision", dataset.revision or "–"),
+        Row("split", dataset.split or "–"),
+        Row("images", count(dataset.num_images)),
+        Row("for training", count(dataset.num_train)),
+        Row("held out", count(dataset.num_heldout)),
+        Row("resolution", f"{dataset.resolution} × {dataset.resolution} pixels, {dataset.channels} channels"),
+        Row("sha256", dataset.sha256, "Of the decoded images: equal sums mean equal pixels."),
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[Row]:
+    rows = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append(Row(f"{prefix}{name}", _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,39 @@
+"""Numbers as people write them."""
+
+from datetime import UTC, datetime
+
+
+def count(number: int) -> str:
+    """12345 -> 12,345"""
+    return f"{number:,}"
+
+
+def short_count(number: float) -> str:
+    """231440643 -> 231 M"""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f}"
+
+
+def significant(number: float) -> str:
+    """0.0831234 -> 0.0831"""
+    return f"{number:#.3g}" if 1e-3 <= abs(number) < 100 else f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """11220 -> 3 h 7 min"""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
+    shown = [f"{number} {unit}" for number, unit in parts if number]
+    return " ".join(shown[:2]) or "0 s"
+
+
+def utc_text(iso_time: str) -> str:
+    """2026-03-14T09:26:53+01:00 -> 2026-03-14 08:26 UTC; text that is no ISO time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(iso_time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return iso_time

@@ -1,0 +1,53 @@
+"""Finds the command, and turns a UserError into one message and exit status 2."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a diffusion model and record the whole run",
+    "resume": "go on with a run from its own record",
+    "sample": "make images with a trained run",
+    "report": "rebuild report.html and the model card of a run",
+    "push": "upload a run to the Hugging Face Hub",
+}
+
+_HELP = """usage: openddpm COMMAND [OPTIONS]
+
+Train a denoising diffusion model (DDPM) from scratch, with the whole run in the open.
+
+commands:
+{commands}
+
+first steps:
+  openddpm train --recipe avatars-16             faces in minutes, no GPU, no download
+  openddpm train --dataset FOLDER --resolution 64 --output_dir runs/mine
+  openddpm COMMAND --help                        every option of a command
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 2 unusable input, 128 + N ended by signal N."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+        print(_HELP.format(commands=listing), end="")
+        return 0
+    if arguments[0] == "--version":
+        from openddpm import __version__
+
+        print(__version__)
+        return 0
+    from openddpm.errors import UserError, closest
+
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"unknown command '{arguments[0]}'", closest(arguments[0], list(COMMANDS)))
+        command = importlib.import_module(f"openddpm.cli.{arguments[0]}")
+        return int(command.run(arguments[1:]))
+    except UserError as error:
+        print(f"openddpm: {error.found}", file=sys.stderr)
+        if error.todo:
+            print(f"  -> {error.todo}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

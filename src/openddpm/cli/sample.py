@@ -1,0 +1,40 @@
+"""openddpm sample"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and sample."""
+    return tyro.cli(_sample, args=arguments, prog="openddpm sample", use_underscores=True)
+
+
+def _sample(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    output_dir: Path | None = None,
+    num_images: int = 16,
+    solver: Literal["ddim", "ddpm", "dpmsolver++", "unipc"] = "ddim",
+    num_inference_steps: int = 50,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> int:
+    """Make images with the averaged weights of a run: a grid, and each image as a PNG.
+
+    Args:
+        run: The run folder.
+        output_dir: Where to write (default: RUN/samples/SOLVER-STEPS-seed-SEED).
+        num_images: Images to make.
+        solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
+        num_inference_steps: Calls of the model an image.
+        seed: Image number N of a seed is the same whatever num_images and batch_size are.
+        batch_size: Images made at a time.
+    """
+    from openddpm.sampling_run import sample_run
+
+    default = run / "samples" / f"{solver}-{num_inference_steps}-seed-{seed}"
+    grid = sample_run(run, output_dir or default, num_images, solver, num_inference_steps, seed, batch_size)
+    print(f"grid:   {grid}\nimages: {grid.parent}")
+    return 0

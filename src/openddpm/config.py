@@ -1,0 +1,197 @@
+"""Every option of a training run, once. A field's docstring is its help text."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from openddpm.errors import UserError, closest
+from openddpm.recipes import RECIPES
+
+LearningRateSchedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataOptions(_Options):
+    """Where the images come from and how they are prepared."""
+
+    dataset: str = ""
+    """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow or zip file, or a built-in name
+    (avatars-16)."""
+    dataset_config: str | None = None
+    """Configuration of a Hub data set that has several."""
+    dataset_split: str = "train"
+    """Split of a Hub data set to train on."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
+    image_column: str | None = None
+    """Column with the images; found by its type when there is just one."""
+    cache_dir: str | None = None
+    """Where downloads and decoded images are kept (default: ~/.cache/openddpm)."""
+    resolution: int = Field(64, ge=4, le=4096)
+    """Width and height, in pixels, to which images are resized and centre-cropped."""
+    image_mode: Literal["auto", "rgb", "gray"] = "auto"
+    """Channels to train with; auto takes gray when every image is gray, and asks when they are mixed."""
+    background: str = "white"
+    """Colour put behind transparent pixels, by name or as #rrggbb."""
+    random_flip: bool = True
+    """Mirror half of the training images, at random, left to right."""
+    heldout_images: int | None = Field(None, ge=0)
+    """Images kept out of training to measure on (default: one in ten, at most 512)."""
+
+
+class ModelOptions(_Options):
+    """The UNet and the diffusion process it learns to reverse."""
+
+    model: str = "default"
+    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder."""
+    num_train_timesteps: int = Field(1000, ge=2)
+    """Number of noise levels of the forward process."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    """How the noise grows over the timesteps (squaredcos_cap_v2 is the cosine schedule)."""
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the model predicts: the noise, the clean image, or the velocity between them."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory."""
+
+
+class OptimizationOptions(_Options):
+    """How the weights are found."""
+
+    train_batch_size: int = Field(16, ge=1)
+    """Images in a micro-batch, per process."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches whose gradients are averaged into one step."""
+    num_epochs: int = Field(100, ge=1)
+    """How often the training images are gone through; max_train_steps, if given, decides instead."""
+    max_train_steps: int | None = Field(None, ge=1)
+    """Optimizer steps to train for."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Highest learning rate of the schedule."""
+    lr_scheduler: LearningRateSchedule = "cosine"
+    """Learning rate schedule, by its name in diffusers."""
+    lr_warmup_steps: int = Field(500, ge=0)
+    """Optimizer steps over which the learning rate rises from 0."""
+    adam_beta1: float = Field(0.95, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    adam_weight_decay: float = Field(1e-6, ge=0)
+    """Decoupled weight decay of AdamW."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to AdamW's denominator; much above 1e-8 it slows a large net to a crawl."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm, over all parameters, when they exceed it."""
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
+    """Draw each image's timestep independently, or spread a micro-batch evenly over the noise levels."""
+    use_ema: bool = True
+    """Keep an exponential moving average of the weights; it is what samples best."""
+    ema_inv_gamma: float = Field(1.0, gt=0)
+    """Inverse multiplicative factor of the EMA warm-up: decay = 1 - (1 + step / inv_gamma) ** -power."""
+    ema_power: float = Field(0.75, gt=0)
+    """Exponent of the EMA warm-up."""
+    ema_max_decay: float = Field(0.9999, ge=0, lt=1)
+    """The EMA's decay never exceeds this."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Precision of the forward and backward pass; weights stay float32."""
+    seed: int = Field(0, ge=0)
+    """Fixes the order, noise, timesteps, flips and initial weights."""
+
+
+class RunOptions(_Options):
+    """The run folder and what is written when."""
+
+    recipe: str | None = None
+    """A named whole config; options given beside it win."""
+    output_dir: str = "ddpm-model"
+    """The run folder."""
+    overwrite_output_dir: bool = False
+    """Remove an earlier run's files from output_dir first."""
+    resume_from_checkpoint: str | None = None
+    """Go on from a checkpoint of output_dir: 'latest', or a checkpoint's folder."""
+    checkpointing_steps: int = Field(500, ge=1)
+    """Steps between checkpoints."""
+    checkpoints_total_limit: int = Field(3, ge=1)
+    """Newest checkpoints to keep."""
+    save_images_epochs: int = Field(1, ge=1)
+    """Epochs between previews, on which the held-out loss is measured too."""
+    eval_batch_size: int = Field(16, ge=1)
+    """Images in a preview."""
+    num_inference_steps: int = Field(50, ge=1)
+    """DDIM steps of a preview."""
+    logging_steps: int = Field(10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    logging_dir: str = "logs"
+    """TensorBoard events go to LOGGING_DIR/NAME-OF-RUN."""
+
+
+class HubOptions(_Options):
+    """Sharing the run on the Hugging Face Hub."""
+
+    push_to_hub: bool = False
+    """Upload weights, record, report and card (never checkpoints) when the run ends."""
+    hub_model_id: str | None = None
+    """Repository to push to (default: the run folder's name, under your account)."""
+    hub_private_repo: bool = False
+    """Create the repository as private."""
+    hub_token: str | None = Field(None, exclude=True, repr=False)
+    """Access token; better given by HF_TOKEN or `hf auth login`. Never written anywhere."""
+
+
+class TrainConfig(DataOptions, ModelOptions, OptimizationOptions, RunOptions, HubOptions):
+    """A whole training run. Frozen; unknown names and values out of range are refused, all at once.
+
+    Raises:
+        UserError: naming every option that is wrong.
+    """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_recipe_and_plain_errors(cls, data: Any, handler: Any) -> Any:
+        if isinstance(data, dict) and data.get("recipe") is not None:
+            if data["recipe"] not in RECIPES:
+                raise UserError(f"unknown recipe '{data['recipe']}'", closest(str(data["recipe"]), list(RECIPES)))
+            data = {**RECIPES[data["recipe"]], **data}
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise UserError(_describe(error), "See `openddpm train --help` for every option.") from None
+
+
+OPTION_GROUPS = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "optimization": OptimizationOptions,
+    "run": RunOptions,
+    "hub": HubOptions,
+}
+
+# Options that change where a run stands or what it leaves, but none of its numbers.
+NEUTRAL_OPTIONS = frozenset(
+    "output_dir overwrite_output_dir resume_from_checkpoint checkpointing_steps checkpoints_total_limit logging_dir "
+    "cache_dir push_to_hub hub_model_id hub_private_repo hub_token recipe".split()
+)
+
+
+def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
+    """Return a line for each option that would change the numbers of a run: `name: ours, theirs in the run`."""
+    return [
+        f"{name}: {getattr(ours, name)!r}, but {getattr(theirs, name)!r} in the run"
+        for name in TrainConfig.model_fields
+        if name not in NEUTRAL_OPTIONS and getattr(ours, name) != getattr(theirs, name)
+    ]
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for detail in error.errors():
+        name = ".".join(map(str, detail["loc"])) or "config"
+        if detail["type"] == "extra_forbidden":
+            lines.append(f"{name}: no such option; {closest(name, list(TrainConfig.model_fields))}")
+        else:
+            lines.append(f"{name}: found {detail['input']!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}")
+    return "\n".join(lines)

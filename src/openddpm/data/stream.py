@@ -1,0 +1,118 @@
+"""Which images come when, and how they reach the device: all a function of position."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from openddpm.errors import UserError
+from openddpm.seeding import numpy_generator, seed_global_generators, uniform
+
+DEFAULT_HELDOUT_SHARE = 10  # one image in ten
+DEFAULT_MAX_HELDOUT = 512
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+"""A caller's augmentation: uint8 (B, C, H, W) on the device in, the same shape out."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into a store, each array ascending, int64."""
+
+    train: np.ndarray
+    heldout: np.ndarray
+
+
+def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
+    """Keep `num_heldout` images, chosen by a keyed permutation, out of training.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    if num_heldout is None:
+        num_heldout = min(DEFAULT_MAX_HELDOUT, num_images // DEFAULT_HELDOUT_SHARE)
+    if num_heldout >= num_images:
+        todo = "Hold out fewer, or bring more images."
+        raise UserError(f"--heldout_images {num_heldout} leaves none of {num_images} images to train on", todo)
+    order = numpy_generator(seed, "heldout").permutation(num_images)
+    return Split(train=np.sort(order[num_heldout:]), heldout=np.sort(order[:num_heldout]))
+
+
+class TrainingOrder:
+    """The endless order of training images: epoch after epoch, each a keyed permutation of its own."""
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.num_images = num_images
+        self._seed = seed
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def indices(self, start: int, count: int) -> np.ndarray:
+        """Return the image indices, (count,) int64, at positions start .. start + count - 1."""
+        positions = np.arange(start, start + count)
+        epochs, offsets = np.divmod(positions, self.num_images)
+        return np.concatenate([self._permutation(epoch)[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._permutations:
+            self._permutations = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
+            self._permutations[epoch] = numpy_generator(self._seed, "order", epoch).permutation(self.num_images)
+        return self._permutations[epoch]
+
+
+class BatchStream:
+    """Turns positions of the training order into augmented float images on the device."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        train_indices: np.ndarray,
+        device: torch.device,
+        seed: int,
+        random_flip: bool,
+        transform: Transform | None = None,
+    ) -> None:
+        self.order = TrainingOrder(len(train_indices), seed)
+        self._images = images
+        self._train_indices = train_indices
+        self._device = device
+        self._seed = seed
+        self._random_flip = random_flip
+        self._transform = transform
+
+    def micro_batch(self, start: int, count: int, step: int, micro_index: int) -> torch.Tensor:
+        """Return the images at positions start .. start + count - 1, (count, C, H, W) float32 in [-1, 1].
+
+        Args:
+            step, micro_index: key the augmentation; `micro_index` counts the micro-batches of a step over all
+                accumulation steps and processes.
+        """
+        images = load_images(self._images, self._train_indices[self.order.indices(start, count)], self._device)
+        if self._random_flip:
+            flipped = uniform((count, 1, 1, 1), self._device, self._seed, "flip", step, micro_index) < 0.5
+            images = torch.where(flipped, images.flip(-1), images)
+        if self._transform is not None:
+            seed_global_generators(self._seed, "transform", step, micro_index)
+            shape = images.shape
+            images = self._transform(images)
+            if images.shape != shape or images.dtype != torch.uint8:
+                raise UserError(
+                    f"the transform returned {images.dtype} {tuple(images.shape)}",
+                    f"Return uint8 images of the shape it is given, {tuple(shape)}.",
+                )
+        return uint8_to_signed_unit(images)
+
+
+def load_images(images: np.ndarray, indices: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the images at `indices` of a store as uint8 (B, C, H, W) on `device`."""
+    return torch.from_numpy(np.ascontiguousarray(images[indices])).to(device, non_blocking=True)
+
+
+def uint8_to_signed_unit(images: torch.Tensor) -> torch.Tensor:
+    """Map uint8 0..255 to float32 -1..1."""
+    return images.float() / 127.5 - 1
+
+
+def signed_unit_to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Map float -1..1, clamped, to the nearest uint8 0..255."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

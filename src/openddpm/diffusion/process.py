@@ -1,0 +1,74 @@
+"""The forward process: noising, targets, and what a prediction says about the noise. Always in float32."""
+
+import torch
+from diffusers import DDIMScheduler
+
+from openddpm.config import ModelOptions
+
+BANDS = {"detail": (10.0, float("inf")), "shape": (0.1, 10.0), "layout": (0.0, 0.1)}
+"""Half-open intervals [low, high) of the signal-to-noise ratio; measured to tell what a picture will look like."""
+
+
+class DiffusionProcess:
+    """q(x_t | x_0) = N(a_t x_0, s_t^2 I) with a_t^2 + s_t^2 = 1 (Ho et al., 2020, equation 4).
+
+    Noising runs in float32 whatever the precision of training: in bfloat16 the first timesteps would add no noise.
+    """
+
+    def __init__(self, options: ModelOptions, device: torch.device) -> None:
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=options.num_train_timesteps,
+            beta_schedule=options.beta_schedule,
+            prediction_type=options.prediction_type,
+        )
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
+        self.num_timesteps = options.num_train_timesteps
+        self.prediction_type = options.prediction_type
+
+    def snr(self) -> torch.Tensor:
+        """Return a_t^2 / s_t^2 for every timestep, (T,) float32."""
+        return self.scheduler.alphas_cumprod / (1 - self.scheduler.alphas_cumprod)
+
+    def add_noise(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return x_t, (B, C, H, W) float32, for x_0 `images` and `noise` of that shape and timesteps (B,) int64."""
+        return self.scheduler.add_noise(images.float(), noise.float(), timesteps)  # type: ignore[arg-type]
+
+    def target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return what the model should predict, (B, C, H, W) float32."""
+        if self.prediction_type == "epsilon":
+            return noise.float()
+        if self.prediction_type == "sample":
+            return images.float()
+        return self.scheduler.get_velocity(images.float(), noise.float(), timesteps)  # type: ignore[arg-type]
+
+    def to_noise(self, prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return the noise that `prediction` implies, so that runs compare whatever they predict.
+
+        From x_t = a x_0 + s e and v = a e - s x_0 (Salimans and Ho, 2022, appendix D): e = (x_t - a x_0) / s and
+        e = a v + s x_t.
+        """
+        prediction = prediction.float()
+        if self.prediction_type == "epsilon":
+            return prediction
+        alphas = self.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+        if self.prediction_type == "sample":
+            return (noisy - signal * prediction) / sigma
+        return signal * prediction + sigma * noisy
+
+
+def sample_timesteps(draws: torch.Tensor, num_timesteps: int, stratified: bool) -> torch.Tensor:
+    """Turn uniform draws into timesteps.
+
+    Args:
+        draws: (B,) float32 in [0, 1).
+        stratified: give each of B equal parts of the noise levels to one image. Which image gets which part need not
+            be random, since the images come in random order.
+
+    Returns:
+        (B,) int64 in 0 .. num_timesteps - 1, each value equally likely.
+    """
+    count = len(draws)
+    if stratified:
+        draws = (torch.arange(count, device=draws.device) + draws) / count
+    return (draws * num_timesteps).long().clamp(max=num_timesteps - 1)

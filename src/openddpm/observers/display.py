@@ -1,0 +1,108 @@
+"""The run in the terminal: progress, rate, time left, smoothed loss, held-out loss, and where the last preview is."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from openddpm.record.reader import Preview
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
+from openddpm.training.observers import Observer
+
+_SMOOTHING = 0.9  # of the shown loss, a logged line
+_PLAIN_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
+
+
+class Display(Observer):
+    """A live view on a terminal; plain lines, now and then, where output goes to a file."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("[bold]training"), BarColumn(None), MofNCompleteColumn(), TextColumn("steps"),
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), expand=True, console=self._console,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None, left="")
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._loss: float | None = None
+        self._heldout: dict[str, float | None] = {}
+        self._preview: Path | None = None
+        self._row: MetricsRow | None = None
+        self._plain_at = float("-inf")
+        self._rates: list[tuple[float, int]] = []
+
+    def started(self, run: RunRecord, folder: Path) -> None:
+        self._total = run.total_steps
+        self._folder = folder
+        dataset, model = run.dataset, run.model
+        say = self._console.print
+        say(
+            f"[bold]{run.name}[/]: {dataset.num_train:,} training images ({dataset.num_heldout:,} held out) of "
+            f"{dataset.resolution}x{dataset.resolution}x{dataset.channels}, {model.num_parameters:,} parameters, "
+            f"{run.total_steps:,} steps on {run.environment['device_type']}"
+        )
+        if run.resumptions:
+            last = run.resumptions[-1]
+            for skipped in last.skipped_checkpoints:
+                say(f"[bold red]checkpoint not valid, skipped:[/] {skipped}")
+            say(f"going on from step {last.step:,}")
+        self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
+        if self._console.is_terminal:
+            self._live.start()
+
+    def logged(self, row: MetricsRow) -> None:
+        self._row = row
+        self._loss = row.train_loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * row.train_loss
+        self._rates = [*self._rates[-30:], (row.wall_seconds, row.step)]
+        self._progress.update(self._task, completed=row.step, left=f"{self._time_left()} left")
+        if self._console.is_terminal:
+            self._live.update(self._view())
+        elif row.wall_seconds - self._plain_at >= _PLAIN_EVERY_SECONDS or row.step == self._total:
+            self._plain_at = row.wall_seconds
+            self._console.print(
+                f"step {row.step:,}/{self._total:,}  loss {self._loss:.4f}{self._heldout_text()}  "
+                f"{row.images_per_second:,.0f} images/s  {self._time_left()} left"
+            )
+
+    def evaluated(self, row: EvaluationRow) -> None:
+        self._heldout[row.weights] = row.heldout_loss
+
+    def previewed(self, preview: Preview) -> None:
+        self._preview = preview.ema or preview.raw
+        if not self._console.is_terminal:
+            self._console.print(f"preview: {self._preview}{self._heldout_text()}")
+
+    def ended(self, run: RunRecord) -> None:
+        self._live.stop()
+        progress = run.progress
+        self._console.print(
+            f"[bold]{run.status}[/] at step {progress.step:,}: {progress.images:,} images, {progress.epoch:.1f} epochs"
+            f"{self._heldout_text()}"
+        )
+
+    def _view(self) -> Table:
+        assert self._row is not None
+        lines = Table.grid(padding=(0, 2))
+        lines.add_row(self._progress)
+        lines.add_row(
+            f"loss [bold]{self._loss:.4f}[/]{self._heldout_text()}  "
+            f"learning rate {self._row.learning_rate:.1e}  {self._row.images_per_second:,.0f} images/s  "
+            f"epoch {self._row.epoch:.1f}"
+        )
+        if self._preview:
+            lines.add_row(f"last preview: {self._preview}   report: {self._folder / 'report.html'}")
+        return lines
+
+    def _heldout_text(self) -> str:
+        known = {weights: loss for weights, loss in self._heldout.items() if loss is not None}
+        return "".join(f"  held-out {weights} {loss:.4f}" for weights, loss in known.items())
+
+    def _time_left(self) -> str:
+        """Return the time left at the rate of the last logged lines, pauses included."""
+        (first_seconds, first_step), (seconds, step) = self._rates[0], self._rates[-1]
+        if step == first_step:
+            return "?"
+        left = int((seconds - first_seconds) / (step - first_step) * (self._total - step))
+        return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"

@@ -1,0 +1,32 @@
+"""The model card: README.md of a run folder, with the curves and the samples in it."""
+
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment
+
+from openddpm.analysis.curves import curves_png
+from openddpm.record.files import write_atomically
+from openddpm.record.reader import read_run_folder
+
+CURVES_FILE = "curves.png"
+
+
+def write_card(folder: Path) -> Path:
+    """Write README.md and curves.png of a run folder, from its record alone; returns the path of the card."""
+    run = read_run_folder(folder)
+    write_atomically(folder / CURVES_FILE, curves_png(run))
+    template = resources.files("openddpm.publishing").joinpath("card.md.j2").read_text("utf-8")
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown
+    environment.filters["plain"] = _plain
+    scores = {row.weights: row for row in run.evaluations}
+    preview = run.previews[-1] if run.previews else None
+    card = environment.from_string(template).render(run=run.run, scores=scores, preview=preview, curves=CURVES_FILE)
+    write_atomically(folder / "README.md", card + "\n")
+    return folder / "README.md"
+
+
+def _plain(text: object) -> str:
+    """Return `text` so that Markdown, HTML and YAML in it stay text."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in escaped)

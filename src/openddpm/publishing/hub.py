@@ -1,0 +1,70 @@
+"""Uploads a run to the Hugging Face Hub: weights, record, report and card, by an allow-list."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from openddpm.config import TrainConfig
+from openddpm.errors import UserError
+from openddpm.publishing.card import write_card
+from openddpm.record.reader import read_run_record
+
+ALLOWED_FILES = (
+    *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
+    *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
+    *("report.html", "README.md", "curves.png", "samples/*.png"),
+)
+"""Everything else stays at home: checkpoints and optimizer states above all."""
+
+
+class HubError(UserError):
+    """The Hub said no or could not be reached; nothing local is lost."""
+
+
+def prepare_repository(config: TrainConfig) -> str:
+    """Find out, before hours are spent, that the token works and the repository can be written; returns its id.
+
+    Raises:
+        HubError: no token, no permission, or no connection.
+    """
+    api = HfApi(token=config.hub_token)
+    try:
+        name = config.hub_model_id or Path(config.output_dir).resolve().name
+        repository = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        return api.create_repo(repository, private=config.hub_private_repo or None, exist_ok=True).repo_id
+    except Exception as error:
+        raise _hub_error("prepare", error) from error
+
+
+def push_run(folder: Path, repository: str, token: str | None = None, private: bool = False) -> str:
+    """Upload a run's folder, creating the repository if need be; returns the address of the commit.
+
+    Raises:
+        HubError: the upload failed; it can be repeated.
+        UserError: there is no run in `folder`.
+    """
+    read_run_record(folder)
+    write_card(folder)
+    api = HfApi(token=token)
+    try:
+        repository = api.create_repo(repository, private=private or None, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=list(ALLOWED_FILES),
+            commit_message=f"openddpm run {folder.resolve().name}",
+        )
+        return str(commit.commit_url)
+    except Exception as error:
+        raise _hub_error("push to", error) from error
+
+
+def _hub_error(action: str, error: Exception) -> HubError:
+    """Describe whatever the client raised; it has no common base for answers, connections and local state."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
+        todo = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
+    else:
+        todo = "Check the connection, the repository's name and HF_ENDPOINT."
+    return HubError(f"could not {action} the Hub repository: {reason}", todo)

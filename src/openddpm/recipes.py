@@ -1,0 +1,31 @@
+"""Named whole configs: the options in which each recipe differs from the defaults of `TrainConfig`."""
+
+from typing import Any
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "avatars-16": {
+        "dataset": "avatars-16",
+        "resolution": 16,
+        "model": "unet-16",
+        "max_train_steps": 2400,
+        "train_batch_size": 32,
+        "learning_rate": 2e-3,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 100,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.99,
+        "ema_max_decay": 0.999,
+        "timestep_sampling": "stratified",
+        "num_inference_steps": 25,
+        "heldout_images": 512,
+        "output_dir": "runs/avatars-16",
+    },
+    "pokemon-64": {
+        "dataset": "huggan/pokemon",
+        "resolution": 64,
+        "num_epochs": 400,
+        "mixed_precision": "bf16",
+        "timestep_sampling": "stratified",
+        "output_dir": "runs/pokemon-64",
+    },
+}

@@ -1,0 +1,57 @@
+"""Writes a run folder. One writer a run: the main process."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from openddpm.record.files import read_json_lines, write_atomically, write_json
+from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+DATA_FILE = "data.json"
+RUN_FILES = (
+    *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, "rulers.json", "verdict.json"),
+    *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
+)
+"""Everything a run may leave in its folder; nothing else there is ever removed."""
+
+
+class RunWriter:
+    """Appends rows and replaces JSON files, each in a way that survives being killed halfway."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+
+    def write_run(self, run: RunRecord) -> None:
+        """Replace run.json."""
+        write_json(self.folder / RUN_FILE, run.model_dump())
+
+    def write_data(self, data: DataRecord) -> None:
+        """Replace data.json."""
+        write_json(self.folder / DATA_FILE, data.model_dump())
+
+    def append_metrics(self, row: MetricsRow) -> None:
+        """Add a line to metrics.jsonl."""
+        _append(self.folder / METRICS_FILE, row)
+
+    def append_evaluation(self, row: EvaluationRow) -> None:
+        """Add a line to evaluations.jsonl."""
+        _append(self.folder / EVALUATIONS_FILE, row)
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            rows = [row for row in read_json_lines(self.folder / name) if row["step"] <= step]
+            write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        for image in (self.folder / "samples").glob("step-*.png"):
+            if int(image.name.split("-")[1]) > step:
+                image.unlink()
+
+
+def _append(path: Path, row: BaseModel) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")

@@ -1,0 +1,52 @@
+"""Random streams as pure functions of (seed, purpose, counters).
+
+No stream has a state that could be lost: whoever knows where a run stands can draw the same numbers again.
+Keys are 128-bit BLAKE2b digests, because CPU torch generators keep 32 bits of a seed and Python's `hash` is salted.
+On the CPU numbers come from NumPy's Philox, on other devices from that device's own counter-based generator, so a
+run repeats exactly on the kind of device it was made on.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def stream_key(seed: int, purpose: str, *counters: int) -> int:
+    """Return the 128-bit key of one stream; equal arguments give equal keys on every machine."""
+    text = "/".join([str(seed), purpose, *map(str, counters)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """Return NumPy's Philox generator at the start of a stream (Salmon et al., 2011)."""
+    return np.random.Generator(np.random.Philox(key=stream_key(seed, purpose, *counters)))
+
+
+def torch_generator(device: torch.device, seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a generator on `device` at the start of a stream."""
+    generator = torch.Generator(device)
+    generator.manual_seed(stream_key(seed, purpose, *counters) & (2**63 - 1))
+    return generator
+
+
+def standard_normal(
+    shape: tuple[int, ...], device: torch.device, seed: int, purpose: str, *counters: int
+) -> torch.Tensor:
+    """Return float32 draws from N(0, 1) of `shape` on `device`."""
+    if device.type == "cpu":
+        generator = numpy_generator(seed, purpose, *counters)
+        return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+    return torch.randn(shape, device=device, generator=torch_generator(device, seed, purpose, *counters))
+
+
+def uniform(shape: tuple[int, ...], device: torch.device, seed: int, purpose: str, *counters: int) -> torch.Tensor:
+    """Return float32 draws from [0, 1) of `shape` on `device`."""
+    if device.type == "cpu":
+        return torch.from_numpy(numpy_generator(seed, purpose, *counters).random(shape, dtype=np.float32))
+    return torch.rand(shape, device=device, generator=torch_generator(device, seed, purpose, *counters))
+
+
+def seed_global_generators(seed: int, purpose: str, *counters: int) -> None:
+    """Set torch's global generators, which dropout and callers' own transforms draw from."""
+    torch.manual_seed(stream_key(seed, purpose, *counters) & (2**63 - 1))

@@ -1,0 +1,1 @@
+"""Trains a diffusion model and writes its record."""

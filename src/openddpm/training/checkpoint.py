@@ -1,0 +1,143 @@
+"""Checkpoints that are whole or not there: safetensors and JSON, a manifest last, a rename to publish."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from openddpm.errors import UserError
+from openddpm.record.files import fsync_folder, write_json
+from openddpm.training.state import Tensors
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+class InvalidCheckpoint(Exception):
+    """The folder is not a whole checkpoint of this run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back."""
+
+    folder: Path
+    tensors: Tensors
+    scalars: dict[str, Any]
+    skipped: list[str]
+    """Newer checkpoints that were passed over, with the reason."""
+
+
+def checkpoints_folder(run_folder: Path) -> Path:
+    """Return where a run keeps its checkpoints."""
+    return run_folder / "checkpoints"
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the published checkpoints of a run, oldest first, valid or not."""
+    return sorted(checkpoints_folder(run_folder).glob(f"{_PREFIX}*"))
+
+
+def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: dict[str, Any], keep: int) -> Path:
+    """Publish a checkpoint, then remove all but the newest `keep`.
+
+    Partial folder -> files, each synced -> manifest with sizes and sha256 -> rename -> sync of the parent -> verify ->
+    prune. Killed anywhere, it leaves either no checkpoint of this step or a whole one.
+    """
+    parent = checkpoints_folder(run_folder)
+    name = f"{_PREFIX}{scalars['step']:08d}"
+    final, partial = parent / name, parent / f"{_PARTIAL}{name}"
+    for leftover in parent.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    for stem, content in tensors.items():
+        on_cpu = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+        save_file(on_cpu, partial / f"{stem}.safetensors", metadata={"format": "pt"})
+        _sync(partial / f"{stem}.safetensors")
+    write_json(partial / STATE, {**scalars, "run_id": run_id})
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
+    write_json(partial / MANIFEST, {"files": files})
+    fsync_folder(partial)
+    if final.exists():  # the same step, trained again after a resume from further back
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    fsync_folder(parent)
+    verify_checkpoint(final, run_id)
+    for old in list_checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def verify_checkpoint(folder: Path, run_id: str) -> None:
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        InvalidCheckpoint: something is missing, altered, or of another run.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        for name, expected in files.items():
+            path = folder / name
+            if path.stat().st_size != expected["bytes"]:
+                raise InvalidCheckpoint(f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}")
+            if _sha256(path) != expected["sha256"]:
+                raise InvalidCheckpoint(f"{name} has another sha256 than its manifest says")
+        if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
+            raise InvalidCheckpoint("it belongs to another run")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpoint(f"unreadable: {error}") from error
+
+
+def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | None:
+    """Read the checkpoint that --resume_from_checkpoint asks for.
+
+    Args:
+        asked: "latest", for the newest valid one, or the folder of a checkpoint of this run.
+
+    Returns:
+        None if "latest" is asked of a run that has published none.
+
+    Raises:
+        UserError: the folder is not a valid checkpoint of this run, or none is.
+    """
+    candidates = list_checkpoints(run_folder)[::-1]
+    if asked != "latest":
+        wanted = {Path(asked).resolve(), (run_folder / asked).resolve(), (checkpoints_folder(run_folder) / asked).resolve()}
+        candidates = [folder for folder in candidates if folder.resolve() in wanted]
+        if not candidates:
+            raise UserError(
+                f"'{asked}' is no checkpoint of the run in '{run_folder}'",
+                "It has: " + (", ".join(folder.name for folder in list_checkpoints(run_folder)) or "none"),
+            )
+    skipped: list[str] = []
+    for folder in candidates:
+        try:
+            verify_checkpoint(folder, run_id)
+            tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+            return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text("utf-8")), skipped)
+        except (InvalidCheckpoint, SafetensorError) as error:
+            skipped.append(f"{folder.name}: {error}")
+    if skipped:
+        raise UserError(
+            f"no valid checkpoint in '{checkpoints_folder(run_folder)}':\n" + "\n".join(skipped),
+            "Restore one from a backup, or train again with --overwrite_output_dir.",
+        )
+    return None
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

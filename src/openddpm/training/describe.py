@@ -1,0 +1,85 @@
+"""What run.json says of a run that begins."""
+
+import platform
+import secrets
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from openddpm.config import TrainConfig
+from openddpm.data.sources import ImageSource
+from openddpm.data.store import ImageStore
+from openddpm.data.stream import Split
+from openddpm.diffusion.unet import gflops_per_image
+from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
+
+
+def new_record(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    source: ImageSource,
+    store: ImageStore,
+    split: Split,
+    unet: UNet2DModel,
+    total_steps: int,
+) -> RunRecord:
+    """Describe a run at step 0. `unet` may lie on the meta device."""
+    return RunRecord(
+        run_id=secrets.token_hex(8),
+        name=Path(config.output_dir).resolve().name,
+        status="running",
+        created=now(),
+        seed=config.seed,
+        total_steps=total_steps,
+        num_processes=accelerator.num_processes,
+        config=config.model_dump(),
+        dataset=DatasetRecord(
+            source=source.name,
+            revision=source.revision,
+            split=source.split,
+            num_images=len(store.images),
+            num_train=len(split.train),
+            num_heldout=len(split.heldout),
+            resolution=config.resolution,
+            channels=store.images.shape[1],
+            sha256=store.sha256,
+        ),
+        model=ModelRecord(
+            num_parameters=unet.num_parameters(), gflops_per_image=round(gflops_per_image(unet), 3), config=_plain(dict(unet.config))
+        ),
+        environment=_environment(accelerator),
+        progress=Progress(step=0, images=0, epoch=0.0),
+    )
+
+
+def _environment(accelerator: Accelerator) -> dict[str, Any]:
+    device = accelerator.device
+    packages = ("openddpm", "torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "device_type": device.type,
+        "num_processes": accelerator.num_processes,
+        "cpu_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a UNet config as JSON types."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items() if not key.startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def now() -> str:
+    """Return the time, UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

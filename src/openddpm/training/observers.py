@@ -1,0 +1,29 @@
+"""What the training loop announces, and to whom."""
+
+from pathlib import Path
+from typing import Protocol
+
+from openddpm.record.reader import Preview
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
+
+
+class Observer(Protocol):
+    """Looks on while a run is trained, in the main process only. Subclass it and override what you care for."""
+
+    def started(self, run: RunRecord, folder: Path) -> None:
+        """Training begins, or goes on from `run.progress`."""
+
+    def logged(self, row: MetricsRow) -> None:
+        """A line was added to metrics.jsonl."""
+
+    def evaluated(self, row: EvaluationRow) -> None:
+        """A line was added to evaluations.jsonl."""
+
+    def previewed(self, preview: Preview) -> None:
+        """Preview images were written."""
+
+    def record_grown(self) -> None:
+        """Enough was added to the record to rebuild what is made from it."""
+
+    def ended(self, run: RunRecord) -> None:
+        """Training is over; `run.status` says how."""

@@ -1,0 +1,104 @@
+"""Decides what may happen to the run folder before anything does."""
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from openddpm.config import TrainConfig, config_differences
+from openddpm.errors import UserError
+from openddpm.record.reader import read_run_record
+from openddpm.record.schema import RunRecord
+from openddpm.record.writer import RUN_FILE, RUN_FILES
+from openddpm.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that is to be gone on with."""
+
+    record: RunRecord
+    checkpoint: Checkpoint | None
+    """None if it ended before its first checkpoint."""
+
+
+def claim_output_dir(config: TrainConfig, is_main: bool) -> FileLock | None:
+    """Create the run folder, find that it can be written, and lock it against a second run.
+
+    Raises:
+        UserError: not writable, or another run is at work in it.
+    """
+    folder = Path(config.output_dir)
+    if not is_main:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+        return lock
+    except Timeout:
+        raise UserError(
+            f"another run is at work in '{folder}' on {socket.gethostname()}", "Wait for it, or choose --output_dir."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --output_dir '{folder}': {error.strerror}", "Choose a folder that you may write to."
+        ) from None
+
+
+def find_earlier_run(config: TrainConfig) -> Earlier | None:
+    """Return the run to resume, or None to begin a new one in a folder that is free for it.
+
+    Raises:
+        UserError: the folder holds a run that is not to be touched, or that differs, or cannot be resumed.
+    """
+    folder = Path(config.output_dir)
+    resume = config.resume_from_checkpoint
+    if not (folder / RUN_FILE).exists():
+        taken = [name for name in RUN_FILES if name not in ("samples", "README.md") and (folder / name).exists()]
+        if resume not in (None, "latest"):
+            raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
+        if taken and not config.overwrite_output_dir:
+            raise UserError(
+                f"'{folder}' is no run folder, but holds {', '.join(taken)}",
+                "Choose another --output_dir, or add --overwrite_output_dir to replace these.",
+            )
+        return None
+    if resume is None and config.overwrite_output_dir:
+        return None
+    record = read_run_record(folder)
+    differences = config_differences(config, TrainConfig(**record.config))
+    if differences:
+        raise UserError(
+            f"'{folder}' holds a run with another config:\n" + "\n".join(f"  {line}" for line in differences),
+            "Choose another --output_dir, give the options of that run, or add --overwrite_output_dir to replace it.",
+        )
+    if resume is None:
+        raise UserError(
+            f"'{folder}' holds this run already ({record.status}, step {record.progress.step})",
+            f"Go on with it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
+        )
+    return Earlier(record, load_checkpoint(folder, record.run_id, resume))
+
+
+def remove_earlier_run(folder: Path) -> None:
+    """Remove the files a run leaves, and no others."""
+    for name in RUN_FILES:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_later_checkpoints(folder: Path, step: int) -> None:
+    """Remove checkpoints beyond `step`, so that `latest` means the history that is gone on with."""
+    for checkpoint in list_checkpoints(folder):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)

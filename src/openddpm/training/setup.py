@@ -1,0 +1,238 @@
+"""From a config to everything the loop works with. Cheap checks come first, so that mistakes are told at once."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
+from filelock import FileLock
+
+from openddpm.config import TrainConfig
+from openddpm.data.decode import Preprocessing
+from openddpm.data.sources import open_source
+from openddpm.data.store import ImageStore, default_cache_dir, open_store
+from openddpm.data.stream import BatchStream, Split, Transform, split_heldout
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
+from openddpm.errors import UserError
+from openddpm.pictures import image_grid
+from openddpm.record.schema import Progress, Resumption, RunRecord
+from openddpm.record.writer import RunWriter
+from openddpm.seeding import seed_global_generators
+from openddpm.training.describe import new_record, now
+from openddpm.training.heldout import HeldoutEvaluation
+from openddpm.training.observers import Observer
+from openddpm.training.optimization import build_optimizer, learning_rate_schedule
+from openddpm.training.output import (
+    Earlier,
+    claim_output_dir,
+    find_earlier_run,
+    remove_earlier_run,
+    remove_later_checkpoints,
+)
+from openddpm.training.recorder import Recorder
+from openddpm.training.state import TrainingState
+
+TRAINING_DATA_PICTURE = "samples/training-data.png"
+
+
+@dataclass
+class Training:
+    """A run, ready to be trained."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: Any
+    """The UNet as Accelerate prepared it for the forward pass of training."""
+    frozen_unet: UNet2DModel
+    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
+    state: TrainingState
+    process: DiffusionProcess
+    stream: BatchStream
+    evaluation: HeldoutEvaluation
+    learning_rate_at: Callable[[int], float]
+    recorder: Recorder
+    total_steps: int
+    lock: FileLock | None
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images a step consumes, over all processes and accumulation steps."""
+        config = self.config
+        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+
+    def progress(self) -> Progress:
+        """Return where the run stands."""
+        images = self.state.images
+        return Progress(step=self.state.step, images=images, epoch=images / self.stream.order.num_images)
+
+
+def prepare(
+    config: TrainConfig,
+    own_dataset: Any = None,
+    transform: Transform | None = None,
+    own_unet: UNet2DModel | None = None,
+    observers: Sequence[Observer] = (),
+) -> Training:
+    """Build a run, or find the one to go on with.
+
+    Raises:
+        UserError: for whatever in the config, the data or the output folder has to be mended first.
+    """
+    structure = None if own_unet is not None else unet_config(config.model, config.resolution)
+    accelerator = _accelerator(config)
+    lock = claim_output_dir(config, accelerator.is_main_process)
+    try:
+        return _prepare(config, accelerator, lock, structure, own_dataset, transform, own_unet, observers)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _prepare(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    lock: FileLock | None,
+    structure: dict[str, Any] | None,
+    own_dataset: Any,
+    transform: Transform | None,
+    own_unet: UNet2DModel | None,
+    observers: Sequence[Observer],
+) -> Training:
+    device, folder = accelerator.device, Path(config.output_dir)
+    earlier = find_earlier_run(config)
+    accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
+
+    source = open_source(config, own_dataset)
+    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
+    cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+    store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
+    split = split_heldout(len(store.images), config.heldout_images, config.seed)
+    total_steps = _total_steps(config, len(split.train), accelerator.num_processes)
+
+    unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
+    frozen_unet = copy.deepcopy(unet).to("meta").eval()
+    if earlier is None:
+        run = new_record(config, accelerator, source, store, split, frozen_unet, total_steps)
+    model, state = _initial_state(config, accelerator, unet)
+    if earlier is not None:
+        run = _resume(earlier, state, store, accelerator)
+    if accelerator.is_main_process:
+        _prepare_folder(folder, earlier, state.step, store, split)
+    process = DiffusionProcess(config, device)
+    return Training(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        frozen_unet=frozen_unet,
+        state=state,
+        process=process,
+        stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
+        evaluation=HeldoutEvaluation(store.images, split, process, device, config.seed),
+        learning_rate_at=learning_rate_schedule(config, total_steps),
+        recorder=Recorder(run, folder, observers, accelerator.is_main_process),
+        total_steps=total_steps,
+        lock=lock,
+    )
+
+
+def _initial_unet(
+    config: TrainConfig, structure: dict[str, Any] | None, own_unet: UNet2DModel | None, channels: int
+) -> UNet2DModel:
+    if own_unet is not None:
+        check_own_unet(own_unet, config.resolution, channels)
+        return own_unet
+    assert structure is not None
+    seed_global_generators(config.seed, "initial weights")
+    return build_unet(structure, channels)
+
+
+def _initial_state(config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel) -> tuple[Any, TrainingState]:
+    """Return the UNet prepared for training, and the state of a run at step 0 around it."""
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    unet.to(accelerator.device).train()
+    model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
+    ema = None
+    if config.use_ema:
+        ema = EMAModel(
+            unet.parameters(),
+            decay=config.ema_max_decay,
+            use_ema_warmup=True,
+            inv_gamma=config.ema_inv_gamma,
+            power=config.ema_power,
+            foreach=True,
+        )
+    return model, TrainingState(
+        unet=unet,
+        ema=ema,
+        optimizer=optimizer,
+        scaler=accelerator.scaler,
+        images=0,
+        step=0,
+        wall_seconds=0.0,
+        loss_sum=torch.zeros((), device=accelerator.device),
+        steps_since_log=0,
+    )
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    precision = config.mixed_precision
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        if precision == "bf16" and capability < (8, 0):
+            raise UserError(
+                f"--mixed_precision bf16 needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}",
+                "Use --mixed_precision fp16.",
+            )
+    elif precision == "fp16":
+        raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    return Accelerator(mixed_precision=precision)
+
+
+def _total_steps(config: TrainConfig, num_train: int, num_processes: int) -> int:
+    if config.max_train_steps is not None:
+        return config.max_train_steps
+    per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    return -(-config.num_epochs * num_train // per_step)  # rounded up: no epoch is cut short
+
+
+def _resume(earlier: Earlier, state: TrainingState, store: ImageStore, accelerator: Accelerator) -> RunRecord:
+    record = earlier.record
+    if store.sha256 != record.dataset.sha256:
+        raise UserError(
+            f"the images are not those of the run: sha256 {store.sha256[:12]}, {record.dataset.sha256[:12]} in the run",
+            "Bring back the data set as it was, or start a new run in another --output_dir.",
+        )
+    if accelerator.num_processes != record.num_processes:
+        raise UserError(
+            f"the run was trained by {record.num_processes} processes, this would be {accelerator.num_processes}",
+            f"Resume it with {record.num_processes}.",
+        )
+    skipped: list[str] = []
+    if earlier.checkpoint is not None:
+        state.restore(earlier.checkpoint.tensors, earlier.checkpoint.scalars, accelerator.process_index)
+        skipped = earlier.checkpoint.skipped
+    resumption = Resumption(step=state.step, time=now(), skipped_checkpoints=skipped)
+    return record.model_copy(update={"status": "running", "resumptions": [*record.resumptions, resumption]})
+
+
+def _prepare_folder(folder: Path, earlier: Earlier | None, step: int, store: ImageStore, split: Split) -> None:
+    if earlier is None:
+        remove_earlier_run(folder)
+    else:
+        remove_later_checkpoints(folder, step)
+    writer = RunWriter(folder)
+    writer.forget_after(step)
+    writer.write_data(store.data)
+    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
+    image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)

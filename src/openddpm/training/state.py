@@ -1,0 +1,83 @@
+"""All of a run that changes while it trains: it goes into a checkpoint, and nothing else does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
+
+Tensors = dict[str, dict[str, torch.Tensor]]
+"""File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
+
+
+@dataclass
+class TrainingState:
+    """The training state, live. `images`, the training images consumed so far, is the position of the run."""
+
+    unet: UNet2DModel
+    ema: EMAModel | None
+    optimizer: Any
+    scaler: torch.amp.GradScaler | None
+    images: int
+    step: int
+    wall_seconds: float
+    loss_sum: torch.Tensor
+    """Sum of this process's losses, () float32, over the steps since the last logged line."""
+    steps_since_log: int
+
+    def raw_weights(self) -> dict[str, torch.Tensor]:
+        """Return the live parameters and buffers by name (not copies)."""
+        return {**dict(self.unet.named_parameters()), **dict(self.unet.named_buffers())}
+
+    def ema_weights(self) -> dict[str, torch.Tensor] | None:
+        """Return the averaged parameters, and the live buffers, by name (not copies); None without EMA."""
+        if self.ema is None:
+            return None
+        names = (name for name, _ in self.unet.named_parameters())
+        return {**dict(zip(names, self.ema.shadow_params, strict=True)), **dict(self.unet.named_buffers())}
+
+    def tensors(self) -> Tensors:
+        """Return what a checkpoint keeps as tensors (not copies)."""
+        names = [name for name, _ in self.unet.named_parameters()]
+        optimizer = {
+            f"{names[index]}/{key}": value
+            for index, entry in self.optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        files = {"unet": self.raw_weights(), "ema": self.ema_weights(), "optimizer": optimizer}
+        return {stem: tensors for stem, tensors in files.items() if tensors is not None}
+
+    def scalars(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Return what a checkpoint keeps as JSON. A collective call: every process contributes its loss sum."""
+        loss_sums = accelerator.gather(self.loss_sum.reshape(1))
+        return {
+            "images": self.images,
+            "step": self.step,
+            "wall_seconds": self.wall_seconds,
+            "loss_sums": loss_sums.tolist(),  # type: ignore[union-attr]
+            "steps_since_log": self.steps_since_log,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def restore(self, tensors: Tensors, scalars: dict[str, Any], process_index: int) -> None:
+        """Put a checkpoint's content in place of the present state."""
+        self.unet.load_state_dict(tensors["unet"])
+        if self.ema is not None:
+            for name, shadow in (self.ema_weights() or {}).items():
+                shadow.data.copy_(tensors["ema"][name])
+            self.ema.optimization_step = scalars["step"]
+        names = [name for name, _ in self.unet.named_parameters()]
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors["optimizer"].items():
+            parameter, key = name.rsplit("/", 1)
+            entries.setdefault(names.index(parameter), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        if self.scaler is not None and scalars["scaler"]:
+            self.scaler.load_state_dict(scalars["scaler"])
+        self.images, self.step = scalars["images"], scalars["step"]
+        self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
+        loss_sums = scalars["loss_sums"]
+        self.loss_sum.fill_(loss_sums[process_index] if process_index < len(loss_sums) else 0.0)
