@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from openddpm.config import TrainConfig
+from openddpm.pictures import image_grid
 from openddpm.record.schema import (
     BandScore,
     DataRecord,
@@ -21,7 +24,6 @@ from openddpm.record.schema import (
     Weights,
 )
 from openddpm.record.writer import METRICS_FILE, RunWriter
-from PIL import Image
 
 BATCH_SIZE = 32
 NUM_TRAIN = 5488
@@ -71,13 +73,13 @@ def write_made_up_run(
                 resolution=resolution,
                 channels=3,
                 sha256="9f" * 32,
-            ),  # fmt: skip
+            ),
             model=ModelRecord(
                 num_parameters=652_419,
                 gflops_per_image=0.21,
                 config={"block_out_channels": [32, 64, 64], "layers_per_block": 1, "sample_size": resolution},
             ),
-            environment={"device": "cpu", "device_name": "AMD EPYC 7B13", "openddpm": "0.1.0", "torch": "2.13.0+cpu"},
+            environment={"device": "AMD EPYC 7B13", "device_type": "cpu", "packages": {"openddpm": "0.1.0"}},
             progress=_progress(steps),
             resumptions=[Resumption(step=steps // 2, time="2026-03-14T09:29:40+00:00")] if steps > 1000 else [],
         )
@@ -91,7 +93,7 @@ def write_made_up_run(
         for kind in weights:
             _write_preview(folder / "samples" / f"step-{step:08d}-{kind}.png", step / steps, kind, resolution)
     if sample_of_training_data:
-        Image.fromarray(_grid(_faces(16, resolution))).save(folder / "samples" / "training-data.png")
+        _grid(_faces(16, resolution)).save(folder / "samples" / "training-data.png")
     if findings is not None:
         counts: dict[str, int] = {}
         for finding in findings:
@@ -167,14 +169,8 @@ def _faces(count: int, resolution: int) -> np.ndarray:
     return faces
 
 
-def _grid(images: np.ndarray, columns: int = 4, gap: int = 2) -> np.ndarray:
-    size = images.shape[1]
-    rows = -(-len(images) // columns)
-    canvas = np.full((rows * (size + gap) + gap, columns * (size + gap) + gap, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        top, left = (gap + (size + gap) * position for position in divmod(index, columns))
-        canvas[top : top + size, left : left + size] = image
-    return canvas
+def _grid(images: np.ndarray) -> Image.Image:
+    return image_grid(images.transpose(0, 3, 1, 2))
 
 
 def _write_preview(path: Path, done: float, weights: Weights, resolution: int) -> None:
@@ -183,4 +179,4 @@ def _write_preview(path: Path, done: float, weights: Weights, resolution: int) -
     noise = np.random.default_rng(3).normal(size=faces.shape)
     share = (1 - done) ** 1.5 + (0.0 if weights == "ema" else 0.12)
     mixed = math.sqrt(max(0.0, 1 - share**2)) * faces + share * noise
-    Image.fromarray(_grid(np.clip((mixed + 1) * 127.5, 0, 255).astype(np.uint8))).save(path)
+    _grid(np.clip((mixed + 1) * 127.5, 0, 255).astype(np.uint8)).save(path)

@@ -1,25 +1,22 @@
 """One encoded image in, one uint8 array out, with a word on whatever had to be changed."""
 
+import contextlib
 import io
-import struct
-import zlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from openddpm.errors import UserError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first
-DECODE_ERRORS = (
-    *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError),
-    *(struct.error, zlib.error, MemoryError, Image.DecompressionBombError),
-)
+MAX_ENCODED_BYTES = 8 * MAX_PIXELS  # what four uncompressed 16-bit channels take
 
-EncodedImage = bytes | Image.Image | np.ndarray
-
+_ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 2 to 8 are mirrored or turned
 _CONVERTED = {"CMYK": "CMYK to RGB", "YCbCr": "YCbCr to RGB", "LAB": "LAB to RGB", "HSV": "HSV to RGB"}
 
 
@@ -44,11 +41,16 @@ class RefusedImage(Exception):
     """This one image cannot be used; the message says why."""
 
 
+EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage
+"""The bytes of a file, aIllow image, a uint8 array, or why there is none of these."""
+
+
 def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
     """Decode, orient, flatten, centre-crop and resize one image.
 
     Args:
-        encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8.
+        encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8;
+            a refusal is raised again.
 
     Returns:
         pixels: (C, resolution, resolution) uint8; one channel for gray images, or as image_mode forces.
@@ -56,20 +58,42 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
 
     Raises:
         RefusedImage: the image cannot be decoded in full.
+        UserError: the background is no colour.
     """
+    background = preprocessing.background_rgb()
     try:
-        image = _open(encoded)
-        return _preprocess(image, preprocessing)
-    except DECODE_ERRORS as error:
-        raise RefusedImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        image, changes = _load(_open(encoded))
+        image = _flatten(image, background, changes)
+        return _fit(image, preprocessing, changes), changes
+    except RefusedImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise RefusedImage(f"not an image in a known format ({', '.join(IMAGE_FORMATS)})") from error
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of almost any kind
+        raise RefusedImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def pillow_warnings_ignored() -> Iterator[None]:
+    """Silence Pillow on odd metadata, which harms no pixel, and on sizes, which are refused in any case.
+
+    The filter holds for all threads: enter it once, around all the decoding.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _open(encoded: EncodedImage) -> Image.Image:
+    if isinstance(encoded, RefusedImage):
+        raise encoded
     if isinstance(encoded, Image.Image):
         return encoded
     if isinstance(encoded, np.ndarray):
-        if encoded.dtype != np.uint8:
-            raise RefusedImage(f"array of {encoded.dtype}, expected uint8 (H, W, C)")
+        has_known_shape = encoded.ndim == 2 or (encoded.ndim == 3 and encoded.shape[2] in (1, 3, 4))
+        if encoded.dtype != np.uint8 or not has_known_shape or encoded.size == 0:
+            found = f"array of {encoded.dtype} {encoded.shape}"
+            raise RefusedImage(f"{found}, expected uint8 (H, W), or (H, W, C) with 1, 3 or 4 channels")
         return Image.fromarray(encoded[..., 0] if encoded.ndim == 3 and encoded.shape[2] == 1 else encoded)
     if not encoded:
         raise RefusedImage("empty file")
@@ -79,16 +103,24 @@ def _open(encoded: EncodedImage) -> Image.Image:
     return image
 
 
-def _preprocess(image: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
+def _load(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Return the first frame of `image`, decoded in full and upright, and what that took."""
     changes = []
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
         changes.append("first frame of several")
-    image.load()
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        changes.append("16 bits scaled to 8")
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    image.load()  # turns a TIFF upright by itself
+    if orientation in range(2, 9):
         image = ImageOps.exif_transpose(image)
         changes.append("EXIF orientation applied")
-    image = _flatten(image, preprocessing.background_rgb(), changes)
+    return image, changes
+
+
+def _fit(image: Image.Image, preprocessing: Preprocessing, changes: list[str]) -> np.ndarray:
+    """Return `image`, L or RGB, in the mode and at the resolution asked for, as (C, resolution, resolution)."""
     forced = {"auto": image.mode, "rgb": "RGB", "gray": "L"}[preprocessing.image_mode]
     if forced != image.mode:
         changes.append("colour to gray" if forced == "L" else "gray to colour")
@@ -99,7 +131,7 @@ def _preprocess(image: Image.Image, preprocessing: Preprocessing) -> tuple[np.nd
     if image.size != (resolution, resolution):
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
-    return (pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))), changes
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int], changes: list[str]) -> Image.Image:
@@ -108,13 +140,10 @@ def _flatten(image: Image.Image, background: tuple[int, int, int], changes: list
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise RefusedImage("integer pixels beyond 16 bits")
-        changes.append("16 bits scaled to 8")
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.mode == "F":
         raise RefusedImage("floating-point pixels, whose range is not known")
-    if image.mode == "1":
-        return image.convert("L")
-    is_gray = image.mode in ("L", "LA", "La")
+    is_gray = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):

@@ -1,8 +1,11 @@
 """Where images come from: a built-in name, a folder, a zip, parquet or arrow files, the Hub, or the caller's own."""
 
+import contextlib
 import hashlib
+import json
+import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from openddpm.config import DataOptions
-from openddpm.data.decode import EncodedImage
+from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
 from openddpm.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class ImageSource:
     """A finite sequence of encoded images.
 
     `digest` changes when the images may have; None says that nothing can tell. `items` starts from the first image
-    at every call and yields (path or other name, encoded image).
+    at every call and yields (path or other name, encoded image or the reason why it cannot be read).
     """
 
     name: str
@@ -69,7 +72,7 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
 
 
 def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if _names_image(path) and path.is_file())
     parquet = sorted(folder.rglob("*.parquet"))
     if not files and parquet:
         return _parquet_source(parquet, options)
@@ -81,20 +84,19 @@ def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for path in files:
-            yield str(path.relative_to(folder)), _read_bytes(path)
+            yield _as_text(path.relative_to(folder)), _read_bytes(path)
 
-    return ImageSource(str(folder), _digest_files(files), len(files), items)
+    return ImageSource(_as_text(folder), _digest_files(files), len(files), items)
 
 
 def _file_source(path: Path, options: DataOptions) -> ImageSource:
-    if path.suffix == ".zip":
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
         return _zip_source(path)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _parquet_source([path], options)
-    if path.suffix == ".arrow":
-        import datasets
-
-        return _dataset_source(datasets.Dataset.from_file(str(path)), None, _digest_files([path]), options)
+    if suffix == ".arrow":
+        return _arrow_file_source(path, options)
     raise UserError(
         f"'{path}' is no data set that can be read", "Give a folder of images, or a .zip, .parquet or .arrow file."
     )
@@ -103,50 +105,75 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
 def _zip_source(path: Path) -> ImageSource:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-    except zipfile.BadZipFile as error:
+            members = [member for member in archive.infolist() if _names_image(Path(member.filename))]
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"'{path}' is not a whole zip file: {error}", "Make or download it again.") from error
-    names = [name for name in names if not name.startswith("__MACOSX/")]
-    if not names:
+    members = sorted((member for member in members if not member.is_dir()), key=lambda member: member.filename)
+    if not members:
         raise UserError(f"no images in '{path}'", f"Looked for {' '.join(IMAGE_SUFFIXES)}.")
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         with zipfile.ZipFile(path) as archive:
-            for name in names:
-                try:
-                    yield name, archive.read(name)
-                except (zipfile.BadZipFile, RuntimeError, OSError, ValueError):  # damaged or encrypted member
-                    yield name, b""
+            for member in members:
+                yield member.filename, _read_member(archive, member)
 
-    return ImageSource(str(path), _digest_files([path]), len(names), items)
+    return ImageSource(_as_text(path), _digest_files([path]), len(members), items)
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | RefusedImage:
+    if member.file_size > MAX_ENCODED_BYTES:
+        return RefusedImage(f"{member.file_size:,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
+    try:
+        return archive.read(member)
+    except Exception as error:  # encrypted or damaged: every kind of compression has errors of its own
+        return RefusedImage(f"cannot be read: {error}")
 
 
 def _parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        files = [pq.ParquetFile(path) for path in paths]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"a parquet file of '{options.dataset}' cannot be read: {error}", "Download it again.") from None
-    schema = files[0].schema_arrow
-    candidates = [field.name for field in schema if _holds_images(field.type)]
-    column = _choose_column(candidates, schema.names, options)
+    @contextlib.contextmanager
+    def opened(path: Path) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(path) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"'{_as_text(path)}' cannot be read: {error}", "Make or download it again.") from error
+
+    num_items, column = 0, ""
+    for path in paths:
+        with opened(path) as file:
+            schema = file.schema_arrow
+            num_items += file.metadata.num_rows
+        column = column or _choose_column(_image_columns(schema), schema.names, options)
+        if column not in schema.names:
+            found = f"'{_as_text(path)}' has no column '{column}': its columns are {', '.join(schema.names)}"
+            raise UserError(found, "Give files of one kind, as --dataset FILE or in a folder of their own.")
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for path in paths:
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 batches = (batch.column(0) for batch in file.iter_batches(batch_size=64, columns=[column]))
-                yield from _arrow_items(batches, path.stem)
+                yield from _arrow_items(batches, _as_text(path.stem))
 
-    num_items = sum(file.metadata.num_rows for file in files)
     digest = hashlib.sha256(f"{_digest_files(paths)} {column}".encode()).hexdigest()
-    name = options.dataset or str(paths[0])
-    return ImageSource(name, digest, num_items, items)
+    return ImageSource(options.dataset, digest, num_items, items)
+
+
+def _arrow_file_source(path: Path, options: DataOptions) -> ImageSource:
+    import datasets
+    import pyarrow as pa
+
+    try:
+        dataset = datasets.Dataset.from_file(str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"'{_as_text(path)}' cannot be read: {error}", "Make or download it again.") from error
+    return _dataset_source(dataset, None, _digest_files([path]), options)
 
 
 def _dataset_source(
-    dataset: "datasets.Dataset", revision: str | None, digest: str, options: DataOptions
+    dataset: "datasets.Dataset", revision: str | None, digest: str | None, options: DataOptions
 ) -> ImageSource:
     import datasets
 
@@ -161,12 +188,14 @@ def _dataset_source(
         yield from _arrow_items((table.column(column) for table in encoded.iter(batch_size=64)), "row")
 
     name = options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"
-    key = hashlib.sha256(f"{digest} {column}".encode()).hexdigest()
+    key = hashlib.sha256(f"{digest} {column}".encode()).hexdigest() if digest else None
     return ImageSource(name, key, len(dataset), items, revision, str(dataset.split) if dataset.split else None)
 
 
 def _own_source(own: Any, options: DataOptions) -> ImageSource:
-    if type(own).__module__.startswith("datasets."):
+    if isinstance(own, Mapping):  # among them datasets.DatasetDict
+        raise UserError(f"several data sets, by the names {', '.join(map(str, own))}", "Give one of them.")
+    if _is_datasets_dataset(own):
         return _dataset_source(own, None, own._fingerprint, options)
     if not (hasattr(own, "__len__") and hasattr(own, "__getitem__")):
         raise UserError(
@@ -176,7 +205,12 @@ def _own_source(own: Any, options: DataOptions) -> ImageSource:
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for index in range(len(own)):
-            yield f"item {index}", _own_image(own[index], options)
+            try:
+                item = own[index]
+            except OSError as error:  # what Pillow raises for a file that is damaged
+                yield f"item {index}", RefusedImage(f"cannot be read: {error}")
+            else:
+                yield f"item {index}", _own_image(item, options)
 
     return ImageSource(f"own: {type(own).__name__}", None, len(own), items)
 
@@ -198,20 +232,33 @@ def _arrow_items(columns: Iterable["pa.Array | pa.ChunkedArray"], stem: str) -> 
     for column in columns:
         for cell in column.to_pylist():
             if isinstance(cell, dict):
-                path = cell.get("path")
-                content = cell.get("bytes")
-                yield path or f"{stem} {row}", content or (_read_bytes(Path(path)) if path else b"")
+                path, content = cell.get("path"), cell.get("bytes")
+                is_elsewhere = path and content is None
+                yield path or f"{stem} {row}", _read_bytes(Path(path)) if is_elsewhere else _content(content)
             else:
-                yield f"{stem} {row}", cell if isinstance(cell, bytes) else b""
+                yield f"{stem} {row}", _content(cell)
             row += 1
 
 
-def _holds_images(arrow_type: "pa.DataType") -> bool:
+def _content(cell: object) -> bytes | RefusedImage:
+    return cell if isinstance(cell, bytes) else RefusedImage(f"{type(cell).__name__} in place of an image's bytes")
+
+
+def _image_columns(schema: "pa.Schema") -> list[str]:
+    """Return the columns that the `datasets` library wrote as images; in files by others, those that may hold some."""
     import pyarrow as pa
 
-    if pa.types.is_struct(arrow_type):
-        return arrow_type.get_field_index("bytes") >= 0
-    return pa.types.is_binary(arrow_type) or pa.types.is_large_binary(arrow_type)
+    written = (schema.metadata or {}).get(b"huggingface")
+    features = (json.loads(written).get("info") or {}).get("features") if written else None
+    if features:
+        return [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_binary(field.type)
+        or pa.types.is_large_binary(field.type)
+        or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+    ]
 
 
 def _choose_column(candidates: list[str], columns: list[str], options: DataOptions) -> str:
@@ -231,12 +278,23 @@ def _choose_column(candidates: list[str], columns: list[str], options: DataOptio
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    """Return a file's content; one that cannot be read comes back empty, and is refused with its path."""
+def _names_image(path: Path) -> bool:
+    is_mac_metadata = path.name.startswith("._") or "__MACOSX" in path.parts
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_mac_metadata
+
+
+def _as_text(path: Path | str) -> str:
+    """Return a path for people and JSON, also where its name is not valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _read_bytes(path: Path) -> bytes | RefusedImage:
     try:
+        if path.stat().st_size > MAX_ENCODED_BYTES:
+            return RefusedImage(f"{path.stat().st_size:,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
         return path.read_bytes()
-    except OSError:
-        return b""
+    except OSError as error:
+        return RefusedImage(f"cannot be read: {error.strerror}")
 
 
 def _digest_files(paths: Sequence[Path]) -> str:
@@ -244,5 +302,5 @@ def _digest_files(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
-        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.resolve()) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image
+from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image, pillow_warnings_ignored
 from openddpm.data.sources import ImageSource
 from openddpm.errors import UserError
 from openddpm.record.files import write_json
@@ -54,46 +54,69 @@ def open_store(source: ImageSource, preprocessing: Preprocessing, cache_dir: Pat
         UserError: no image, a mix of gray and colour, too many refused, or no room on disk.
     """
     preprocessing.background_rgb()
-    if source.digest is None:  # a caller's own images: nothing says that they are the same next time
-        folder = Path(tempfile.mkdtemp(prefix="openddpm-"))
-        try:
+    if source.digest is None:  # nothing says that the images are the same next time
+        with _disk_errors(tempfile.gettempdir(), "Set TMPDIR to one."), _temporary_folder(None, "openddpm-") as folder:
             _decode_all(source, preprocessing, folder, quiet)
-            return _read(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # the memory map outlives its name
+            return _read(folder)  # the memory map outlives the folder
     key = json.dumps([STORE_VERSION, source.digest, asdict(preprocessing)])
     folder = cache_dir / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if not folder.exists():
+        with _disk_errors(cache_dir, "Choose one: --cache_dir FOLDER."):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                _decode_into_cache(source, preprocessing, folder, quiet)
+    return _read(folder)
+
+
+def _decode_into_cache(source: ImageSource, preprocessing: Preprocessing, folder: Path, quiet: bool) -> None:
+    """Fill `folder`, which appears at once and whole, unless another process has while we waited for the lock."""
+    if folder.exists():
+        return
+    prefix = f"{folder.name}-"
+    for abandoned in folder.parent.glob(f"{prefix}*"):  # by a process that was killed while it held the lock
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with _temporary_folder(folder.parent, prefix) as temporary:
+        _decode_all(source, preprocessing, temporary, quiet)
+        os.replace(temporary, folder)
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path | None, prefix: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path | str, todo: str) -> Iterator[None]:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "store.json").exists():
-                temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-                try:
-                    _decode_all(source, preprocessing, temporary, quiet)
-                    os.replace(temporary, folder)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-            return _read(folder)
+        yield
     except OSError as error:
-        todo = "Choose a folder with room and write access: --cache_dir FOLDER."
-        raise UserError(f"cannot keep decoded images in '{cache_dir}': {error.strerror}", todo) from error
+        found = f"cannot keep decoded images in '{folder}': {error.strerror or error}"
+        raise UserError(found, f"It takes a folder with room and write access. {todo}") from error
 
 
 def _read(folder: Path) -> ImageStore:
-    header = json.loads((folder / "store.json").read_text("utf-8"))
-    images = np.memmap(folder / "images.uint8", np.uint8, mode="r", shape=tuple(header["shape"]))
-    return ImageStore(images, header["sha256"], DataRecord.model_validate(header["data"]))
+    try:
+        header = json.loads((folder / "store.json").read_text("utf-8"))
+        images = np.memmap(folder / "images.uint8", np.uint8, mode="r", shape=tuple(header["shape"]))
+        return ImageStore(images, header["sha256"], DataRecord.model_validate(header["data"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"the decoded images in '{folder}' are damaged: {error}", "Remove that folder.") from error
 
 
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    digest, shape, num_images = hashlib.sha256(), None, 0
+    digest, shape, num_images, first_path = hashlib.sha256(), None, 0, ""
     counts: Counter[str] = Counter()
     findings: list[ImageFinding] = []
-    with Progress(*columns, disable=quiet, transient=True) as progress, open(folder / "images.uint8", "wb") as file:
+    with (
+        Progress(*columns, disable=quiet, transient=True) as progress,
+        open(folder / "images.uint8", "wb") as file,
+        contextlib.closing(_decoded_in_order(source.items(), preprocessing)) as decoded,
+    ):
         task = progress.add_task("decoding images", total=source.num_items)
-        for path, result in _decoded_in_order(source.items(), preprocessing):
+        for path, result in decoded:
             progress.advance(task)
             if isinstance(result, RefusedImage):
                 counts["refused"] += 1
@@ -102,11 +125,12 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
             pixels, changes = result
             if shape is not None and pixels.shape != shape:
                 raise UserError(
-                    f"the data set mixes gray and colour images: '{path}' is {_mode(pixels.shape)}, those before it "
-                    f"are {_mode(shape)}",
+                    f"the data set mixes gray and colour images: '{first_path}' is {_mode(shape)}, '{path}' is "
+                    f"{_mode(pixels.shape)}",
                     "Choose one: --image_mode rgb or --image_mode gray.",
                 )
-            shape = pixels.shape
+            if shape is None:
+                shape, first_path = pixels.shape, path
             content = pixels.tobytes()
             file.write(content)
             digest.update(content)
@@ -126,7 +150,7 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
 
 def _decoded_in_order(
     items: Iterator[tuple[str, EncodedImage]], preprocessing: Preprocessing
-) -> Iterator[tuple[str, tuple[np.ndarray, list[str]] | RefusedImage]]:
+) -> Generator[tuple[str, tuple[np.ndarray, list[str]] | RefusedImage], None, None]:
     """Decode on all cores (Pillow releases the lock while it works) and yield in the order of `items`."""
     waiting: deque[tuple[str, Future[tuple[np.ndarray, list[str]]]]] = deque()
     num_threads = os.cpu_count() or 1
@@ -138,7 +162,7 @@ def _decoded_in_order(
         except RefusedImage as refusal:
             return path, refusal
 
-    with ThreadPoolExecutor(num_threads) as pool, contextlib.ExitStack() as cleanup:
+    with pillow_warnings_ignored(), ThreadPoolExecutor(num_threads) as pool, contextlib.ExitStack() as cleanup:
         cleanup.callback(lambda: [future.cancel() for _, future in waiting])
         for path, encoded in items:
             waiting.append((path, pool.submit(decode_image, encoded, preprocessing)))

@@ -32,8 +32,7 @@ def write_report(folder: Path) -> Path:
         UserError: no run there, or a damaged or newer record.
     """
     path = folder / REPORT_FILE
-    html = render_report(read_run_folder(folder), datetime.now(UTC))
-    write_atomically(path, html.encode("utf-8", errors="replace"))  # file names may hold bytes that are not UTF-8
+    write_atomically(path, render_report(read_run_folder(folder), datetime.now(UTC)))
     return path
 
 
@@ -86,7 +85,7 @@ def json_for_html(value: Any) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _environment() -> Environment:

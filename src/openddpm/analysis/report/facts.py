@@ -8,7 +8,6 @@ from openddpm.analysis.report.text import count, duration, short_count, utc_text
 from openddpm.record.reader import RunFolder
 
 LAST_ROWS = 20  # the rate is their median, so that a pause does not show as a slow machine
-DEVICE_KEYS = ("device_name", "gpu", "device")
 
 STATUS_SENTENCES = {
     "running": "Still growing: this page is rebuilt as it goes, so reload it for a newer one.",
@@ -62,7 +61,7 @@ def header_facts(run: RunFolder, built: datetime) -> Header:
 
 def _time(run: RunFolder, done: float) -> Fact:
     if not run.metrics:
-        return Fact("time", "–", "no step logged yet")
+        return Fact("time", "0 s", "no step logged yet")
     seconds = run.metrics[-1].wall_seconds
     is_moving = run.run.status == "running" and 0 < done < 1
     return Fact("time", duration(seconds), f"about {duration(seconds / done - seconds)} left" if is_moving else "")
@@ -70,7 +69,7 @@ def _time(run: RunFolder, done: float) -> Fact:
 
 def _rate(run: RunFolder) -> Fact:
     if not run.metrics:
-        return Fact("rate", "–", "images a second", "images_per_second")
+        return Fact("rate", "none", "no step logged yet", "images_per_second")
     rate = median(row.images_per_second for row in run.metrics[-LAST_ROWS:])
     return Fact("rate", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "images a second", "images_per_second")
 
@@ -81,9 +80,8 @@ def _work(run: RunFolder) -> str:
 
 
 def _device(run: RunFolder) -> str:
-    return next((str(run.run.environment[key]) for key in DEVICE_KEYS if run.run.environment.get(key)), "not recorded")
+    return str(run.run.environment.get("device", "not recorded"))
 
 
 def _processes(num_processes: int) -> str:
     return "" if num_processes == 1 else f"{num_processes} processes"
-

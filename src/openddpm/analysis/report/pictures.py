@@ -19,6 +19,7 @@ MAX_FRAMES = 60  # more cannot be told apart on a slider
 MAX_SHRUNK_FRAMES = 24  # shrinking takes time, and a live run does it again at every preview
 MIN_FRAMES = 12  # single images are shrunk until so many have room
 MAX_SIDE, MIN_SIDE = 1024, 192  # pixels of a shrunk image
+PIXEL_ART_RESOLUTION = 32  # up to here single pixels are the drawing, and smoothing would only blur it
 TRAINING_DATA_FILE = "training-data.png"
 WEIGHTS: tuple[Weights, Weights] = ("ema", "raw")
 
@@ -39,7 +40,7 @@ class Pictures:
 
 def embed_pictures(run: RunFolder) -> Pictures:
     """Embed the previews of a run, thinned evenly to fit the budget, and a sample of its training data."""
-    limit = BUDGET_BYTES // (2 * min(MIN_FRAMES, max(1, len(run.previews))) + 1)
+    limit = BUDGET_BYTES // (2 * min(MIN_FRAMES, len(run.previews)) + 3)  # the last frame counts twice
     training_data = _data_uri(run.folder / "samples" / TRAINING_DATA_FILE, limit)
     frames = thin_to_budget(_frames(run, limit), BUDGET_BYTES - len(training_data or ""))
     return Pictures(
@@ -47,15 +48,18 @@ def embed_pictures(run: RunFolder) -> Pictures:
         num_previews=len(run.previews),
         kinds=[weights for weights in WEIGHTS if any(frame[weights] for frame in frames)],
         training_data=training_data,
-        is_pixel_art=run.run.dataset.resolution <= 64,
+        is_pixel_art=run.run.dataset.resolution <= PIXEL_ART_RESOLUTION,
     )
 
 
 def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
-    """Return the most frames, evenly chosen with the first and the last, whose images fit `budget` characters."""
+    """Return the most frames, evenly chosen with the first and the last, whose images fit `budget` characters.
+
+    The last counts twice: it stands in the page as what is shown at first, and again among the frames.
+    """
     for num_frames in range(len(frames), 2, -1):
         chosen = evenly(frames, num_frames)
-        if sum(len(frame[weights] or "") for frame in chosen for weights in WEIGHTS) <= budget:
+        if sum(len(frame[weights] or "") for frame in [*chosen, chosen[-1]] for weights in WEIGHTS) <= budget:
             return chosen
     return evenly(frames, 2)
 

@@ -56,7 +56,7 @@ def thin(columns: dict[str, Column], max_points: int) -> dict[str, Column]:
 def smooth(values: Column, time_constant: float) -> Column:
     """Return the running exponential mean over about `time_constant` points, or a tenth of those so far if fewer.
 
-    Looking back less far at first keeps up with a loss that still plunges. The same as `smooth` in assets/plots.js.
+    Looking back less far at first keeps up with a loss that still plunges. The same as `smooth` in plots.js.
     """
     mean, weight, result = 0.0, 0.0, np.full_like(values, np.nan)
     for index, value in enumerate(values):

@@ -53,19 +53,22 @@ def config_rows(config: dict[str, Any]) -> list[Row]:
         for name, field in fields.items()
         if name in config and not field.exclude
     ]
-    unknown = [Row(name, _text(value), default="no such option") for name, value in config.items() if name not in fields]
+    unknown = [Row(name, _text(config[name]), default="no such option") for name in config if name not in fields]
     return known + unknown
 
 
 def _dataset(dataset: DatasetRecord) -> list[Row]:
     return [
         Row("source", dataset.source),
-        Row("revision", dataset.revision or "–"),
-        Row("split", dataset.split or "–"),
+        Row("revision", _text(dataset.revision)),
+        Row("split", _text(dataset.split)),
         Row("images", count(dataset.num_images)),
         Row("for training", count(dataset.num_train)),
         Row("held out", count(dataset.num_heldout)),
-        Row("resolution", f"{dataset.resolution} × {dataset.resolution} pixels, {dataset.channels} channels"),
+        Row(
+            "resolution",
+            f"{dataset.resolution} \N{MULTIPLICATION SIGN} {dataset.resolution} pixels, {dataset.channels} channels",
+        ),
         Row("sha256", dataset.sha256, "Of the decoded images: equal sums mean equal pixels."),
     ]
 
@@ -82,7 +85,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[Row]:
 
 def _text(value: Any) -> str:
     if value is None or value == "":
-        return "–"
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -5,7 +5,7 @@ TERMS: dict[str, tuple[str, str]] = {
     "images": ("images", "Training images the model has learned from so far, repeats included."),
     "epoch": ("epoch", "One pass through the whole training set."),
     "parameters": ("parameters", "The numbers inside the model that training adjusts."),
-    "preview": ("preview", "Pictures that the model of that step makes out of pure noise, always out of the same noise."),
+    "preview": ("preview", "Pictures that the model of that step makes out of noise, always the same noise."),
     "ema": (
         "EMA weights",
         "A running average of the weights over the last steps (exponential moving average); "
@@ -47,7 +47,7 @@ TERMS: dict[str, tuple[str, str]] = {
         "The share of the running average that is kept at each step; nearer to 1, it averages over more steps.",
     ),
     "detail": ("detail", "Loss at little noise (signal-to-noise ratio of 10 or more), where fine texture is decided."),
-    "shape": ("shape", "Loss at medium noise (signal-to-noise ratio from 0.1 to 10), where parts and edges are decided."),
+    "shape": ("shape", "Loss at medium noise (signal-to-noise ratio from 0.1 to 10), where parts are decided."),
     "layout": (
         "layout",
         "Loss at strong noise (signal-to-noise ratio below 0.1), where colours and composition are decided.",

@@ -3,7 +3,6 @@
 
 (() => {
   const FRAME_MS = 180;
-  const LEAST_USED = 0.7; // share of the width
   const KINDS = ["ema", "raw"];
   const byId = (id) => document.getElementById(id);
   const frames = reportData.frames;
@@ -44,21 +43,17 @@
     slider.addEventListener("input", stop);
   }
 
-  // Enlarge by a whole number of screen pixels, as otherwise some pixels of the art come out wider than others;
-  // where that leaves too much room unused, fill it smoothly.
-  function fitPixels() {
+  // Enlarged pixel art keeps its hard edges; made smaller, it would lose whole rows that way.
+  function keepPixelsHard() {
     for (const image of document.querySelectorAll(".pixel-art img")) {
-      const room = image.closest("figure").clientWidth * devicePixelRatio;
-      const factor = Math.floor(room / image.naturalWidth);
-      const isWhole = factor >= 2 && (factor * image.naturalWidth) / room >= LEAST_USED;
-      image.style.width = isWhole ? `${(factor * image.naturalWidth) / devicePixelRatio}px` : "";
-      image.closest(".mat").classList.toggle("filled", !isWhole);
+      const isEnlarged = image.clientWidth * devicePixelRatio >= image.naturalWidth;
+      image.style.imageRendering = isEnlarged ? "pixelated" : "auto";
     }
   }
 
-  for (const image of document.querySelectorAll(".pixel-art img")) image.addEventListener("load", fitPixels);
-  window.addEventListener("resize", fitPixels);
-  fitPixels();
+  for (const image of document.querySelectorAll(".pixel-art img")) image.addEventListener("load", keepPixelsHard);
+  window.addEventListener("resize", keepPixelsHard);
+  keepPixelsHard();
 
   const slider = byId("film-slider");
   if (!slider) return;

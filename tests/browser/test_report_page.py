@@ -1,0 +1,170 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from made_up_run import write_made_up_run
+from openddpm.analysis.report import write_report
+from openddpm.analysis.report.series import metrics_columns, smooth
+from openddpm.record.reader import read_run_folder
+
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+def drawn(page: Any, plot: str = "plot-loss") -> list[dict[str, Any]]:
+    """Return name, x and y of the traces of a plot."""
+    script = "id => document.getElementById(id).data.map(({name, x, y}) => ({name, x: [...x], y: [...y]}))"
+    return page.evaluate(script, plot)
+
+
+def choose(page: Any, name: str, value: str) -> None:
+    """Click a choice."""
+    page.locator(f"label:has(input[name='{name}'][value='{value}'])").click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_opens_offline_without_a_complaint(visit: Any, report: Path, scheme: str) -> None:
+    """The report draws all its plots offline, without an error, a warning or a request beyond the file itself."""
+    page = visit.open(report, scheme=scheme)
+    assert page.locator(".plot").count() == 6
+    assert visit.complaints == []
+    assert {url.split(":")[0] for url in visit.requests} <= {"file", "data"}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"steps": 0, "rows": 0, "previews": 0, "sample_of_training_data": False},
+        {"steps": 10, "rows": 1, "previews": 1},
+        {"steps": 10, "rows": 1, "previews": 0},
+        {"steps": 10, "rows": 0, "previews": 1},
+        {"steps": 100, "rows": 10, "previews": 3, "use_ema": False},
+    ],
+)
+def test_a_run_with_little_in_it_opens_without_a_complaint(visit: Any, tmp_path: Path, state: dict[str, Any]) -> None:
+    """Reports of runs that have hardly begun run their scripts without an error and fit a phone."""
+    path = write_report(write_made_up_run(tmp_path, status="running", total_steps=2400, **state))
+    page = visit.open(path, width=390)
+    assert visit.complaints == []
+    assert page.evaluate(OVERFLOW) == 0
+
+
+def test_a_script_that_slips_in_does_not_run(visit: Any, report: Path, tmp_path: Path) -> None:
+    """Should markup get past the escaping, the page's policy still keeps its script from running."""
+    changed = tmp_path / "changed.html"
+    injected = "<script>window.slipped = true</script><img src=x onerror='window.slipped = true'></main>"
+    changed.write_text(report.read_text("utf-8").replace("</main>", injected), "utf-8")
+    page = visit.open(changed)
+    assert page.evaluate("() => window.slipped") is None
+    assert any("Content Security Policy" in complaint for complaint in visit.complaints)
+
+
+def test_slider_and_arrow_keys_change_pictures_and_label(visit: Any, report: Path) -> None:
+    """The slider starts at the last preview; an arrow key goes one back, Home to the first, with picture and loss."""
+    page = visit.open(report)
+    look = "() => ['film-ema', 'film-raw'].map(id => document.getElementById(id).src)"
+    label, loss = page.locator("#film-label"), page.locator("#film-loss-ema")
+    seen = [(label.text_content(), loss.text_content(), *page.evaluate(look))]
+    page.locator("#film-slider").focus()
+    for key in ("ArrowLeft", "Home"):
+        page.keyboard.press(key)
+        seen.append((label.text_content(), loss.text_content(), *page.evaluate(look)))
+    assert [entry[0].split(" · ")[0] for entry in seen] == ["step 2,400", "step 1,920", "step 480"]
+    assert all(len(set(column)) == 3 for column in zip(*seen, strict=True))
+
+
+def test_play_runs_from_the_first_preview_to_the_last(visit: Any, report: Path) -> None:
+    """The play button shows every preview from the first and stops at the last."""
+    page = visit.open(report)
+    page.evaluate(
+        """() => {
+            window.labels = [];
+            const label = document.getElementById('film-label');
+            const note = () => labels.push(label.textContent.split(' · ')[0]);
+            new MutationObserver(note).observe(label, {childList: true});
+        }"""
+    )
+    page.locator("#film-play").click()
+    page.wait_for_function("() => window.labels.length >= 5 && !document.querySelector('.playing')")
+    assert page.evaluate("() => labels") == [f"step {count}" for count in ("480", "960", "1,440", "1,920", "2,400")]
+
+
+def test_terms_are_explained_on_hover_and_focus(visit: Any, report: Path) -> None:
+    """Hovering or focusing a term shows its explanation within the window; leaving it or Escape hides it."""
+    page = visit.open(report, width=390)
+    tip, term = page.locator("#tip"), page.locator(".picture-ema .term")
+    assert not tip.is_visible()
+    term.hover()
+    assert "running average of the weights" in tip.text_content()
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.mouse.move(0, 0)
+    assert not tip.is_visible()
+    term.focus()
+    assert tip.is_visible()
+    assert term.get_attribute("aria-describedby") == "tip"
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+
+
+def test_log_toggle_changes_the_axis_type(visit: Any, report: Path) -> None:
+    """The loss plots start with a log axis and turn linear, and only they do."""
+    page = visit.open(report)
+    axes = "() => ['loss', 'bands', 'grad_norm'].map(id => document.getElementById(`plot-${id}`).layout.yaxis.type)"
+    assert page.evaluate(axes) == ["log", "log", "linear"]
+    choose(page, "y-scale", "linear")
+    assert page.evaluate(axes) == ["linear", "linear", "linear"]
+
+
+def test_x_axis_can_be_images_steps_or_hours(visit: Any, report: Path) -> None:
+    """All curves of all plots end at the run's images, steps or hours, whichever is chosen."""
+    page = visit.open(report)
+    for choice, end in (("step", 2400), ("hours", 300 / 3600), ("images", 76800)):
+        choose(page, "x-axis", choice)
+        ends = {trace["x"][-1] for plot in ("plot-loss", "plot-bands", "plot-ema_decay") for trace in drawn(page, plot)}
+        assert list(ends) == [pytest.approx(end)]
+
+
+def test_smoothing_is_the_same_as_in_python(visit: Any, report: Path) -> None:
+    """The thick training curve is the running mean that series.smooth computes; off leaves the values alone."""
+    page = visit.open(report)
+    values = np.array(metrics_columns(read_run_folder(report.parent))["train_loss"], dtype=np.float64)
+    for choice, share in (("medium", 0.02), ("strong", 0.06)):
+        choose(page, "smoothing", choice)
+        raw, smoothed = (trace["y"] for trace in drawn(page) if trace["name"] == "training loss")
+        assert raw == pytest.approx(values)
+        assert smoothed == pytest.approx(smooth(values, share * len(values)))
+    choose(page, "smoothing", "off")
+    assert [trace["name"] for trace in drawn(page)].count("training loss") == 1
+
+
+def test_curves_can_be_switched_off_and_on(visit: Any, report: Path) -> None:
+    """Pressing a curve's name takes it out of the plot, and pressing it again puts it back."""
+    page = visit.open(report)
+    button = page.locator("[data-curve='heldout_ema']")
+    for pressed in ("false", "true"):
+        button.click()
+        assert button.get_attribute("aria-pressed") == pressed
+        assert ("held-out, EMA" in [trace["name"] for trace in drawn(page)]) == (pressed == "true")
+
+
+def test_plots_follow_the_colour_scheme(visit: Any, report: Path) -> None:
+    """When the system turns dark, the plots' colours change with the page's."""
+    page = visit.open(report)
+    colours = "() => [getComputedStyle(document.body).color, document.getElementById('plot-loss').layout.font.color]"
+    before = page.evaluate(colours)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("before => document.getElementById('plot-loss').layout.font.color !== before", arg=before[1])
+    assert page.evaluate(colours)[0] != before[0]
+
+
+@pytest.mark.parametrize("width", [390, 768])
+def test_page_fits_a_phone(visit: Any, tmp_path: Path, width: int) -> None:
+    """At 390 pixels nothing makes the page scroll sideways, even with long names and every fold-out open."""
+    long = "a-very-long-name-without-any-space-" * 5
+    path = write_report(write_made_up_run(tmp_path, name=long, source=long, previews=3, config={"dataset": long}))
+    page = visit.open(path, width=width)
+    page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate(OVERFLOW) == 0

@@ -1,0 +1,106 @@
+"""Noise schedules, targets and conversions against diffusers' own schedulers and against float64 arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
+from tiny import TINY_UNET
+
+from openddpm.config import ModelOptions
+from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.diffusion.sampling import denoiser, sample
+
+SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
+PREDICTIONS = ["epsilon", "sample", "v_prediction"]
+
+
+def _batch(count: int = 1000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((count, 3, 4, 4), generator=generator) * 2 - 1
+    return images, torch.randn(images.shape, generator=generator), torch.arange(count)
+
+
+def _process(**options: object) -> DiffusionProcess:
+    return DiffusionProcess(ModelOptions(**options), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_noising_and_targets_are_those_of_diffusers(schedule: str, prediction: str) -> None:
+    """At every timestep, x_t and the target differ from DDPMScheduler's by at most 1e-6."""
+    images, noise, timesteps = _batch()
+    ours = _process(beta_schedule=schedule, prediction_type=prediction)
+    theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule=schedule, prediction_type=prediction)
+    expected = {
+        "epsilon": noise,
+        "sample": images,
+        "v_prediction": theirs.get_velocity(images, noise, timesteps),
+    }[prediction]
+    noisy = ours.add_noise(images, noise, timesteps)
+    assert (noisy - theirs.add_noise(images, noise, timesteps)).abs().max() <= 1e-6
+    assert (ours.target(images, noise, timesteps) - expected).abs().max() <= 1e-6
+
+
+def test_linear_schedule_is_the_papers() -> None:
+    """x_t is sqrt(abar_t) x_0 + sqrt(1 - abar_t) e, betas linear from 1e-4 to 0.02, computed here in float64."""
+    images, noise, timesteps = _batch()
+    alphas_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[:, None, None, None]
+    expected = np.sqrt(alphas_bar) * images.double().numpy() + np.sqrt(1 - alphas_bar) * noise.double().numpy()
+    assert np.abs(_process().add_noise(images, noise, timesteps).numpy() - expected).max() <= 5e-6
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_perfect_prediction_converts_to_the_noise(prediction: str) -> None:
+    """Whatever is predicted, a perfect prediction turns into the very noise that was added."""
+    images, noise, timesteps = _batch()
+    process = _process(prediction_type=prediction)
+    noisy = process.add_noise(images, noise, timesteps)
+    implied = process.to_noise(process.target(images, noise, timesteps), noisy, timesteps)
+    # From x_0 the noise at the first timesteps is a small difference of large numbers, divided by s_0 = 0.01.
+    assert (implied - noise).abs().max() <= (2e-4 if prediction == "sample" else 1e-5)
+
+
+def test_noising_half_precision_images_adds_noise_at_every_timestep() -> None:
+    """Images in bfloat16 are noised in float32: at timesteps 0 to 9 the noise has the variance 1 - abar_t."""
+    process = _process()
+    images = torch.zeros((10, 3, 64, 64), dtype=torch.bfloat16)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = process.add_noise(images, noise.bfloat16(), torch.arange(10))
+    assert noisy.dtype == torch.float32
+    found = noisy.var(dim=(1, 2, 3))
+    assert torch.allclose(found, 1 - process.scheduler.alphas_cumprod[:10], rtol=0.05)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_timesteps_are_uniform(stratified: bool) -> None:
+    """Every timestep is equally likely; stratified draws put one image in each equal part of them."""
+    draws = torch.rand((2000, 50), generator=torch.Generator().manual_seed(0))
+    timesteps = torch.stack([sample_timesteps(row, 1000, stratified) for row in draws])
+    counts = torch.bincount(timesteps.flatten(), minlength=1000)
+    assert counts.shape == (1000,) and (counts - 100).abs().max() < 60
+    strata = (timesteps.sort(dim=1).values // 20 == torch.arange(50)).all()
+    assert bool(strata) == stratified
+
+
+def test_timesteps_at_the_edges_stay_inside() -> None:
+    """The smallest and the largest possible draws give the first and the last timestep."""
+    draws = torch.tensor([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    for stratified in (False, True):
+        assert sample_timesteps(draws, 1000, stratified).tolist() == [0, 999]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_sampling_is_the_pipelines(prediction: str) -> None:
+    """DDIM sampling with weights lent to a UNet without any is DDIMPipeline's, to 1e-6."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, **TINY_UNET).eval()
+    process = _process(prediction_type=prediction)
+    generator = torch.Generator().manual_seed(3)
+    pipeline = DDIMPipeline(unet=unet, scheduler=process.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(batch_size=2, generator=generator, num_inference_steps=4, output_type="pt").images
+    noise = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(3))
+    weights = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
+    hollow = UNet2DModel.from_config(unet.config).to("meta").eval()
+    images = sample(denoiser(hollow, weights), noise, process.scheduler.config, 4)
+    assert ((images / 2 + 0.5).clamp(0, 1) - expected).abs().max() <= 1e-6

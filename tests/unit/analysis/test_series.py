@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from made_up_run import BATCH_SIZE, SECONDS_A_STEP, write_made_up_run
+from openddpm.analysis.report.series import (
+    MAX_POINTS,
+    evaluation_columns,
+    images_at_steps,
+    metrics_columns,
+    smooth,
+    thin,
+    to_json,
+)
+from openddpm.record.reader import read_run_folder
+
+
+def test_thinning_takes_means_between_the_first_and_the_last() -> None:
+    """Ten points thinned to six keep both ends, and in between stand the means of pairs."""
+    columns = thin({"y": np.array([7.0, 1, 3, 5, 7, 9, 11, 13, 15, 100])}, 6)
+    assert columns["y"].tolist() == [7, 2, 6, 10, 14, 100]
+
+
+def test_thinning_leaves_missing_values_out_of_means() -> None:
+    """A missing value takes no part in the mean of its bucket, and a bucket without values stays missing."""
+    nan = np.nan
+    columns = thin({"y": np.array([1.0, nan, 3, nan, nan, 9])}, 4)
+    assert to_json(columns)["y"] == [1, 3, None, 9]
+
+
+@given(length=st.integers(1, 500), max_points=st.integers(3, 60))
+def test_thinning_keeps_ends_order_and_limit(length: int, max_points: int) -> None:
+    """However long a curve, the result ends where it ended, runs the same way and has at most the points asked for."""
+    x = np.arange(length, dtype=np.float64)
+    thinned = thin({"x": x}, max_points)["x"]
+    assert len(thinned) == min(length, max_points)
+    assert (thinned[0], thinned[-1]) == (0, length - 1)
+    assert (np.diff(thinned) > 0).all()
+
+
+def test_smoothing_keeps_a_constant_and_halves_noise() -> None:
+    """Smoothing leaves a constant as it is, skips missing values, and takes most of the noise away."""
+    assert smooth(np.array([2.0, 2.0, np.nan, 2.0]), 5)[[0, 1, 3]] == pytest.approx([2, 2, 2])
+    noise = np.random.default_rng(0).normal(size=2000)
+    assert smooth(noise, 20)[500:].std() < 0.3 * noise[500:].std()
+
+
+def test_long_metrics_are_thinned_together(tmp_path: Path) -> None:
+    """Of 5,000 rows every column has the same 2,000 points, from the first row to the last."""
+    run = read_run_folder(write_made_up_run(tmp_path, steps=5000, rows=5000, previews=0))
+    columns = metrics_columns(run)
+    assert {len(column) for column in columns.values()} == {MAX_POINTS}
+    assert (columns["step"][0], columns["step"][-1]) == (1, 5000)
+    assert columns["train_loss"][-1] == pytest.approx(run.metrics[-1].train_loss)
+
+
+def test_evaluations_get_the_time_of_their_images(tmp_path: Path) -> None:
+    """Evaluations, which record no time, take the hours at which their images were reached, by weights kind."""
+    run = read_run_folder(write_made_up_run(tmp_path, steps=400, rows=4, previews=8))
+    columns = evaluation_columns(run, "raw")
+    assert columns["step"] == [50, 100, 150, 200, 250, 300, 350, 400]
+    assert columns["hours"] == pytest.approx([step * SECONDS_A_STEP / 3600 for step in columns["step"] if step])
+    raw = [row.heldout_loss for row in run.evaluations if row.weights == "raw"]
+    assert columns["heldout_loss"] == pytest.approx(raw)
+
+
+def test_images_of_a_step_between_logged_ones(tmp_path: Path) -> None:
+    """A preview's images are read off between the logged steps, also before the first and with none logged."""
+    logged = read_run_folder(write_made_up_run(tmp_path / "logged", steps=400, rows=4, previews=0))
+    unlogged = read_run_folder(write_made_up_run(tmp_path / "unlogged", steps=400, rows=0, previews=0))
+    for run in (logged, unlogged):
+        assert images_at_steps(run, [0, 10, 250, 400]) == [0, 10 * BATCH_SIZE, 250 * BATCH_SIZE, 400 * BATCH_SIZE]
