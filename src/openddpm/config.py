@@ -13,7 +13,9 @@ LearningRateSchedule = Literal[
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class DataOptions(_Options):
@@ -152,14 +154,19 @@ class TrainConfig(DataOptions, ModelOptions, OptimizationOptions, RunOptions, Hu
     @model_validator(mode="wrap")
     @classmethod
     def _with_recipe_and_plain_errors(cls, data: Any, handler: Any) -> Any:
-        if isinstance(data, dict) and data.get("recipe") is not None:
-            if data["recipe"] not in RECIPES:
-                raise UserError(f"unknown recipe '{data['recipe']}'", closest(str(data["recipe"]), list(RECIPES)))
-            data = {**RECIPES[data["recipe"]], **data}
+        faults = []
+        if isinstance(data, dict) and isinstance(data.get("recipe"), str):
+            recipe = data["recipe"]
+            if recipe not in RECIPES:
+                faults.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
+            data = {**RECIPES.get(recipe, {}), **data}
         try:
-            return handler(data)
+            config = handler(data)
         except ValidationError as error:
-            raise UserError(_describe(error), "See `openddpm train --help` for every option.") from None
+            faults += _describe(error)
+        if faults:
+            raise UserError("\n".join(faults), "See `openddpm train --help` for every option.")
+        return config
 
 
 OPTION_GROUPS = {
@@ -170,10 +177,15 @@ OPTION_GROUPS = {
     "hub": HubOptions,
 }
 
+SECRET_OPTIONS = frozenset({"hub_token"})
+
 # Options that change where a run stands or what it leaves, but none of its numbers.
 NEUTRAL_OPTIONS = frozenset(
-    "output_dir overwrite_output_dir resume_from_checkpoint checkpointing_steps checkpoints_total_limit logging_dir "
-    "cache_dir push_to_hub hub_model_id hub_private_repo hub_token recipe".split()
+    {
+        *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
+        *("checkpointing_steps", "checkpoints_total_limit"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
+    }
 )
 
 
@@ -186,12 +198,14 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     ]
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> list[str]:
+    """Return a line for each option that is wrong, which never shows what was given for a secret."""
     lines = []
     for detail in error.errors():
         name = ".".join(map(str, detail["loc"])) or "config"
         if detail["type"] == "extra_forbidden":
             lines.append(f"{name}: no such option; {closest(name, list(TrainConfig.model_fields))}")
         else:
-            lines.append(f"{name}: found {detail['input']!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}")
-    return "\n".join(lines)
+            found = "a value" if name in SECRET_OPTIONS else repr(detail["input"])
+            lines.append(f"{name}: found {found}; {detail['msg'][0].lower()}{detail['msg'][1:]}")
+    return lines

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline
+from diffusers import DDIMScheduler, UNet2DModel
+from rich.console import Console
 from rich.progress import track
 
 from openddpm.data.stream import signed_unit_to_uint8
@@ -26,21 +27,20 @@ def sample_run(
     read_run_record(folder)
     if not (folder / "model_index.json").exists():
         raise UserError(f"'{folder}' has no weights yet", "They come with the first checkpoint; train on.")
-    if min(num_images, num_inference_steps, batch_size) < 1:
-        raise UserError("num_images, num_inference_steps and batch_size have to be 1 or more", "Mend the command.")
-    pipeline = DDIMPipeline.from_pretrained(folder)
-    unet, config = pipeline.unet.eval(), pipeline.scheduler.config
-    if num_inference_steps > config["num_train_timesteps"]:
-        raise UserError(
-            f"--num_inference_steps {num_inference_steps} is more than the run's {config['num_train_timesteps']} "
-            "timesteps",
-            f"Take at most {config['num_train_timesteps']}.",
-        )
+    try:
+        unet = UNet2DModel.from_pretrained(folder / "unet").eval()
+        config = DDIMScheduler.from_pretrained(folder / "scheduler").config
+    except (OSError, ValueError) as error:
+        todo = "Restore them from a checkpoint: openddpm resume goes on from the newest whole one."
+        raise UserError(f"the weights in '{folder}' cannot be read: {error}", todo) from error
+    _check_numbers(num_images, solver, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
+    _check_writable(output_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoise = denoiser(unet.to(device), dict(unet.named_parameters()))
+    denoise = denoiser(unet.to(device), {**dict(unet.named_parameters()), **dict(unet.named_buffers())})
     shape = (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
     images = []
-    for start in track(range(0, num_images, batch_size), description="sampling", transient=True):
+    starts = range(0, num_images, batch_size)
+    for start in track(starts, description="sampling", transient=True, console=Console(stderr=True)):
         numbers = range(start, min(start + batch_size, num_images))
         noise = torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
         generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
@@ -49,12 +49,41 @@ def sample_run(
     return _write(np.concatenate(images), output_dir)
 
 
-def _write(images: np.ndarray, output_dir: Path) -> Path:
+def _check_numbers(
+    num_images: int, solver: Solver, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int
+) -> None:
+    """Refuse what no solver can do."""
+    at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
+    at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}
+    wrong = [f"--{name} {value} is less than {least}" for name, (value, least) in at_least.items() if value < least]
+    most = num_timesteps - (solver in ("dpmsolver++", "unipc"))  # these two step between as many + 1 noise levels
+    if num_inference_steps > most:
+        wrong.append(
+            f"--num_inference_steps {num_inference_steps} is more than {most}, the most that --solver {solver} can "
+            f"take of the run's {num_timesteps} timesteps"
+        )
+    if wrong:
+        raise UserError("\n".join(wrong), "See `openddpm sample --help`.")
+
+
+def _check_writable(output_dir: Path) -> None:
+    """Find before hours of sampling that the images can be written."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        todo = "Choose a folder that you may write to: --output_dir FOLDER."
+        raise UserError(f"cannot write to '{output_dir}': {error.strerror}", todo) from error
+
+
+def _write(images: np.ndarray, output_dir: Path) -> Path:
+    try:
         for number, image in enumerate(images):
             to_picture(image).save(output_dir / f"{number:05d}.png")
         image_grid(images).save(output_dir / "grid.png")
     except OSError as error:
-        raise UserError(f"cannot write to '{output_dir}': {error.strerror}", "Choose --output_dir.") from error
+        todo = "Make room, or choose --output_dir."
+        raise UserError(f"cannot write to '{output_dir}': {error.strerror}", todo) from error
     return output_dir / "grid.png"

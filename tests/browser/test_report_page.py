@@ -163,7 +163,7 @@ def test_plots_follow_the_colour_scheme(visit: Any, report: Path) -> None:
 @pytest.mark.parametrize("width", [390, 768])
 def test_page_fits_a_phone(visit: Any, tmp_path: Path, width: int) -> None:
     """At 390 pixels nothing makes the page scroll sideways, even with long names and every fold-out open."""
-    long = "a-very-long-name-without-any-space-" * 5
+    long = "a_very_long_name_without_any_space_" * 5
     path = write_report(write_made_up_run(tmp_path, name=long, source=long, previews=3, config={"dataset": long}))
     page = visit.open(path, width=width)
     page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
-from tiny import TINY_UNET
 
 from openddpm.config import ModelOptions
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
 from openddpm.diffusion.sampling import denoiser, sample
+from tiny import TINY_UNET
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tiny import exact_metrics, write_tiny_folder, write_tiny_unet
 
 MAIN = Path(__file__).parents[2] / "main.py"

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import differing, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import MetricsRow
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
 from openddpm.training.setup import prepare
+from tiny import differing, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 
 class _Crash(Exception):
@@ -42,7 +42,7 @@ def _train(folder: Path, name: str, observers: tuple[Observer, ...] = (), **opti
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("ended_at", [3, 5, 8])
 def test_resume_after_sigterm_is_exact(tmp_path: Path, accumulation: int, ended_at: int) -> None:
-    """A run saved on SIGTERM, inside an epoch or at its boundary, ends with the losses and weights of one left alone."""
+    """A run saved on SIGTERM, inside an epoch or at its boundary, ends as one left alone, to the bit."""
     options = {"gradient_accumulation_steps": accumulation}
     _train(tmp_path, "whole", **options)
     result = _train(tmp_path, "cut", (_EndAt(ended_at, crash=False),), **options)

@@ -1,6 +1,7 @@
 """Writes plausible run folders without training anything."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def _evaluation(step: int, weights: Weights) -> EvaluationRow:
     )
 
 
+@cache
 def _faces(count: int, resolution: int) -> np.ndarray:
     """Return mirrored blobs in flat colours, which pass for faces: (count, resolution, resolution, 3), uint8."""
     random = np.random.default_rng(7)
@@ -179,4 +181,4 @@ def _write_preview(path: Path, done: float, weights: Weights, resolution: int) -
     noise = np.random.default_rng(3).normal(size=faces.shape)
     share = (1 - done) ** 1.5 + (0.0 if weights == "ema" else 0.12)
     mixed = math.sqrt(max(0.0, 1 - share**2)) * faces + share * noise
-    _grid(np.clip((mixed + 1) * 127.5, 0, 255).astype(np.uint8)).save(path)
+    _grid(np.clip((mixed + 1) * 127.5, 0, 255).astype(np.uint8)).save(path, compress_level=1)

@@ -1,6 +1,7 @@
 """Finds the command, and turns a UserError into one message and exit status 2."""
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -50,4 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  -> {error.todo}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("openddpm: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

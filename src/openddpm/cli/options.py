@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import tyro
 
 from openddpm.config import OPTION_GROUPS, TrainConfig
+from openddpm.recipes import RECIPES
 
 _DESCRIPTION = """Train a diffusion model and record the whole run.
 
-Try it:      openddpm train --recipe avatars-16
-Your images: openddpm train --dataset FOLDER --resolution 64 --output_dir runs/mine
+Try it:  openddpm train --recipe avatars-16
+
+Your own images:  openddpm train --dataset FOLDER --resolution 64 --output_dir runs/mine
 """
 
 
@@ -24,8 +26,8 @@ def parse_train_config(arguments: list[str]) -> TrainConfig:
         UserError: unknown recipe, or values out of range.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
-    recipe = _recipe_in(arguments)
-    defaults = TrainConfig(recipe=recipe) if recipe is not None else TrainConfig()
+    recipe = _last_value(arguments, "recipe")
+    defaults = TrainConfig(recipe=recipe)
     groups = [
         (title, tyro.conf.OmitArgPrefixes[_parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
         for title, group in OPTION_GROUPS.items()
@@ -34,6 +36,8 @@ def parse_train_config(arguments: list[str]) -> TrainConfig:
     options.__doc__ = _DESCRIPTION
     parsed = tyro.cli(options, args=arguments, prog="openddpm train", use_underscores=True)
     values = {name: value for group in dataclasses.asdict(parsed).values() for name, value in group.items()}
+    if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
+        values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for
     return TrainConfig(**values)
 
 
@@ -41,20 +45,34 @@ def _parsable(group: Any, defaults: TrainConfig) -> Any:
     """Return a dataclass with a group's fields, for tyro to parse without validating."""
     fields = []
     for name, field in group.model_fields.items():
-        kind, help_options = field.annotation, {"help": field.description}
+        kind, default, help_options = field.annotation, getattr(defaults, name), {"help": field.description}
         if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
             kind_name = next(entry.__name__ for entry in typing.get_args(kind) if entry is not type(None))
-            help_options |= {"metavar": kind_name.upper(), "help_behavior_hint": ""}
+            help_options["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
+        if default in (None, ""):  # the help text says what happens then
+            help_options["help_behavior_hint"] = ""
         option = Annotated[kind, tyro.conf.arg(**help_options)]
-        fields.append((name, option, dataclasses.field(default=getattr(defaults, name))))
+        fields.append((name, option, dataclasses.field(default=default)))
     parsable = dataclasses.make_dataclass(group.__name__, fields)
     parsable.__doc__ = group.__doc__
     return parsable
 
 
-def _recipe_in(arguments: list[str]) -> str | None:
+def _is_given(arguments: list[str], option: str) -> bool:
+    return any(_option_name(argument) == option for argument in arguments)
+
+
+def _last_value(arguments: list[str], option: str) -> str | None:
+    """Return the value that tyro will find for `option`: where it is given twice, the last."""
+    value = None
     for index, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--recipe":
-            return value or (arguments[index + 1] if index + 1 < len(arguments) else None)
-    return None
+        if _option_name(argument) == option:
+            _, is_joined, joined = argument.partition("=")
+            value = joined if is_joined else next(iter(arguments[index + 1 :]), None)
+    return value
+
+
+def _option_name(argument: str) -> str:
+    """--max-train-steps=7 -> max_train_steps"""
+    name, _, _ = argument.partition("=")
+    return name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""

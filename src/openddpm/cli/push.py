@@ -1,34 +1,36 @@
 """openddpm push"""
 
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+from openddpm.cli.arguments import OptionalText, RunFolder, call
 
 
 def run(arguments: list[str]) -> int:
     """Parse and push."""
-    return tyro.cli(_push, args=arguments, prog="openddpm push", use_underscores=True)
+    return call(_push, "push", arguments)
 
 
 def _push(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: RunFolder,
     /,
-    hub_model_id: str | None = None,
+    hub_model_id: OptionalText = None,
     hub_private_repo: bool = False,
-    hub_token: str | None = None,
+    hub_token: OptionalText = None,
 ) -> int:
     """Upload weights, record, report and card of a run, never its checkpoints. Can be repeated.
 
     Args:
         run: The run folder.
-        hub_model_id: Repository to push to (default: the run folder's name, under your account).
+        hub_model_id: Repository to push to (default: the one of the run's own config, or else the run folder's name,
+            under your account).
         hub_private_repo: Create the repository as private.
         hub_token: Access token; better given by HF_TOKEN or `hf auth login`.
     """
     from openddpm.analysis.report import write_report
     from openddpm.publishing.hub import push_run
+    from openddpm.record.reader import read_run_record
 
+    config = read_run_record(run).config
+    repository = hub_model_id or config.get("hub_model_id") or run.resolve().name
+    is_private = hub_private_repo or bool(config.get("hub_private_repo"))
     write_report(run)
-    print(f"pushed: {push_run(run, hub_model_id or run.resolve().name, hub_token, hub_private_repo)}")
+    print(f"pushed: {push_run(run, repository, hub_token, is_private)}")
     return 0

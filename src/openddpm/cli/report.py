@@ -1,17 +1,14 @@
 """openddpm report"""
 
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+from openddpm.cli.arguments import RunFolder, call
 
 
 def run(arguments: list[str]) -> int:
     """Parse and rebuild."""
-    return tyro.cli(_report, args=arguments, prog="openddpm report", use_underscores=True)
+    return call(_report, "report", arguments)
 
 
-def _report(run: Annotated[Path, tyro.conf.Positional], /) -> int:
+def _report(run: RunFolder, /) -> int:
     """Rebuild report.html and the model card of a run from its record. Needs no GPU and no torch.
 
     Args:

@@ -1,20 +1,19 @@
 """openddpm sample"""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from openddpm.cli.arguments import OptionalPath, RunFolder, call
 
 
 def run(arguments: list[str]) -> int:
     """Parse and sample."""
-    return tyro.cli(_sample, args=arguments, prog="openddpm sample", use_underscores=True)
+    return call(_sample, "sample", arguments)
 
 
 def _sample(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: RunFolder,
     /,
-    output_dir: Path | None = None,
+    output_dir: OptionalPath = None,
     num_images: int = 16,
     solver: Literal["ddim", "ddpm", "dpmsolver++", "unipc"] = "ddim",
     num_inference_steps: int = 50,
@@ -30,7 +29,7 @@ def _sample(
         solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
         num_inference_steps: Calls of the model an image.
         seed: Image number N of a seed is the same whatever num_images and batch_size are.
-        batch_size: Images made at a time.
+        batch_size: Images made at a time; lower it where memory is short.
     """
     from openddpm.sampling_run import sample_run
 

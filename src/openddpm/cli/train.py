@@ -1,12 +1,15 @@
 """openddpm train"""
 
 import os
+import shlex
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from openddpm.cli.options import parse_train_config
 from openddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from openddpm.training.loop import TrainResult
 
 
 def run(arguments: list[str]) -> int:
@@ -16,23 +19,24 @@ def run(arguments: list[str]) -> int:
         raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from openddpm.api import train
 
-    return report_result(train(config))
+    return report_result(train(config), config.logging_dir)
 
 
-def report_result(result: "TrainResult") -> int:  # type: ignore[name-defined]  # noqa: F821 - torch loads with it
+def report_result(result: "TrainResult", logging_dir: str) -> int:
     """Say what there is to look at and what to do next; returns the exit status."""
+    status = 128 + result.signal if result.status == "interrupted" and result.signal else 0
     if int(os.environ.get("RANK", "0")) != 0:
-        return 128 + result.signal if result.signal else 0
+        return status
     folder: Path = result.folder
-    console = Console(highlight=False, soft_wrap=True)
-    if result.status == "interrupted":
-        console.print(f"saved; go on with: openddpm resume {folder}")
-        return 128 + int(result.signal or 0)
+    quoted = shlex.quote(str(folder))
+    if status:
+        print(f"saved; go on with: openddpm resume {quoted}")
+        return status
     pictures = sorted((folder / "samples").glob("step-*-ema.png")) or sorted((folder / "samples").glob("step-*-raw.png"))
-    console.print(f"report:  {folder / 'report.html'}")
-    console.print(f"samples: {pictures[-1] if pictures else 'none'}")
-    console.print("next:")
-    console.print(f"  openddpm sample {folder} --num_images 64")
-    console.print(f"  tensorboard --logdir logs")
-    console.print(f"  openddpm train --dataset FOLDER-WITH-IMAGES --resolution 64 --output_dir runs/mine")
+    print(f"report:  {folder / 'report.html'}")
+    print(f"samples: {pictures[-1] if pictures else 'none'}")
+    print("next:")
+    print(f"  openddpm sample {quoted} --num_images 64")
+    print(f"  tensorboard --logdir {shlex.quote(logging_dir)}")
+    print("  openddpm train --dataset FOLDER-WITH-IMAGES --resolution 64 --output_dir runs/mine")
     return 0

@@ -42,7 +42,7 @@ class RefusedImage(Exception):
 
 
 EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage
-"""The bytes of a file, aIllow image, a uint8 array, or why there is none of these."""
+"""The bytes of a file, a Pillow image, a uint8 array, or why there is none of these."""
 
 
 def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:

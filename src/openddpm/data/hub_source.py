@@ -1,6 +1,8 @@
 """A data set of the Hugging Face Hub (or of the mirror that HF_ENDPOINT names), pinned to a commit."""
 
 import hashlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openddpm.config import DataOptions
@@ -21,34 +23,63 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
     """
     import datasets
 
-    revision, config, split = options.dataset_revision, options.dataset_config, options.dataset_split
-    silence = None  # why the Hub does not answer, if it does not
     try:
-        revision = _commit(options)
-    except _NoAnswerError as error:
-        silence = error
+        commit = _commit(options)
+    except _NoAnswerError as silence:
+        dataset, commit = _load_from_cache(options, silence)
+    else:
+        dataset = _download(options, commit)
+    identity = f"{options.dataset} {dataset.config_name} {dataset.split} {commit or dataset._fingerprint}"
+    return dataset, commit, hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
+    import datasets
+    from datasets.exceptions import DataFilesNotFoundError
+
     try:
-        if silence is None:
-            names = datasets.get_dataset_config_names(options.dataset, revision=revision)
-            config = _choose(config, names, "--dataset_config", "default" if "default" in names else None)
-            splits = datasets.get_dataset_split_names(options.dataset, config, revision=revision)
-            split = _choose(split, splits, "--dataset_split", None)
-        dataset = datasets.load_dataset(
-            options.dataset, config, split=split, revision=revision, cache_dir=options.cache_dir
+        names = datasets.get_dataset_config_names(options.dataset, revision=commit)
+        config = _choose(options.dataset_config, names, "--dataset_config", "default" if "default" in names else None)
+        splits = datasets.get_dataset_split_names(options.dataset, config, revision=commit)
+        split = _choose(options.dataset_split, splits, "--dataset_split", None)
+        return datasets.load_dataset(
+            options.dataset, config, split=split, revision=commit, cache_dir=options.cache_dir
         )
     except UserError:
         raise
-    except Exception as error:  # the libraries below have no common base for what goes wrong on the way
-        if silence is not None:
-            raise _unreachable(options, silence) from error
-        if _status(error) is not None or isinstance(error, OSError):
-            raise _unreachable(options, error) from error
+    except Exception as error:  # what lies below has no common base for all that goes wrong on the way
+        cause = _cause(error)
+        is_empty = isinstance(error, DataFilesNotFoundError | datasets.data_files.EmptyDatasetError)
+        if not is_empty and (_status(cause) is not None or isinstance(cause, OSError)):
+            raise UserError(
+                f"the Hub did not deliver the data set '{options.dataset}': {_first_line(cause)}",
+                "Check the connection and the space on the disk, then run the same command again.",
+            ) from error
         raise UserError(
             f"the data set '{options.dataset}' of the Hub cannot be loaded: {_first_line(error)}",
             "It may hold no files of a known format; export its images to parquet files or a folder first.",
         ) from error
-    identity = f"{options.dataset} {config} {split} {revision or dataset._fingerprint}"
-    return dataset, revision, hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _load_from_cache(options: DataOptions, silence: Exception) -> tuple["datasets.Dataset", str | None]:
+    """Return what an earlier download left, and its commit where the cache tells it."""
+    import datasets
+
+    online = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True  # or `datasets` asks the silent Hub for half a minute more
+    try:
+        dataset = datasets.load_dataset(
+            options.dataset, options.dataset_config, split=options.dataset_split, cache_dir=options.cache_dir
+        )
+    except Exception as error:
+        raise _unreachable(options, silence) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = online
+    folder = Path(dataset.cache_files[0]["filename"]).parent.name if dataset.cache_files else ""
+    commit = folder if re.fullmatch("[0-9a-f]{40}", folder) else None
+    if options.dataset_revision not in (None, commit):
+        raise _unreachable(options, silence)
+    return dataset, commit
 
 
 class _NoAnswerError(Exception):
@@ -103,12 +134,14 @@ def _todo(status: int) -> str:
     return "Check the name, and your token (HF_TOKEN, or hf auth login): it may be wrong, expired or without access."
 
 
-def _unreachable(options: DataOptions, error: Exception) -> UserError:
+def _unreachable(options: DataOptions, silence: Exception) -> UserError:
     """Say that the Hub failed, without claiming that the data set does not exist."""
+    from huggingface_hub import constants
+
     return UserError(
-        f"'{options.dataset}' is no local file or folder and no built-in name, and the Hub could not be asked for it: "
-        f"{_first_line(error)}",
-        "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE, then run the same command again; or give a local path.",
+        f"'{options.dataset}' is no local file or folder and no built-in name, and the Hub ({constants.ENDPOINT}) "
+        f"could not be asked for it: {_first_line(silence)}",
+        "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE and try again.",
     )
 
 
@@ -121,10 +154,20 @@ def _choose(asked: str | None, names: list[str], option: str, default: str | Non
     raise UserError(found, closest(asked or "", names))
 
 
-def _status(error: Exception) -> int | None:
+def _cause(error: BaseException) -> BaseException:
+    """Return the answer of the Hub that `error` came from, or `error` itself."""
+    link: BaseException | None = error
+    while link is not None:
+        if _status(link) is not None:
+            return link
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
     """Return the HTTP status that made `error`, if one did."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -77,7 +77,7 @@ def _decode_into_cache(source: ImageSource, preprocessing: Preprocessing, folder
         shutil.rmtree(abandoned, ignore_errors=True)
     with _temporary_folder(folder.parent, prefix) as temporary:
         _decode_all(source, preprocessing, temporary, quiet)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
     findings: list[ImageFinding] = []
     with (
         Progress(*columns, disable=quiet, transient=True) as progress,
-        open(folder / "images.uint8", "wb") as file,
+        (folder / "images.uint8").open("wb") as file,
         contextlib.closing(_decoded_in_order(source.items(), preprocessing)) as decoded,
     ):
         task = progress.add_task("decoding images", total=source.num_items)

@@ -93,14 +93,17 @@ class BatchStream:
             images = torch.where(flipped, images.flip(-1), images)
         if self._transform is not None:
             seed_global_generators(self._seed, "transform", step, micro_index)
-            shape = images.shape
-            images = self._transform(images)
-            if images.shape != shape or images.dtype != torch.uint8:
-                raise UserError(
-                    f"the transform returned {images.dtype} {tuple(images.shape)}",
-                    f"Return uint8 images of the shape it is given, {tuple(shape)}.",
-                )
+            images = _checked(self._transform(images), images.shape)
         return uint8_to_signed_unit(images)
+
+
+def _checked(transformed: object, shape: torch.Size) -> torch.Tensor:
+    if isinstance(transformed, torch.Tensor) and transformed.shape == shape and transformed.dtype == torch.uint8:
+        return transformed
+    found = type(transformed).__name__
+    if isinstance(transformed, torch.Tensor):
+        found = f"{transformed.dtype} {tuple(transformed.shape)}"
+    raise UserError(f"the transform returned {found}", f"Return uint8 images of the shape it is given, {tuple(shape)}.")
 
 
 def load_images(images: np.ndarray, indices: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -37,17 +38,22 @@ class Display(Observer):
         self._total = run.total_steps
         self._folder = folder
         dataset, model = run.dataset, run.model
-        say = self._console.print
+        say = self._say
         say(
-            f"[bold]{run.name}[/]: {dataset.num_train:,} training images ({dataset.num_heldout:,} held out) of "
+            f"[bold]{escape(run.name)}[/]: {dataset.num_train:,} training images ({dataset.num_heldout:,} held out) of "
             f"{dataset.resolution}x{dataset.resolution}x{dataset.channels}, {model.num_parameters:,} parameters, "
             f"{run.total_steps:,} steps on {run.environment['device_type']}"
         )
         if run.resumptions:
             last = run.resumptions[-1]
             for skipped in last.skipped_checkpoints:
-                say(f"[bold red]checkpoint not valid, skipped:[/] {skipped}")
+                say(f"[bold red]checkpoint not valid, skipped:[/] {escape(skipped)}")
             say(f"going on from step {last.step:,}")
+        elif int(run.config.get("lr_warmup_steps", 0)) >= run.total_steps:
+            say(
+                f"[bold]note:[/] the learning rate rises for {run.config['lr_warmup_steps']:,} steps, which this run does "
+                "not have; see --lr_warmup_steps"
+            )
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:
             self._live.start()
@@ -56,14 +62,14 @@ class Display(Observer):
         self._row = row
         self._loss = row.train_loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * row.train_loss
         self._rates = [*self._rates[-30:], (row.wall_seconds, row.step)]
-        self._progress.update(self._task, completed=row.step, left=f"{self._time_left()} left")
+        self._progress.update(self._task, completed=row.step, left=self._time_left())
         if self._console.is_terminal:
             self._live.update(self._view())
         elif row.wall_seconds - self._plain_at >= _PLAIN_EVERY_SECONDS or row.step == self._total:
             self._plain_at = row.wall_seconds
-            self._console.print(
+            self._say(
                 f"step {row.step:,}/{self._total:,}  loss {self._loss:.4f}{self._heldout_text()}  "
-                f"{row.images_per_second:,.0f} images/s  {self._time_left()} left"
+                f"{row.images_per_second:,.0f} images/s{self._time_left()}"
             )
 
     def evaluated(self, row: EvaluationRow) -> None:
@@ -72,15 +78,18 @@ class Display(Observer):
     def previewed(self, preview: Preview) -> None:
         self._preview = preview.ema or preview.raw
         if not self._console.is_terminal:
-            self._console.print(f"preview: {self._preview}{self._heldout_text()}")
+            self._say(f"preview: {escape(str(self._preview))}{self._heldout_text()}")
 
     def ended(self, run: RunRecord) -> None:
         self._live.stop()
         progress = run.progress
-        self._console.print(
+        self._say(
             f"[bold]{run.status}[/] at step {progress.step:,}: {progress.images:,} images, {progress.epoch:.1f} epochs"
             f"{self._heldout_text()}"
         )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)  # a line of a log file is a line
 
     def _view(self) -> Table:
         assert self._row is not None
@@ -92,7 +101,7 @@ class Display(Observer):
             f"epoch {self._row.epoch:.1f}"
         )
         if self._preview:
-            lines.add_row(f"last preview: {self._preview}   report: {self._folder / 'report.html'}")
+            lines.add_row(escape(f"last preview: {self._preview}   report: {self._folder / 'report.html'}"))
         return lines
 
     def _heldout_text(self) -> str:
@@ -100,9 +109,9 @@ class Display(Observer):
         return "".join(f"  held-out {weights} {loss:.4f}" for weights, loss in known.items())
 
     def _time_left(self) -> str:
-        """Return the time left at the rate of the last logged lines, pauses included."""
+        """Return the time left at the rate of the last logged lines, pauses included; nothing while it is not known."""
         (first_seconds, first_step), (seconds, step) = self._rates[0], self._rates[-1]
         if step == first_step:
-            return "?"
+            return ""
         left = int((seconds - first_seconds) / (step - first_step) * (self._total - step))
-        return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+        return f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"

@@ -1,11 +1,14 @@
 """Pushes the run to the Hub when it ends; a failing push never ends a run."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from openddpm.config import TrainConfig
-from openddpm.publishing.hub import HubError, prepare_repository, push_run
+from openddpm.errors import UserError
+from openddpm.publishing.hub import prepare_repository, push_run
 from openddpm.record.schema import RunRecord
 from openddpm.training.observers import Observer
 
@@ -24,11 +27,13 @@ class PushObserver(Observer):
     def ended(self, run: RunRecord) -> None:
         if run.status != "finished":
             return
+        say = self._console.print
         try:
             address = push_run(
                 self._folder, self._repository, self._config.hub_token, private=self._config.hub_private_repo
             )
-            self._console.print(f"pushed: {address}")
-        except HubError as error:
-            self._console.print(f"[bold red]not pushed:[/] {error.found}", markup=True)
-            self._console.print(f"Nothing is lost. Try again: openddpm push {self._folder} --hub_model_id {self._repository}")
+            say(f"pushed: {escape(address)}", soft_wrap=True)
+        except UserError as error:
+            again = f"openddpm push {shlex.quote(str(self._folder))} --hub_model_id {self._repository}"
+            say(f"[bold red]not pushed:[/] {escape(error.found)}", soft_wrap=True)
+            say(f"Nothing is lost. {escape(error.todo)} Try again: {escape(again)}", soft_wrap=True)

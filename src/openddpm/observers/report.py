@@ -1,6 +1,10 @@
 """Rebuilds report.html and the model card as the record grows."""
 
+from collections.abc import Callable
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from openddpm.publishing.card import write_card
 from openddpm.record.schema import RunRecord
@@ -10,14 +14,30 @@ from openddpm.training.observers import Observer
 class ReportObserver(Observer):
     """Keeps the run folder's pages in step with its record; a page that cannot be built never ends a run."""
 
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._folder: Path | None = None
+        self._told: set[str] = set()
+
     def started(self, run: RunRecord, folder: Path) -> None:
         self._folder = folder
 
     def record_grown(self) -> None:
         from openddpm.analysis.report import write_report
 
-        write_report(self._folder)
+        self._build("report.html", write_report)
 
     def ended(self, run: RunRecord) -> None:
         self.record_grown()
-        write_card(self._folder)
+        self._build("README.md", write_card)
+
+    def _build(self, page: str, write: Callable[[Path], Path]) -> None:
+        if self._folder is None:
+            return
+        try:
+            write(self._folder)
+        except Exception as error:
+            fault = f"{page} could not be built ({type(error).__name__}: {error}); try later: openddpm report"
+            if fault not in self._told:
+                self._told.add(fault)
+                self._console.print(f"[bold red]warning:[/] {escape(fault)} {escape(str(self._folder))}", soft_wrap=True)

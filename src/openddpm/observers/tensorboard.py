@@ -1,5 +1,6 @@
 """The run as TensorBoard events: scalars, preview images, and the config without secrets."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +8,38 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from openddpm.errors import UserError
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
 from openddpm.training.observers import Observer
+
+OWNER_FILE = "run-folder.txt"
+"""Beside the events: the path of the run folder that they are of."""
 
 
 class TensorBoardObserver(Observer):
     """Writes events to LOGGING_DIR/NAME-OF-RUN, so that one TensorBoard shows every run."""
 
     def __init__(self, logging_dir: Path) -> None:
-        self._logging_dir = logging_dir
+        """Find, before anything is trained, that events can be written to `logging_dir`.
+
+        Raises:
+            UserError: they cannot.
+        """
+        self._logging_dir = logging_dir.expanduser()
         self._writer: Any = None
+        try:
+            self._logging_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            todo = "Choose a folder that you may write to."
+            raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", todo) from error
 
     def started(self, run: RunRecord, folder: Path) -> None:
         step = run.progress.step
-        events = self._logging_dir / run.name
+        events = _events_folder(self._logging_dir, run.name, folder)
         if step == 0:
             for old in events.glob("events.out.tfevents.*"):
-                old.unlink()  # of an earlier run of this name, which was overwritten
+                old.unlink()  # of the run that stood in this run folder before
         self._writer = SummaryWriter(str(events), purge_step=step + 1 if step else None)
         rows = [f"| {name} | {value} |" for name, value in run.config.items()]
         self._writer.add_text("config", "\n".join(["| option | value |", "|---|---|", *rows]), 0)
@@ -50,9 +65,25 @@ class TensorBoardObserver(Observer):
         self._writer.flush()
 
     def ended(self, run: RunRecord) -> None:
+        if self._writer is None:  # the run failed before this observer was told of its start
+            return
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in run.config.items()
         }
         self._writer.add_hparams(plain, {"hparam/epochs": run.progress.epoch}, run_name=".")
         self._writer.close()
+
+
+def _events_folder(logging_dir: Path, name: str, run_folder: Path) -> Path:
+    """Return LOGGING_DIR/NAME, or NAME-2 and so on where the events of another run folder of that name stand."""
+    ours = str(run_folder.resolve())
+    for number in itertools.count(1):
+        events = logging_dir / (name if number == 1 else f"{name}-{number}")
+        owner = events / OWNER_FILE
+        if not owner.exists() and not any(events.glob("events.out.tfevents.*")):
+            events.mkdir(parents=True, exist_ok=True)
+            owner.write_text(ours, encoding="utf-8")
+        if owner.exists() and owner.read_text(encoding="utf-8") == ours:
+            return events
+    raise AssertionError("unreachable")

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from openddpm.errors import UserError
+
 
 def fsync_folder(folder: Path) -> None:
     """Make renames within `folder` survive a power loss (a no-op where folders cannot be opened)."""
@@ -23,11 +25,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
@@ -39,8 +41,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON Lines file; a torn last line is left out, a missing file has none."""
+    """Return the whole lines of a JSON Lines file; a torn last line is left out, a missing file has none.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]  # what follows the last newline is torn
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is torn
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number, str(error)) from error
+        if not isinstance(row, dict):
+            raise _damaged(path, number, "not a JSON object")
+        rows.append(row)
+    return rows
+
+
+def _damaged(path: Path, number: int, reason: str) -> UserError:
+    return UserError(f"line {number} of '{path}' is damaged: {reason}", "Restore the file, or remove that line.")

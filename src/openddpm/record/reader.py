@@ -3,13 +3,16 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from openddpm.errors import UserError
 from openddpm.record.files import read_json_lines
 from openddpm.record.schema import SCHEMA_VERSION, DataRecord, EvaluationRow, MetricsRow, RunRecord
-from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, RUN_FILE
+from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, PREVIEW_NAME, RUN_FILE
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -52,30 +55,47 @@ def read_run_record(folder: Path) -> RunRecord:
             )
         return RunRecord.model_validate(content)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"'{path}' is damaged: {error}", "Restore the file, or train again.") from error
+        raise _damaged(path, error) from error
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """Read every record file of a run; files that the run has not written yet count as empty."""
-    run = read_run_record(folder)
-    data_path = folder / DATA_FILE
-    try:
-        return RunFolder(
-            folder=folder,
-            run=run,
-            metrics=[MetricsRow.model_validate(row) for row in read_json_lines(folder / METRICS_FILE)],
-            evaluations=[EvaluationRow.model_validate(row) for row in read_json_lines(folder / EVALUATIONS_FILE)],
-            data=DataRecord.model_validate_json(data_path.read_text("utf-8")) if data_path.exists() else None,
-            previews=list_previews(folder),
-        )
-    except (ValueError, ValidationError) as error:
-        raise UserError(f"the record in '{folder}' is damaged: {error}", "Restore the file that it names.") from error
+    """Read every record file of a run; files that the run has not written yet count as empty.
+
+    Raises:
+        UserError: as `read_run_record`, or a damaged file, which it names.
+    """
+    return RunFolder(
+        folder=folder,
+        run=read_run_record(folder),
+        metrics=_read_rows(folder / METRICS_FILE, MetricsRow),
+        evaluations=_read_rows(folder / EVALUATIONS_FILE, EvaluationRow),
+        data=_read_data_record(folder / DATA_FILE),
+        previews=list_previews(folder),
+    )
 
 
 def list_previews(folder: Path) -> list[Preview]:
     """Return the previews of a run in the order of their steps."""
     found: dict[int, dict[str, Path]] = {}
-    for path in (folder / "samples").glob("step-*-*.png"):
-        _, step, weights = path.stem.split("-")
-        found.setdefault(int(step), {})[weights] = path
+    for path in (folder / "samples").glob("step-*.png"):
+        if preview := PREVIEW_NAME.fullmatch(path.name):
+            found.setdefault(int(preview["step"]), {})[preview["weights"]] = path
     return [Preview(step, kinds.get("ema"), kinds.get("raw")) for step, kinds in sorted(found.items())]
+
+
+def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    try:
+        return [kind.model_validate(row) for row in read_json_lines(path)]
+    except ValidationError as error:
+        raise _damaged(path, error) from error
+
+
+def _read_data_record(path: Path) -> DataRecord | None:
+    try:
+        return DataRecord.model_validate_json(path.read_bytes()) if path.exists() else None
+    except ValidationError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"'{path}' is damaged: {error}", "Restore the file, or train again.")

@@ -1,6 +1,7 @@
 """Writes a run folder. One writer a run: the main process."""
 
 import json
+import re
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,6 +18,9 @@ RUN_FILES = (
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
 )
 """Everything a run may leave in its folder; nothing else there is ever removed."""
+
+
+PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
 
 
 class RunWriter:
@@ -47,11 +51,12 @@ class RunWriter:
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             rows = [row for row in read_json_lines(self.folder / name) if row["step"] <= step]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
-        for image in (self.folder / "samples").glob("step-*.png"):
-            if int(image.name.split("-")[1]) > step:
+        for image in (self.folder / "samples").iterdir():
+            preview = PREVIEW_NAME.fullmatch(image.name)
+            if preview and int(preview["step"]) > step:
                 image.unlink()
 
 
 def _append(path: Path, row: BaseModel) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")

@@ -110,7 +110,7 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
     """
     candidates = list_checkpoints(run_folder)[::-1]
     if asked != "latest":
-        wanted = {Path(asked).resolve(), (run_folder / asked).resolve(), (checkpoints_folder(run_folder) / asked).resolve()}
+        wanted = {(base / asked).resolve() for base in (Path(), run_folder, checkpoints_folder(run_folder))}
         candidates = [folder for folder in candidates if folder.resolve() in wanted]
         if not candidates:
             raise UserError(

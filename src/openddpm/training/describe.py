@@ -50,7 +50,9 @@ def new_record(
             sha256=store.sha256,
         ),
         model=ModelRecord(
-            num_parameters=unet.num_parameters(), gflops_per_image=round(gflops_per_image(unet), 3), config=_plain(dict(unet.config))
+            num_parameters=unet.num_parameters(),
+            gflops_per_image=round(gflops_per_image(unet), 3),
+            config=_plain(dict(unet.config)),
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),

@@ -17,7 +17,13 @@ class FixedTuples:
     """Some images, each with a timestep and a noise that never change."""
 
     def __init__(
-        self, images: np.ndarray, indices: np.ndarray, process: DiffusionProcess, device: torch.device, seed: int, name: str
+        self,
+        images: np.ndarray,
+        indices: np.ndarray,
+        process: DiffusionProcess,
+        device: torch.device,
+        seed: int,
+        name: str,
     ) -> None:
         """Choose up to MAX_TUPLES of `indices` into the store `images`, timesteps spread evenly over all of them."""
         count = min(max(len(indices), MIN_TUPLES), MAX_TUPLES)

@@ -5,9 +5,7 @@ functions of it and of the seed. A global batch is a contiguous block of positio
 numbered over accumulation steps and processes alike, so the same images meet the same noise however they are spread.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from openddpm.record.reader import Preview
 from openddpm.record.schema import MetricsRow, Status, Weights
 from openddpm.seeding import seed_global_generators, standard_normal, uniform
 from openddpm.training.checkpoint import write_checkpoint
+from openddpm.training.clock import Clock
 from openddpm.training.export import export_pipeline
 from openddpm.training.previews import write_preview
 from openddpm.training.setup import Training
@@ -60,7 +59,7 @@ def fit(training: Training) -> TrainResult:
 def _fit(training: Training, stop: StopRequest) -> Status:
     config, state, accelerator = training.config, training.state, training.accelerator
     epoch_size = training.stream.order.num_images
-    clock = _Clock(state.wall_seconds)
+    clock = Clock(state.wall_seconds)
 
     while state.step < training.total_steps:
         # Set the learning rate.
@@ -132,7 +131,7 @@ def _micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tens
     return F.mse_loss(prediction.float(), process.target(images, noise, timesteps))
 
 
-def _log(training: Training, clock: "_Clock", learning_rate: float, grad_norm: torch.Tensor) -> None:
+def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torch.Tensor) -> None:
     """Add a line to metrics.jsonl: the one place that waits for the device."""
     state, accelerator = training.state, training.accelerator
     mean_loss = accelerator.reduce(state.loss_sum, reduction="mean") / state.steps_since_log  # type: ignore[operator]
@@ -186,27 +185,3 @@ def _save(training: Training) -> None:
         export_pipeline(recorder.folder, checkpoint, state.unet, training.process.scheduler)
         recorder.checkpointed(training.progress())
     training.accelerator.wait_for_everyone()
-
-
-class _Clock:
-    """Tells the time of the whole run, resumptions included, and the rate of training alone since the last call."""
-
-    def __init__(self, seconds_before: float) -> None:
-        self._logged_at = time.perf_counter()
-        self._origin = self._logged_at - seconds_before
-        self.images_since_log = 0
-
-    def wall_seconds(self) -> float:
-        return time.perf_counter() - self._origin
-
-    def images_per_second(self) -> float:
-        now = time.perf_counter()
-        rate = self.images_since_log / max(now - self._logged_at, 1e-9)
-        self._logged_at, self.images_since_log = now, 0
-        return rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._logged_at += time.perf_counter() - start

@@ -1,13 +1,12 @@
 """What the training loop announces, and to whom."""
 
 from pathlib import Path
-from typing import Protocol
 
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
 
 
-class Observer(Protocol):
+class Observer:
     """Looks on while a run is trained, in the main process only. Subclass it and override what you care for."""
 
     def started(self, run: RunRecord, folder: Path) -> None:

@@ -196,7 +196,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     elif precision == "fp16":
         raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())  # else ranks miss each other
+    return Accelerator(
+        mixed_precision=precision, cpu=not torch.accelerator.is_available()
+    )  # else ranks miss each other
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int) -> int:

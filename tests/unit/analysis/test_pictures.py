@@ -36,12 +36,12 @@ def test_previews_that_fit_are_embedded_byte_for_byte(tmp_path: Path) -> None:
 
 def test_large_previews_are_shrunk_before_the_film_gets_short(tmp_path: Path) -> None:
     """Images too large for the budget are made smaller, so that a dozen frames from the first to the last remain."""
-    run = read_run_folder(write_made_up_run(tmp_path, steps=300, rows=3, previews=30, resolution=128))
+    run = read_run_folder(write_made_up_run(tmp_path, steps=160, rows=3, previews=16, resolution=64))
     pictures = embed_pictures(run)
     labels = [frame["label"] or "" for frame in pictures.frames]
     assert len(labels) >= MIN_FRAMES
     assert labels[0].startswith("step 10 ")
-    assert labels[-1].startswith("step 300 ")
+    assert labels[-1].startswith("step 160 ")
     images = [frame[kind] or "" for frame in [*pictures.frames, pictures.frames[-1]] for kind in ("ema", "raw")]
     assert sum(map(len, images)) + len(pictures.training_data or "") <= BUDGET_BYTES
     assert image_of(images[0]).format == "JPEG"

@@ -147,7 +147,7 @@ def test_report_of_no_run_is_a_user_error(tmp_path: Path) -> None:
 
 def test_demo_sized_report_can_be_mailed(tmp_path: Path) -> None:
     """A report with more previews than it can hold stays within 8 MB."""
-    write_made_up_run(tmp_path, steps=200, rows=200, previews=40, resolution=64)
+    write_made_up_run(tmp_path, steps=200, rows=200, previews=14, resolution=64)
     assert write_report(tmp_path).stat().st_size <= 8_000_000
 
 

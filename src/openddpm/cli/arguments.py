@@ -1,0 +1,16 @@
+"""What the arguments of several commands have in common."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
+
+def call(command: Callable[..., int], name: str, arguments: list[str]) -> int:
+    """Parse `arguments` by the signature and docstring of `command`, and call it; returns the exit status."""
+    return tyro.cli(command, args=arguments, prog=f"openddpm {name}", use_underscores=True)

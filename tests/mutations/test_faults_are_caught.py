@@ -1,0 +1,141 @@
+"""Puts faults back, one at a time, into a copy of the source, and asks of a test that it fails.
+
+The first seven are those of widely copied training scripts.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAIN_LOOP = "tests/equivalence/test_plain_loop.py::"
+PROCESS = "tests/equivalence/test_process.py::"
+RESUME = "tests/resume/test_exact_resume.py::"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A line of the source, what a careless hand would make of it, and the test that stands against it."""
+
+    name: str
+    path: str
+    line: str
+    faulty: str
+    test: str
+
+
+FAULTS = [
+    Fault(
+        "ema left in the live model",
+        "training/loop.py",
+        "    if recorder.is_main:\n        kinds",
+        "    if recorder.is_main:\n        state.ema.copy_to(state.unet.parameters())\n        kinds",
+        PLAIN_LOOP + "test_previews_and_evaluation_leave_training_unchanged",
+    ),
+    Fault(
+        "noise from the global generator, which previews reset",
+        "training/loop.py",
+        'noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)',
+        "noise = torch.randn(images.shape)",
+        PLAIN_LOOP + "test_no_two_steps_share_their_noise",
+    ),
+    Fault(
+        "adam epsilon 1e-3",
+        "training/optimization.py",
+        "eps=options.adam_epsilon",
+        "eps=1e-3",
+        PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-1]",
+    ),
+    Fault(
+        "clipping scaled gradients",
+        "training/loop.py",
+        "accelerator.clip_grad_norm_(",
+        "torch.nn.utils.clip_grad_norm_(",
+        PLAIN_LOOP + "test_loss_scaling_changes_nothing",
+    ),
+    Fault(
+        "logging a loss divided by the accumulation",
+        "training/loop.py",
+        "state.loss_sum += loss.detach()",
+        "state.loss_sum += loss.detach() / config.gradient_accumulation_steps",
+        PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-3]",
+    ),
+    Fault(
+        "stepping on the first micro-batch alone",
+        "training/loop.py",
+        "            state.loss_sum += loss.detach()\n",
+        "            state.loss_sum += loss.detach()\n            if accumulation_index:\n                "
+        "state.optimizer.zero_grad()\n",
+        PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-3]",
+    ),
+    Fault(
+        "a schedule that forgets accumulation",
+        "training/setup.py",
+        "per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes",
+        "per_step = config.train_batch_size",
+        PLAIN_LOOP + "test_an_epoch_count_becomes_optimizer_steps",
+    ),
+    Fault(
+        "noising in half precision",
+        "diffusion/process.py",
+        "self.scheduler.add_noise(images.float(), noise.float(), timesteps)",
+        "self.scheduler.add_noise(images, noise, timesteps)",
+        PROCESS + "test_noising_half_precision_images_adds_noise_at_every_timestep",
+    ),
+    Fault(
+        "an ema without warm-up",
+        "training/setup.py",
+        "use_ema_warmup=True",
+        "use_ema_warmup=False",
+        PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-1]",
+    ),
+    Fault(
+        "an ema that a resume forgets",
+        "training/state.py",
+        'shadow.data.copy_(tensors["ema"][name])',
+        "pass",
+        RESUME + "test_resume_after_sigterm_is_exact[3-1]",
+    ),
+    Fault(
+        "an ema warm-up that starts again",
+        "training/state.py",
+        'self.ema.optimization_step = scalars["step"]',
+        "pass",
+        RESUME + "test_resume_after_sigterm_is_exact[3-1]",
+    ),
+    Fault(
+        "the same order in every epoch",
+        "data/stream.py",
+        'numpy_generator(self._seed, "order", epoch)',
+        'numpy_generator(self._seed, "order")',
+        "tests/unit/data/test_stream.py",
+    ),
+    Fault(
+        "a loss sum that a resume forgets",
+        "training/state.py",
+        "self.loss_sum.fill_(loss_sums[process_index] if process_index < len(loss_sums) else 0.0)",
+        "self.loss_sum.zero_()",
+        RESUME + "test_resume_after_a_crash_is_exact[3]",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
+    """With the fault put back, the test that stands against it fails."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    path = tmp_path / "src" / "openddpm" / fault.path
+    source = path.read_text()
+    assert source.count(fault.line) == 1, "the line is no longer there: bring this fault up to date"
+    path.write_text(source.replace(fault.line, fault.faulty))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", fault.test]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "SyntaxError" not in done.stdout and "ImportError" not in done.stdout
