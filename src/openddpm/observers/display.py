@@ -49,10 +49,11 @@ class Display(Observer):
             for skipped in last.skipped_checkpoints:
                 say(f"[bold red]checkpoint not valid, skipped:[/] {escape(skipped)}")
             say(f"going on from step {last.step:,}")
-        elif int(run.config.get("lr_warmup_steps", 0)) >= run.total_steps:
+        warmup_steps = int(run.config["lr_warmup_steps"])
+        if warmup_steps >= run.total_steps and run.config["lr_scheduler"] != "constant":
             say(
-                f"[bold]note:[/] the learning rate rises for {run.config['lr_warmup_steps']:,} steps, which this run does "
-                "not have; see --lr_warmup_steps"
+                f"[bold]note:[/] the learning rate rises for {warmup_steps:,} steps, and this run has "
+                f"{run.total_steps:,}: it stays below --learning_rate; see --lr_warmup_steps"
             )
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:

@@ -28,5 +28,5 @@ def write_card(folder: Path) -> Path:
 
 def _plain(text: object) -> str:
     """Return `text` so that Markdown, HTML and YAML in it stay text."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
-    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in escaped)
+    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_~[]|#!" else character for character in escaped)

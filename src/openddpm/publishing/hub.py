@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
@@ -13,9 +13,11 @@ from openddpm.record.reader import read_run_record
 ALLOWED_FILES = (
     *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
     *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
-    *("report.html", "README.md", "curves.png", "samples/*.png"),
+    *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
 """Everything else stays at home: checkpoints and optimizer states above all."""
+
+_DEEPER_FILES = "*/*/*"  # a star of the patterns above matches slashes too
 
 
 class HubError(UserError):
@@ -29,12 +31,12 @@ def prepare_repository(config: TrainConfig) -> str:
         HubError: no token, no permission, or no connection.
     """
     api = HfApi(token=config.hub_token)
+    name = config.hub_model_id or Path(config.output_dir).resolve().name
     try:
-        name = config.hub_model_id or Path(config.output_dir).resolve().name
         repository = name if "/" in name else f"{api.whoami()['name']}/{name}"
         return api.create_repo(repository, private=config.hub_private_repo or None, exist_ok=True).repo_id
     except Exception as error:
-        raise _hub_error("prepare", error) from error
+        raise _hub_error(f"cannot push to '{name}' on the Hub", error) from error
 
 
 def push_run(folder: Path, repository: str, token: str | None = None, private: bool = False) -> str:
@@ -53,18 +55,22 @@ def push_run(folder: Path, repository: str, token: str | None = None, private: b
             repo_id=repository,
             folder_path=folder,
             allow_patterns=list(ALLOWED_FILES),
+            ignore_patterns=[_DEEPER_FILES],
             commit_message=f"openddpm run {folder.resolve().name}",
         )
         return str(commit.commit_url)
     except Exception as error:
-        raise _hub_error("push to", error) from error
+        raise _hub_error(f"could not push to '{repository}' on the Hub", error) from error
 
 
-def _hub_error(action: str, error: Exception) -> HubError:
+def _hub_error(found: str, error: Exception) -> HubError:
     """Describe whatever the client raised; it has no common base for answers, connections and local state."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
         todo = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
+    elif isinstance(error, HFValidationError):
+        todo = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:
-        todo = "Check the connection, the repository's name and HF_ENDPOINT."
-    return HubError(f"could not {action} the Hub repository: {reason}", todo)
+        todo = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", todo)
