@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from openddpm.config import TrainConfig
+from openddpm.config import TrainConfig, recorded_config
 from openddpm.data.stream import Transform
 from openddpm.errors import UserError
 from openddpm.observers.display import Display
@@ -74,4 +74,4 @@ def resume(folder: Path | str, **neutral: Any) -> TrainResult:
         todo = "Call train() with the same objects and resume_from_checkpoint='latest'."
         raise UserError(f"the run in '{folder}' was trained on a data set given from Python", todo)
     given = {"output_dir": str(folder), "resume_from_checkpoint": "latest", "overwrite_output_dir": False}
-    return train(TrainConfig(**{**record.config, **given, **neutral}))
+    return train(recorded_config(record.config, **{**given, **neutral}))

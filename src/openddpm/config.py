@@ -27,7 +27,7 @@ class DataOptions(_Options):
     dataset_config: str | None = None
     """Configuration of a Hub data set that has several."""
     dataset_split: str = "train"
-    """Split of a Hub data set to train on."""
+    """Split to train on: of a Hub data set, or a sub-folder (parquet files) of that name."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
     image_column: str | None = None
@@ -144,7 +144,7 @@ class HubOptions(_Options):
     """Access token; better given by HF_TOKEN or `hf auth login`. Never written anywhere."""
 
 
-class TrainConfig(DataOptions, ModelOptions, OptimizationOptions, RunOptions, HubOptions):
+class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, DataOptions):  # fields: data first
     """A whole training run. Frozen; unknown names and values out of range are refused, all at once.
 
     Raises:
@@ -187,6 +187,11 @@ NEUTRAL_OPTIONS = frozenset(
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
     }
 )
+
+
+def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
+    """Return the config that run.json holds, whatever has become of its recipe since, with `changes`."""
+    return TrainConfig(**{**values, "recipe": None, **changes})
 
 
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:

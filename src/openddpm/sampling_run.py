@@ -17,7 +17,13 @@ from openddpm.seeding import standard_normal, torch_generator
 
 
 def sample_run(
-    folder: Path, output_dir: Path, num_images: int, solver: Solver, num_inference_steps: int, seed: int, batch_size: int
+    folder: Path,
+    output_dir: Path,
+    num_images: int,
+    solver: Solver,
+    num_inference_steps: int,
+    seed: int,
+    batch_size: int,
 ) -> Path:
     """Write `num_images` PNGs, 00000.png on, and grid.png; returns the path of the grid.
 

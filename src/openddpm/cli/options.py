@@ -34,7 +34,7 @@ def parse_train_config(arguments: list[str]) -> TrainConfig:
     ]
     options = dataclasses.make_dataclass("Options", groups)
     options.__doc__ = _DESCRIPTION
-    parsed = tyro.cli(options, args=arguments, prog="openddpm train", use_underscores=True)
+    parsed: Any = tyro.cli(options, args=arguments, prog="openddpm train", use_underscores=True)
     values = {name: value for group in dataclasses.asdict(parsed).values() for name, value in group.items()}
     if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
         values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for
@@ -51,7 +51,7 @@ def _parsable(group: Any, defaults: TrainConfig) -> Any:
             help_options["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
         if default in (None, ""):  # the help text says what happens then
             help_options["help_behavior_hint"] = ""
-        option = Annotated[kind, tyro.conf.arg(**help_options)]
+        option = Annotated[kind, tyro.conf.arg(**help_options)]  # type: ignore[valid-type]
         fields.append((name, option, dataclasses.field(default=default)))
     parsable = dataclasses.make_dataclass(group.__name__, fields)
     parsable.__doc__ = group.__doc__

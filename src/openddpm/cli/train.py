@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from openddpm.cli.options import parse_train_config
 from openddpm.errors import UserError
+from openddpm.record.reader import list_previews
 
 if TYPE_CHECKING:
     from openddpm.training.loop import TrainResult
@@ -32,9 +33,10 @@ def report_result(result: "TrainResult", logging_dir: str) -> int:
     if status:
         print(f"saved; go on with: openddpm resume {quoted}")
         return status
-    pictures = sorted((folder / "samples").glob("step-*-ema.png")) or sorted((folder / "samples").glob("step-*-raw.png"))
+    previews = list_previews(folder)
+    picture = (previews[-1].ema or previews[-1].raw) if previews else "none"
     print(f"report:  {folder / 'report.html'}")
-    print(f"samples: {pictures[-1] if pictures else 'none'}")
+    print(f"samples: {picture}")
     print("next:")
     print(f"  openddpm sample {quoted} --num_images 64")
     print(f"  tensorboard --logdir {shlex.quote(logging_dir)}")

@@ -21,8 +21,7 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
     Raises:
         UserError: no such data set, configuration or split; no access; no connection.
     """
-    import datasets
-
+    commit: str | None
     try:
         commit = _commit(options)
     except _NoAnswerError as silence:
@@ -34,6 +33,7 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
 
 
 def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
+    """Return the asked configuration and split of the data set at `commit`."""
     import datasets
     from datasets.exceptions import DataFilesNotFoundError
 
@@ -42,9 +42,7 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
         config = _choose(options.dataset_config, names, "--dataset_config", "default" if "default" in names else None)
         splits = datasets.get_dataset_split_names(options.dataset, config, revision=commit)
         split = _choose(options.dataset_split, splits, "--dataset_split", None)
-        return datasets.load_dataset(
-            options.dataset, config, split=split, revision=commit, cache_dir=options.cache_dir
-        )
+        return datasets.load_dataset(options.dataset, config, split=split, revision=commit, cache_dir=options.cache_dir)
     except UserError:
         raise
     except Exception as error:  # what lies below has no common base for all that goes wrong on the way

@@ -52,8 +52,11 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
 
 
 def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
+    if (folder / options.dataset_split).is_dir():  # folders named train and test, as the `datasets` library has them
+        folder = folder / options.dataset_split
     files = sorted(path for path in folder.rglob("*") if _names_image(path) and path.is_file())
     parquet = sorted(folder.rglob("*.parquet"))
+    parquet = [path for path in parquet if path.name.startswith(options.dataset_split)] or parquet
     if not files and parquet:
         return parquet_source(parquet, options)
     if not files:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image, pillow_warnings_ignored
@@ -111,7 +112,7 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
     counts: Counter[str] = Counter()
     findings: list[ImageFinding] = []
     with (
-        Progress(*columns, disable=quiet, transient=True) as progress,
+        Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress,
         (folder / "images.uint8").open("wb") as file,
         contextlib.closing(_decoded_in_order(source.items(), preprocessing)) as decoded,
     ):

@@ -61,7 +61,9 @@ class Display(Observer):
 
     def logged(self, row: MetricsRow) -> None:
         self._row = row
-        self._loss = row.train_loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * row.train_loss
+        self._loss = (
+            row.train_loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * row.train_loss
+        )
         self._rates = [*self._rates[-30:], (row.wall_seconds, row.step)]
         self._progress.update(self._task, completed=row.step, left=self._time_left())
         if self._console.is_terminal:

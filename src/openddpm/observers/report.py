@@ -40,4 +40,6 @@ class ReportObserver(Observer):
             fault = f"{page} could not be built ({type(error).__name__}: {error}); try later: openddpm report"
             if fault not in self._told:
                 self._told.add(fault)
-                self._console.print(f"[bold red]warning:[/] {escape(fault)} {escape(str(self._folder))}", soft_wrap=True)
+                self._console.print(
+                    f"[bold red]warning:[/] {escape(fault)} {escape(str(self._folder))}", soft_wrap=True
+                )

@@ -17,7 +17,7 @@ def write_card(folder: Path) -> Path:
     run = read_run_folder(folder)
     write_atomically(folder / CURVES_FILE, curves_png(run))
     template = resources.files("openddpm.publishing").joinpath("card.md.j2").read_text("utf-8")
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["plain"] = _plain
     scores = {row.weights: row for row in run.evaluations}
     preview = run.previews[-1] if run.previews else None

@@ -63,7 +63,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
     packages = ("openddpm", "torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
         "device_type": device.type,
         "num_processes": accelerator.num_processes,
         "cpu_threads": torch.get_num_threads(),
@@ -71,6 +71,14 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: version(name) for name in packages},
     }
+
+
+def _processor_name() -> str:
+    """Return the model of the CPU where the system tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

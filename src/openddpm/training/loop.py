@@ -46,11 +46,14 @@ def fit(training: Training) -> TrainResult:
     status: Status = "failed"
     stop = StopRequest()
     try:
+        if training.state.step == training.total_steps:
+            return TrainResult(recorder.folder, "finished")  # resumed, with nothing left to do
         recorder.started()
         with stop:
             status = _fit(training, stop)
     finally:
-        recorder.ended(status)
+        if recorder.has_started:
+            recorder.ended(status)
         if training.lock is not None:
             training.lock.release()
     return TrainResult(recorder.folder, status, stop.signal)

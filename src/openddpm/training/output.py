@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from openddpm.config import TrainConfig, config_differences
+from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
@@ -73,7 +73,7 @@ def find_earlier_run(config: TrainConfig) -> Earlier | None:
     if resume is None and config.overwrite_output_dir:
         return None
     record = read_run_record(folder)
-    differences = config_differences(config, TrainConfig(**record.config))
+    differences = config_differences(config, recorded_config(record.config))
     if differences:
         raise UserError(
             f"'{folder}' holds a run with another config:\n" + "\n".join(f"  {line}" for line in differences),

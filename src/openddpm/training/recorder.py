@@ -17,11 +17,13 @@ class Recorder:
         self.run = run
         self.folder = folder
         self.is_main = is_main
+        self.has_started = False
         self._writer = RunWriter(folder) if is_main else None
         self._observers = observers if is_main else ()
 
     def started(self) -> None:
         """Write run.json and announce the start."""
+        self.has_started = True
         self._update()
         for observer in self._observers:
             observer.started(self.run, self.folder)

@@ -1,0 +1,329 @@
+"""Data from the Hub and runs to the Hub, against a local stand-in."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hub_stand_in import DEFAULT_TOKEN, HubStandIn, client_environment
+from openddpm.record.reader import read_run_record
+from openddpm.record.schema import RunRecord
+
+Flags = Callable[..., list[str]]
+Command = Callable[..., Any]
+PARQUET = "data/train-00000-of-00001.parquet"
+DEAD_ENDPOINT = "http://127.0.0.1:9"  # the discard port, where nobody listens
+MARKUP_NAME = "a <b>run</b> & [link](x)"
+ALLOWED = {
+    *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "data.json"),
+    *("report.html", "README.md", "curves.png", "samples/training-data.png"),
+}
+
+
+def parquet_bytes(num_images: int, seed: int = 0) -> bytes:
+    """Return a parquet file with an image column, as the datasets library writes it."""
+    random = np.random.default_rng(seed)
+    cells = []
+    for index in range(num_images):
+        stream = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(stream, "PNG")
+        cells.append({"bytes": stream.getvalue(), "path": f"{index}.png"})
+    features = {"info": {"features": {"image": {"_type": "Image"}}}}
+    table = pa.table({"image": pa.array(cells)}).replace_schema_metadata({"huggingface": json.dumps(features)})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()
+
+
+def environment_for(endpoint: str, home: Path, token: str | None = DEFAULT_TOKEN) -> dict[str, str]:
+    """Return the environment of a process that knows no other Hub than `endpoint`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return inherited | client_environment(endpoint, str(home), token) | {"NO_COLOR": "1", "COLUMNS": "200"}
+
+
+class Server:
+    """A process that runs one command after the other, so that torch is imported once."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def __call__(self, *arguments: str | Path) -> Any:
+        """Run one command; return its exit status, its output and its errors."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.terminate()
+        self._process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def hub_of_module() -> Iterator[HubStandIn]:
+    """The stand-in for all tests here."""
+    with HubStandIn() as stand_in:
+        stand_in.add_dataset("huggan/pokemon", {PARQUET: parquet_bytes(24)})
+        yield stand_in
+
+
+@pytest.fixture
+def hub(hub_of_module: HubStandIn) -> Iterator[HubStandIn]:
+    """The stand-in, which serves huggan/pokemon; failures that a test sets end with it."""
+    yield hub_of_module
+    hub_of_module.failures.clear()
+
+
+@pytest.fixture(scope="module")
+def command(hub_of_module: HubStandIn, workshop: Path) -> Iterator[Command]:
+    """`openddpm` with the stand-in's token, in a process of its own."""
+    server = Server(environment_for(hub_of_module.endpoint, workshop / "hf_home"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def command_of_stranger(hub_of_module: HubStandIn, workshop: Path) -> Iterator[Command]:
+    """`openddpm` with a token that the stand-in does not know."""
+    server = Server(environment_for(hub_of_module.endpoint, workshop / "hf_home", "hf_wrong"))
+    yield server
+    server.close()
+
+
+def assert_one_message(answer: Any, *words: str) -> None:
+    """Check that a command ended with exit status 2 and one message with `words` and what to do."""
+    assert answer["status"] == 2, answer
+    assert "Traceback" not in answer["err"]
+    assert answer["err"].count("openddpm: ") == 1, answer["err"]
+    assert "  -> " in answer["err"]
+    assert [word for word in words if word not in answer["err"]] == [], answer["err"]
+
+
+def test_the_seed_command_and_its_push(
+    hub: HubStandIn, workshop: Path, flags: Flags, tmp_path: Path, command: Command
+) -> None:
+    """main.py trains on huggan/pokemon from HF_ENDPOINT, records the commit, and pushes the allowed files alone."""
+    folder, token = tmp_path / "pokemon-ddpm-fixed", DEFAULT_TOKEN
+    arguments = flags(dataset="huggan/pokemon", output_dir=folder, logging_dir=tmp_path / "logs", hub_token=token)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[2] / "main.py"), *arguments, "--push_to_hub"],
+        env=environment_for(hub.endpoint, workshop / "hf_home", token=None),
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    run = read_run_record(folder)
+    assert (run.dataset.source, run.dataset.split) == ("huggan/pokemon", "train")
+    assert run.dataset.revision == hub.head("datasets", "huggan/pokemon")
+    assert f"pushed: {hub.endpoint}/tester/pokemon-ddpm-fixed/commit/" in done.stderr
+
+    pushed = hub.repos["models", "tester/pokemon-ddpm-fixed"]
+    previews = {f"samples/step-{step:08d}-{kind}.png" for step in (6, 11) for kind in ("ema", "raw")}
+    assert pushed.keys() - {".gitattributes"} == ALLOWED | previews
+    assert pushed["run.json"] == (folder / "run.json").read_bytes()
+    assert RunRecord.model_validate_json(pushed["run.json"]).status == "finished"
+    optimizer = folder / "checkpoints" / "step-00000011" / "optimizer.safetensors"
+    assert hashlib.sha256(optimizer.read_bytes()).hexdigest() not in str([request.path for request in hub.requests])
+
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("tfevents" in path.name for path in written)
+    assert [path for path in written if token.encode() in path.read_bytes()] == []
+    assert [path for path, content in pushed.items() if token.encode() in content] == []
+    assert [request.path for request in hub.requests if token.encode() in request.body] == []
+    assert token not in done.stdout + done.stderr
+
+
+def test_a_later_run_needs_no_hub(flags: Flags, tmp_path: Path, hub: HubStandIn, command: Command) -> None:
+    """What was downloaded once trains again while the Hub is down, as the same commit."""
+    common = {"dataset": "huggan/pokemon", "max_train_steps": 1}
+    assert command("train", *flags(**common, output_dir=tmp_path / "first"))["status"] == 0
+    hub.failures["/api/"] = 503
+    answer = command("train", *flags(**common, output_dir=tmp_path / "second"))
+    assert answer["status"] == 0, answer["err"]
+    first, second = (read_run_record(tmp_path / name).dataset for name in ("first", "second"))
+    assert first.revision == second.revision == hub.head("datasets", "huggan/pokemon")
+    other = flags(**common, output_dir=tmp_path / "third", dataset_revision="0" * 40)
+    assert_one_message(command("train", *other), "could not be asked", "503")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, ("has no data set of that name", "hf auth login")),
+        (401, ("lets you read no data set", "HF_TOKEN")),
+        (503, ("could not be asked", "503", "HF_ENDPOINT")),
+    ],
+    ids=str,
+)
+def test_a_hub_that_says_no(
+    status: int, words: tuple[str, ...], hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path
+) -> None:
+    """404, 401 and 503 are each one message; only a 404 claims that there is no such data set."""
+    hub.failures["/api/datasets/huggan/others"] = status
+    answer = command("train", *flags(dataset="huggan/others", output_dir=tmp_path / "run"))
+    assert_one_message(answer, "huggan/others", *words)
+    if status != 404:
+        assert "no data set of that name that" not in answer["err"]
+        assert "find" not in answer["err"]
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_hub_that_fails_halfway(hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path) -> None:
+    """A Hub that answers for the data set but does not deliver its files is not taken for a missing data set."""
+    hub.add_dataset("huggan/half", {PARQUET: parquet_bytes(24)})
+    hub.failures["/datasets/huggan/half"] = 503
+    answer = command("train", *flags(dataset="huggan/half", output_dir=tmp_path / "run"))
+    assert_one_message(answer, "did not deliver the data set 'huggan/half'", "503")
+
+
+def test_missing_parts_are_listed(hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path) -> None:
+    """A missing configuration, split or revision is told with those that there are; no data at all is told too."""
+    folder = tmp_path / "run"
+    common = {"dataset": "huggan/pokemon", "output_dir": folder}
+    assert_one_message(command("train", *flags(**common, dataset_split="trian")), "trian", "did you mean 'train'")
+    assert_one_message(command("train", *flags(**common, dataset_config="big")), "big", "known: default")
+    assert_one_message(command("train", *flags(**common, dataset_revision="v9")), "v9", "--dataset_revision")
+    listing = "configs:\n" + "".join(
+        f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in ("big", "small")
+    )
+    hub.add_dataset("huggan/two", {"README.md": f"---\n{listing}---\n".encode(), "big.parquet": parquet_bytes(5)})
+    two = command("train", *flags(dataset="huggan/two", output_dir=folder))
+    assert_one_message(two, "several to choose from with --dataset_config", "known: big, small")
+    hub.add_dataset("huggan/nothing", {"README.md": b"# nothing"})
+    empty = command("train", *flags(dataset="huggan/nothing", output_dir=folder))
+    assert_one_message(empty, "cannot be loaded", "data files")
+
+
+def test_a_dead_endpoint(workshop: Path, flags: Flags, tmp_path: Path) -> None:
+    """Where nobody listens, training and pushing are each one message that names the endpoint, without retries."""
+    dead = Server(environment_for(DEAD_ENDPOINT, workshop / "hf_home_unused"))
+    try:
+        common = {"output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+        answer = dead("train", *flags(**common, dataset="huggan/pokemon"))
+        assert_one_message(answer, "'huggan/pokemon'", DEAD_ENDPOINT, "could not be asked", "HF_ENDPOINT")
+        assert "Retrying" not in answer["err"]
+        assert_one_message(dead("train", *flags(**common), "--push_to_hub"), DEAD_ENDPOINT, "HF_ENDPOINT")
+        assert not (tmp_path / "run" / "run.json").exists()
+    finally:
+        dead.close()
+
+
+def test_a_wrong_token_is_told_first(
+    hub: HubStandIn, command_of_stranger: Command, flags: Flags, tmp_path: Path
+) -> None:
+    """--push_to_hub with a wrong token ends before training starts, and never shows the token."""
+    answer = command_of_stranger("train", *flags(output_dir=tmp_path / "run"), "--push_to_hub")
+    assert_one_message(answer, "cannot push", "hf auth login")
+    assert "hf_wrong" not in answer["err"]
+    assert not (tmp_path / "run" / "run.json").exists()
+    reading = command_of_stranger("train", *flags(output_dir=tmp_path / "run", dataset="huggan/pokemon"))
+    assert_one_message(reading, "'huggan/pokemon'", "token")
+
+
+def test_a_failing_push_can_be_repeated(hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path) -> None:
+    """A push that fails at the end leaves exit status 0 and the command that repeats it, which then works."""
+    folder = tmp_path / "my run"
+    hub.failures["/api/models/tester/unlucky/commit"] = 500
+    options = flags(output_dir=folder, max_train_steps=2, hub_model_id="unlucky")
+    answer = command("train", *options, "--push_to_hub", "--hub_private_repo")
+    assert answer["status"] == 0, answer["err"]
+    assert read_run_record(folder).status == "finished"
+    assert "not pushed: could not push to 'tester/unlucky'" in answer["err"]
+    assert f"openddpm push '{folder}' --hub_model_id tester/unlucky" in answer["err"]
+    assert "report.html" in answer["out"]
+
+    hub.failures.clear()
+    for stranger in ("samples/ddim-50-seed-0/00000.png", "samples/step-7/00000.png", "unet/backup/old.safetensors"):
+        (folder / stranger).parent.mkdir()
+        (folder / stranger).write_bytes(b"a stranger")
+    (folder / "notes.txt").write_text("not for the public", encoding="utf-8")
+    before = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    answer = command("push", folder)
+    assert answer["status"] == 0, answer["err"]
+    assert answer["out"].startswith(f"pushed: {hub.endpoint}/tester/unlucky/commit/")
+    previews = {f"samples/step-00000002-{kind}.png" for kind in ("ema", "raw")}
+    assert hub.repos["models", "tester/unlucky"].keys() - {".gitattributes"} == ALLOWED | previews
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def test_a_push_that_is_refused(
+    command_of_stranger: Command, command: Command, finished_run: Path, hub: HubStandIn
+) -> None:
+    """`openddpm push` without permission, or to an impossible name, is one message with what to do."""
+    assert_one_message(command_of_stranger("push", finished_run, "--hub_model_id", "x"), "'x'", "401", "hf auth login")
+    assert_one_message(command("push", finished_run), f"'{finished_run.name}'", "--hub_model_id")
+
+
+def test_markup_in_the_name_stays_text(hub: HubStandIn, command: Command, finished_run: Path, tmp_path: Path) -> None:
+    """A run's name full of markup is the title of the pushed card as text, and adds nothing to its front matter."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record["name"] = MARKUP_NAME + "\n---\nlicense: mit\n"
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert command("push", folder, "--hub_model_id", "tester/markup")["status"] == 0
+    card = hub.repos["models", "tester/markup"]["README.md"].decode()
+    title = r"# a &lt;b&gt;run&lt;/b&gt; &amp; \[link\](x) --- license: mit"
+    assert title in card.splitlines()
+    assert "license" not in card.split("---")[1]
+
+
+def test_the_pushed_run_is_a_pipeline(hub: HubStandIn, workshop: Path, command: Command, finished_run: Path) -> None:
+    """DDIMPipeline.from_pretrained of the repository downloads it and has the run's weights."""
+    assert command("push", finished_run, "--hub_model_id", "tester/pipeline")["status"] == 0
+    source = """
+import sys
+from diffusers import DDIMPipeline
+pipeline = DDIMPipeline.from_pretrained("tester/pipeline")
+print(len(pipeline(batch_size=2, num_inference_steps=2).images), pipeline.unet.num_parameters())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env=environment_for(hub.endpoint, workshop / "hf_home"),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", str(read_run_record(finished_run).model.num_parameters)]
+
+
+@pytest.mark.xfail(strict=True, reason="training/setup.py asks for the branch of old, not for the recorded commit")
+def test_a_data_set_that_moved_on_is_resumed_at_its_commit(
+    hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path
+) -> None:
+    """A run on the Hub's data set is resumed on the commit that it recorded, whatever was pushed there since."""
+    hub.add_dataset("huggan/moving", {PARQUET: parquet_bytes(24)})
+    folder = tmp_path / "run"
+    assert command("train", *flags(dataset="huggan/moving", output_dir=folder, max_train_steps=2))["status"] == 0
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    (folder / "run.json").write_text(json.dumps({**record, "status": "interrupted"}), encoding="utf-8")
+    hub.add_dataset("huggan/moving", {PARQUET: parquet_bytes(24, seed=1)})
+    answer = command("resume", folder)
+    assert answer["status"] == 0, answer["err"]

@@ -1,0 +1,278 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openddpm.data import store
+from openddpm.data.decode import EncodedImage, Preprocessing
+from openddpm.data.image_source import ImageSource
+from openddpm.data.store import ImageStore, default_cache_dir, open_store
+from openddpm.errors import UserError
+from openddpm.record.schema import ImageFinding
+
+AS_GIVEN = Preprocessing(4, "auto", "white")
+
+
+def source(images: list[EncodedImage], digest: str | None = "abc") -> ImageSource:
+    """Return a source of `images`, named by their positions."""
+    named = [(f"{number}.png", image) for number, image in enumerate(images)]
+    return ImageSource("pictures", digest, len(named), lambda: iter(named))
+
+
+def unreadable_source(digest: str | None = "abc") -> ImageSource:
+    """Return a source that fails when it is read."""
+
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        raise AssertionError("decoded again")
+
+    return ImageSource("pictures", digest, 1, items)
+
+
+def gray(count: int, size: int = 4) -> list[EncodedImage]:
+    """Return gray arrays, each in its own tone."""
+    return [np.full((size, size), number % 256, np.uint8) for number in range(count)]
+
+
+def opened(of: ImageSource, cache_dir: Path, preprocessing: Preprocessing = AS_GIVEN) -> ImageStore:
+    """Open a store without a progress bar."""
+    return open_store(of, preprocessing, cache_dir, quiet=True)
+
+
+def cached(cache_dir: Path) -> list[str]:
+    """Return what decoding left in the cache, but for locks."""
+    return [path.name for path in cache_dir.glob("decoded/*") if path.suffix != ".lock"]
+
+
+def test_images_are_decoded_once(tmp_path: Path) -> None:
+    """The second opening takes everything from the cache: the images, their checksum and what was met in decoding."""
+    first = opened(source([np.zeros((3, 3), np.uint8)]), tmp_path)
+    second = opened(unreadable_source(), tmp_path)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert (first.sha256, first.data) == (second.sha256, second.data)
+    assert second.data.counts == {"upscaled": 1}
+
+
+@pytest.mark.parametrize(
+    ("digest", "preprocessing"),
+    [
+        ("changed", AS_GIVEN),
+        ("abc", Preprocessing(5, "auto", "white")),
+        ("abc", Preprocessing(4, "rgb", "white")),
+        ("abc", Preprocessing(4, "auto", "black")),
+    ],
+)
+def test_the_cache_knows_what_it_was_made_of(digest: str, preprocessing: Preprocessing, tmp_path: Path) -> None:
+    """Other images, or another way to prepare them, are decoded anew and kept beside the earlier ones."""
+    opened(source(gray(1)), tmp_path)
+    opened(source(gray(2), digest), tmp_path, preprocessing)
+    assert len(cached(tmp_path)) == 2
+
+
+def test_images_without_a_digest_are_never_cached(tmp_path: Path) -> None:
+    """Images of which nothing tells whether they changed are decoded at each opening, and leave nothing behind."""
+    assert len(opened(source(gray(2), None), tmp_path).images) == 2
+    with pytest.raises(AssertionError, match="decoded again"):
+        opened(unreadable_source(None), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_order_is_kept(tmp_path: Path) -> None:
+    """However long each image takes, they are stored in the order of the source, under their joint checksum."""
+    images = [image.repeat(1 if number % 3 else 300, axis=0) for number, image in enumerate(gray(250))]
+    images = [np.ascontiguousarray(image) for image in images]
+    found = opened(source(images), tmp_path)
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], np.arange(250))
+    assert found.sha256 == hashlib.sha256(np.asarray(found.images).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("digest", ["abc", None])
+def test_images_stay_on_disk(digest: str | None, tmp_path: Path) -> None:
+    """The images are a read-only memory map of uint8, so that a data set larger than the memory can be opened."""
+    images = opened(source([np.zeros((4, 4, 3), np.uint8)] * 2, digest), tmp_path).images
+    assert type(images) is np.memmap
+    assert (images.shape, images.dtype) == ((2, 3, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 1
+
+
+def test_a_mix_of_gray_and_colour_needs_a_choice(tmp_path: Path) -> None:
+    """Gray among colour images is a UserError that names one of each and the options, and either option helps."""
+    mixed = source([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
+    with pytest.raises(UserError, match=r"'0\.png' is gray, '1\.png' is colour") as error:
+        opened(mixed, tmp_path)
+    assert "--image_mode rgb" in error.value.todo and "--image_mode gray" in error.value.todo
+    assert cached(tmp_path) == []
+    assert opened(mixed, tmp_path, Preprocessing(4, "rgb", "white")).images.shape == (2, 3, 4, 4)
+    assert opened(mixed, tmp_path, Preprocessing(4, "gray", "white")).images.shape == (2, 1, 4, 4)
+
+
+def test_a_few_refused_images_are_listed(tmp_path: Path) -> None:
+    """Up to one image in twenty may be refused; each stands in the data record with its path and reason."""
+    found = opened(source([b"", *gray(19)]), tmp_path)
+    assert len(found.images) == found.data.num_images == 19
+    assert found.data.counts == {"refused": 1}
+    assert found.data.images == [ImageFinding(path="0.png", reason="empty file", action="refused")]
+
+
+def test_many_refused_images_stop_the_run(tmp_path: Path) -> None:
+    """Beyond one in twenty it is a UserError that counts them and shows five with their reasons."""
+    with pytest.raises(UserError, match="7 of 107 images in 'pictures' cannot be used") as error:
+        opened(source([b""] * 6 + gray(100) + [b"<html>"]), tmp_path)
+    assert error.value.found.count("empty file") == 5
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("images", [[], [b""]])
+def test_nothing_to_train_on_is_the_users_error(images: list[EncodedImage], tmp_path: Path) -> None:
+    """A data set of which no image is left is a UserError that names it."""
+    with pytest.raises(UserError, match="'pictures'"):
+        opened(source(images), tmp_path)
+
+
+def test_conversions_are_counted_in_full_and_listed_in_part(tmp_path: Path) -> None:
+    """Of one kind of change every image is counted, and only the first twenty are listed."""
+    data = opened(source(gray(30, size=3)), tmp_path).data
+    assert data.counts == {"upscaled": 30}
+    assert [finding.path for finding in data.images] == [f"{number}.png" for number in range(20)]
+
+
+def test_a_decode_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """When the source itself fails midway, its error comes through, no images are kept, and the next opening works."""
+
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        yield "0.png", gray(1)[0]
+        raise KeyError("out of files")
+
+    with pytest.raises(KeyError, match="out of files"):
+        opened(ImageSource("pictures", "abc", 2, items), tmp_path)
+    assert cached(tmp_path) == []
+    assert len(opened(source(gray(2)), tmp_path).images) == 2
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Half a decode, left by a process that was killed, is never taken for images and goes with the next decode."""
+    opened(source(gray(2)), tmp_path)
+    (name,) = cached(tmp_path)
+    (tmp_path / "decoded" / name).rename(tmp_path / "decoded" / f"{name}-killed")
+    (tmp_path / "decoded" / f"{name}-killed" / "store.json").unlink()
+    assert len(opened(source(gray(3)), tmp_path).images) == 3
+    assert cached(tmp_path) == [name]
+
+
+def _open_slowly(cache_dir: Path, log: Path, ready: threading.Barrier) -> str:
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        with log.open("a") as file:
+            file.write("decoding\n")
+        yield from source(gray(50)).items()
+
+    ready.wait(30)
+    return opened(ImageSource("pictures", "abc", 50, items), cache_dir).sha256
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_those_who_open_at_once_decode_once(kind: str, tmp_path: Path) -> None:
+    """Of several threads or processes that open one data set at once, one decodes, and all get the same images."""
+    log = tmp_path / "log"
+    if kind == "threads":
+        pool, ready = ThreadPoolExecutor(2), threading.Barrier(2)
+    else:
+        context = multiprocessing.get_context("forkserver")
+        manager = context.Manager()
+        pool, ready = ProcessPoolExecutor(2, context), manager.Barrier(2)
+    with pool:
+        futures = [pool.submit(_open_slowly, tmp_path, log, ready) for _ in range(2)]
+        assert len({future.result(60) for future in futures}) == 1
+    assert log.read_text() == "decoding\n"
+    if kind == "processes":
+        manager.shutdown()
+
+
+def test_an_unwritable_cache_is_the_users_error(tmp_path: Path) -> None:
+    """A cache folder that cannot be written is a UserError that names it and the option."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(UserError, match=r"cannot keep decoded images in .*file") as error:
+        opened(source(gray(1)), blocked)
+    assert "--cache_dir" in error.value.todo
+
+
+@pytest.mark.parametrize(("digest", "todo"), [("abc", "--cache_dir"), (None, "TMPDIR")])
+def test_a_full_disk_is_the_users_error(
+    digest: str | None, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up while decoding is a UserError that says where to choose another."""
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device") as error:
+        opened(source(gray(1), digest), tmp_path)
+    assert todo in error.value.todo
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["images.uint8", "store.json"])
+def test_a_damaged_cache_is_the_users_error(damage: str, tmp_path: Path) -> None:
+    """Decoded images that were damaged on disk are named, with what to do about them."""
+    opened(source(gray(2)), tmp_path)
+    (path,) = tmp_path.glob(f"decoded/*/{damage}")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="are damaged") as error:
+        opened(source(gray(2)), tmp_path)
+    assert "Remove" in error.value.todo
+
+
+def test_a_background_that_is_no_colour_is_said_first(tmp_path: Path) -> None:
+    """An unknown background is a UserError before any image is read."""
+    with pytest.raises(UserError, match="--background 'blau'"):
+        opened(unreadable_source(), tmp_path, Preprocessing(4, "auto", "blau"))
+
+
+def test_what_pillow_warns_of_stays_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's warnings about one image reach nobody, and warnings are as before once decoding is over."""
+
+    def decode(_: EncodedImage, __: Preprocessing) -> tuple[np.ndarray, list[str]]:
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "PIL/TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
+        return np.zeros((1, 4, 4), np.uint8), []
+
+    monkeypatch.setattr(store, "decode_image", decode)
+    filters = list(warnings.filters)
+    assert len(opened(source(gray(3)), tmp_path).images) == 3
+    assert warnings.filters == filters
+
+
+def test_the_header_is_plain(tmp_path: Path) -> None:
+    """The cache describes itself in JSON: shape, checksum and data record."""
+    found = opened(source(gray(2)), tmp_path)
+    (header,) = tmp_path.glob("decoded/*/store.json")
+    assert json.loads(header.read_text()) == {
+        "shape": [2, 1, 4, 4],
+        "sha256": found.sha256,
+        "data": found.data.model_dump(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"OPENDDPM_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/openddpm"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/openddpm"),
+    ],
+)
+def test_the_cache_folder_follows_the_environment(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPENDDPM_CACHE decides, then the desktop's cache folder, then the home folder."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert default_cache_dir() == Path(expected)

@@ -1,0 +1,165 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openddpm.data.stream import (
+    BatchStream,
+    TrainingOrder,
+    load_images,
+    signed_unit_to_uint8,
+    split_heldout,
+    uint8_to_signed_unit,
+)
+from openddpm.errors import UserError
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
+TRAIN = np.array([1, 4, 5, 9, 10, 11, 17])
+
+
+def stream(random_flip: bool = False, transform: Any = None, seed: int = 0) -> BatchStream:
+    """Return a stream over the training part of IMAGES."""
+    return BatchStream(IMAGES, TRAIN, CPU, seed, random_flip, transform)
+
+
+@given(num_images=st.integers(1, 3000), seed=st.integers(0, 2**64), asked=st.none() | st.integers(0, 2999))
+def test_split_is_disjoint_and_complete(num_images: int, seed: int, asked: int | None) -> None:
+    """Each image is either trained on or held out, in ascending order, as many as asked or one in ten up to 512."""
+    if asked is not None:
+        asked %= num_images
+    split = split_heldout(num_images, asked, seed)
+    assert len(split.heldout) == (min(512, num_images // 10) if asked is None else asked)
+    np.testing.assert_array_equal(np.sort([*split.train, *split.heldout]), np.arange(num_images))
+    assert (np.diff(split.train) > 0).all() and (np.diff(split.heldout) > 0).all()
+
+
+def test_split_is_keyed() -> None:
+    """The same seed holds out the same images, another seed others, and not just the first or the last."""
+    first, again, other = (split_heldout(1000, 100, seed).heldout for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(other)
+    assert 400 < first.mean() < 600
+
+
+@pytest.mark.parametrize("num_heldout", [10, 11])
+def test_something_is_left_to_train_on(num_heldout: int) -> None:
+    """Holding out all there is, or more, is the user's error."""
+    with pytest.raises(UserError, match=f"--heldout_images {num_heldout} leaves none of 10"):
+        split_heldout(10, num_heldout, 0)
+
+
+@given(num_images=st.integers(1, 40), epoch=st.integers(0, 10**9), seed=st.integers(0, 2**64))
+def test_each_epoch_is_a_permutation(num_images: int, epoch: int, seed: int) -> None:
+    """Whatever the epoch, each image comes in it exactly once."""
+    indices = TrainingOrder(num_images, seed).indices(epoch * num_images, num_images)
+    assert sorted(indices) == list(range(num_images))
+
+
+@given(num_images=st.integers(1, 30), start=st.integers(0, 200), count=st.integers(1, 100), before=st.integers(0, 300))
+def test_order_is_a_function_of_position(num_images: int, start: int, count: int, before: int) -> None:
+    """A batch that straddles epochs is what single positions give, whatever was asked before."""
+    order = TrainingOrder(num_images, 3)
+    order.indices(before, 1)
+    together = order.indices(start, count)
+    single = [TrainingOrder(num_images, 3).indices(position, 1)[0] for position in range(start, start + count)]
+    assert (together.dtype, together.tolist()) == (np.int64, single)
+
+
+def test_orders_differ_by_epoch_and_seed() -> None:
+    """No two epochs, and no two seeds, give the same order."""
+    orders = [TrainingOrder(100, seed).indices(100 * epoch, 100).tobytes() for seed in range(3) for epoch in range(5)]
+    assert len(set(orders)) == 15
+
+
+def test_the_order_does_not_change_with_versions() -> None:
+    """The order of seed 0 is the one of earlier releases, so that their runs can be resumed."""
+    assert TrainingOrder(10, 0).indices(0, 10).tolist() == [5, 3, 6, 1, 0, 8, 9, 7, 2, 4]
+
+
+def test_batches_hold_the_training_images() -> None:
+    """Without augmentation a batch holds the images at its positions, as float32 in [-1, 1], and no held-out one."""
+    batch = stream().micro_batch(3, 9, step=0, micro_index=0)
+    indices = TRAIN[TrainingOrder(len(TRAIN), 0).indices(3, 9)]
+    assert (batch.dtype, batch.shape) == (torch.float32, (9, 3, 4, 4))
+    assert batch.min() >= -1 and batch.max() <= 1
+    np.testing.assert_array_equal(signed_unit_to_uint8(batch), IMAGES[indices])
+
+
+def test_flips_mirror_the_chosen_and_no_others() -> None:
+    """With random_flip every image comes as it is or mirrored left to right, about half of each."""
+    plain = stream().micro_batch(0, 500, step=5, micro_index=1)
+    flipped = stream(random_flip=True).micro_batch(0, 500, step=5, micro_index=1)
+    is_plain = (flipped == plain).all(dim=(1, 2, 3))
+    is_mirrored = (flipped == plain.flip(-1)).all(dim=(1, 2, 3))
+    assert (is_plain ^ is_mirrored).all()
+    assert 200 < is_mirrored.sum() < 300
+
+
+def test_augmentation_is_keyed_by_step_and_micro_batch() -> None:
+    """The same step and micro-batch give the same batch in any stream, and each other step or micro-batch another."""
+    batches = [
+        stream(random_flip=True).micro_batch(0, 64, step, micro_index).numpy().tobytes()
+        for step, micro_index in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]
+    ]
+    assert batches[0] == batches[4]
+    assert len(set(batches)) == 4
+
+
+def test_transforms_are_applied_last_and_repeat() -> None:
+    """A transform gets uint8 images on the device, what it returns is trained on, and its random numbers repeat."""
+    seen = []
+
+    def transform(images: torch.Tensor) -> torch.Tensor:
+        seen.append((images.dtype, images.device.type))
+        return torch.randint_like(images, 0, 256)
+
+    first, again, other = (stream(transform=transform).micro_batch(0, 4, step, 0) for step in (1, 1, 2))
+    assert seen == [(torch.uint8, "cpu")] * 3
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("transform", "found"),
+    [
+        (lambda images: images.float(), r"returned torch.float32 \(4, 3, 4, 4\)"),
+        (lambda images: images[:, :1], r"returned torch.uint8 \(4, 1, 4, 4\)"),
+        (lambda images: None, "returned NoneType"),
+        (lambda images: images.numpy(), "returned ndarray"),
+    ],
+    ids=["dtype", "shape", "nothing", "array"],
+)
+def test_transforms_that_change_the_kind_are_refused(transform: Callable[[Any], Any], found: str) -> None:
+    """A transform that returns anything but uint8 images of the same shape is the user's error."""
+    with pytest.raises(UserError, match=found):
+        stream(transform=transform).micro_batch(0, 4, 0, 0)
+
+
+def test_loading_copies(tmp_path: Any) -> None:
+    """Images loaded from a read-only memory map can be written to without a warning."""
+    IMAGES.tofile(tmp_path / "images")
+    mapped = np.memmap(tmp_path / "images", np.uint8, mode="r", shape=IMAGES.shape)
+    loaded = load_images(mapped, np.array([3, 1]), CPU)
+    loaded += 0
+    np.testing.assert_array_equal(loaded, IMAGES[[3, 1]])
+
+
+def test_conversion_round_trips_exactly() -> None:
+    """All 256 values survive the way to [-1, 1] and back, the ends are -1 and 1, and steps are equal."""
+    values = torch.arange(256, dtype=torch.uint8)
+    signed = uint8_to_signed_unit(values)
+    assert (signed.dtype, signed[0].item(), signed[-1].item()) == (torch.float32, -1, 1)
+    torch.testing.assert_close(signed.diff(), torch.full((255,), 2 / 255), rtol=0, atol=1e-7)
+    assert torch.equal(signed_unit_to_uint8(signed), values)
+
+
+@pytest.mark.parametrize(
+    ("signed", "expected"), [(-7.0, 0), (7.0, 255), (0.0, 128), (1 - 0.9 / 255, 255), (1 - 1.1 / 255, 254)]
+)
+def test_conversion_rounds_and_clamps(signed: float, expected: int) -> None:
+    """Values beyond [-1, 1] are clamped, others go to the nearest integer."""
+    assert signed_unit_to_uint8(torch.tensor([signed], dtype=torch.float64)).item() == expected

@@ -1,0 +1,75 @@
+"""The model card, and what a push may take along."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub.utils import filter_repo_objects
+
+from made_up_run import write_made_up_run
+from openddpm.publishing.card import write_card
+from openddpm.publishing.hub import _DEEPER_FILES, ALLOWED_FILES
+
+STRANGERS = [
+    *("checkpoints/step-00000011/unet.safetensors", "checkpoints/step-00000011/optimizer.safetensors"),
+    *("checkpoints/step-00000011/state.json", ".lock", ".run.json.7.tmp", "notes.txt", "token", ".env"),
+    *("samples/ddim-50-seed-0/00000.png", "samples/step-1/a.png", "samples/holiday.png", "unet/backup/x.safetensors"),
+    *("unet/.diffusion_pytorch_model.safetensors.tmp", "logs/events.out.tfevents.1", "other/README.md", "optimizer.pt"),
+]
+OURS = [
+    *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "data.json"),
+    *("rulers.json", "verdict.json", "report.html", "README.md", "curves.png"),
+    *("samples/step-00000011-ema.png", "samples/step-00000011-raw.png", "samples/training-data.png"),
+]
+
+
+def test_a_push_takes_the_allowed_files_alone() -> None:
+    """Of all that may lie in a run folder, the contract's public files pass the filter of the upload, and no others."""
+    passed = filter_repo_objects(OURS + STRANGERS, allow_patterns=list(ALLOWED_FILES), ignore_patterns=[_DEEPER_FILES])
+    assert list(passed) == OURS
+
+
+def front_matter(card: str) -> dict[str, object]:
+    """Return the YAML at the head of a card."""
+    head = card.split("---\n")[1]
+    loaded = yaml.safe_load(head)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a <b>run</b>", "# a &lt;b&gt;run&lt;/b&gt;"),
+        ("![x](http://e.example)", r"# \!\[x\](http://e.example)"),
+        ("line\n---\r\nlicense: mit", "# line --- license: mit"),
+        ("`code` *bold* _it_ ~~no~~ | # &amp;", r"# \`code\` \*bold\* \_it\_ \~\~no\~\~ \| \# &amp;amp;"),
+    ],
+)
+def test_markup_in_names_stays_text(name: str, shown: str, tmp_path: Path) -> None:
+    """Markdown, HTML and YAML in the names of a run and of its data stay text in the card."""
+    card = write_card(write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, name=name, source=name))
+    lines = card.read_text("utf-8").splitlines()
+    assert shown in lines
+    assert f"| data | {shown.removeprefix('# ')}, " in "\n".join(lines)
+    assert front_matter("\n".join(lines)).keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+def test_the_card_shows_samples_curves_and_scores(tmp_path: Path) -> None:
+    """The card embeds the last samples and the curves, which lie beside it, and gives the last held-out losses."""
+    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=2)
+    card = write_card(folder).read_text("utf-8")
+    for picture in ("samples/step-00000010-ema.png", "curves.png"):
+        assert f"]({picture})" in card
+        assert (folder / picture).is_file()
+    assert "held-out loss, ema weights" in card
+    assert "held-out loss, raw weights" in card
+
+
+def test_the_card_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    """A run without previews and evaluations has a card too."""
+    folder = write_made_up_run(tmp_path / "run", steps=0, rows=0, previews=0, status="running")
+    card = write_card(folder).read_text("utf-8")
+    assert "| status | running at step 0 of 1 |" in card
+    assert "held-out loss," not in card

@@ -1,0 +1,106 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openddpm.errors import UserError
+from openddpm.record.files import fsync_folder, read_json_lines, write_atomically, write_json
+
+
+@pytest.mark.parametrize("content", ["Grüße\n", b"\x00\xff"])
+def test_files_are_written_whole(content: bytes | str, tmp_path: Path) -> None:
+    """A file gets just the content given, text as UTF-8, folders on the way are made, and nothing else is left."""
+    write_atomically(tmp_path / "deep" / "file", content)
+    assert (tmp_path / "deep" / "file").read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_crash_leaves_the_old_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When writing stops before the rename, the old file is there as it was and no temporary one beside it."""
+    path = tmp_path / "run.json"
+    write_atomically(path, "old")
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "rename": (Path, "replace")}[step], crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is complete and synced before it takes the name, and the folder is synced after."""
+    path, events = tmp_path / "file", []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        is_folder = os.path.isdir(f"/dev/fd/{descriptor}")  # noqa: PTH112 - Path would resolve it
+        events.append("folder" if is_folder else f"{os.fstat(descriptor).st_size} bytes")
+        fsync(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> Path:
+        events.append("rename")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_atomically(path, "12345")
+    assert events == ["5 bytes", "rename", "folder"]
+
+
+def test_folders_that_cannot_be_opened_are_left_alone(tmp_path: Path) -> None:
+    """Where a folder cannot be opened for syncing, nothing happens."""
+    fsync_folder(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"loss": [-float("inf")]}, object()])
+def test_what_is_no_json_is_refused_before_writing(value: Any, tmp_path: Path) -> None:
+    """Numbers that are not finite, and what is no JSON at all, never replace a file."""
+    path = tmp_path / "run.json"
+    write_json(path, {"old": True})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, value)
+    assert json.loads(path.read_text()) == {"old": True}
+
+
+def test_json_is_readable(tmp_path: Path) -> None:
+    """JSON files are indented, in plain letters, and end with a newline."""
+    write_json(tmp_path / "a.json", {"name": "Grüße"})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n "name": "Grüße"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, []),
+        (b"", []),
+        (b'{"step": 1}\n', [1]),
+        (b'{"step": 1}\n{"step": 2}\n', [1, 2]),
+        (b'{"step": 1}\n{"step": 2', [1]),
+        (b'{"step": 1}\n{"step": 2}', [1]),
+        (b'{"step": 1}\n\xf0\x9f', [1]),
+        (b'{"st', []),
+    ],
+    ids=["missing", "empty", "one", "two", "torn", "torn before the newline", "torn character", "torn only line"],
+)
+def test_a_torn_last_line_is_left_out(content: bytes | None, expected: list[int], tmp_path: Path) -> None:
+    """All whole lines are read; what follows the last newline was cut off in writing and is left out."""
+    path = tmp_path / "metrics.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    assert [row["step"] for row in read_json_lines(path)] == expected
+
+
+@pytest.mark.parametrize("line", [b'{"step": 1', b"[1]", b"", b"\0\0\0", b"\xff"])
+def test_damage_elsewhere_is_named(line: bytes, tmp_path: Path) -> None:
+    """A damaged line that is not the last is a UserError with the file and the line's number."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"line 2 of '.*metrics\.jsonl' is damaged") as error:
+        read_json_lines(path)
+    assert error.value.todo

@@ -1,0 +1,245 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from openddpm.errors import UserError
+from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
+from openddpm.record.schema import (
+    SCHEMA_VERSION,
+    BandScore,
+    DataRecord,
+    DatasetRecord,
+    EvaluationRow,
+    ImageFinding,
+    MetricsRow,
+    ModelRecord,
+    Progress,
+    Resumption,
+    RunRecord,
+)
+from openddpm.record.writer import RunWriter
+
+RUN = RunRecord(
+    run_id="3f6c",
+    name="faces",
+    status="running",
+    created="2026-03-14T09:26:53+00:00",
+    seed=7,
+    total_steps=100,
+    num_processes=2,
+    config={"learning_rate": 1e-4, "image_column": None},
+    dataset=DatasetRecord(
+        source="Grüße",
+        revision=None,
+        split="train",
+        num_images=100,
+        num_train=90,
+        num_heldout=10,
+        resolution=16,
+        channels=3,
+        sha256="ab",
+    ),
+    model=ModelRecord(num_parameters=5, gflops_per_image=None, config={"sample_size": 16}),
+    environment={"torch": "2.10", "gpus": []},
+    progress=Progress(step=30, images=960, epoch=10.5),
+    resumptions=[Resumption(step=20, time="2026-03-14T10:00:00+00:00", skipped_checkpoints=["step-30: torn"])],
+)
+DATA = DataRecord(
+    num_images=99,
+    counts={"refused": 1},
+    images=[ImageFinding(path="a/b.png", reason="empty file", action="refused")],
+)
+
+
+def metrics(step: int) -> MetricsRow:
+    """Return the row of one step."""
+    return MetricsRow(
+        step=step,
+        images=step * 32,
+        epoch=step / 3,
+        wall_seconds=1.5,
+        train_loss=0.1 + 0.2,
+        learning_rate=1e-4,
+        grad_norm=None,
+        ema_decay=0.99,
+        images_per_second=80.0,
+    )
+
+
+def evaluation(step: int, weights: Any = "ema") -> EvaluationRow:
+    """Return the row of one step, with and without numbers."""
+    bands = {"detail": BandScore(loss=0.3, gaussian=0.4, memory=0.1, skill=0.25), "shape": BandScore(loss=None)}
+    return EvaluationRow(
+        step=step, images=step * 32, weights=weights, heldout_loss=0.1, train_loss=None, skill=-0.5, bands=bands
+    )
+
+
+def write_run(folder: Path, steps: int = 0) -> RunWriter:
+    """Write a run with rows and previews at every step."""
+    writer = RunWriter(folder)
+    writer.write_run(RUN)
+    for step in range(1, steps + 1):
+        writer.append_metrics(metrics(step))
+        writer.append_evaluation(evaluation(step, "ema"))
+        writer.append_evaluation(evaluation(step, "raw"))
+        for weights in ("ema", "raw"):
+            (folder / "samples" / f"step-{step:08d}-{weights}.png").touch()
+    return writer
+
+
+def steps_in(run: RunFolder) -> tuple[list[int], list[tuple[int, str]], list[int]]:
+    """Return the steps of metrics, evaluations and previews."""
+    return (
+        [row.step for row in run.metrics],
+        [(row.step, row.weights) for row in run.evaluations],
+        [preview.step for preview in run.previews],
+    )
+
+
+@pytest.mark.parametrize("record", [RUN, DATA, metrics(3), evaluation(3)], ids=lambda record: type(record).__name__)
+def test_records_survive_the_way_through_json(record: BaseModel) -> None:
+    """Every record comes back from JSON equal, to the last bit of its numbers."""
+    assert type(record).model_validate(json.loads(json.dumps(record.model_dump(), allow_nan=False))) == record
+
+
+def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
+    """Run, rows, data record and previews are read as they were written."""
+    writer = write_run(tmp_path, steps=2)
+    writer.write_data(DATA)
+    run = read_run_folder(tmp_path)
+    assert (run.folder, run.run, run.data) == (tmp_path, RUN, DATA)
+    assert run.metrics == [metrics(1), metrics(2)]
+    assert run.evaluations == [evaluation(step, weights) for step in (1, 2) for weights in ("ema", "raw")]
+    assert run.previews[1] == Preview(
+        2, tmp_path / "samples" / "step-00000002-ema.png", tmp_path / "samples" / "step-00000002-raw.png"
+    )
+
+
+def test_a_run_that_has_just_started_is_empty(tmp_path: Path) -> None:
+    """Files that a run has not written yet count as empty."""
+    write_run(tmp_path)
+    run = read_run_folder(tmp_path)
+    assert (run.metrics, run.evaluations, run.data, run.previews) == ([], [], None, [])
+
+
+def test_a_row_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    """A reader that meets half a row takes the rows before it."""
+    write_run(tmp_path, steps=2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "ima')
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2]
+
+
+def test_unknown_fields_are_passed_over(tmp_path: Path) -> None:
+    """Fields that another openddpm of the same schema added, at any depth, do no harm."""
+    write_run(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["mood"] = content["dataset"]["mood"] = "fine"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({**metrics(1).model_dump(), "mood": "fine"}) + "\n")
+    assert read_run_record(tmp_path) == RUN
+    assert read_run_folder(tmp_path).metrics == [metrics(1)]
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A record of a newer schema is refused by its version, even where nothing else of it could be understood."""
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(UserError, match=f"version {SCHEMA_VERSION + 1}; this openddpm reads up to {SCHEMA_VERSION}"):
+        read_run_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema_ver', b"[]", b"3", b"\xff", b"{}", b'{"schema_version": "new"}', b'{"schema_version": 1}'],
+)
+def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> None:
+    """A run.json that is torn, of another kind or incomplete is a UserError that names it."""
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json' is damaged") as error:
+        read_run_record(tmp_path)
+    assert error.value.todo
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "data.json"])
+@pytest.mark.parametrize("content", ['{"step": "many"}\n', '{"st\n{}\n'])
+def test_damage_in_any_file_is_named(name: str, content: str, tmp_path: Path) -> None:
+    """A damaged file of the record is a UserError that names that very file."""
+    write_run(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}' is damaged"):
+        read_run_folder(tmp_path)
+
+
+def test_a_folder_without_a_run_is_the_users_error(tmp_path: Path) -> None:
+    """A folder that is no run is a UserError that says what is missing."""
+    with pytest.raises(UserError, match=r"no run in .*: it has no run\.json"):
+        read_run_folder(tmp_path)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 9])
+def test_forgetting_keeps_each_step_once(step: int, tmp_path: Path) -> None:
+    """After a return to a step and the way forward again, each step stands once in rows and previews."""
+    writer = write_run(tmp_path, steps=3)
+    writer.forget_after(step)
+    kept = list(range(1, min(step, 3) + 1))
+    both = [(number, weights) for number in kept for weights in ("ema", "raw")]
+    assert steps_in(read_run_folder(tmp_path)) == (kept, both, kept)
+    for number in range(step + 1, 4):
+        writer.append_metrics(metrics(number))
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
+    """A row cut off by a crash goes, so that the next one starts on a line of its own; the others stay to the byte."""
+    writer = write_run(tmp_path, steps=2)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before + b'{"step": 3, "ima')
+    writer.forget_after(3)
+    assert path.read_bytes() == before
+    writer.append_metrics(metrics(3))
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+def test_other_pictures_are_left_alone(tmp_path: Path) -> None:
+    """Pictures that are no previews, whatever their names, are neither listed nor removed."""
+    writer = write_run(tmp_path, steps=1)
+    names = [
+        "step-final.png",
+        "step-00000001-best.png",
+        "step-1-2-3-ema.png",
+        "training-data.png",
+        "step-9-ema.png.bak",
+    ]
+    for name in names:
+        (tmp_path / "samples" / name).touch()
+    assert [preview.step for preview in list_previews(tmp_path)] == [1]
+    writer.forget_after(0)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sorted(names)
+
+
+def test_previews_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    """Previews are sorted by step as numbers, and one kind of weights may be missing."""
+    write_run(tmp_path)
+    for name in ("step-00000010-ema.png", "step-100000000-ema.png", "step-00000009-raw.png"):
+        (tmp_path / "samples" / name).touch()
+    previews = list_previews(tmp_path)
+    assert [preview.step for preview in previews] == [9, 10, 100_000_000]
+    assert previews[0].ema is None and previews[0].raw is not None
+
+
+def test_records_are_frozen() -> None:
+    """A record cannot be changed in place: what is read is what stands in the file."""
+    with pytest.raises(ValueError, match="frozen"):
+        RUN.status = "finished"
+
+
+def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    """A loss that is no number is refused, for it would make a line that no JSON reader takes."""
+    writer = write_run(tmp_path, steps=1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        writer.append_metrics(metrics(2).model_copy(update={"train_loss": float("nan")}))
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1]
