@@ -1,5 +1,6 @@
 """`openddpm.train`: what the command line does, from Python."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ def train(
         UserError: with what to mend, for anything wrong in the config, the data or the output folder.
     """
     console = Console(stderr=True, highlight=False)
-    pushing = [PushObserver(config, console)] if config.push_to_hub else []
+    is_main = os.environ.get("RANK", "0") == "0"
+    pushing = [PushObserver(config, console)] if config.push_to_hub and is_main else []
     onlookers = [
         Display(console),
         TensorBoardObserver(Path(config.logging_dir)),

@@ -135,7 +135,7 @@ class HubOptions(_Options):
     """Sharing the run on the Hugging Face Hub."""
 
     push_to_hub: bool = False
-    """Upload weights, record, report and card (never checkpoints) when the run ends."""
+    """Upload weights, record, report and card, with a few training images but no checkpoints, when the run ends."""
     hub_model_id: str | None = None
     """Repository to push to (default: the run folder's name, under your account)."""
     hub_private_repo: bool = False
@@ -159,11 +159,16 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
             recipe = data["recipe"]
             if recipe not in RECIPES:
                 faults.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
-            data = {**RECIPES.get(recipe, {}), **data}
+            options = dict(RECIPES.get(recipe, {}))
+            if "num_epochs" in data:
+                options.pop("max_train_steps", None)  # which would win over the epochs asked for
+            data = {**options, **data}
         try:
             config = handler(data)
         except ValidationError as error:
             faults += _describe(error)
+        else:
+            faults += _contradictions(config)
         if faults:
             raise UserError("\n".join(faults), "See `openddpm train --help` for every option.")
         return config
@@ -201,6 +206,17 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
         for name in TrainConfig.model_fields
         if name not in NEUTRAL_OPTIONS and getattr(ours, name) != getattr(theirs, name)
     ]
+
+
+def _contradictions(config: TrainConfig) -> list[str]:
+    """Return a line for each pair of options that cannot both be had."""
+    faults = []
+    if config.num_inference_steps > config.num_train_timesteps:
+        faults.append(
+            f"num_inference_steps: found {config.num_inference_steps}, more than the {config.num_train_timesteps} of "
+            "num_train_timesteps"
+        )
+    return faults
 
 
 def _describe(error: ValidationError) -> list[str]:

@@ -314,7 +314,6 @@ print(len(pipeline(batch_size=2, num_inference_steps=2).images), pipeline.unet.n
     assert done.stdout.split() == ["2", str(read_run_record(finished_run).model.num_parameters)]
 
 
-@pytest.mark.xfail(strict=True, reason="training/setup.py asks for the branch of old, not for the recorded commit")
 def test_a_data_set_that_moved_on_is_resumed_at_its_commit(
     hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path
 ) -> None:

@@ -14,7 +14,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+    return [content for kind, content in blocks if kind == language]
 
 
 def _commands() -> list[list[str]]:
@@ -36,7 +37,8 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         model = "" if "unet=unet" in block else 'model="unet-16", '
         block = block.replace("TrainConfig(dataset", f"TrainConfig({small}{model}dataset")
         exec(compile(block.replace("num_inference_steps=50", "num_inference_steps=1"), "README.md", "exec"), {})
-    assert Image.open("sample.png").size == (64, 64)
+    with Image.open("sample.png") as sample:
+        assert sample.size == (64, 64)
     assert (tmp_path / "runs" / "own-unet" / "report.html").exists()
 
 

@@ -123,7 +123,6 @@ def test_the_process_ends_with_143(flags: Flags, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="training/output.py takes README.md and samples/ of any folder for a run's")
 def test_a_folder_that_is_no_run_loses_nothing(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     """Without --overwrite_output_dir, training in a folder that has a README.md and samples/ removes neither."""
     folder = tmp_path / "my project"

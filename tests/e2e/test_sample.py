@@ -49,13 +49,13 @@ def test_seeds_and_solvers_differ(cli: Cli, finished_run: Path, tmp_path: Path) 
 
 
 def test_the_default_folder_is_named(cli: Cli, flags: Flags, tmp_path: Path) -> None:
-    """Without --output_dir the images go below RUN/samples, the command says where, and a gray run gives gray ones."""
+    """Without --output_dir images go below RUN/generated, the command says where, and a gray run gives gray ones."""
     run = tmp_path / "gray run"
     gray = str(Path(flags()[1]).parent / "gray")
     outcome = cli("train", *flags(output_dir=run, dataset=gray, max_train_steps=2, logging_dir=tmp_path / "logs"))
     assert outcome.status == 0, outcome.err
     outcome = cli("sample", run, "--num_images", "3", "--num-inference-steps", "2")
-    folder = run / "samples" / "ddim-2-seed-0"
+    folder = run / "generated" / "ddim-2-seed-0"
     assert outcome.status == 0
     assert outcome.out == f"grid:   {folder / 'grid.png'}\nimages: {folder}\n"
     assert "Loading" not in outcome.err

@@ -24,7 +24,7 @@ def _sample(
 
     Args:
         run: The run folder.
-        output_dir: Where to write (default: RUN/samples/SOLVER-STEPS-seed-SEED).
+        output_dir: Where to write (default: RUN/generated/SOLVER-STEPS-seed-SEED).
         num_images: Images to make.
         solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
         num_inference_steps: Calls of the model an image.
@@ -33,7 +33,7 @@ def _sample(
     """
     from openddpm.sampling_run import sample_run
 
-    default = run / "samples" / f"{solver}-{num_inference_steps}-seed-{seed}"
+    default = run / "generated" / f"{solver}-{num_inference_steps}-seed-{seed}"
     grid = sample_run(run, output_dir or default, num_images, solver, num_inference_steps, seed, batch_size)
     print(f"grid:   {grid}\nimages: {grid.parent}")
     return 0

@@ -1,5 +1,6 @@
 """Rebuilds report.html and the model card as the record grows."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from openddpm.publishing.card import write_card
 from openddpm.record.schema import RunRecord
 from openddpm.training.observers import Observer
 
+_MAX_SHARE_OF_TIME = 0.02  # assumed: a long run's report takes seconds to build, and previews may come often
+
 
 class ReportObserver(Observer):
     """Keeps the run folder's pages in step with its record; a page that cannot be built never ends a run."""
@@ -18,18 +21,26 @@ class ReportObserver(Observer):
         self._console = console or Console(stderr=True, highlight=False)
         self._folder: Path | None = None
         self._told: set[str] = set()
+        self._build_at = float("-inf")
 
     def started(self, run: RunRecord, folder: Path) -> None:
         self._folder = folder
 
     def record_grown(self) -> None:
-        from openddpm.analysis.report import write_report
-
-        self._build("report.html", write_report)
+        if time.perf_counter() >= self._build_at:
+            self._build_report()
 
     def ended(self, run: RunRecord) -> None:
-        self.record_grown()
+        self._build_report()
         self._build("README.md", write_card)
+
+    def _build_report(self) -> None:
+        from openddpm.analysis.report import write_report
+
+        start = time.perf_counter()
+        self._build("report.html", write_report)
+        end = time.perf_counter()
+        self._build_at = end + (end - start) / _MAX_SHARE_OF_TIME
 
     def _build(self, page: str, write: Callable[[Path], Path]) -> None:
         if self._folder is None:

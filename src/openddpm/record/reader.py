@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from openddpm.errors import UserError
 from openddpm.record.files import read_json_lines
 from openddpm.record.schema import SCHEMA_VERSION, DataRecord, EvaluationRow, MetricsRow, RunRecord
-from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, PREVIEW_NAME, RUN_FILE
+from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, RUN_FILE, list_preview_files
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -77,9 +77,8 @@ def read_run_folder(folder: Path) -> RunFolder:
 def list_previews(folder: Path) -> list[Preview]:
     """Return the previews of a run in the order of their steps."""
     found: dict[int, dict[str, Path]] = {}
-    for path in (folder / "samples").glob("step-*.png"):
-        if preview := PREVIEW_NAME.fullmatch(path.name):
-            found.setdefault(int(preview["step"]), {})[preview["weights"]] = path
+    for step, weights, path in list_preview_files(folder):
+        found.setdefault(step, {})[weights] = path
     return [Preview(step, kinds.get("ema"), kinds.get("raw")) for step, kinds in sorted(found.items())]
 
 

@@ -16,10 +16,11 @@ DATA_FILE = "data.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, "rulers.json", "verdict.json"),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
+    "generated",
 )
 """Everything a run may leave in its folder; nothing else there is ever removed."""
 
-
+TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
 
 
@@ -51,10 +52,16 @@ class RunWriter:
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             rows = [row for row in read_json_lines(self.folder / name) if row["step"] <= step]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
-        for image in (self.folder / "samples").iterdir():
-            preview = PREVIEW_NAME.fullmatch(image.name)
-            if preview and int(preview["step"]) > step:
-                image.unlink()
+        for later, _, path in list_preview_files(self.folder):
+            if later > step:
+                path.unlink()
+
+
+def list_preview_files(folder: Path) -> list[tuple[int, str, Path]]:
+    """Return (step, weights, path) of each preview image in a run folder, in the order of their names."""
+    paths = sorted((folder / "samples").glob("step-*.png"))
+    matches = [(PREVIEW_NAME.fullmatch(path.name), path) for path in paths]
+    return [(int(match["step"]), match["weights"], path) for match, path in matches if match]
 
 
 def _append(path: Path, row: BaseModel) -> None:

@@ -12,7 +12,7 @@ from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
-from openddpm.record.writer import RUN_FILE, RUN_FILES
+from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, list_preview_files
 from openddpm.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 
 
@@ -61,13 +61,13 @@ def find_earlier_run(config: TrainConfig) -> Earlier | None:
     folder = Path(config.output_dir)
     resume = config.resume_from_checkpoint
     if not (folder / RUN_FILE).exists():
-        taken = [name for name in RUN_FILES if name not in ("samples", "README.md") and (folder / name).exists()]
+        taken = [name for name in RUN_FILES if (folder / name).exists()]
         if resume not in (None, "latest"):
             raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
-        if taken and not config.overwrite_output_dir:
+        if taken:
             raise UserError(
-                f"'{folder}' is no run folder, but holds {', '.join(taken)}",
-                "Choose another --output_dir, or add --overwrite_output_dir to replace these.",
+                f"'{folder}' is no run folder, but holds {', '.join(taken)}, which a run would replace",
+                "Choose another --output_dir, or move these away.",
             )
         return None
     if resume is None and config.overwrite_output_dir:
@@ -87,10 +87,27 @@ def find_earlier_run(config: TrainConfig) -> Earlier | None:
     return Earlier(record, load_checkpoint(folder, record.run_id, resume))
 
 
+def release_output_dir(folder: Path, lock: FileLock | None) -> None:
+    """Unlock the run folder; one that was made for a run that never began is removed again."""
+    if lock is None:
+        return
+    lock.release()
+    if not (folder / RUN_FILE).exists():
+        (folder / ".lock").unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def remove_earlier_run(folder: Path) -> None:
-    """Remove the files a run leaves, and no others."""
-    for name in RUN_FILES:
+    """Remove the files that a run left in `folder`, and no others; without a run there, none."""
+    if not (folder / RUN_FILE).exists():
+        return
+    for picture in (*(path for _, _, path in list_preview_files(folder)), folder / TRAINING_DATA_PICTURE):
+        picture.unlink(missing_ok=True)
+    for name in reversed(RUN_FILES):  # run.json, which marks the others as ours, last
         path = folder / name
+        if name == "samples":
+            continue  # may hold a stranger's pictures too
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

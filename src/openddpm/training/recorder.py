@@ -1,6 +1,7 @@
 """Writes the record of a run and tells the observers; in processes other than the main one it does nothing."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ class Recorder:
     def ended(self, status: Status) -> None:
         """Write the final status and announce the end."""
         self._update(status=status)
-        for observer in self._observers:
-            observer.ended(self.run)
+        with ExitStack() as stack:  # one that fails keeps none of the others from being told
+            for observer in reversed(self._observers):
+                stack.callback(observer.ended, self.run)
 
     def _update(self, **changes: Any) -> None:
         self.run = self.run.model_copy(update=changes)

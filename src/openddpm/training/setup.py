@@ -24,7 +24,7 @@ from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
 from openddpm.record.schema import Progress, Resumption, RunRecord
-from openddpm.record.writer import RunWriter
+from openddpm.record.writer import TRAINING_DATA_PICTURE, RunWriter
 from openddpm.seeding import seed_global_generators
 from openddpm.training.describe import new_record, now
 from openddpm.training.heldout import HeldoutEvaluation
@@ -34,13 +34,12 @@ from openddpm.training.output import (
     Earlier,
     claim_output_dir,
     find_earlier_run,
+    release_output_dir,
     remove_earlier_run,
     remove_later_checkpoints,
 )
 from openddpm.training.recorder import Recorder
 from openddpm.training.state import TrainingState
-
-TRAINING_DATA_PICTURE = "samples/training-data.png"
 
 
 @dataclass
@@ -92,8 +91,7 @@ def prepare(
     try:
         return _prepare(config, accelerator, lock, structure, own_dataset, transform, own_unet, observers)
     except BaseException:
-        if lock is not None:
-            lock.release()
+        release_output_dir(Path(config.output_dir), lock)
         raise
 
 
@@ -111,7 +109,12 @@ def _prepare(
     earlier = find_earlier_run(config)
     accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
 
-    source = open_source(config, own_dataset)
+    if earlier is not None:  # a branch of the Hub may have moved on since
+        source = open_source(
+            config.model_copy(update={"dataset_revision": earlier.record.dataset.revision}), own_dataset
+        )
+    else:
+        source = open_source(config, own_dataset)
     preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
     cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
     store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
@@ -126,7 +129,7 @@ def _prepare(
     if earlier is not None:
         run = _resume(earlier, state, store, accelerator)
     if accelerator.is_main_process:
-        _prepare_folder(folder, earlier, state.step, store, split)
+        _prepare_folder(folder, earlier, run, state.step, store, split)
     process = DiffusionProcess(config, device)
     return Training(
         config=config,
@@ -228,12 +231,16 @@ def _resume(earlier: Earlier, state: TrainingState, store: ImageStore, accelerat
     return record.model_copy(update={"status": "running", "resumptions": [*record.resumptions, resumption]})
 
 
-def _prepare_folder(folder: Path, earlier: Earlier | None, step: int, store: ImageStore, split: Split) -> None:
+def _prepare_folder(
+    folder: Path, earlier: Earlier | None, run: RunRecord, step: int, store: ImageStore, split: Split
+) -> None:
     if earlier is None:
         remove_earlier_run(folder)
+        writer = RunWriter(folder)
+        writer.write_run(run)  # first: without it the folder would be taken for a stranger's
     else:
         remove_later_checkpoints(folder, step)
-    writer = RunWriter(folder)
+        writer = RunWriter(folder)
     writer.forget_after(step)
     writer.write_data(store.data)
     chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]

@@ -50,7 +50,12 @@ def test_the_contract_lists_the_defaults_of_what_the_seed_command_gives() -> Non
 def test_hyphens_and_underscores_are_alike(name: str) -> None:
     """Every option is spelled with underscores or hyphens, with a space or an equals sign before its value."""
     values = {"recipe": "avatars-16", "lr_scheduler": "linear", "beta_schedule": "scaled_linear", "image_mode": "gray"}
-    values |= {"prediction_type": "sample", "timestep_sampling": "stratified", "mixed_precision": "bf16"}
+    values |= {
+        "num_train_timesteps": "70",
+        "prediction_type": "sample",
+        "timestep_sampling": "stratified",
+        "mixed_precision": "bf16",
+    }
     annotation = TrainConfig.model_fields[name].annotation
     if annotation is bool:
         spellings = [[f"--{name}"], [f"--{name.replace('_', '-')}"]]
