@@ -37,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
         "attention_head_dim": 32,
+        "norm_num_groups": 8,
     },
 }
 
