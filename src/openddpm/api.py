@@ -72,8 +72,8 @@ def resume(folder: Path | str, **neutral: Any) -> TrainResult:
     """
     folder = Path(folder)
     record = read_run_record(folder)
-    if record.dataset.source.startswith("own: "):
-        todo = "Call train() with the same objects and resume_from_checkpoint='latest'."
-        raise UserError(f"the run in '{folder}' was trained on a data set given from Python", todo)
+    if record.own_parts:
+        found = f"the run in '{folder}' was trained with a {' and a '.join(record.own_parts)} given from Python"
+        raise UserError(found, "Call train() with the same objects and resume_from_checkpoint='latest'.")
     given = {"output_dir": str(folder), "resume_from_checkpoint": "latest", "overwrite_output_dir": False}
     return train(recorded_config(record.config, **{**given, **neutral}))

@@ -1,5 +1,6 @@
 """Every option of a training run, once. A field's docstring is its help text."""
 
+import os
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -51,7 +52,7 @@ class ModelOptions(_Options):
 
     model: str = "default"
     """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder."""
-    num_train_timesteps: int = Field(1000, ge=2)
+    num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
     """Number of noise levels of the forward process."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """How the noise grows over the timesteps (squaredcos_cap_v2 is the cosine schedule)."""
@@ -64,7 +65,7 @@ class ModelOptions(_Options):
 class OptimizationOptions(_Options):
     """How the weights are found."""
 
-    train_batch_size: int = Field(16, ge=1)
+    train_batch_size: int = Field(16, ge=1, le=1_000_000)
     """Images in a micro-batch, per process."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Micro-batches whose gradients are averaged into one step."""
@@ -109,7 +110,7 @@ class RunOptions(_Options):
 
     recipe: str | None = None
     """A named whole config; options given beside it win."""
-    output_dir: str = "ddpm-model"
+    output_dir: str = Field("ddpm-model", min_length=1)
     """The run folder."""
     overwrite_output_dir: bool = False
     """Remove an earlier run's files from output_dir first."""
@@ -155,6 +156,8 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
     @classmethod
     def _with_recipe_and_plain_errors(cls, data: Any, handler: Any) -> Any:
         faults = []
+        if isinstance(data, dict) and isinstance(data.get("output_dir"), str):
+            data = {**data, "output_dir": os.path.expanduser(data["output_dir"])}  # noqa: PTH111 - "" stays ""
         if isinstance(data, dict) and isinstance(data.get("recipe"), str):
             recipe = data["recipe"]
             if recipe not in RECIPES:
@@ -188,6 +191,7 @@ SECRET_OPTIONS = frozenset({"hub_token"})
 NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
+        "dataset",  # the sha256 of its images says whether it is the same
         *("checkpointing_steps", "checkpoints_total_limit"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
     }
@@ -208,14 +212,27 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     ]
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _contradictions(config: TrainConfig) -> list[str]:
-    """Return a line for each pair of options that cannot both be had."""
+    """Return a line for each option that is wrong beside another, or as a name of files."""
     faults = []
     if config.num_inference_steps > config.num_train_timesteps:
         faults.append(
             f"num_inference_steps: found {config.num_inference_steps}, more than the {config.num_train_timesteps} of "
             "num_train_timesteps"
         )
+    if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
+        faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
+    for name, value in config:
+        if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
+            faults.append(f"{name}: found {value!r}, which is not valid UTF-8")
     return faults
 
 

@@ -8,7 +8,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "resolution": 16,
         "model": "unet-16",
         "random_flip": False,
-        "max_train_steps": 4400,
+        "max_train_steps": 4200,
         "train_batch_size": 16,
         "learning_rate": 4e-3,
         "lr_scheduler": "cosine",
@@ -18,7 +18,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ema_max_decay": 0.999,
         "timestep_sampling": "stratified",
         "num_inference_steps": 25,
-        "heldout_images": 512,
         "output_dir": "runs/avatars-16",
     },
     "pokemon-64": {

@@ -19,7 +19,7 @@ class _Crash(Exception):
     pass
 
 
-class _EndAt(Observer):
+class EndAt(Observer):
     """Ends the run at a step, by the signal a scheduler sends or by an exception out of nowhere."""
 
     def __init__(self, step: int, crash: bool) -> None:
@@ -28,7 +28,7 @@ class _EndAt(Observer):
     def logged(self, row: MetricsRow) -> None:
         if row.step == self._step:
             if self._crash:
-                raise _Crash
+                raise _Crash("out of nowhere")
             signal.raise_signal(signal.SIGTERM)
 
 
@@ -45,7 +45,7 @@ def test_resume_after_sigterm_is_exact(tmp_path: Path, accumulation: int, ended_
     """A run saved on SIGTERM, inside an epoch or at its boundary, ends as one left alone, to the bit."""
     options = {"gradient_accumulation_steps": accumulation}
     _train(tmp_path, "whole", **options)
-    result = _train(tmp_path, "cut", (_EndAt(ended_at, crash=False),), **options)
+    result = _train(tmp_path, "cut", (EndAt(ended_at, crash=False),), **options)
     assert (result.status, result.signal) == ("interrupted", signal.SIGTERM)
     assert read_run_record(tmp_path / "cut").progress.step == ended_at
     assert _train(tmp_path, "cut", resume_from_checkpoint="latest", **options).status == "finished"
@@ -59,7 +59,7 @@ def test_resume_after_a_crash_is_exact(tmp_path: Path, logging_steps: int) -> No
     options = {"checkpointing_steps": 4, "logging_steps": logging_steps, "save_images_epochs": 1}
     _train(tmp_path, "whole", **options)
     with pytest.raises(_Crash):
-        _train(tmp_path, "cut", (_EndAt(6, crash=True),), **options)
+        _train(tmp_path, "cut", (EndAt(6, crash=True),), **options)
     assert read_run_record(tmp_path / "cut").status == "failed"
     _train(tmp_path, "cut", resume_from_checkpoint="latest", **options)
     record = read_run_record(tmp_path / "cut")
@@ -75,7 +75,7 @@ def test_resume_from_a_named_checkpoint_forgets_what_came_after(tmp_path: Path) 
     options = {"checkpointing_steps": 4}
     _train(tmp_path, "run", **options)
     rows, tensors = exact_metrics(tmp_path / "run"), newest_tensors(tmp_path / "run")
-    _train(tmp_path, "run", (_EndAt(6, crash=False),), resume_from_checkpoint="step-00000004", **options)
+    _train(tmp_path, "run", (EndAt(6, crash=False),), resume_from_checkpoint="step-00000004", **options)
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert names == ["step-00000004", "step-00000006"]
     assert exact_metrics(tmp_path / "run") == rows[:6]
@@ -88,7 +88,7 @@ def test_without_ema_resume_is_exact(tmp_path: Path) -> None:
     """A run without EMA resumes to the bit, and previews its raw weights only."""
     options = {"use_ema": False, "save_images_epochs": 1}
     _train(tmp_path, "whole", **options)
-    _train(tmp_path, "cut", (_EndAt(7, crash=False),), **options)
+    _train(tmp_path, "cut", (EndAt(7, crash=False),), **options)
     _train(tmp_path, "cut", resume_from_checkpoint="latest", **options)
     assert differing(newest_tensors(tmp_path / "cut"), newest_tensors(tmp_path / "whole")) == []
     assert not list((tmp_path / "cut" / "samples").glob("*-ema.png"))
@@ -96,7 +96,7 @@ def test_without_ema_resume_is_exact(tmp_path: Path) -> None:
 
 def test_other_images_are_refused_on_resume(tmp_path: Path) -> None:
     """A data set that is no longer the one of the run stops a resume before anything is touched."""
-    _train(tmp_path, "run", (_EndAt(3, crash=False),))
+    _train(tmp_path, "run", (EndAt(3, crash=False),))
     before = exact_metrics(tmp_path / "run")
     config = tiny_config(tmp_path, "run", resume_from_checkpoint="latest")
     with pytest.raises(Exception, match="not those of the run"):

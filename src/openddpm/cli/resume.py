@@ -9,11 +9,12 @@ def run(arguments: list[str]) -> int:
     return call(_resume, "resume", arguments)
 
 
-def _resume(run: RunFolder, /, hub_token: OptionalText = None) -> int:
+def _resume(run: RunFolder, /, dataset: OptionalText = None, hub_token: OptionalText = None) -> int:
     """Go on with a run from its own record and its newest valid checkpoint; a finished run is left as it is.
 
     Args:
         run: The run folder.
+        dataset: Where the images are, if they have moved since; they have to be the same.
         hub_token: Access token, if the run is pushed to the Hub; better given by HF_TOKEN or `hf auth login`.
     """
     from openddpm.record.reader import read_run_record
@@ -24,4 +25,5 @@ def _resume(run: RunFolder, /, hub_token: OptionalText = None) -> int:
         return 0
     from openddpm.api import resume
 
-    return report_result(resume(run, hub_token=hub_token), record.config["logging_dir"])
+    moved = {"dataset": dataset} if dataset is not None else {}
+    return report_result(resume(run, hub_token=hub_token, **moved), record.config["logging_dir"])

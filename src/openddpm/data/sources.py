@@ -1,5 +1,6 @@
 """Where images come from: a built-in name, a folder, a zip, parquet or arrow files, the Hub, or the caller's own."""
 
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.image_source import ImageSource, as_text, choose_column, digest_files, read_encoded, too_large
 from openddpm.data.tables import arrow_source, dataset_source, parquet_source
 from openddpm.errors import UserError
+from openddpm.record.writer import RUN_FILE
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -52,11 +54,23 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
 
 
 def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
-    if (folder / options.dataset_split).is_dir():  # folders named train and test, as the `datasets` library has them
-        folder = folder / options.dataset_split
-    files = sorted(path for path in folder.rglob("*") if _names_image(path) and path.is_file())
-    parquet = sorted(folder.rglob("*.parquet"))
-    parquet = [path for path in parquet if path.name.startswith(options.dataset_split)] or parquet
+    split = options.dataset_split
+    below = sorted(_files_below(folder))
+    parquet = [path for path in below if path.suffix.lower() == ".parquet"]
+    of_split = [path for path in parquet if path.name.startswith(split)]
+    if (folder / split).is_dir():  # folders named train and test, as the `datasets` library has them
+        folder = folder / split
+        below = [path for path in below if path.is_relative_to(folder)]
+        parquet = [path for path in parquet if path.is_relative_to(folder)]
+    elif split != "train" and not of_split:
+        subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise UserError(
+            f"'{folder}' has no sub-folder, and no parquet files, of the split '{split}'",
+            f"Leave --dataset_split out, or give one of: {', '.join(subfolders) or 'no sub-folders there'}.",
+        )
+    else:
+        parquet = of_split or parquet
+    files = [path for path in below if _names_image(path) and path.is_file()]
     if not files and parquet:
         return parquet_source(parquet, options)
     if not files:
@@ -70,6 +84,18 @@ def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
             yield as_text(path.relative_to(folder)), read_encoded(path)
 
     return ImageSource(as_text(folder), digest_files(files), len(files), items)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and its sub-folders, linked ones too, but none that belong to a run."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen or RUN_FILE in names:  # links in a circle; pictures that a run made are no training images
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent) / name for name in names)
 
 
 def _file_source(path: Path, options: DataOptions) -> ImageSource:

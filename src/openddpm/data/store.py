@@ -25,7 +25,6 @@ from openddpm.record.schema import DataRecord, ImageFinding
 
 STORE_VERSION = 1  # part of the digest: raise it when decoding changes what it makes
 MAX_REFUSED_SHARE = 0.05  # assumed: beyond it the data set, not an image, is what is broken
-MAX_LISTED_CONVERSIONS = 20  # of each reason; every refusal is listed
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,8 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
             file.write(content)
             digest.update(content)
             num_images += 1
-            for reason in changes:
-                counts[reason] += 1
-                if counts[reason] <= MAX_LISTED_CONVERSIONS:
-                    findings.append(ImageFinding(path=path, reason=reason, action="converted"))
+            counts.update(changes)
+            findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in changes]
         file.flush()
         os.fsync(file.fileno())
     _check_enough(source, num_images, findings)

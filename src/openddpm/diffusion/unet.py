@@ -52,7 +52,11 @@ def unet_config(model: str, resolution: int) -> dict[str, Any]:
         config = dict(SIZES[model])
     else:
         config = _read_config(model)
-    num_levels = len(config.get("block_out_channels", SIZES["default"]["block_out_channels"]))
+    channels = config.get("block_out_channels", SIZES["default"]["block_out_channels"])
+    if not isinstance(channels, list | tuple) or not channels or not all(isinstance(c, int) for c in channels):
+        found = f"--model '{model}' has block_out_channels {channels!r}"
+        raise UserError(found, "It takes a list with the channels of each level.")
+    num_levels = len(channels)
     factor = 2 ** (num_levels - 1)
     if resolution % factor:
         below = resolution // factor * factor
@@ -72,10 +76,15 @@ def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
         UserError: diffusers cannot build that config.
     """
     config = {**config, "in_channels": channels, "out_channels": channels}
+    options = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
-        return UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"diffusers cannot build this UNet: {error}", "Mend the config given as --model.") from error
+        with torch.device("meta"):  # a dry run, without memory or time: some configs build but cannot run
+            noisy = torch.zeros((1, channels, config["sample_size"], config["sample_size"]))
+            UNet2DModel(**options)(noisy, torch.zeros((1,), dtype=torch.long))
+    except Exception as error:  # diffusers raises whatever a wrong value leads to
+        found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
+        raise UserError(found, "Mend the config given as --model.") from error
+    return UNet2DModel(**options)
 
 
 def check_own_unet(unet: UNet2DModel, resolution: int, channels: int) -> None:
@@ -84,6 +93,10 @@ def check_own_unet(unet: UNet2DModel, resolution: int, channels: int) -> None:
     Raises:
         UserError: naming the size expected and found.
     """
+    dtypes = {parameter.dtype for parameter in unet.parameters()}
+    if dtypes != {torch.float32}:
+        todo = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
+        raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", todo)
     found = (unet.config["sample_size"], unet.config["in_channels"], unet.config["out_channels"])
     expected = (resolution, channels, channels)
     if found != expected:

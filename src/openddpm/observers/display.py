@@ -49,6 +49,8 @@ class Display(Observer):
             for skipped in last.skipped_checkpoints:
                 say(f"[bold red]checkpoint not valid, skipped:[/] {escape(skipped)}")
             say(f"going on from step {last.step:,}")
+        elif run.config["resume_from_checkpoint"]:
+            say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
         warmup_steps = int(run.config["lr_warmup_steps"])
         if warmup_steps >= run.total_steps and run.config["lr_scheduler"] != "constant":
             say(

@@ -1,6 +1,7 @@
 """The run as TensorBoard events: scalars, preview images, and the config without secrets."""
 
 import itertools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class TensorBoardObserver(Observer):
         self._writer: Any = None
         try:
             self._logging_dir.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._logging_dir).close()
         except OSError as error:
             todo = "Choose a folder that you may write to."
             raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", todo) from error

@@ -8,6 +8,12 @@ from typing import Any
 from openddpm.errors import UserError
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power loss."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames within `folder` survive a power loss (a no-op where folders cannot be opened)."""
     try:

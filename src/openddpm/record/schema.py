@@ -73,6 +73,8 @@ class RunRecord(_Record):
     environment: dict[str, Any]
     progress: Progress
     resumptions: list[Resumption] = []
+    own_parts: list[str] = []
+    """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
 
 
 class MetricsRow(_Record):
@@ -123,7 +125,7 @@ class ImageFinding(_Record):
 
 
 class DataRecord(_Record):
-    """data.json: counts cover every image; `images` lists all refusals and the first conversions of each reason."""
+    """data.json: counts by reason, and every image that was refused or changed."""
 
     num_images: int
     counts: dict[str, int]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from openddpm.record.files import read_json_lines, write_atomically, write_json
+from openddpm.record.files import read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord
 
 RUN_FILE = "run.json"
@@ -18,7 +18,7 @@ RUN_FILES = (
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
     "generated",
 )
-"""Everything a run may leave in its folder; nothing else there is ever removed."""
+"""Everything a run may leave in its folder."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
@@ -47,10 +47,16 @@ class RunWriter:
         """Add a line to evaluations.jsonl."""
         _append(self.folder / EVALUATIONS_FILE, row)
 
+    def sync_rows(self) -> None:
+        """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it."""
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            if (self.folder / name).exists():
+                sync_file(self.folder / name)
+
     def forget_after(self, step: int) -> None:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""
         for name in (METRICS_FILE, EVALUATIONS_FILE):
-            rows = [row for row in read_json_lines(self.folder / name) if row["step"] <= step]
+            rows = [row for row in read_json_lines(self.folder / name) if row.get("step", 0) <= step]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
         for later, _, path in list_preview_files(self.folder):
             if later > step:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, write_json
+from openddpm.record.files import fsync_folder, sync_file, write_json
 from openddpm.training.state import Tensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_PREFIX = "step-"
+_NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
 
 
@@ -43,7 +44,19 @@ def checkpoints_folder(run_folder: Path) -> Path:
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return the published checkpoints of a run, oldest first, valid or not."""
-    return sorted(checkpoints_folder(run_folder).glob(f"{_PREFIX}*"))
+    folders = [path for path in checkpoints_folder(run_folder).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=checkpoint_step)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the step that a checkpoint's name states."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def remove_checkpoints(run_folder: Path) -> None:
+    """Remove a run's checkpoints, published and partial; what else lies beside them stays."""
+    for folder in (*list_checkpoints(run_folder), *checkpoints_folder(run_folder).glob(f"{_PARTIAL}*")):
+        shutil.rmtree(folder)
 
 
 def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: dict[str, Any], keep: int) -> Path:
@@ -53,7 +66,7 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     prune. Killed anywhere, it leaves either no checkpoint of this step or a whole one.
     """
     parent = checkpoints_folder(run_folder)
-    name = f"{_PREFIX}{scalars['step']:08d}"
+    name = f"step-{scalars['step']:08d}"
     final, partial = parent / name, parent / f"{_PARTIAL}{name}"
     for leftover in parent.glob(f"{_PARTIAL}*"):
         shutil.rmtree(leftover)
@@ -61,13 +74,11 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     for stem, content in tensors.items():
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in content.items()}
         save_file(on_cpu, partial / f"{stem}.safetensors", metadata={"format": "pt"})
-        _sync(partial / f"{stem}.safetensors")
+        sync_file(partial / f"{stem}.safetensors")
     write_json(partial / STATE, {**scalars, "run_id": run_id})
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
     write_json(partial / MANIFEST, {"files": files})
     fsync_folder(partial)
-    if final.exists():  # the same step, trained again after a resume from further back
-        shutil.rmtree(final)
     os.replace(partial, final)
     fsync_folder(parent)
     verify_checkpoint(final, run_id)
@@ -131,11 +142,6 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
             "Restore one from a backup, or train again with --overwrite_output_dir.",
         )
     return None
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 
+from openddpm import __version__
 from openddpm.config import TrainConfig
 from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
@@ -27,6 +28,7 @@ def new_record(
     split: Split,
     unet: UNet2DModel,
     total_steps: int,
+    own_parts: list[str],
 ) -> RunRecord:
     """Describe a run at step 0. `unet` may lie on the meta device."""
     return RunRecord(
@@ -56,12 +58,13 @@ def new_record(
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),
+        own_parts=own_parts,
     )
 
 
 def _environment(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
-    packages = ("openddpm", "torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
+    packages = ("torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
         "device_type": device.type,
@@ -69,7 +72,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {"openddpm": __version__, **{name: version(name) for name in packages}},
     }
 
 

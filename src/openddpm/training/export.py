@@ -6,6 +6,8 @@ from pathlib import Path
 
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
+from openddpm.record.files import write_atomically
+
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -14,12 +16,10 @@ def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, sched
 
     The weights are a hard link to the checkpoint's file where the file system has them: no time, no space.
     """
-    unet.save_config(run_folder / "unet")
-    scheduler.save_config(run_folder / "scheduler")
-    DDIMPipeline(unet=unet, scheduler=scheduler).save_config(run_folder)
     source = checkpoint / "ema.safetensors"
     if not source.exists():
         source = checkpoint / "unet.safetensors"
+    (run_folder / "unet").mkdir(exist_ok=True)
     temporary = run_folder / "unet" / f".{WEIGHTS_FILE}.tmp"
     temporary.unlink(missing_ok=True)
     try:
@@ -27,3 +27,8 @@ def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, sched
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, run_folder / "unet" / WEIGHTS_FILE)
+    temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+    pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)
+    write_atomically(run_folder / "unet" / "config.json", unet.to_json_string())
+    write_atomically(run_folder / "scheduler" / "scheduler_config.json", scheduler.to_json_string())
+    write_atomically(run_folder / "model_index.json", pipeline.to_json_string())

@@ -10,6 +10,7 @@ from openddpm.record.schema import BandScore, EvaluationRow, Weights
 from openddpm.seeding import numpy_generator, standard_normal
 
 MAX_TUPLES = 256  # assumed: steady enough to see a trend, cheap enough for every preview
+MAX_BATCH_SIZE = 64  # larger ones gain nothing
 MIN_TUPLES = 48  # assumed: small held-out sets are met at several timesteps an image
 
 
@@ -40,21 +41,30 @@ class FixedTuples:
             chosen = slice(start, start + batch_size)
             timesteps = self.timesteps[chosen]
             clean = uint8_to_signed_unit(load_images(self._images, self.indices[chosen], self._device))
-            noise = standard_normal(tuple(clean.shape), self._device, self._seed, f"{self._name} noise", start)
+            noise = torch.stack([self._noise(tuple(image.shape), start + i) for i, image in enumerate(clean)])
             noisy = self._process.add_noise(clean, noise, timesteps)
             predicted = self._process.to_noise(denoise(noisy, timesteps), noisy, timesteps)
             errors.append((predicted - noise).square().mean(dim=(1, 2, 3)))
         return torch.cat(errors).cpu()
 
+    def _noise(self, shape: tuple[int, ...], index: int) -> torch.Tensor:
+        return standard_normal(shape, self._device, self._seed, f"{self._name} noise", index)
+
 
 class HeldoutEvaluation:
     """Scores weights on held-out images, and on as many training images for comparison."""
 
-    batch_size = 64  # fixed, since the noise is drawn a batch at a time
-
     def __init__(
-        self, images: np.ndarray, split: Split, process: DiffusionProcess, device: torch.device, seed: int
+        self,
+        images: np.ndarray,
+        split: Split,
+        process: DiffusionProcess,
+        device: torch.device,
+        seed: int,
+        batch_size: int,
     ) -> None:
+        """Prepare fixed tuples of both kinds; `batch_size` is what fits the device, and changes no number."""
+        self._batch_size = min(batch_size, MAX_BATCH_SIZE)
         self._train = FixedTuples(images, split.train, process, device, seed, "training")
         self._heldout = (
             FixedTuples(images, split.heldout, process, device, seed, "held-out") if len(split.heldout) else None
@@ -63,8 +73,8 @@ class HeldoutEvaluation:
 
     def score(self, denoise: Denoiser, weights: Weights, step: int, images: int) -> EvaluationRow:
         """Return a line of evaluations.jsonl; bands are of the held-out tuples, or of the training ones without any."""
-        train = self._train.squared_errors(denoise, self.batch_size)
-        heldout = self._heldout.squared_errors(denoise, self.batch_size) if self._heldout else None
+        train = self._train.squared_errors(denoise, self._batch_size)
+        heldout = self._heldout.squared_errors(denoise, self._batch_size) if self._heldout else None
         tuples, errors = (self._train, train) if heldout is None else (self._heldout, heldout)
         assert tuples is not None
         snr = self._snr[tuples.timesteps.cpu()]

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from openddpm.diffusion.process import sample_timesteps
 from openddpm.diffusion.sampling import denoiser
-from openddpm.errors import UserError
 from openddpm.record.reader import Preview
 from openddpm.record.schema import MetricsRow, Status, Weights
 from openddpm.seeding import seed_global_generators, standard_normal, uniform
@@ -37,7 +36,7 @@ class TrainResult:
 
 
 def fit(training: Training) -> TrainResult:
-    """Train until the last step or a signal, and leave a whole record.
+    """Train until the last step or a signal, and leave a whole record. A finished run is left as it is.
 
     Raises:
         UserError: the loss is no longer a number.
@@ -46,16 +45,18 @@ def fit(training: Training) -> TrainResult:
     status: Status = "failed"
     stop = StopRequest()
     try:
-        if training.state.step == training.total_steps:
-            return TrainResult(recorder.folder, "finished")  # resumed, with nothing left to do
+        if training.was_finished and training.state.step == training.total_steps:
+            return TrainResult(recorder.folder, "finished")
         recorder.started()
         with stop:
             status = _fit(training, stop)
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
     finally:
         if recorder.has_started:
             recorder.ended(status)
-        if training.lock is not None:
-            training.lock.release()
+        training.claim.release()
     return TrainResult(recorder.folder, status, stop.signal)
 
 
@@ -139,11 +140,7 @@ def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torc
     state, accelerator = training.state, training.accelerator
     mean_loss = accelerator.reduce(state.loss_sum, reduction="mean") / state.steps_since_log  # type: ignore[operator]
     train_loss, norm = float(mean_loss), float(grad_norm)
-    if not torch.isfinite(mean_loss):
-        raise UserError(
-            f"the training loss is {train_loss} between steps {state.step - state.steps_since_log} and {state.step}",
-            "The newest checkpoint is from before. Lower --learning_rate, or use --mixed_precision no or bf16.",
-        )
+    state.check_finite(train_loss)
     training.recorder.logged(
         MetricsRow(
             **training.progress().model_dump(),
@@ -164,7 +161,7 @@ def _preview_and_evaluate(training: Training) -> None:
     recorder, state, config = training.recorder, training.state, training.config
     if recorder.is_main:
         kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
-        written: dict[str, Path | None] = {"ema": None, "raw": None}
+        written: dict[str, Path] = {}
         for kind, weights in kinds.items():
             if weights is None:
                 continue
@@ -174,7 +171,7 @@ def _preview_and_evaluate(training: Training) -> None:
             write_preview(path, denoise, training.process, config, channels, training.accelerator.device)
             written[kind] = path
             recorder.evaluated(training.evaluation.score(denoise, kind, state.step, state.images))
-        recorder.previewed(Preview(state.step, written["ema"], written["raw"]), training.progress())
+        recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")), training.progress())
     training.accelerator.wait_for_everyone()
 
 
@@ -182,7 +179,9 @@ def _save(training: Training) -> None:
     """Publish a checkpoint, and the pipeline made from it, in the main process."""
     recorder, state, config = training.recorder, training.state, training.config
     scalars = state.scalars(training.accelerator)
+    state.check_finite(sum(scalars["loss_sums"]))
     if recorder.is_main:
+        recorder.sync_rows()
         keep, run_id = config.checkpoints_total_limit, recorder.run.run_id
         checkpoint = write_checkpoint(recorder.folder, run_id, state.tensors(), scalars, keep)
         export_pipeline(recorder.folder, checkpoint, state.unet, training.process.scheduler)

@@ -27,7 +27,7 @@ def learning_rate_schedule(options: OptimizationOptions, total_steps: int) -> Ca
     The schedule is diffusers' own; only its function of the step is taken, so that nothing needs restoring on resume
     and neither accumulation nor the number of processes can advance it twice.
     """
-    placeholder = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    placeholder = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=options.learning_rate)
     scheduler = get_scheduler(
         options.lr_scheduler, placeholder, num_warmup_steps=options.lr_warmup_steps, num_training_steps=total_steps
     )

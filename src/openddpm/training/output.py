@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, list_preview_files
-from openddpm.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from openddpm.training.checkpoint import (
+    Checkpoint,
+    checkpoint_step,
+    list_checkpoints,
+    load_checkpoint,
+    remove_checkpoints,
+)
+from openddpm.training.export import WEIGHTS_FILE
+
+_PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
 
 
 @dataclass(frozen=True)
@@ -25,31 +35,42 @@ class Earlier:
     """None if it ended before its first checkpoint."""
 
 
-def claim_output_dir(config: TrainConfig, is_main: bool) -> FileLock | None:
-    """Create the run folder, find that it can be written, and lock it against a second run.
+class Claim:
+    """The run folder, made if need be, found to be writable, and locked against a second run.
+
+    Processes other than the main one claim nothing.
 
     Raises:
         UserError: not writable, or another run is at work in it.
     """
-    folder = Path(config.output_dir)
-    if not is_main:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-        return lock
-    except Timeout:
-        raise UserError(
-            f"another run is at work in '{folder}' on {socket.gethostname()}", "Wait for it, or choose --output_dir."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --output_dir '{folder}': {error.strerror}", "Choose a folder that you may write to."
-        ) from None
+
+    def __init__(self, folder: Path, is_main: bool) -> None:
+        self._folder, self._is_new, self._lock = folder, not folder.exists(), FileLock(folder / ".lock")
+        if not is_main:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            todo = "Wait for it, or choose another --output_dir."
+            raise UserError(f"another run is at work in '{folder}' on {socket.gethostname()}", todo) from None
+        except OSError as error:
+            todo = "Choose a folder that you may write to."
+            raise UserError(f"cannot write to --output_dir '{folder}': {error.strerror}", todo) from None
+
+    def release(self) -> None:
+        """Unlock the folder; one that was made for a run that never began is removed again."""
+        if not self._lock.is_locked:
+            return
+        self._lock.release()
+        if not (self._folder / RUN_FILE).exists():
+            (self._folder / ".lock").unlink(missing_ok=True)
+            if self._is_new:
+                with suppress(OSError):  # not empty
+                    self._folder.rmdir()
 
 
 def find_earlier_run(config: TrainConfig) -> Earlier | None:
@@ -61,7 +82,7 @@ def find_earlier_run(config: TrainConfig) -> Earlier | None:
     folder = Path(config.output_dir)
     resume = config.resume_from_checkpoint
     if not (folder / RUN_FILE).exists():
-        taken = [name for name in RUN_FILES if (folder / name).exists()]
+        taken = [name for name in RUN_FILES if _holds_something(folder / name)]
         if resume not in (None, "latest"):
             raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
         if taken:
@@ -87,35 +108,29 @@ def find_earlier_run(config: TrainConfig) -> Earlier | None:
     return Earlier(record, load_checkpoint(folder, record.run_id, resume))
 
 
-def release_output_dir(folder: Path, lock: FileLock | None) -> None:
-    """Unlock the run folder; one that was made for a run that never began is removed again."""
-    if lock is None:
-        return
-    lock.release()
-    if not (folder / RUN_FILE).exists():
-        (folder / ".lock").unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def remove_earlier_run(folder: Path) -> None:
     """Remove the files that a run left in `folder`, and no others; without a run there, none."""
     if not (folder / RUN_FILE).exists():
         return
+    remove_checkpoints(folder)
     for picture in (*(path for _, _, path in list_preview_files(folder)), folder / TRAINING_DATA_PICTURE):
         picture.unlink(missing_ok=True)
-    for name in reversed(RUN_FILES):  # run.json, which marks the others as ours, last
-        path = folder / name
-        if name == "samples":
-            continue  # may hold a stranger's pictures too
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+    for path in (folder / name for name in reversed(RUN_FILES)):  # run.json, which marks the others as ours, last
+        for inner in _PIPELINE_FILES.get(path.name, ()):
+            (path / inner).unlink(missing_ok=True)
+        if path.is_dir():
+            with suppress(OSError):  # a stranger's files are in it
+                path.rmdir()
         else:
             path.unlink(missing_ok=True)
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
     """Remove checkpoints beyond `step`, so that `latest` means the history that is gone on with."""
     for checkpoint in list_checkpoints(folder):
-        if int(checkpoint.name.split("-")[1]) > step:
+        if checkpoint_step(checkpoint) > step:
             shutil.rmtree(checkpoint)

@@ -14,11 +14,10 @@ from openddpm.seeding import standard_normal
 
 def write_preview(
     path: Path, denoise: Denoiser, process: DiffusionProcess, config: TrainConfig, channels: int, device: torch.device
-) -> Path:
+) -> None:
     """Write a grid of eval_batch_size samples by DDIM, from the noise that the run's seed fixes, as a PNG."""
     shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
     noise = standard_normal(shape, device, config.seed, "preview")
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     image_grid(signed_unit_to_uint8(images).cpu().numpy()).save(path)
-    return path

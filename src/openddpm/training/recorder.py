@@ -51,6 +51,11 @@ class Recorder:
         for observer in self._observers:
             observer.record_grown()
 
+    def sync_rows(self) -> None:
+        """Make the rows so far as durable as the checkpoint that follows."""
+        if self._writer:
+            self._writer.sync_rows()
+
     def checkpointed(self, progress: Progress) -> None:
         """Note in run.json how far a resumption would get."""
         self._update(progress=progress)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
-from filelock import FileLock
 
 from openddpm.config import TrainConfig
 from openddpm.data.decode import Preprocessing
@@ -27,19 +27,24 @@ from openddpm.record.schema import Progress, Resumption, RunRecord
 from openddpm.record.writer import TRAINING_DATA_PICTURE, RunWriter
 from openddpm.seeding import seed_global_generators
 from openddpm.training.describe import new_record, now
+from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
 from openddpm.training.output import (
+    Claim,
     Earlier,
-    claim_output_dir,
     find_earlier_run,
-    release_output_dir,
     remove_earlier_run,
     remove_later_checkpoints,
 )
 from openddpm.training.recorder import Recorder
 from openddpm.training.state import TrainingState
+
+_DATA_PARALLEL = (
+    *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU),
+    *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_MUSA, DistributedType.MULTI_SDAA),
+)
 
 
 @dataclass
@@ -59,7 +64,8 @@ class Training:
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
     total_steps: int
-    lock: FileLock | None
+    claim: Claim
+    was_finished: bool
 
     @property
     def global_batch_size(self) -> int:
@@ -85,21 +91,22 @@ def prepare(
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be mended first.
     """
-    structure = None if own_unet is not None else unet_config(config.model, config.resolution)
+    if config.dataset and Path(config.dataset).resolve() == Path(config.output_dir).resolve():
+        todo = "Give the run a folder of its own with --output_dir."
+        raise UserError(f"--dataset and --output_dir are the same folder, '{config.dataset}'", todo)
     accelerator = _accelerator(config)
-    lock = claim_output_dir(config, accelerator.is_main_process)
+    claim = Claim(Path(config.output_dir), accelerator.is_main_process)
     try:
-        return _prepare(config, accelerator, lock, structure, own_dataset, transform, own_unet, observers)
+        return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers)
     except BaseException:
-        release_output_dir(Path(config.output_dir), lock)
+        claim.release()
         raise
 
 
 def _prepare(
     config: TrainConfig,
     accelerator: Accelerator,
-    lock: FileLock | None,
-    structure: dict[str, Any] | None,
+    claim: Claim,
     own_dataset: Any,
     transform: Transform | None,
     own_unet: UNet2DModel | None,
@@ -109,12 +116,15 @@ def _prepare(
     earlier = find_earlier_run(config)
     accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
 
-    if earlier is not None:  # a branch of the Hub may have moved on since
-        source = open_source(
-            config.model_copy(update={"dataset_revision": earlier.record.dataset.revision}), own_dataset
-        )
-    else:
-        source = open_source(config, own_dataset)
+    own = {"dataset": own_dataset, "transform": transform, "unet": own_unet}
+    own_parts = [name for name, part in own.items() if part is not None]
+    if earlier is None:
+        structure, data_options = unet_config(config.model, config.resolution) if own_unet is None else {}, config
+    else:  # a config file may have changed since, and a branch of the Hub moved on
+        _check_own_parts(own_parts, earlier.record.own_parts)
+        structure = earlier.record.model.config
+        data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
+    source = open_source(data_options, own_dataset)
     preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
     cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
     store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
@@ -124,13 +134,15 @@ def _prepare(
     unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     if earlier is None:
-        run = new_record(config, accelerator, source, store, split, frozen_unet, total_steps)
+        run = new_record(config, accelerator, source, store, split, frozen_unet, total_steps, own_parts)
     model, state = _initial_state(config, accelerator, unet)
     if earlier is not None:
-        run = _resume(earlier, state, store, accelerator)
+        run = _resume(earlier, config, state, store, len(split.train), accelerator)
+    process = DiffusionProcess(config, device)
     if accelerator.is_main_process:
         _prepare_folder(folder, earlier, run, state.step, store, split)
-    process = DiffusionProcess(config, device)
+        if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
+            export_pipeline(folder, earlier.checkpoint.folder, unet, process.scheduler)
     return Training(
         config=config,
         accelerator=accelerator,
@@ -139,21 +151,22 @@ def _prepare(
         state=state,
         process=process,
         stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
-        evaluation=HeldoutEvaluation(store.images, split, process, device, config.seed),
+        evaluation=HeldoutEvaluation(store.images, split, process, device, config.seed, config.train_batch_size),
         learning_rate_at=learning_rate_schedule(config, total_steps),
         recorder=Recorder(run, folder, observers, accelerator.is_main_process),
         total_steps=total_steps,
-        lock=lock,
+        claim=claim,
+        was_finished=earlier is not None and earlier.record.status == "finished",
     )
 
 
 def _initial_unet(
-    config: TrainConfig, structure: dict[str, Any] | None, own_unet: UNet2DModel | None, channels: int
+    config: TrainConfig, structure: dict[str, Any], own_unet: UNet2DModel | None, channels: int
 ) -> UNet2DModel:
     if own_unet is not None:
         check_own_unet(own_unet, config.resolution, channels)
-        return own_unet
-    assert structure is not None
+        own_unet.__dict__.pop("_is_accelerate_prepared", None)  # by an earlier run, maybe in another precision
+        return extract_model_from_parallel(own_unet, keep_fp32_wrapper=False)
     seed_global_generators(config.seed, "initial weights")
     return build_unet(structure, channels)
 
@@ -199,9 +212,15 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     elif precision == "fp16":
         raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    return Accelerator(
-        mixed_precision=precision, cpu=not torch.accelerator.is_available()
-    )  # else ranks miss each other
+    # Without a device, only the CPU being asked for makes ranks find each other.
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    if accelerator.distributed_type not in _DATA_PARALLEL:
+        raise UserError(
+            f"the launcher asks for {accelerator.distributed_type.value}, which shards the weights",
+            "Train data-parallel: accelerate launch --multi_gpu, or torchrun.",
+        )
+    accelerator.gradient_accumulation_steps = 1  # the loop divides the loss, whatever the launcher has set
+    return accelerator
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int) -> int:
@@ -211,7 +230,24 @@ def _total_steps(config: TrainConfig, num_train: int, num_processes: int) -> int
     return -(-config.num_epochs * num_train // per_step)  # rounded up: no epoch is cut short
 
 
-def _resume(earlier: Earlier, state: TrainingState, store: ImageStore, accelerator: Accelerator) -> RunRecord:
+def _check_own_parts(given: list[str], recorded: list[str]) -> None:
+    if given != recorded:
+        raise UserError(
+            f"the run was trained with these parts given from Python: {', '.join(recorded) or 'none'}; "
+            f"this call gives: {', '.join(given) or 'none'}",
+            "Call train() with the same parts and resume_from_checkpoint='latest'.",
+        )
+
+
+def _resume(
+    earlier: Earlier,
+    config: TrainConfig,
+    state: TrainingState,
+    store: ImageStore,
+    num_train: int,
+    accelerator: Accelerator,
+) -> RunRecord:
+    """Put the checkpoint in place, in every process the same, and return the record to go on with."""
     record = earlier.record
     if store.sha256 != record.dataset.sha256:
         raise UserError(
@@ -227,8 +263,19 @@ def _resume(earlier: Earlier, state: TrainingState, store: ImageStore, accelerat
     if earlier.checkpoint is not None:
         state.restore(earlier.checkpoint.tensors, earlier.checkpoint.scalars, accelerator.process_index)
         skipped = earlier.checkpoint.skipped
+    steps = accelerator.gather(torch.tensor([state.step], device=accelerator.device))
+    if int(steps.min()) != int(steps.max()):  # type: ignore[union-attr]
+        found = f"the processes would resume from different steps: {steps.tolist()}"  # type: ignore[union-attr]
+        raise UserError(found, "Give all of them the same run folder, on a file system that they share.")
     resumption = Resumption(step=state.step, time=now(), skipped_checkpoints=skipped)
-    return record.model_copy(update={"status": "running", "resumptions": [*record.resumptions, resumption]})
+    return record.model_copy(
+        update={
+            "status": "running",
+            "config": {**config.model_dump(), "recipe": record.config.get("recipe")},
+            "progress": Progress(step=state.step, images=state.images, epoch=state.images / num_train),
+            "resumptions": [*record.resumptions, resumption],
+        }
+    )
 
 
 def _prepare_folder(

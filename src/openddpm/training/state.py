@@ -1,5 +1,6 @@
 """All of a run that changes while it trains: it goes into a checkpoint, and nothing else does."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
+
+from openddpm.errors import UserError
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
@@ -61,6 +64,19 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
+    def check_finite(self, loss: float) -> None:
+        """Stop on a loss, over all processes, that is no longer a number.
+
+        Raises:
+            UserError: in every process alike.
+        """
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the training loss is {loss} between steps {self.step - self.steps_since_log} and {self.step}",
+                "Resume from a checkpoint before that, or start again: with a lower --learning_rate, or with "
+                "--mixed_precision no or bf16.",
+            )
+
     def restore(self, tensors: Tensors, scalars: dict[str, Any], process_index: int) -> None:
         """Put a checkpoint's content in place of the present state."""
         self.unet.load_state_dict(tensors["unet"])
@@ -79,5 +95,4 @@ class TrainingState:
             self.scaler.load_state_dict(scalars["scaler"])
         self.images, self.step = scalars["images"], scalars["step"]
         self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
-        loss_sums = scalars["loss_sums"]
-        self.loss_sum.fill_(loss_sums[process_index] if process_index < len(loss_sums) else 0.0)
+        self.loss_sum.fill_(scalars["loss_sums"][process_index])

@@ -248,6 +248,25 @@ def test_folders_with_splits_give_the_one_asked_for(tmp_path: Path) -> None:
     assert tones(open_path(tmp_path / "tables", dataset_split="test")) == {"test-0 0": 2}
 
 
+def test_a_split_that_is_not_there_is_the_users_error(tmp_path: Path) -> None:
+    """Asked for a split that a folder does not have, it lists the sub-folders instead of training on others."""
+    write(tmp_path / "train" / "a.png", png(1))
+    with pytest.raises(UserError, match="split 'test'(.|\n)*give one of: train"):
+        open_path(tmp_path, dataset_split="test")
+
+
+def test_pictures_of_runs_are_no_training_images(tmp_path: Path) -> None:
+    """A run folder inside the folder of images is passed over, and linked sub-folders are followed once."""
+    write(tmp_path / "data" / "a.png", png(1))
+    write(tmp_path / "data" / "run" / "samples" / "b.png", png(2))
+    write(tmp_path / "data" / "run" / "run.json", b"{}")
+    write(tmp_path / "elsewhere" / "c.png", png(3))
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "linked-too").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "circle").symlink_to(tmp_path / "data")
+    assert sorted(tones(open_path(tmp_path / "data")).values()) == [1, 3]
+
+
 def test_parquet_shards_must_agree(tmp_path: Path) -> None:
     """A shard without the image column of the first is named at once, not after hours of decoding."""
     write_parquet(tmp_path / "a.parquet", image=[png(1)])

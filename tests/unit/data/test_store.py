@@ -137,11 +137,11 @@ def test_nothing_to_train_on_is_the_users_error(images: list[EncodedImage], tmp_
         opened(source(images), tmp_path)
 
 
-def test_conversions_are_counted_in_full_and_listed_in_part(tmp_path: Path) -> None:
-    """Of one kind of change every image is counted, and only the first twenty are listed."""
+def test_conversions_are_counted_and_listed_in_full(tmp_path: Path) -> None:
+    """Every image that was changed is counted by its reason, and listed."""
     data = opened(source(gray(30, size=3)), tmp_path).data
     assert data.counts == {"upscaled": 30}
-    assert [finding.path for finding in data.images] == [f"{number}.png" for number in range(20)]
+    assert [finding.path for finding in data.images] == [f"{number}.png" for number in range(30)]
 
 
 def test_a_decode_that_fails_leaves_nothing(tmp_path: Path) -> None:
