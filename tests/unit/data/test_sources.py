@@ -251,7 +251,7 @@ def test_folders_with_splits_give_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_split_that_is_not_there_is_the_users_error(tmp_path: Path) -> None:
     """Asked for a split that a folder does not have, it lists the sub-folders instead of training on others."""
     write(tmp_path / "train" / "a.png", png(1))
-    with pytest.raises(UserError, match="split 'test'(.|\n)*give one of: train"):
+    with pytest.raises(UserError, match=r"split 'test'(.|\n)*give one of: train"):
         open_path(tmp_path, dataset_split="test")
 
 
