@@ -8,7 +8,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "resolution": 16,
         "model": "unet-16",
         "random_flip": False,
-        "max_train_steps": 4200,
+        "max_train_steps": 3700,
         "train_batch_size": 16,
         "learning_rate": 4e-3,
         "lr_scheduler": "cosine",
