@@ -28,23 +28,13 @@ first steps:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 unusable input, 128 + N ended by signal N."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
-        print(_HELP.format(commands=listing), end="")
-        return 0
-    if arguments[0] == "--version":
-        from openddpm import __version__
-
-        print(__version__)
-        return 0
-    from openddpm.errors import UserError, closest
+    from openddpm.errors import UserError
 
     try:
-        if arguments[0] not in COMMANDS:
-            raise UserError(f"unknown command '{arguments[0]}'", closest(arguments[0], list(COMMANDS)))
-        command = importlib.import_module(f"openddpm.cli.{arguments[0]}")
-        return int(command.run(arguments[1:]))
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can still be answered for
     except UserError as error:
         print(f"openddpm: {error.found}", file=sys.stderr)
         if error.todo:
@@ -56,3 +46,21 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+        print(_HELP.format(commands=listing), end="")
+        return 0
+    if arguments[0] == "--version":
+        from openddpm import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        from openddpm.errors import UserError, closest
+
+        raise UserError(f"unknown command '{arguments[0]}'", closest(arguments[0], list(COMMANDS)))
+    command = importlib.import_module(f"openddpm.cli.{arguments[0]}")
+    return int(command.run(arguments[1:]))
