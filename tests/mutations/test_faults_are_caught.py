@@ -118,7 +118,7 @@ FAULTS = [
     Fault(
         "a loss sum that a resume forgets",
         "training/state.py",
-        "self.loss_sum.fill_(loss_sums[process_index] if process_index < len(loss_sums) else 0.0)",
+        'self.loss_sum.fill_(scalars["loss_sums"][process_index])',
         "self.loss_sum.zero_()",
         RESUME + "test_resume_after_a_crash_is_exact[3]",
     ),
