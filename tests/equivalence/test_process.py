@@ -7,7 +7,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
 from openddpm.config import ModelOptions
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
-from openddpm.diffusion.sampling import denoiser, sample
+from openddpm.diffusion.sampling import Solver, denoiser, sample
 from tiny import TINY_UNET
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -104,3 +104,12 @@ def test_sampling_is_the_pipelines(prediction: str) -> None:
     hollow = UNet2DModel.from_config(unet.config).to("meta").eval()
     images = sample(denoiser(hollow, weights), noise, process.scheduler.config, 4)
     assert ((images / 2 + 0.5).clamp(0, 1) - expected).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpmsolver++", "unipc"])
+def test_no_solver_blows_up(solver: Solver) -> None:
+    """With a model so wrong that its clean images lie far outside [-1, 1], every solver's samples stay inside."""
+    noise = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(number) for number in range(2)]
+    images = sample(lambda noisy, _: 0.5 * noisy, noise, _process().scheduler.config, 10, solver, generators)
+    assert images.abs().max() <= 1.01

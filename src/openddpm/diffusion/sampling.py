@@ -22,6 +22,10 @@ _SOLVERS: dict[str, Any] = {
     "unipc": UniPCMultistepScheduler,
 }
 
+# ddim and ddpm clip their estimate of x_0 to [-1, 1] by `clip_sample`; the others by dynamic thresholding (Saharia et
+# al., 2022) with 1 as its largest value. Unclipped, some samples of pixel models blow up.
+_CLIPPING = {"dpmsolver++": {"thresholding": True}, "unipc": {"thresholding": True}}
+
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(noisy images (B, C, H, W), timesteps (B,) or ()) -> prediction (B, C, H, W)."""
 
@@ -59,7 +63,7 @@ def sample(
     Returns:
         images, (B, C, H, W) float32, about [-1, 1], not clamped.
     """
-    scheduler = _SOLVERS[solver].from_config(scheduler_config)
+    scheduler = _SOLVERS[solver].from_config(scheduler_config, **_CLIPPING.get(solver, {}))
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
     options = {"generator": generators} if solver == "ddpm" else {}
     images = noise * scheduler.init_noise_sigma
