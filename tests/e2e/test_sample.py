@@ -12,7 +12,6 @@ Cli = Callable[..., Any]
 Flags = Callable[..., list[str]]
 
 # diffusers turns tensors into arrays in a way that NumPy 2 deprecates; people do not see that warning
-from_diffusers = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def read_images(folder: Path) -> np.ndarray:
@@ -24,7 +23,6 @@ def read_images(folder: Path) -> np.ndarray:
     return np.stack(images)
 
 
-@from_diffusers
 @pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpmsolver++", "unipc"])
 def test_an_image_depends_on_seed_and_number_alone(solver: str, cli: Cli, finished_run: Path, tmp_path: Path) -> None:
     """Image N of a seed is the same whatever num_images and batch_size are, up to the rounding of batched sums."""
@@ -90,7 +88,6 @@ def test_wrong_numbers(
     assert not list(Path().glob("out/*"))
 
 
-@from_diffusers
 def test_as_many_steps_as_a_solver_takes(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     """The largest number of steps that a message offers does work, with every solver."""
     run = tmp_path / "run"
