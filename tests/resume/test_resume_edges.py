@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,25 @@ def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
             prepare(tiny_config(tmp_path, name, dataset=str(tmp_path / "empty")))
     assert not (tmp_path / "new").exists()
     assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_sigterm_between_micro_batches_is_exact(tmp_path: Path) -> None:
+    """A signal in the middle of an accumulated step lets it be finished, and the resumed run is exact."""
+    micro_batches = 0
+
+    def interrupting(images: torch.Tensor) -> torch.Tensor:
+        nonlocal micro_batches
+        micro_batches += 1
+        if micro_batches == 4 * 6 + 2:  # the second of the seventh step
+            signal.raise_signal(signal.SIGTERM)
+        return images
+
+    options = {"gradient_accumulation_steps": 4}
+    whole = {"own_dataset": tiny_images(), "transform": lambda images: images}
+    _train(tmp_path, "whole", own=whole, **options)
+    cut = {"own_dataset": tiny_images(), "transform": interrupting}
+    assert _train(tmp_path, "cut", own=cut, **options).signal == signal.SIGTERM
+    assert read_run_record(tmp_path / "cut").progress.step == 7
+    _train(tmp_path, "cut", own=whole, resume_from_checkpoint="latest", **options)
+    assert exact_metrics(tmp_path / "cut") == exact_metrics(tmp_path / "whole")
+    assert differing(newest_tensors(tmp_path / "cut"), newest_tensors(tmp_path / "whole")) == []
