@@ -68,8 +68,16 @@ def tiny_config(folder: Path, name: str = "run", **options: Any) -> TrainConfig:
 
 def exact_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the logged rows without what a clock decides."""
-    rows = read_json_lines(run / "metrics.jsonl")
-    return [{key: row[key] for key in row if key not in ("wall_seconds", "images_per_second")} for row in rows]
+    return _without_times(read_json_lines(run / "metrics.jsonl"))
+
+
+def exact_evaluations(run: Path) -> list[dict[str, Any]]:
+    """Return the evaluated rows without what a clock decides."""
+    return _without_times(read_json_lines(run / "evaluations.jsonl"))
+
+
+def _without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in row if not key.endswith(("seconds", "_per_second"))} for row in rows]
 
 
 def newest_tensors(run: Path) -> dict[str, np.ndarray]:

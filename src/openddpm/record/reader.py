@@ -9,10 +9,26 @@ from pydantic import BaseModel, ValidationError
 
 from openddpm.errors import UserError
 from openddpm.record.files import read_json_lines
-from openddpm.record.schema import SCHEMA_VERSION, DataRecord, EvaluationRow, MetricsRow, RunRecord
-from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, RUN_FILE, list_preview_files
+from openddpm.record.schema import (
+    SCHEMA_VERSION,
+    DataRecord,
+    EvaluationRow,
+    MetricsRow,
+    RulersRecord,
+    RunRecord,
+    Verdict,
+)
+from openddpm.record.writer import (
+    DATA_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    RULERS_FILE,
+    RUN_FILE,
+    VERDICT_FILE,
+    list_preview_files,
+)
 
-Row = TypeVar("Row", bound=BaseModel)
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ class RunFolder:
     metrics: list[MetricsRow]
     evaluations: list[EvaluationRow]
     data: DataRecord | None
+    rulers: RulersRecord | None
+    verdict: Verdict | None
     previews: list[Preview]
 
 
@@ -69,7 +87,9 @@ def read_run_folder(folder: Path) -> RunFolder:
         run=read_run_record(folder),
         metrics=_read_rows(folder / METRICS_FILE, MetricsRow),
         evaluations=_read_rows(folder / EVALUATIONS_FILE, EvaluationRow),
-        data=_read_data_record(folder / DATA_FILE),
+        data=_read_record(folder / DATA_FILE, DataRecord),
+        rulers=_read_record(folder / RULERS_FILE, RulersRecord),
+        verdict=_read_record(folder / VERDICT_FILE, Verdict),
         previews=list_previews(folder),
     )
 
@@ -82,16 +102,16 @@ def list_previews(folder: Path) -> list[Preview]:
     return [Preview(step, kinds.get("ema"), kinds.get("raw")) for step, kinds in sorted(found.items())]
 
 
-def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
+def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
     try:
         return [kind.model_validate(row) for row in read_json_lines(path)]
     except ValidationError as error:
         raise _damaged(path, error) from error
 
 
-def _read_data_record(path: Path) -> DataRecord | None:
+def _read_record(path: Path, kind: type[Record]) -> Record | None:
     try:
-        return DataRecord.model_validate_json(path.read_bytes()) if path.exists() else None
+        return kind.model_validate_json(path.read_bytes()) if path.exists() else None
     except ValidationError as error:
         raise _damaged(path, error) from error
 

@@ -9,6 +9,9 @@ SCHEMA_VERSION = 1
 Status = Literal["running", "finished", "interrupted", "failed"]
 Weights = Literal["ema", "raw"]
 Band = Literal["detail", "shape", "layout"]
+VerdictCode = Literal[
+    "too_early", "learning", "plateaued", "memorising", "not_learning", "diverged", "unstable", "finished"
+]
 
 
 class _Record(BaseModel):
@@ -56,6 +59,15 @@ class Resumption(_Record):
     """Newer checkpoints that were not valid, with the reason."""
 
 
+class EvaluationPlan(_Record):
+    """How much is evaluated, and how often."""
+
+    num_tuples: int
+    """Held-out tuples, and as many training ones, for each kind of weights."""
+    evaluation_steps: int
+    """Each stretch of so many steps has an evaluation: at its first preview, or at its end."""
+
+
 class RunRecord(_Record):
     """run.json"""
 
@@ -75,6 +87,7 @@ class RunRecord(_Record):
     resumptions: list[Resumption] = []
     own_parts: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
+    evaluation: EvaluationPlan | None = None
 
 
 class MetricsRow(_Record):
@@ -93,18 +106,21 @@ class MetricsRow(_Record):
 
 
 class BandScore(_Record):
-    """Mean squared noise error in one band of the signal-to-noise ratio, beside its rulers."""
+    """Mean squared noise error in one band of the signal-to-noise ratio, beside its rulers on the same tuples."""
 
     loss: float | None
     gaussian: float | None = None
     memory: float | None = None
+    """Of the memory ruler on training tuples: the floor that learning by heart would reach."""
     skill: float | None = None
+    """1 - loss / gaussian."""
 
 
 class EvaluationRow(_Record):
     """A line of evaluations.jsonl: mean squared noise error on fixed (image, timestep, noise) tuples.
 
-    Null stands for what could not be measured: no held-out images, or weights that are no longer finite.
+    Null stands for what could not be measured: no held-out images, or weights that are no longer finite. Without
+    held-out images, `bands` and `by_timestep` are of the training tuples.
     """
 
     step: int
@@ -113,20 +129,114 @@ class EvaluationRow(_Record):
     heldout_loss: float | None
     train_loss: float | None
     skill: float | None = None
+    """1 - heldout_loss / gaussian."""
+    skill_error: float | None = None
+    """Standard error of `skill`, over the choice of tuples."""
+    train_skill: float | None = None
+    """The same as `skill`, on the training tuples."""
     bands: dict[Band, BandScore]
+    by_timestep: list[float | None] = []
+    """Mean loss of each group of tuples in rulers.json, in its order."""
+    seconds: float | None = None
+    """Time this evaluation took."""
+
+
+class RulersRecord(_Record):
+    """rulers.json: what denoisers that learn nothing score on the very tuples that the model is scored on.
+
+    The lists have an entry for each group of tuples of like timesteps, from little noise to much.
+    """
+
+    timesteps: list[float]
+    """Mean of the group."""
+    snr: list[float]
+    """Signal-to-noise ratio at that timestep, the geometric mean of the group."""
+    shares: list[float]
+    """The group's share of all timesteps; the losses of the groups, weighted by it, add up to the overall loss."""
+    zero: list[float]
+    """Predicts no noise."""
+    gaussian: list[float]
+    """The best linear denoiser, fitted on the training images."""
+    gaussian_train: list[float]
+    """The same, on the training tuples."""
+    memory_train: list[float]
+    """The posterior mean over the training images, on training tuples: the floor of learning by heart."""
+    memory_heldout: list[float]
+    """The same on held-out tuples; empty without held-out images, when `gaussian` is of the training tuples."""
+    num_tuples: int
+    """Of either kind."""
+    num_images_gaussian: int
+    """Training images that the linear denoiser was fitted on."""
+    num_images_memory: int
+    """Training images that the memory ruler knows, mirrored ones not counted."""
+    shrinkage: float
+    """Weight of the uncorrelated covariance in the linear denoiser's; more where images are few."""
+    includes_flips: bool
+    seconds: float
+    """Time they took to compute; once a data set, then they are cached."""
+
+
+class Evidence(_Record):
+    """One thing that a verdict rests on."""
+
+    name: str
+    """What was looked at, for programs: "skill_trend", "train_heldout_gap", ..."""
+    kind: Literal["good", "note", "warning"]
+    text: str
+    """A sentence for people."""
+    value: float | None = None
+    error: float | None = None
+    """Standard error of `value`."""
+
+
+class Forecast(_Record):
+    """When the skill will flatten if training goes on as it does: a range, not a promise."""
+
+    images_low: int
+    images_high: int
+    hours_low: float
+    hours_high: float
+    """From now."""
+    text: str
+
+
+class Verdict(_Record):
+    """verdict.json: whether a run is working, in words and numbers."""
+
+    code: VerdictCode
+    sentence: str
+    evidence: list[Evidence]
+    forecast: Forecast | None = None
+    step: int
+    images: int
+    """Where the run stood at the last evaluation that this rests on."""
+    skill: float | None = None
+    """Of the better weights at that evaluation."""
+    weights: Weights | None = None
+    """The better weights."""
 
 
 class ImageFinding(_Record):
-    """One image that was refused or changed on the way in."""
+    """One image that was refused or changed on the way in, or kept though it stands there before."""
 
     path: str
     reason: str
-    action: Literal["refused", "converted"]
+    action: Literal["refused", "converted", "kept"]
 
 
 class DataRecord(_Record):
-    """data.json: counts by reason, and every image that was refused or changed."""
+    """data.json: counts by reason, every image that they are of, and how bright the images are.
+
+    Null stands for what the openddpm that decoded the images did not look at.
+    """
 
     num_images: int
     counts: dict[str, int]
     images: list[ImageFinding]
+    num_duplicates: int | None = None
+    """Images whose decoded pixels are those of an earlier one, to the bit."""
+    pixel_min: int | None = None
+    """Of all pixels and channels, 0..255, as the mean and the standard deviation."""
+    pixel_max: int | None = None
+    pixel_mean: float | None = None
+    pixel_std: float | None = None

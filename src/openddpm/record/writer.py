@@ -7,14 +7,16 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from openddpm.record.files import read_json_lines, sync_file, write_atomically, write_json
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord
+from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, Verdict
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 DATA_FILE = "data.json"
+RULERS_FILE = "rulers.json"
+VERDICT_FILE = "verdict.json"
 RUN_FILES = (
-    *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, "rulers.json", "verdict.json"),
+    *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, RULERS_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
     "generated",
 )
@@ -38,6 +40,14 @@ class RunWriter:
     def write_data(self, data: DataRecord) -> None:
         """Replace data.json."""
         write_json(self.folder / DATA_FILE, data.model_dump())
+
+    def write_rulers(self, rulers: RulersRecord) -> None:
+        """Replace rulers.json."""
+        write_json(self.folder / RULERS_FILE, rulers.model_dump())
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Replace verdict.json."""
+        write_json(self.folder / VERDICT_FILE, verdict.model_dump())
 
     def append_metrics(self, row: MetricsRow) -> None:
         """Add a line to metrics.jsonl."""

@@ -17,7 +17,8 @@ from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.diffusion.unet import gflops_per_image
-from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import DatasetRecord, EvaluationPlan, ModelRecord, Progress, RunRecord
+from openddpm.training.timetable import Timetable
 
 
 def new_record(
@@ -27,7 +28,7 @@ def new_record(
     store: ImageStore,
     split: Split,
     unet: UNet2DModel,
-    total_steps: int,
+    timetable: Timetable,
     own_parts: list[str],
 ) -> RunRecord:
     """Describe a run at step 0. `unet` may lie on the meta device."""
@@ -37,7 +38,7 @@ def new_record(
         status="running",
         created=now(),
         seed=config.seed,
-        total_steps=total_steps,
+        total_steps=timetable.total_steps,
         num_processes=accelerator.num_processes,
         config=config.model_dump(),
         dataset=DatasetRecord(
@@ -59,6 +60,7 @@ def new_record(
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),
         own_parts=own_parts,
+        evaluation=EvaluationPlan(num_tuples=timetable.num_tuples, evaluation_steps=timetable.evaluation_steps),
     )
 
 

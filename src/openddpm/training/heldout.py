@@ -1,54 +1,131 @@
 """Mean squared noise error on fixed (image, timestep, noise) tuples: the same for every weights and every step."""
 
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
 from openddpm.diffusion.process import BANDS, DiffusionProcess
 from openddpm.diffusion.sampling import Denoiser
-from openddpm.record.schema import BandScore, EvaluationRow, Weights
+from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
 from openddpm.seeding import numpy_generator, standard_normal
 
-MAX_TUPLES = 256  # assumed: steady enough to see a trend, cheap enough for every preview
 MAX_BATCH_SIZE = 64  # larger ones gain nothing
-MIN_TUPLES = 48  # assumed: small held-out sets are met at several timesteps an image
+GROUPS_PER_BAND = 4  # of like timesteps; a loss by noise level has so many points in each band
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels of tuples: in each band as many, spread evenly, whatever its share of all timesteps.
+
+    Most of the loss comes from the few timesteps of little noise, so these need the tuples most; weighted by `shares`,
+    the mean is still the one over all timesteps. Groups and tuples go from little noise to much.
+    """
+
+    timesteps: np.ndarray  # (N,) int64
+    groups: np.ndarray  # (N,) int64, numbers from 0 without a gap
+    bands: list[Band]  # of each group
+    shares: np.ndarray  # (G,) float64, of each group among all timesteps; they add up to 1
+
+    @classmethod
+    def spread(cls, snr: np.ndarray, count: int) -> "Levels":
+        """Choose about `count` timesteps, a multiple of the groups, for a process of `snr`, (T,)."""
+        timesteps: list[np.ndarray] = []
+        bands: list[Band] = []
+        shares: list[float] = []
+        per_group = count // (len(BANDS) * GROUPS_PER_BAND)
+        for band, (low, high) in BANDS.items():
+            inside = np.flatnonzero((snr >= low) & (snr < high))
+            if not len(inside):
+                continue
+            size = per_group * GROUPS_PER_BAND
+            places = (np.arange(size) + 0.5) / size * len(inside)
+            timesteps += list(inside[places.astype(int)].reshape(GROUPS_PER_BAND, per_group))
+            bands += [band] * GROUPS_PER_BAND
+            shares += [len(inside) / len(snr) / GROUPS_PER_BAND] * GROUPS_PER_BAND
+        groups = np.repeat(np.arange(len(bands)), per_group)
+        return cls(np.concatenate(timesteps), groups, bands, np.array(shares))
+
+    def by_group(self, errors: np.ndarray) -> np.ndarray:
+        """Return the mean of `errors`, (N,), in each group, (G,)."""
+        return errors.reshape(len(self.shares), -1).mean(axis=1)
+
+    def mean(self, errors: np.ndarray, band: Band | None = None) -> float:
+        """Return the mean of `errors`, (N,), over all timesteps, or over those of a band; NaN if it has none."""
+        inside = np.array([band in (None, one) for one in self.bands])
+        if not inside.any():
+            return float("nan")
+        return float(np.average(self.by_group(errors)[inside], weights=self.shares[inside]))
+
+    def standard_error(self, errors: np.ndarray) -> float:
+        """Return the standard error of `mean` over the choice of images and noises, timesteps being strata."""
+        per_group = errors.reshape(len(self.shares), -1)
+        variances = per_group.var(axis=1, ddof=1) / per_group.shape[1]
+        return float(np.sqrt((self.shares**2 * variances).sum()))
 
 
 class FixedTuples:
-    """Some images, each with a timestep and a noise that never change."""
+    """Some images, each with a timestep and a noise that never change.
+
+    The noise depends on the number of a tuple alone: training and held-out tuples meet the same, which leaves the
+    images as their only difference.
+    """
 
     def __init__(
         self,
         images: np.ndarray,
         indices: np.ndarray,
+        levels: Levels,
         process: DiffusionProcess,
         device: torch.device,
         seed: int,
         name: str,
     ) -> None:
-        """Choose up to MAX_TUPLES of `indices` into the store `images`, timesteps spread evenly over all of them."""
-        count = min(max(len(indices), MIN_TUPLES), MAX_TUPLES)
-        generator = numpy_generator(seed, f"{name} tuples")
-        self.indices = np.resize(generator.permutation(indices), count)
-        strata = (generator.permutation(count) + 0.5) / count
-        self.timesteps = torch.from_numpy((strata * process.num_timesteps).astype(np.int64)).to(device)
-        self._images, self._process, self._device, self._seed, self._name = images, process, device, seed, name
+        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8."""
+        order = numpy_generator(seed, f"{name} tuples").permutation(indices)
+        self.indices = numpy_generator(seed, f"{name} levels").permutation(np.resize(order, len(levels.timesteps)))
+        self._timesteps = torch.from_numpy(levels.timesteps).to(device)
+        self._images, self._process, self._device, self._seed = images, process, device, seed
 
-    def squared_errors(self, denoise: Denoiser, batch_size: int) -> torch.Tensor:
-        """Return the squared noise error of each tuple, mean over pixels, (count,) float32 on the CPU."""
-        errors = []
+    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield (clean images in [-1, 1], noise, timesteps), in order; (B, C, H, W) float32 twice and (B,) int64."""
         for start in range(0, len(self.indices), batch_size):
             chosen = slice(start, start + batch_size)
-            timesteps = self.timesteps[chosen]
             clean = uint8_to_signed_unit(load_images(self._images, self.indices[chosen], self._device))
-            noise = torch.stack([self._noise(tuple(image.shape), start + i) for i, image in enumerate(clean)])
+            shape = tuple(clean.shape[1:])
+            numbers = range(start, start + len(clean))
+            noise = [standard_normal(shape, self._device, self._seed, "evaluation noise", n) for n in numbers]
+            yield clean, torch.stack(noise), self._timesteps[chosen]
+
+    def squared_errors(self, denoise: Denoiser, batch_size: int) -> np.ndarray:
+        """Return the squared noise error of each tuple, mean over pixels, (N,) float64; NaN where not finite."""
+        errors = []
+        for clean, noise, timesteps in self.batches(batch_size):
             noisy = self._process.add_noise(clean, noise, timesteps)
             predicted = self._process.to_noise(denoise(noisy, timesteps), noisy, timesteps)
             errors.append((predicted - noise).square().mean(dim=(1, 2, 3)))
-        return torch.cat(errors).cpu()
+        values = torch.cat(errors).double().cpu().numpy()
+        return np.where(np.isfinite(values), values, np.nan)
 
-    def _noise(self, shape: tuple[int, ...], index: int) -> torch.Tensor:
-        return standard_normal(shape, self._device, self._seed, f"{self._name} noise", index)
+
+@dataclass(frozen=True)
+class RulerErrors:
+    """Squared noise errors of the rulers on each tuple, (N,) float64."""
+
+    zero: np.ndarray
+    gaussian: np.ndarray
+    memory: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rulers on tuples of both kinds; `heldout` is None where no image is held out."""
+
+    train: RulerErrors
+    heldout: RulerErrors | None
 
 
 class HeldoutEvaluation:
@@ -62,36 +139,58 @@ class HeldoutEvaluation:
         device: torch.device,
         seed: int,
         batch_size: int,
+        num_tuples: int,
     ) -> None:
         """Prepare fixed tuples of both kinds; `batch_size` is what fits the device, and changes no number."""
         self._batch_size = min(batch_size, MAX_BATCH_SIZE)
-        self._train = FixedTuples(images, split.train, process, device, seed, "training")
-        self._heldout = (
-            FixedTuples(images, split.heldout, process, device, seed, "held-out") if len(split.heldout) else None
-        )
-        self._snr = process.snr().cpu()
+        self.levels = Levels.spread(process.snr().cpu().numpy(), num_tuples)
+        self.train = FixedTuples(images, split.train, self.levels, process, device, seed, "training")
+        self.heldout = None
+        if len(split.heldout):
+            self.heldout = FixedTuples(images, split.heldout, self.levels, process, device, seed, "held-out")
+        self.rulers: Measured | None = None
+        """Measured once by the process that evaluates, before it does."""
 
     def score(self, denoise: Denoiser, weights: Weights, step: int, images: int) -> EvaluationRow:
-        """Return a line of evaluations.jsonl; bands are of the held-out tuples, or of the training ones without any."""
-        train = self._train.squared_errors(denoise, self._batch_size)
-        heldout = self._heldout.squared_errors(denoise, self._batch_size) if self._heldout else None
-        tuples, errors = (self._train, train) if heldout is None else (self._heldout, heldout)
-        assert tuples is not None
-        snr = self._snr[tuples.timesteps.cpu()]
-        bands = {}
-        for band, (low, high) in BANDS.items():
-            inside = errors[(snr >= low) & (snr < high)]
-            bands[band] = BandScore(loss=_finite(inside.mean()) if len(inside) else None)
+        """Return a line of evaluations.jsonl."""
+        assert self.rulers is not None
+        start = time.perf_counter()
+        train = self.train.squared_errors(denoise, self._batch_size)
+        heldout = self.heldout.squared_errors(denoise, self._batch_size) if self.heldout else None
+        errors, rulers = (train, self.rulers.train) if heldout is None else (heldout, self.rulers.heldout)
+        assert rulers is not None
+        skill = self._skill(errors, rulers)
         return EvaluationRow(
             step=step,
             images=images,
             weights=weights,
-            heldout_loss=None if heldout is None else _finite(heldout.mean()),
-            train_loss=_finite(train.mean()),
-            bands=bands,  # type: ignore[arg-type]
+            heldout_loss=None if heldout is None else _finite(self.levels.mean(heldout)),
+            train_loss=_finite(self.levels.mean(train)),
+            skill=None if heldout is None else _finite(skill),
+            skill_error=None if heldout is None else _finite(self._skill_error(errors, rulers, skill)),
+            train_skill=_finite(self._skill(train, self.rulers.train)),
+            bands={band: self._band_score(band, errors, rulers) for band in BANDS},
+            by_timestep=[_finite(loss) for loss in self.levels.by_group(errors)],
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    def _skill(self, errors: np.ndarray, rulers: RulerErrors, band: Band | None = None) -> float:
+        return 1 - self.levels.mean(errors, band) / self.levels.mean(rulers.gaussian, band)
+
+    def _skill_error(self, errors: np.ndarray, rulers: RulerErrors, skill: float) -> float:
+        """Return the standard error of a ratio of means over the same tuples (Cochran, 1977, chapter 6)."""
+        residuals = errors - (1 - skill) * rulers.gaussian
+        return self.levels.standard_error(residuals) / self.levels.mean(rulers.gaussian)
+
+    def _band_score(self, band: Band, errors: np.ndarray, rulers: RulerErrors) -> BandScore:
+        assert self.rulers is not None
+        return BandScore(
+            loss=_finite(self.levels.mean(errors, band)),
+            gaussian=_finite(self.levels.mean(rulers.gaussian, band)),
+            memory=_finite(self.levels.mean(self.rulers.train.memory, band)),
+            skill=_finite(self._skill(errors, rulers, band)),
         )
 
 
-def _finite(value: torch.Tensor) -> float | None:
-    number = float(value)
-    return number if np.isfinite(number) else None
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

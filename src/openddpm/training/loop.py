@@ -62,7 +62,6 @@ def fit(training: Training) -> TrainResult:
 
 def _fit(training: Training, stop: StopRequest) -> Status:
     config, state, accelerator = training.config, training.state, training.accelerator
-    epoch_size = training.stream.order.num_images
     clock = Clock(state.wall_seconds)
 
     while state.step < training.total_steps:
@@ -75,7 +74,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         for accumulation_index in range(config.gradient_accumulation_steps):
             is_last = accumulation_index == config.gradient_accumulation_steps - 1
             with nullcontext() if is_last else accelerator.no_sync(training.model):
-                loss = _micro_batch_loss(training, accumulation_index) / config.gradient_accumulation_steps
+                loss = micro_batch_loss(training, accumulation_index) / config.gradient_accumulation_steps
                 accelerator.backward(loss)
             state.loss_sum += loss.detach()
 
@@ -89,7 +88,6 @@ def _fit(training: Training, stop: StopRequest) -> Status:
             state.ema.step(state.unet.parameters())
 
         # Move on.
-        epochs_before = state.images // epoch_size
         state.images += training.global_batch_size
         state.step += 1
         state.steps_since_log += 1
@@ -105,11 +103,11 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         asks = logs or accelerator.num_processes == 1
         stopping = asks and stop.agreed(accelerator)
 
-        # Preview and evaluate.
-        epochs_since = state.images // epoch_size // config.save_images_epochs
-        if epochs_since > epochs_before // config.save_images_epochs or is_last_step:
+        # Evaluate and preview.
+        evaluates, previews = training.timetable.is_evaluation(state.step), training.timetable.is_preview(state.step)
+        if evaluates or previews:
             with clock.paused():
-                _preview_and_evaluate(training)
+                _look(training, evaluates, previews)
 
         # Save.
         if state.step % config.checkpointing_steps == 0 or is_last_step or stopping:
@@ -121,7 +119,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
     return "finished"
 
 
-def _micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tensor:
+def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tensor:
     """Return the loss of this process's next micro-batch, () float32."""
     config, state, process, device = training.config, training.state, training.process, training.accelerator.device
     size, seed, step = config.train_batch_size, config.seed, state.step
@@ -156,8 +154,8 @@ def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torc
     state.steps_since_log = 0
 
 
-def _preview_and_evaluate(training: Training) -> None:
-    """Write previews and held-out losses of raw and EMA weights, in the main process."""
+def _look(training: Training, evaluates: bool, previews: bool) -> None:
+    """Measure raw and EMA weights on held-out images, write samples of theirs, or both, in the main process."""
     recorder, state, config = training.recorder, training.state, training.config
     if recorder.is_main:
         kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
@@ -166,12 +164,16 @@ def _preview_and_evaluate(training: Training) -> None:
             if weights is None:
                 continue
             denoise = denoiser(training.frozen_unet, weights)
-            path = recorder.folder / "samples" / f"step-{state.step:08d}-{kind}.png"
-            channels = state.unet.config["in_channels"]
-            write_preview(path, denoise, training.process, config, channels, training.accelerator.device)
-            written[kind] = path
-            recorder.evaluated(training.evaluation.score(denoise, kind, state.step, state.images))
-        recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")), training.progress())
+            if evaluates:
+                recorder.evaluated(training.evaluation.score(denoise, kind, state.step, state.images))
+            if previews:
+                path = recorder.folder / "samples" / f"step-{state.step:08d}-{kind}.png"
+                channels = state.unet.config["in_channels"]
+                write_preview(path, denoise, training.process, config, channels, training.accelerator.device)
+                written[kind] = path
+        if previews:
+            recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")))
+        recorder.grown(training.progress())
     training.accelerator.wait_for_everyone()
 
 

@@ -43,11 +43,14 @@ class Recorder:
         for observer in self._observers:
             observer.evaluated(row)
 
-    def previewed(self, preview: Preview, progress: Progress) -> None:
-        """Announce preview images, which are written by now, and the growth of the record."""
-        self._update(progress=progress)
+    def previewed(self, preview: Preview) -> None:
+        """Announce preview images, which are written by now."""
         for observer in self._observers:
             observer.previewed(preview)
+
+    def grown(self, progress: Progress) -> None:
+        """Note in run.json how far the run is, and announce the growth of the record."""
+        self._update(progress=progress)
         for observer in self._observers:
             observer.record_grown()
 

@@ -23,7 +23,7 @@ from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
-from openddpm.record.schema import Progress, Resumption, RunRecord
+from openddpm.record.schema import Progress, Resumption, RulersRecord, RunRecord
 from openddpm.record.writer import TRAINING_DATA_PICTURE, RunWriter
 from openddpm.seeding import seed_global_generators
 from openddpm.training.describe import new_record, now
@@ -39,7 +39,9 @@ from openddpm.training.output import (
     remove_later_checkpoints,
 )
 from openddpm.training.recorder import Recorder
+from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.state import TrainingState
+from openddpm.training.timetable import Timetable, make_timetable
 
 _DATA_PARALLEL = (
     *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU),
@@ -61,6 +63,7 @@ class Training:
     process: DiffusionProcess
     stream: BatchStream
     evaluation: HeldoutEvaluation
+    timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
     total_steps: int
@@ -70,8 +73,7 @@ class Training:
     @property
     def global_batch_size(self) -> int:
         """Images a step consumes, over all processes and accumulation steps."""
-        config = self.config
-        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        return self.timetable.global_batch_size
 
     def progress(self) -> Progress:
         """Return where the run stands."""
@@ -130,17 +132,22 @@ def _prepare(
     store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
     total_steps = _total_steps(config, len(split.train), accelerator.num_processes)
+    timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
 
     unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     if earlier is None:
-        run = new_record(config, accelerator, source, store, split, frozen_unet, total_steps, own_parts)
+        run = new_record(config, accelerator, source, store, split, frozen_unet, timetable, own_parts)
     model, state = _initial_state(config, accelerator, unet)
     if earlier is not None:
         run = _resume(earlier, config, state, store, len(split.train), accelerator)
     process = DiffusionProcess(config, device)
+    batch_size, num_tuples = config.train_batch_size, timetable.num_tuples
+    evaluation = HeldoutEvaluation(store.images, split, process, device, config.seed, batch_size, num_tuples)
     if accelerator.is_main_process:
-        _prepare_folder(folder, earlier, run, state.step, store, split)
+        measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
+        rulers = measurement.measure(cache_dir, quiet=False)
+        _prepare_folder(folder, earlier, run, state.step, store, split, rulers)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export_pipeline(folder, earlier.checkpoint.folder, unet, process.scheduler)
     return Training(
@@ -151,7 +158,8 @@ def _prepare(
         state=state,
         process=process,
         stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
-        evaluation=HeldoutEvaluation(store.images, split, process, device, config.seed, config.train_batch_size),
+        evaluation=evaluation,
+        timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, total_steps),
         recorder=Recorder(run, folder, observers, accelerator.is_main_process),
         total_steps=total_steps,
@@ -279,7 +287,13 @@ def _resume(
 
 
 def _prepare_folder(
-    folder: Path, earlier: Earlier | None, run: RunRecord, step: int, store: ImageStore, split: Split
+    folder: Path,
+    earlier: Earlier | None,
+    run: RunRecord,
+    step: int,
+    store: ImageStore,
+    split: Split,
+    rulers: RulersRecord,
 ) -> None:
     if earlier is None:
         remove_earlier_run(folder)
@@ -290,5 +304,6 @@ def _prepare_folder(
         writer = RunWriter(folder)
     writer.forget_after(step)
     writer.write_data(store.data)
+    writer.write_rulers(rulers)
     chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
     image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)

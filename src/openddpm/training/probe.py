@@ -1,0 +1,150 @@
+"""Steps of the real training, taken on the spot: to time them, to fit memory, to learn one batch by heart."""
+
+import math
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from openddpm.analysis.measured_checks import Fit
+from openddpm.config import TrainConfig
+from openddpm.training.loop import micro_batch_loss
+from openddpm.training.setup import Training
+
+TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
+LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one
+RISE_STEPS = 5  # over which the learning rate rises from 0, as it does in a run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What AdamW is given."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    epsilon: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+def own_settings(config: TrainConfig) -> Settings:
+    """Return the optimizer settings of a run, at the peak of its learning rate."""
+    betas = (config.adam_beta1, config.adam_beta2)
+    return Settings(config.learning_rate, betas, config.adam_epsilon, config.adam_weight_decay, config.max_grad_norm)
+
+
+class Probe:
+    """Takes steps on the micro-batch at which a run stands, which stays the same: images, noise, timesteps, dropout."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._num_images = training.config.train_batch_size
+        self._initial = {name: tensor.detach().clone() for name, tensor in training.state.raw_weights().items()}
+
+    def fit_memory(self) -> int | None:
+        """Return the largest divisor of the batch size that fits into memory, and go on with it; None if none does."""
+        for num_images in (n for n in range(self._num_images, 0, -1) if self._num_images % n == 0):
+            if self._fits(num_images):
+                self._num_images = num_images
+                return num_images
+        return None
+
+    def seconds_a_step(self) -> float:
+        """Return the median time of a step, of one step only where that takes long. Changes no weight."""
+        seconds = [self._timed_step()]
+        if seconds[0] > TIMING_SECONDS:
+            return seconds[0]
+        timed: list[float] = []
+        while sum(timed) < TIMING_SECONDS and len(timed) < TIMING_STEPS:
+            timed.append(self._timed_step())
+        return statistics.median(timed)
+
+    def learn_by_heart(self, settings: Settings, num_images: int, num_steps: int, seconds: float) -> Fit:
+        """Train on the first `num_images` of the batch, from the initial weights, until steps or time run out."""
+        self._reset(settings)
+        losses: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(losses) <= num_steps and (not losses or (time.perf_counter() < end and math.isfinite(losses[-1]))):
+            learning_rate = settings.learning_rate * min(1.0, (len(losses) + 1) / RISE_STEPS)
+            losses.append(self._step(learning_rate, settings.max_grad_norm, num_images))
+        return Fit(num_images, len(losses) - 1, losses[0], losses[-1])
+
+    def careful_settings(self) -> Settings:
+        """Return settings with which any sound model learns."""
+        is_large = self._training.recorder.run.model.num_parameters > LARGE_MODEL
+        return Settings(2e-4 if is_large else 1e-3, (0.9, 0.99), 1e-8, 0.0, 1.0)
+
+    def epsilon_share(self) -> float:
+        """Return how long AdamW's last step was, over how long it would have been without epsilon: 1 if it is small."""
+        with_epsilon = without = 0.0
+        for group in self._training.state.optimizer.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                entry = self._training.state.optimizer.state.get(parameter)
+                if not entry:  # frozen
+                    continue
+                step = float(entry["step"])
+                mean = entry["exp_avg"] / (1 - beta1**step)
+                root = (entry["exp_avg_sq"] / (1 - beta2**step)).sqrt()
+                with_epsilon += float((mean / (root + group["eps"])).square().sum())
+                without += float((mean / (root + 1e-12)).square().sum())
+        return math.sqrt(with_epsilon / without) if without else 1.0
+
+    def memory_bytes(self) -> int | None:
+        """Return the most memory taken so far: of the GPU, or of this process; None where the system does not tell."""
+        device = self._training.accelerator.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_reserved(device)
+        try:
+            import resource
+        except ImportError:  # not on Windows
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def _fits(self, num_images: int) -> bool:
+        try:
+            self._step(0.0, 1.0, num_images)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+                raise
+        else:
+            return True
+        self._training.state.optimizer.zero_grad()
+        if self._training.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+
+    def _timed_step(self) -> float:
+        start = time.perf_counter()
+        self._step(0.0, 1.0, self._num_images)
+        if self._training.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def _step(self, learning_rate: float, max_grad_norm: float, num_images: int) -> float:
+        """Take a step as the training loop does, but stay at the same position; returns the loss before it."""
+        config = self._training.config.model_copy(update={"train_batch_size": num_images})
+        training = replace(self._training, config=config)
+        state, accelerator = training.state, training.accelerator
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = micro_batch_loss(training, 0)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(state.unet.parameters(), max_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _reset(self, settings: Settings) -> None:
+        """Put the initial weights back, and give AdamW `settings` and no memory of earlier steps."""
+        state = self._training.state
+        with torch.no_grad():
+            for name, tensor in state.raw_weights().items():
+                tensor.copy_(self._initial[name])
+        state.optimizer.state.clear()
+        for group in state.optimizer.param_groups:
+            group.update(betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay)

@@ -1,0 +1,145 @@
+"""Measures the rulers on the tuples of a run, once a data set: what they score is cached beside the decoded images."""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from openddpm.data.store import ImageStore
+from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.diffusion.rulers import GaussianRuler, ImageChunks, memory_squared_errors
+from openddpm.record.files import write_json
+from openddpm.record.schema import RulersRecord
+from openddpm.seeding import numpy_generator
+from openddpm.training.heldout import FixedTuples, HeldoutEvaluation, Measured, RulerErrors
+
+VERSION = 1  # part of the cache's key: raise it when a ruler changes
+MAX_GAUSSIAN_IMAGES = 30_000  # assumed: several times the correlated coefficients; more change the ruler little
+MAX_MEMORY_VALUES = 2_000_000_000  # pixels times channels: minutes on two cores
+CHUNK_VALUES = 8_000_000  # 64 MB in float64
+TUPLES_AT_A_TIME = 64
+SNR_LIMITS = (1e-12, 1e12)  # the first and the last timesteps of long schedules are beyond float32
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What is cached: errors by kind of tuples and ruler, and how they came about."""
+
+    errors: dict[str, dict[str, list[float]]]
+    num_images_gaussian: int
+    num_images_memory: int
+    shrinkage: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RulerMeasurement:
+    """All that the rulers of a run depend on."""
+
+    evaluation: HeldoutEvaluation
+    store: ImageStore
+    split: Split
+    process: DiffusionProcess
+    includes_flips: bool
+    seed: int
+    device: torch.device
+
+    def measure(self, cache_dir: Path, quiet: bool) -> RulersRecord:
+        """Give the evaluation its rulers, from the cache if they are there, and return what rulers.json says."""
+        path = cache_dir / "rulers" / f"{self._digest()}.json"
+        scores = _read_cached(path)
+        if scores is None:
+            scores = self._score(quiet)
+            with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+                write_json(path, asdict(scores))
+        errors = {
+            kind: RulerErrors(**{name: np.array(values) for name, values in rulers.items()})
+            for kind, rulers in scores.errors.items()
+        }
+        self.evaluation.rulers = Measured(errors["train"], errors.get("heldout"))
+        return self._record(scores, self.evaluation.rulers)
+
+    def _digest(self) -> str:
+        """Return a digest of all that the scores depend on; noise is drawn differently by different kinds of device."""
+        num_tuples = len(self.evaluation.levels.timesteps)
+        parts = [VERSION, self.store.sha256, self.includes_flips, self.seed, self.device.type, num_tuples]
+        digest = hashlib.sha256(json.dumps(parts).encode())
+        for array in (self.split.train, self.split.heldout, self.process.snr().cpu().numpy()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
+
+    def _score(self, quiet: bool) -> _Scores:
+        start = time.perf_counter()
+        kinds = {"train": self.evaluation.train, "heldout": self.evaluation.heldout}
+        order = numpy_generator(self.seed, "rulers").permutation(self.split.train)
+        fitted_on = np.sort(order[:MAX_GAUSSIAN_IMAGES])
+        num_known = MAX_MEMORY_VALUES // int(np.prod(self.store.images.shape[1:]))
+        known = np.union1d(order[:num_known], self.evaluation.train.indices)
+        num_passes = sum(-(-len(t.indices) // TUPLES_AT_A_TIME) for t in kinds.values() if t is not None)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
+            fit_task = progress.add_task("fitting a linear denoiser", total=2 * len(fitted_on))
+            gaussian = GaussianRuler.fit(self._chunks(fitted_on, progress, fit_task), self.includes_flips)
+            known_task = progress.add_task("comparing with known images", total=num_passes * len(known))
+            chunks = self._chunks(known, progress, known_task)
+            errors = {k: self._errors(tuples, gaussian, chunks) for k, tuples in kinds.items() if tuples is not None}
+        seconds = round(time.perf_counter() - start, 1)
+        return _Scores(errors, len(fitted_on), len(known), gaussian.shrinkage, seconds)
+
+    def _chunks(self, indices: np.ndarray, progress: Progress, task: TaskID) -> ImageChunks:
+        size = max(1, CHUNK_VALUES // int(np.prod(self.store.images.shape[1:])))
+
+        def start_over() -> Iterator[torch.Tensor]:
+            for first in range(0, len(indices), size):
+                chosen = indices[first : first + size]
+                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self.device))
+                progress.advance(task, len(chosen))
+
+        return start_over
+
+    def _errors(self, tuples: FixedTuples, gaussian: GaussianRuler, known: ImageChunks) -> dict[str, list[float]]:
+        errors: dict[str, list[float]] = {"zero": [], "gaussian": [], "memory": []}
+        snr = self.process.snr().double().clamp(*SNR_LIMITS)
+        for images, noise, timesteps in tuples.batches(TUPLES_AT_A_TIME):
+            signal, sigma = (snr / (1 + snr))[timesteps].sqrt(), (1 / (1 + snr))[timesteps].sqrt()
+            errors["zero"] += noise.double().square().mean(dim=(1, 2, 3)).tolist()
+            errors["gaussian"] += gaussian.squared_errors(images, noise, signal, sigma).tolist()
+            memory = memory_squared_errors(known, images, noise, signal, sigma, self.includes_flips)
+            errors["memory"] += memory.tolist()
+        return errors
+
+    def _record(self, scores: _Scores, rulers: Measured) -> RulersRecord:
+        levels, scored = self.evaluation.levels, rulers.heldout or rulers.train
+        log_snr = np.log(self.process.snr().double().clamp(*SNR_LIMITS).cpu().numpy()[levels.timesteps])
+        return RulersRecord(
+            timesteps=levels.by_group(levels.timesteps.astype(float)).tolist(),
+            snr=np.exp(levels.by_group(log_snr)).tolist(),
+            shares=levels.shares.tolist(),
+            zero=levels.by_group(scored.zero).tolist(),
+            gaussian=levels.by_group(scored.gaussian).tolist(),
+            gaussian_train=levels.by_group(rulers.train.gaussian).tolist(),
+            memory_train=levels.by_group(rulers.train.memory).tolist(),
+            memory_heldout=levels.by_group(rulers.heldout.memory).tolist() if rulers.heldout else [],
+            num_tuples=len(levels.timesteps),
+            num_images_gaussian=scores.num_images_gaussian,
+            num_images_memory=scores.num_images_memory,
+            shrinkage=scores.shrinkage,
+            includes_flips=self.includes_flips,
+            seconds=scores.seconds,
+        )
+
+
+def _read_cached(path: Path) -> _Scores | None:
+    try:
+        return _Scores(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged
+        return None
