@@ -15,6 +15,7 @@ from openddpm.record.reader import RunFolder, read_run_folder
 
 FRAMES = 6
 FRAME_PIXELS = 260
+PAGE_PIXELS = 1200
 CHROMIUM_ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -37,13 +38,16 @@ def write_film_strip(run: RunFolder, path: Path) -> None:
 
 
 def write_report_picture(report: Path, path: Path) -> None:
-    """Write a screenshot of the first screen of report.html, as a desktop browser shows it."""
+    """Write a screenshot of report.html as a desktop browser shows it, from the verdict to the samples."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1200, "height": 1500}, color_scheme="light")
+        page = browser.new_page(viewport={"width": PAGE_PIXELS, "height": 900}, color_scheme="light")
         page.goto(report.resolve().as_uri())
-        page.wait_for_selector(".plotly .main-svg")
-        page.screenshot(path=path)
+        page.wait_for_selector("#plot-skill .main-svg")
+        samples = page.locator("#film").bounding_box()
+        assert samples
+        height = samples["y"] + samples["height"] + 24
+        page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": PAGE_PIXELS, "height": height})
         browser.close()
 
 

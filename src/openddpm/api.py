@@ -14,6 +14,7 @@ from openddpm.observers.display import Display
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
 from openddpm.observers.tensorboard import TensorBoardObserver
+from openddpm.observers.verdict import VerdictObserver
 from openddpm.record.reader import read_run_record
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
@@ -51,13 +52,9 @@ def train(
     console = Console(stderr=True, highlight=False)
     is_main = os.environ.get("RANK", "0") == "0"
     pushing = [PushObserver(config, console)] if config.push_to_hub and is_main else []
-    onlookers = [
-        Display(console),
-        TensorBoardObserver(Path(config.logging_dir)),
-        ReportObserver(),
-        *pushing,
-        *observers,
-    ]
+    display, tensorboard = Display(console), TensorBoardObserver(Path(config.logging_dir))
+    verdict = VerdictObserver(tell=[display.judged, tensorboard.judged])
+    onlookers = [display, verdict, tensorboard, ReportObserver(), *pushing, *observers]
     return fit(prepare(config, dataset, transform, unet, onlookers))
 
 

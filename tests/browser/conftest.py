@@ -38,9 +38,14 @@ class Visit:
         self.complaints: list[str] = []
         self.requests: list[str] = []
 
-    def open(self, path: Path, *, width: int = 1280, scheme: str = "light") -> Page:
+    def open(self, path: Path, *, width: int = 1280, scheme: str = "light", has_touch: bool = False) -> Page:
         """Open a report and wait until its plots are drawn."""
-        context = self._browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+        context = self._browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            has_touch=has_touch,
+            offline=True,
+        )
         page = context.new_page()
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -27,7 +27,7 @@ def choose(page: Any, name: str, value: str) -> None:
 def test_page_opens_offline_without_a_complaint(visit: Any, report: Path, scheme: str) -> None:
     """The report draws all its plots offline, without an error, a warning or a request beyond the file itself."""
     page = visit.open(report, scheme=scheme)
-    assert page.locator(".plot").count() == 6
+    assert page.locator(".plot").count() == 7
     assert visit.complaints == []
     assert {url.split(":")[0] for url in visit.requests} <= {"file", "data"}
 
@@ -40,6 +40,8 @@ def test_page_opens_offline_without_a_complaint(visit: Any, report: Path, scheme
         {"steps": 10, "rows": 1, "previews": 0},
         {"steps": 10, "rows": 0, "previews": 1},
         {"steps": 100, "rows": 10, "previews": 3, "use_ema": False},
+        {"steps": 100, "rows": 10, "previews": 3, "rulers": False},
+        {"steps": 100, "rows": 10, "previews": 3, "num_heldout": 0},
     ],
 )
 def test_a_run_with_little_in_it_opens_without_a_complaint(visit: Any, tmp_path: Path, state: dict[str, Any]) -> None:
@@ -110,20 +112,20 @@ def test_terms_are_explained_on_hover_and_focus(visit: Any, report: Path) -> Non
 
 
 def test_log_toggle_changes_the_axis_type(visit: Any, report: Path) -> None:
-    """The loss plots start with a log axis and turn linear, and only they do."""
+    """The loss over training starts with a log axis and turns linear, and only that does."""
     page = visit.open(report)
-    axes = "() => ['loss', 'bands', 'grad_norm'].map(id => document.getElementById(`plot-${id}`).layout.yaxis.type)"
+    axes = "() => ['loss', 'noise', 'skill'].map(id => document.getElementById(`plot-${id}`).layout.yaxis.type)"
     assert page.evaluate(axes) == ["log", "log", "linear"]
     choose(page, "y-scale", "linear")
-    assert page.evaluate(axes) == ["linear", "linear", "linear"]
+    assert page.evaluate(axes) == ["linear", "log", "linear"]
 
 
 def test_x_axis_can_be_images_steps_or_hours(visit: Any, report: Path) -> None:
-    """All curves of all plots end at the run's images, steps or hours, whichever is chosen."""
+    """All curves over training end at the run's images, steps or hours, whichever is chosen."""
     page = visit.open(report)
     for choice, end in (("step", 2400), ("hours", 300 / 3600), ("images", 76800)):
         choose(page, "x-axis", choice)
-        ends = {trace["x"][-1] for plot in ("plot-loss", "plot-bands", "plot-ema_decay") for trace in drawn(page, plot)}
+        ends = {trace["x"][-1] for plot in ("plot-loss", "plot-skill", "plot-ema_decay") for trace in drawn(page, plot)}
         assert list(ends) == [pytest.approx(end)]
 
 
@@ -168,3 +170,62 @@ def test_page_fits_a_phone(visit: Any, tmp_path: Path, width: int) -> None:
     page = visit.open(path, width=width)
     page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.evaluate(OVERFLOW) == 0
+
+
+def test_first_screen_of_a_desktop(visit: Any, report: Path) -> None:
+    """At 1200 x 900 verdict and gauges are wholly in view without scrolling, and the first plots begin there."""
+    page = visit.open(report, width=1200)
+    for selector in ("#verdict", ".gauges"):
+        box = page.locator(selector).bounding_box()
+        assert box["y"] + box["height"] <= 900
+    assert page.locator("#plot-noise").bounding_box()["y"] < 800
+
+
+def test_needles_stand_where_the_gauges_say(visit: Any, report: Path) -> None:
+    """Each needle stands on its scale, right of the middle where the words say better, its label within the scale."""
+    page = visit.open(report, width=390)
+    for gauge in page.locator(".gauge").all():
+        scale, needle, label = (gauge.locator(part).bounding_box() for part in (".scale", ".needle", ".needle span"))
+        place = (needle["x"] + needle["width"] / 2 - scale["x"]) / scale["width"]
+        assert (place > 0.5) == ("better" in gauge.locator(".gauge-words").text_content())
+        assert scale["x"] <= label["x"] + 4
+        assert label["x"] + label["width"] <= scale["x"] + scale["width"] + 4
+
+
+def test_rulers_and_skill_are_drawn(visit: Any, report: Path) -> None:
+    """At first the noise plot has the EMA weights and three rulers, the skill plot both weights; buttons add more."""
+    page = visit.open(report)
+    assert [one["name"] for one in drawn(page, "plot-noise")] == ["knows nothing", "linear filter", "by heart", "EMA"]
+    assert [one["name"] for one in drawn(page, "plot-skill")] == ["raw", "EMA"]
+    for curve in ("noise_raw", "memory_heldout", "layout"):
+        page.locator(f"[data-curve='{curve}']").click()
+    assert len(drawn(page, "plot-noise")) == 6
+    assert [one["name"] for one in drawn(page, "plot-skill")] == ["layout", "raw", "EMA"]
+
+
+def test_skill_far_below_zero_is_still_in_sight(visit: Any, tmp_path: Path) -> None:
+    """Of a run that has hardly begun, the skill's best point is within the axis, however bad it is."""
+    path = write_report(write_made_up_run(tmp_path, steps=60, rows=6, previews=2, total_steps=2400))
+    page = visit.open(path)
+    low, high = page.evaluate("() => document.getElementById('plot-skill').layout.yaxis.range")
+    best = max(value for one in drawn(page, "plot-skill") for value in one["y"])
+    assert best < -1
+    assert low < best < 0 < high
+
+
+def test_a_term_leads_to_its_explanation(visit: Any, report: Path) -> None:
+    """Clicking a word of the rulers unfolds the glossary at that word; a finger's first tap only explains it."""
+    page = visit.open(report)
+    entry = page.locator("#word-gaussian")
+    assert not entry.is_visible()
+    page.locator(".gauge .term[href='#word-gaussian']").first.click()
+    page.wait_for_function("() => document.querySelector('#glossary details').open")
+    assert entry.is_visible()
+
+    phone = visit.open(report, width=390, has_touch=True)
+    word = phone.locator(".gauge .term[href='#word-gaussian']").first
+    word.tap()
+    assert "covariance" in phone.locator("#tip").text_content()
+    assert "#" not in phone.url
+    word.tap()
+    assert phone.url.endswith("#word-gaussian")

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from openddpm.analysis.verdict import judge
 from openddpm.record.files import read_json_lines
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord
+from openddpm.record.reader import read_run_folder
+from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, Verdict
 
 TOKEN = b"hf_secret_of_the_tiny_run"
 STEPS = 11  # 2 epochs of 22 training images in batches of 4, rounded up
@@ -22,7 +25,8 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
     names = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
     checkpoint = f"checkpoints/step-{STEPS:08d}"
     expected = {
-        *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "report.html", "README.md", "curves.png"),
+        *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
+        *("report.html", "README.md", "curves.png"),
         *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
         *("scheduler/scheduler_config.json", "samples/training-data.png"),
         *(f"samples/step-{step:08d}-{weights}.png" for step in (6, STEPS) for weights in ("ema", "raw")),
@@ -33,11 +37,11 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
 
 
 def test_each_record_validates(finished_run: Path) -> None:
-    """run.json, data.json and every line of the JSON Lines files fit the schema, with no field unknown to it."""
-    run_json = json.loads((finished_run / "run.json").read_text("utf-8"))
-    data_json = json.loads((finished_run / "data.json").read_text("utf-8"))
-    assert RunRecord.model_validate(run_json).model_dump(mode="json") == run_json
-    assert DataRecord.model_validate(data_json).model_dump(mode="json") == data_json
+    """Each JSON file and every line of the JSON Lines files fits the schema, with no field unknown to it."""
+    whole = {"run.json": RunRecord, "data.json": DataRecord, "rulers.json": RulersRecord, "verdict.json": Verdict}
+    for name, schema in whole.items():
+        content = json.loads((finished_run / name).read_text("utf-8"))
+        assert schema.model_validate(content).model_dump(mode="json") == content
     for name, schema in (("metrics.jsonl", MetricsRow), ("evaluations.jsonl", EvaluationRow)):
         rows = read_json_lines(finished_run / name)
         assert rows
@@ -55,12 +59,22 @@ def test_run_json_tells_how_the_run_ended(finished_run: Path) -> None:
 
 
 def test_each_step_stands_once(finished_run: Path) -> None:
-    """metrics.jsonl has each logged step once and the last; evaluations.jsonl each preview once a weights kind."""
+    """metrics.jsonl has each logged step once and the last; evaluations.jsonl the first preview and the end."""
     assert [row["step"] for row in read_json_lines(finished_run / "metrics.jsonl")] == [2, 4, 6, 8, 10, 11]
     evaluations = read_json_lines(finished_run / "evaluations.jsonl")
     assert [(row["step"], row["weights"]) for row in evaluations] == [
         (step, weights) for step in (6, STEPS) for weights in ("ema", "raw")
     ]
+
+
+def test_the_verdict_is_the_judges(finished_run: Path) -> None:
+    """verdict.json is what the record says when it is judged again, and its numbers are in the evaluations."""
+    run = read_run_folder(finished_run)
+    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers)
+    assert run.verdict.step == STEPS and run.verdict.skill in {row.skill for row in run.evaluations[-2:]}
+    assert run.rulers is not None
+    for row in run.evaluations:
+        assert row.heldout_loss == pytest.approx(float(np.dot(run.rulers.shares, row.by_timestep)))
 
 
 def test_the_run_folder_is_a_pipeline_with_the_averaged_weights(finished_run: Path) -> None:
@@ -90,9 +104,8 @@ def test_tensorboard_finds_scalars_and_images(events: EventAccumulator, finished
     losses = [(event.step, event.value) for event in events.Scalars("train/train_loss")]
     rows = read_json_lines(finished_run / "metrics.jsonl")
     assert losses == [(row["step"], pytest.approx(row["train_loss"])) for row in rows]
-    assert {"train/learning_rate", "evaluation_ema/heldout_loss", "evaluation_raw/heldout_loss"} <= set(
-        events.Tags()["scalars"]
-    )
+    expected = {"train/learning_rate", "evaluation_ema/skill", "evaluation_raw/detail_skill", "verdict/skill"}
+    assert expected <= set(events.Tags()["scalars"])
     assert set(events.Tags()["images"]) == {"samples/ema", "samples/raw"}
     assert [event.step for event in events.Images("samples/ema")] == [6, STEPS]
 

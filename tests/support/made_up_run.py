@@ -1,7 +1,9 @@
 """Writes plausible run folders without training anything."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from openddpm.config import TrainConfig
 from openddpm.pictures import image_grid
 from openddpm.record.schema import (
+    Band,
     BandScore,
     DataRecord,
     DatasetRecord,
@@ -20,6 +23,7 @@ from openddpm.record.schema import (
     ModelRecord,
     Progress,
     Resumption,
+    RulersRecord,
     RunRecord,
     Status,
     Weights,
@@ -28,7 +32,9 @@ from openddpm.record.writer import METRICS_FILE, RunWriter
 
 BATCH_SIZE = 32
 NUM_TRAIN = 5488
+NUM_HELDOUT = 512
 SECONDS_A_STEP = 0.125
+BAND_SNR: dict[Band, tuple[float, float]] = {"detail": (10, math.inf), "shape": (0.1, 10), "layout": (0, 0.1)}
 
 
 def write_made_up_run(
@@ -47,10 +53,12 @@ def write_made_up_run(
     findings: list[ImageFinding] | None = None,
     config: dict[str, Any] | None = None,
     sample_of_training_data: bool = True,
+    num_heldout: int = NUM_HELDOUT,
+    rulers: bool = True,
 ) -> Path:
     """Write a run of `steps` steps with `rows` metrics rows and `previews` previews, each evaluated unless told.
 
-    `findings=None` writes no data.json. Returns `folder`.
+    `findings=None` writes no data.json; `rulers=False` writes a run of which only losses are known. Returns `folder`.
     """
     writer = RunWriter(folder)
     options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, **(config or {})}
@@ -70,7 +78,7 @@ def write_made_up_run(
                 split="train",
                 num_images=6000,
                 num_train=NUM_TRAIN,
-                num_heldout=512,
+                num_heldout=num_heldout,
                 resolution=resolution,
                 channels=3,
                 sha256="9f" * 32,
@@ -89,12 +97,15 @@ def write_made_up_run(
     _write_metrics(folder, steps, rows, use_ema)
     for step in _spread(steps, previews if evaluations is None else evaluations):
         for kind in weights:
-            writer.append_evaluation(_evaluation(step, kind))
+            writer.append_evaluation(_evaluation(step, kind, has_heldout=num_heldout > 0, has_rulers=rulers))
     for step in _spread(steps, previews):
         for kind in weights:
             _write_preview(folder / "samples" / f"step-{step:08d}-{kind}.png", step / steps, kind, resolution)
     if sample_of_training_data:
         _grid(_faces(16, resolution)).save(folder / "samples" / "training-data.png")
+    if rulers:
+        record = made_up_rulers()
+        writer.write_rulers(record if num_heldout else record.model_copy(update={"memory_heldout": []}))
     if findings is not None:
         counts: dict[str, int] = {}
         for finding in findings:
@@ -112,8 +123,52 @@ def _spread(steps: int, count: int) -> list[int]:
     return sorted({math.ceil(steps * (index + 1) / count) for index in range(count)}) if steps else []
 
 
+@cache
+def made_up_rulers() -> RulersRecord:
+    """Return rulers of 20 groups of timesteps, for a linear schedule and the spectrum of smooth images."""
+    edges = np.unique(np.geomspace(1, 1001, 21).astype(int)) - 1
+    groups = [np.arange(low, high) for low, high in pairwise(edges)]
+    signal = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # squared
+    snr = np.array([math.exp(np.log(signal[group] / (1 - signal[group])).mean()) for group in groups])
+    spectrum = 20 * np.arange(1, 769) ** -1.3
+    gaussian = (snr[:, None] * spectrum / (snr[:, None] * spectrum + 1)).mean(1)
+    return RulersRecord(
+        timesteps=[float(group.mean()) for group in groups],
+        snr=snr.tolist(),
+        shares=[len(group) / 1000 for group in groups],
+        zero=[1.0] * len(groups),
+        gaussian=gaussian.tolist(),
+        gaussian_train=(0.98 * gaussian).tolist(),
+        memory_train=(0.85 * gaussian / (1 + (snr / 0.3) ** 2)).tolist(),
+        memory_heldout=(0.85 * gaussian + 0.04 * snr).tolist(),
+        num_tuples=2048,
+        num_images_gaussian=NUM_TRAIN,
+        num_images_memory=NUM_TRAIN,
+        shrinkage=0.01,
+        includes_flips=True,
+        seconds=3.5,
+    )
+
+
+@cache
+def _losses(step: int) -> np.ndarray:
+    """Return the EMA weights' loss by group of timesteps; strong noise is learned last."""
+    rulers = made_up_rulers()
+    strong_noise = 1 / (1 + np.exp(3 * (1.5 + np.log10(rulers.snr))))
+    of_gaussian = 0.55 + 0.3 * strong_noise + (30 + 90 * strong_noise) * 12 / (12 + step)
+    return np.minimum(1.0, np.array(rulers.gaussian) * of_gaussian)
+
+
 def _loss(step: int) -> float:
-    return 0.055 + 0.95 / (1 + step / 12) ** 0.75
+    return _mean(_losses(step))
+
+
+def _mean(losses: Sequence[float] | np.ndarray, band: Band | None = None) -> float:
+    """Return the mean over all timesteps, or over those of a band, of losses by group."""
+    rulers = made_up_rulers()
+    low, high = BAND_SNR[band] if band else (0, math.inf)
+    weights = np.array([share * (low <= snr < high) for share, snr in zip(rulers.shares, rulers.snr, strict=True)])
+    return float(np.dot(losses, weights) / weights.sum())
 
 
 def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
@@ -138,20 +193,35 @@ def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
     (folder / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluation(step: int, weights: Weights) -> EvaluationRow:
-    loss = _loss(step) * (1.0 if weights == "ema" else 1.12 + 0.06 * math.sin(step))
-    return EvaluationRow(
+def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_rulers: bool) -> EvaluationRow:
+    rulers = made_up_rulers()
+    losses = _losses(step) * (1.0 if weights == "ema" else 1.12 + 0.06 * math.sin(step))
+    loss = _mean(losses)
+    row = EvaluationRow(
         step=step,
         images=step * BATCH_SIZE,
         weights=weights,
-        heldout_loss=loss,
+        heldout_loss=loss if has_heldout else None,
         train_loss=loss * 0.95,
-        bands={
-            "detail": BandScore(loss=min(1.0, loss * 3.5)),
-            "shape": BandScore(loss=loss * 1.1),
-            "layout": BandScore(loss=loss * 0.16),
-        },
+        bands={band: BandScore(loss=_mean(losses, band)) for band in BAND_SNR},
     )
+    if not has_rulers:
+        return row
+    scores = {
+        "skill": 1 - loss / _mean(rulers.gaussian) if has_heldout else None,
+        "skill_error": 0.008 if has_heldout else None,
+        "train_skill": 1 - loss * 0.95 / _mean(rulers.gaussian_train),
+        "bands": {band: _band_score(losses, band) for band in BAND_SNR},
+        "by_timestep": losses.tolist(),
+        "seconds": 0.6,
+    }
+    return row.model_copy(update=scores)
+
+
+def _band_score(losses: np.ndarray, band: Band) -> BandScore:
+    rulers = made_up_rulers()
+    loss, gaussian = _mean(losses, band), _mean(rulers.gaussian, band)
+    return BandScore(loss=loss, gaussian=gaussian, memory=_mean(rulers.memory_train, band), skill=1 - loss / gaussian)
 
 
 @cache

@@ -1,5 +1,6 @@
 """The run in the terminal: progress, rate, time left, smoothed loss, held-out loss, and where the last preview is."""
 
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -8,12 +9,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from openddpm.analysis.checks import check_plan
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
+from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
+from openddpm.record.writer import DATA_FILE
 from openddpm.training.observers import Observer
 
 _SMOOTHING = 0.9  # of the shown loss, a logged line
 _PLAIN_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
+_VERDICT_EVERY_SECONDS = 60.0  # between verdicts there, unless it changes
+_VERDICT_STYLES = {"learning": "green", "finished": "green", "plateaued": "yellow", "too_early": "dim"}  # else red
 
 
 class Display(Observer):
@@ -32,6 +37,9 @@ class Display(Observer):
         self._preview: Path | None = None
         self._row: MetricsRow | None = None
         self._plain_at = float("-inf")
+        self._verdict: Verdict | None = None
+        self._verdict_at = float("-inf")
+        self._is_over = False
         self._rates: list[tuple[float, int]] = []
 
     def started(self, run: RunRecord, folder: Path) -> None:
@@ -51,12 +59,11 @@ class Display(Observer):
             say(f"going on from step {last.step:,}")
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
-        warmup_steps = int(run.config["lr_warmup_steps"])
-        if warmup_steps >= run.total_steps and run.config["lr_scheduler"] != "constant":
-            say(
-                f"[bold]note:[/] the learning rate rises for {warmup_steps:,} steps, and this run has "
-                f"{run.total_steps:,}: it stays below --learning_rate; see --lr_warmup_steps"
-            )
+        data = folder / DATA_FILE
+        record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
+        for finding in check_plan(run, record):
+            if finding.severity != "note":
+                say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:
             self._live.start()
@@ -85,7 +92,23 @@ class Display(Observer):
         if not self._console.is_terminal:
             self._say(f"preview: {escape(str(self._preview))}{self._heldout_text()}")
 
+    def judged(self, verdict: Verdict) -> None:
+        """Show a new verdict: in the live view, or as a line if it changed or none was shown for long."""
+        has_changed = self._verdict is None or self._verdict.code != verdict.code
+        self._verdict = verdict
+        if self._is_over:
+            self._say(self._verdict_text())
+            for evidence in verdict.evidence:
+                if evidence.kind == "warning":
+                    self._say(f"  {escape(evidence.text)}")
+        elif self._console.is_terminal and self._row:
+            self._live.update(self._view())
+        elif has_changed or time.monotonic() - self._verdict_at >= _VERDICT_EVERY_SECONDS:
+            self._verdict_at = time.monotonic()
+            self._say(self._verdict_text())
+
     def ended(self, run: RunRecord) -> None:
+        self._is_over = True
         self._live.stop()
         progress = run.progress
         self._say(
@@ -105,9 +128,19 @@ class Display(Observer):
             f"learning rate {self._row.learning_rate:.1e}  {self._row.images_per_second:,.0f} images/s  "
             f"epoch {self._row.epoch:.1f}"
         )
+        if self._verdict:
+            lines.add_row(self._verdict_text())
         if self._preview:
             lines.add_row(escape(f"last preview: {self._preview}   report: {self._folder / 'report.html'}"))
         return lines
+
+    def _verdict_text(self) -> str:
+        assert self._verdict is not None
+        style = _VERDICT_STYLES.get(self._verdict.code, "red")
+        text = f"[bold {style}]{self._verdict.code.replace('_', ' ')}:[/] {escape(self._verdict.sentence)}"
+        if self._verdict.forecast:
+            text += f" {escape(self._verdict.forecast.text)}"
+        return text
 
     def _heldout_text(self) -> str:
         known = {weights: loss for weights, loss in self._heldout.items() if loss is not None}

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
 from openddpm.training.observers import Observer
 
 OWNER_FILE = "run-folder.txt"
@@ -55,9 +55,17 @@ class TensorBoardObserver(Observer):
     def evaluated(self, row: EvaluationRow) -> None:
         scores = {"heldout_loss": row.heldout_loss, "train_loss": row.train_loss, "skill": row.skill}
         scores |= {f"{band}_loss": score.loss for band, score in row.bands.items()}
+        scores |= {f"{band}_skill": score.skill for band, score in row.bands.items()}
         for name, value in scores.items():
             if value is not None:
                 self._writer.add_scalar(f"evaluation_{row.weights}/{name}", value, row.step)
+
+    def judged(self, verdict: Verdict) -> None:
+        """Write a new verdict as text, and the numbers that it rests on."""
+        self._writer.add_text("verdict", f"**{verdict.code}** {verdict.sentence}", verdict.step)
+        for evidence in verdict.evidence:
+            if evidence.value is not None:
+                self._writer.add_scalar(f"verdict/{evidence.name}", evidence.value, verdict.step)
 
     def previewed(self, preview: Preview) -> None:
         for weights, path in (("ema", preview.ema), ("raw", preview.raw)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from openddpm.analysis.curves import curves_png
+from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import read_run_folder
 
@@ -21,7 +22,13 @@ def write_card(folder: Path) -> Path:
     environment.filters["plain"] = _plain
     scores = {row.weights: row for row in run.evaluations}
     preview = run.previews[-1] if run.previews else None
-    card = environment.from_string(template).render(run=run.run, scores=scores, preview=preview, curves=CURVES_FILE)
+    card = environment.from_string(template).render(
+        run=run.run,
+        scores=scores,
+        preview=preview,
+        curves=CURVES_FILE,
+        verdict=judge(run.run, run.metrics, run.evaluations, run.rulers),
+    )
     write_atomically(folder / "README.md", card + "\n")
     return folder / "README.md"
 

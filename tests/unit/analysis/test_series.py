@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from openddpm.analysis.report.series import (
     evaluation_columns,
     images_at_steps,
     metrics_columns,
+    noise_columns,
     smooth,
     thin,
     to_json,
@@ -73,3 +75,35 @@ def test_images_of_a_step_between_logged_ones(tmp_path: Path) -> None:
     unlogged = read_run_folder(write_made_up_run(tmp_path / "unlogged", steps=400, rows=0, previews=0))
     for run in (logged, unlogged):
         assert images_at_steps(run, [0, 10, 250, 400]) == [0, 10 * BATCH_SIZE, 250 * BATCH_SIZE, 400 * BATCH_SIZE]
+
+
+def test_losses_by_noise_run_from_noise_to_image(tmp_path: Path) -> None:
+    """The model's last losses and the rulers' stand over a rising signal-to-noise ratio, group by group."""
+    run = read_run_folder(write_made_up_run(tmp_path, previews=3))
+    columns = noise_columns(run)
+    assert run.rulers
+    assert columns["snr"] == pytest.approx(sorted(run.rulers.snr))
+    assert columns["gaussian"] == pytest.approx(run.rulers.gaussian[::-1])
+    assert columns["ema"] == pytest.approx(run.evaluations[-2].by_timestep[::-1])
+    assert columns["raw"] == pytest.approx(run.evaluations[-1].by_timestep[::-1])
+
+
+def test_what_was_not_measured_by_the_rulers_is_left_out(tmp_path: Path) -> None:
+    """Without rulers there is no curve over noise; evaluations and rulers without a matching list get none."""
+    unruled = read_run_folder(write_made_up_run(tmp_path / "unruled", previews=1, rulers=False))
+    assert noise_columns(unruled) == {}
+    run = read_run_folder(write_made_up_run(tmp_path / "run", previews=1, num_heldout=0))
+    last = run.evaluations[-1].model_copy(update={"by_timestep": []})
+    columns = noise_columns(replace(run, evaluations=[*run.evaluations, last]))
+    assert columns.keys() == {"snr", "zero", "gaussian", "memory_train", "ema"}
+
+
+def test_skill_is_of_training_images_where_none_are_held_out(tmp_path: Path) -> None:
+    """Skills come from held-out images, and from training images in a run that holds none out."""
+    run = read_run_folder(write_made_up_run(tmp_path / "run", previews=2))
+    columns = evaluation_columns(run, "raw")
+    last = run.evaluations[-1]
+    assert columns["skill"][-1] == pytest.approx(last.skill)
+    assert columns["layout"][-1] == pytest.approx(last.bands["layout"].skill)
+    without = read_run_folder(write_made_up_run(tmp_path / "without", previews=2, num_heldout=0))
+    assert evaluation_columns(without, "raw")["skill"][-1] == pytest.approx(without.evaluations[-1].train_skill)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from made_up_run import write_made_up_run
 from openddpm.analysis.report.tables import all_tables, config_rows
-from openddpm.analysis.report.text import duration, short_count, significant, utc_text
+from openddpm.analysis.text import duration, short_count, significant, utc_text
 from openddpm.config import TrainConfig
 from openddpm.record.reader import read_run_folder
 

@@ -144,6 +144,26 @@ def test_conversions_are_counted_and_listed_in_full(tmp_path: Path) -> None:
     assert [finding.path for finding in data.images] == [f"{number}.png" for number in range(30)]
 
 
+def test_exact_duplicates_are_listed_and_kept(tmp_path: Path) -> None:
+    """An image whose pixels an earlier one has is counted and listed with that one's path, and stays in the set."""
+    one, other = gray(2)
+    found = opened(source([one, other, one.copy(), one.copy()]), tmp_path)
+    assert len(found.images) == 4
+    assert (found.data.num_duplicates, found.data.counts) == (2, {"exact duplicate": 2})
+    twin = "exact duplicate of 0.png"
+    assert found.data.images == [ImageFinding(path=f"{n}.png", reason=twin, action="kept") for n in (2, 3)]
+
+
+def test_the_brightness_of_a_set_is_that_of_all_its_pixels(tmp_path: Path) -> None:
+    """Least, greatest, mean and standard deviation are of every pixel and channel of the decoded images."""
+    images = list(np.random.default_rng(0).integers(3, 200, (5, 4, 4, 3), dtype=np.uint8))
+    data = opened(source(images), tmp_path).data
+    assert (data.pixel_min, data.pixel_max) == (np.min(images), np.max(images))
+    assert data.pixel_mean == pytest.approx(np.mean(images), abs=1e-3)
+    assert data.pixel_std == pytest.approx(np.std(images), abs=1e-3)
+    assert data.num_duplicates == 0
+
+
 def test_a_decode_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """When the source itself fails midway, its error comes through, no images are kept, and the next opening works."""
 

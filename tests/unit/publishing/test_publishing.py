@@ -9,6 +9,7 @@ from huggingface_hub.utils import filter_repo_objects
 from made_up_run import write_made_up_run
 from openddpm.publishing.card import write_card
 from openddpm.publishing.hub import _DEEPER_FILES, ALLOWED_FILES
+from openddpm.record.schema import Verdict
 
 STRANGERS = [
     *("checkpoints/step-00000011/unet.safetensors", "checkpoints/step-00000011/optimizer.safetensors"),
@@ -73,3 +74,14 @@ def test_the_card_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     card = write_card(folder).read_text("utf-8")
     assert "| status | running at step 0 of 1 |" in card
     assert "held-out loss," not in card
+
+
+def test_the_card_gives_verdict_and_skill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card says the verdict's sentence, markup in it as text, and the held-out skill where there is one."""
+    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1)
+    for skill, shown in ((0.284, "Held-out skill: 0.28 (0 is"), (None, "")):
+        verdict = Verdict(code="learning", sentence="It *learns*.", evidence=[], step=10, images=320, skill=skill)
+        monkeypatch.setattr("openddpm.publishing.card.judge", lambda *record, verdict=verdict: verdict)
+        line = next(line for line in write_card(folder).read_text("utf-8").splitlines() if "learns" in line)
+        assert line.startswith(rf"**It \*learns\*.** {shown}".rstrip())
+        assert ("skill" in line) == (skill is not None)

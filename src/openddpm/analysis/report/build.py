@@ -12,11 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from openddpm.analysis.report.facts import header_facts
+from openddpm.analysis.report.facts import MARKS, header_facts, verdict_badge
+from openddpm.analysis.report.gauges import band_gauges, last_evaluation
 from openddpm.analysis.report.pictures import embed_pictures
-from openddpm.analysis.report.series import evaluation_columns, metrics_columns
+from openddpm.analysis.report.series import evaluation_columns, metrics_columns, noise_columns
 from openddpm.analysis.report.tables import all_tables
-from openddpm.analysis.report.terms import TERMS
+from openddpm.analysis.report.terms import TERMS, term_links
+from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
 
@@ -39,10 +41,14 @@ def write_report(folder: Path) -> Path:
 def render_report(run: RunFolder, built: datetime) -> str:
     """Return the page for `run`; `built` is the time that it states."""
     pictures = embed_pictures(run)
+    verdict = judge(run.run, run.metrics, run.evaluations, run.rulers)
+    measured = last_evaluation(run.evaluations, verdict.weights)
     data = {
         "frames": pictures.frames,
         "metrics": metrics_columns(run),
         "evaluations": {weights: evaluation_columns(run, weights) for weights in ("ema", "raw")},
+        "noise": noise_columns(run),
+        "measured": measured.weights if measured else None,
     }
     scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
     page = _environment().get_template("report.html.j2")
@@ -52,19 +58,34 @@ def render_report(run: RunFolder, built: datetime) -> str:
         scripts=[Markup(script) for script in scripts],
         data=Markup(json_for_html(data)),
         terms=TERMS,
+        links=term_links(),
         run=run.run,
-        has={
-            "metrics": bool(run.metrics),
-            "evaluations": bool(run.evaluations),
-            "ema_weights": any(row.weights == "ema" for row in run.evaluations),
-            "ema_decay": any(row.ema_decay is not None for row in run.metrics),
-        },
+        has=_presence(run),
+        verdict=verdict,
+        badge=verdict_badge(verdict),
+        marks=MARKS,
+        measured=measured,
+        gauges=band_gauges(measured),
         header=header_facts(run, built),
         pictures=pictures,
         tables=all_tables(run),
         findings=run.data,
         max_findings=MAX_FINDINGS,
     )
+
+
+def _presence(run: RunFolder) -> dict[str, bool]:
+    """Return which parts of the page have something to show."""
+    rows = run.evaluations
+    return {
+        "metrics": bool(run.metrics),
+        "evaluations": bool(rows),
+        "heldout": run.run.dataset.num_heldout > 0,
+        "skill": any(skill is not None for row in rows for skill in (row.skill, row.train_skill)),
+        "noise": run.rulers is not None and any(row.by_timestep for row in rows),
+        "ema_weights": any(row.weights == "ema" for row in rows),
+        "ema_decay": any(row.ema_decay is not None for row in run.metrics),
+    }
 
 
 def content_security_policy(scripts: list[str]) -> str:

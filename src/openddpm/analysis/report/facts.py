@@ -1,11 +1,12 @@
 """What the top of the page says about a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import median
 
-from openddpm.analysis.report.text import count, duration, short_count, utc_text
+from openddpm.analysis.text import count, duration, short_count, utc_text
 from openddpm.record.reader import RunFolder
+from openddpm.record.schema import Verdict, VerdictCode
 
 LAST_ROWS = 20  # the rate is their median, so that a pause does not show as a slow machine
 
@@ -15,6 +16,36 @@ STATUS_SENTENCES = {
     "interrupted": "Stopped before its last step; it can be resumed from its newest checkpoint.",
     "failed": "Stopped by an error before its last step.",
 }
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict's code in plain words, and its tone: a key of MARKS."""
+
+    words: str
+    tone: str
+
+
+MARKS = {"good": "\u2713", "note": "\u2022", "warning": "!", "bad": "\u2715"}
+"""What says a tone without its colour."""
+
+VERDICT_BADGES: dict[VerdictCode, Badge] = {
+    "too_early": Badge("too early to tell", "note"),
+    "learning": Badge("learning", "good"),
+    "plateaued": Badge("levelled off", "note"),
+    "memorising": Badge("learning by heart", "warning"),
+    "not_learning": Badge("not learning", "bad"),
+    "diverged": Badge("diverged", "bad"),
+    "unstable": Badge("unstable", "warning"),
+    "finished": Badge("finished", "good"),
+}
+
+
+def verdict_badge(verdict: Verdict) -> Badge:
+    """Return the badge of a verdict: to have finished is good news only if something was learned."""
+    badge = VERDICT_BADGES[verdict.code]
+    has_learned = verdict.skill is not None and verdict.skill > 0
+    return replace(badge, tone="warning") if verdict.code == "finished" and not has_learned else badge
 
 
 @dataclass(frozen=True)

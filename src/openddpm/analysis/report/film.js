@@ -7,6 +7,13 @@
   const byId = (id) => document.getElementById(id);
   const frames = reportData.frames;
 
+  // The picture beside the verdict is the latest one, which stands in the page already.
+  function showLatest() {
+    const picture = byId("verdict-picture");
+    const latest = KINDS.map((kind) => byId(`film-${kind}`)).find((image) => image && !image.hidden);
+    if (picture && latest) picture.src = latest.src;
+  }
+
   function showFrame(index) {
     const frame = frames[index];
     for (const kind of KINDS) {
@@ -54,6 +61,7 @@
   for (const image of document.querySelectorAll(".pixel-art img")) image.addEventListener("load", keepPixelsHard);
   window.addEventListener("resize", keepPixelsHard);
   keepPixelsHard();
+  showLatest();
 
   const slider = byId("film-slider");
   if (!slider) return;

@@ -32,11 +32,20 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
     explained = null;
   }
 
+  // A finger's first tap on a word that leads somewhere explains it; the second goes there.
+  let explainedByTap = false;
+  document.addEventListener("click", (event) => {
+    if (explainedByTap && event.target.closest?.("a[data-tip]")) event.preventDefault();
+    explainedByTap = false;
+  });
+
   const withTip = (event) => event.target.closest?.("[data-tip]");
   for (const begin of ["pointerover", "focusin"]) {
     document.addEventListener(begin, (event) => {
       const element = withTip(event);
-      if (element && element !== explained) show(element);
+      if (!element || element === explained) return;
+      show(element);
+      explainedByTap = event.pointerType === "touch";
     });
   }
   for (const end of ["pointerout", "focusout"]) {

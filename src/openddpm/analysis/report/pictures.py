@@ -10,11 +10,11 @@ from typing import TypeVar
 from PIL import Image
 
 from openddpm.analysis.report.series import images_at_steps
-from openddpm.analysis.report.text import count, significant
+from openddpm.analysis.text import count, significant
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import Weights
 
-BUDGET_BYTES = 2_500_000  # of all images together, as the text that stands in the page
+BUDGET_BYTES = 1_000_000  # of all images together, as the text that stands in the page
 MAX_FRAMES = 60  # more cannot be told apart on a slider
 MAX_SHRUNK_FRAMES = 24  # shrinking takes time, and a live run does it again at every preview
 MIN_FRAMES = 12  # single images are shrunk until so many have room

@@ -1,5 +1,7 @@
 """The curves of a run as columns of numbers, thinned to what a screen can show."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,8 @@ Column = NDArray[np.float64]
 JsonColumns = dict[str, list[float | None]]
 
 METRICS = ("train_loss", "learning_rate", "grad_norm", "images_per_second", "ema_decay")
-BANDS: tuple[Band, ...] = ("detail", "shape", "layout")
+BANDS: tuple[Band, ...] = ("layout", "shape", "detail")  # in the order in which a picture is decided
+RULERS = ("zero", "gaussian", "memory_train", "memory_heldout")
 
 
 def metrics_columns(run: RunFolder) -> JsonColumns:
@@ -23,15 +26,33 @@ def metrics_columns(run: RunFolder) -> JsonColumns:
 
 
 def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
-    """Return the losses of one weights kind on fixed tuples, whole and by band, over step, images and hours."""
+    """Return losses and skills of one weights kind on fixed tuples, over step, images and hours.
+
+    Without held-out images, `skill` and the bands' skills are of the training images.
+    """
     rows = [row for row in run.evaluations if row.weights == weights]
     columns = {name: _column([getattr(row, name) for row in rows]) for name in ("step", "images")}
     columns["hours"] = _hours_at(run, columns["images"])
     for name in ("heldout_loss", "train_loss"):
         columns[name] = _column([getattr(row, name) for row in rows])
+    columns["skill"] = _column([row.train_skill if row.heldout_loss is None else row.skill for row in rows])
     for band in BANDS:
-        columns[band] = _column([_band_loss(row, band) for row in rows])
+        columns[band] = _column([_band_skill(row, band) for row in rows])
     return to_json(thin(columns, MAX_POINTS))
+
+
+def noise_columns(run: RunFolder) -> JsonColumns:
+    """Return the last losses of each weights kind and the rulers' over the signal-to-noise ratio, from noise to image.
+
+    Empty without rulers; a kind that was not measured by them is left out.
+    """
+    if run.rulers is None:
+        return {}
+    columns = {name: _column(getattr(run.rulers, name)) for name in ("snr", *RULERS)}
+    for row in run.evaluations:
+        columns[row.weights] = _column(row.by_timestep)
+    order = np.argsort(columns["snr"])
+    return to_json({name: column[order] for name, column in columns.items() if len(column) == len(order)})
 
 
 def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:
@@ -75,7 +96,7 @@ def to_json(columns: dict[str, Column]) -> JsonColumns:
     }
 
 
-def _column(values: list[float | None]) -> Column:
+def _column(values: Sequence[float | None]) -> Column:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
@@ -92,6 +113,6 @@ def _hours_at(run: RunFolder, images: Column) -> Column:
     return np.interp(images, logged_images, logged_hours)
 
 
-def _band_loss(row: EvaluationRow, band: Band) -> float | None:
+def _band_skill(row: EvaluationRow, band: Band) -> float | None:
     score = row.bands.get(band)
-    return score.loss if score else None
+    return score.skill if score else None

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from openddpm.analysis.report.text import count, utc_text
+from openddpm.analysis.text import count, utc_text
 from openddpm.config import TrainConfig
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import DatasetRecord, Resumption

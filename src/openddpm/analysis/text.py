@@ -21,6 +21,21 @@ def significant(number: float) -> str:
     return f"{number:#.3g}" if 1e-3 <= abs(number) < 100 else f"{number:.3g}"
 
 
+def signed(number: float, plus: bool = False) -> str:
+    """-0.284 -> -0.28, but with a minus sign in place of the hyphen"""
+    return f"{number:{'+' if plus else ''}.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def skill_words(skill: float) -> str:
+    """0.32 -> 32 % better than a linear filter; -2.5 -> 3.5 times the error of a linear filter"""
+    percent = round(100 * abs(skill))
+    if not percent:
+        return "level with a linear filter"
+    if percent >= 100 and skill < 0:
+        return f"{1 - skill:,.{0 if skill <= -9 else 1}f} times the error of a linear filter"
+    return f"{percent} % {'better' if skill > 0 else 'worse'} than a linear filter"
+
+
 def duration(seconds: float) -> str:
     """11220 -> 3 h 7 min"""
     minutes, left = divmod(round(seconds), 60)

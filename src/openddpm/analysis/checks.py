@@ -1,0 +1,255 @@
+"""What can be said of a planned run before it begins: from its record alone, at no cost, without torch."""
+
+import math
+from collections.abc import Iterator
+
+from openddpm.analysis.data_checks import check_images, check_pixels
+from openddpm.analysis.finding import Finding, by_severity
+from openddpm.record.schema import DataRecord, RunRecord
+
+# Model
+SMALLEST_LEVEL, LARGEST_LEVEL = 4, 16  # published UNets end at 4 to 8 pixels (Ho et al., 2020; Dhariwal & Nichol, 2021)
+LEVELS_OF_SIZES = {"unet-16": 2, "unet-32": 3, "unet-64": 4}
+FEW_TIMESTEPS = 100  # assumed: DDPM has 1000
+CPU_GFLOPS_PER_THREAD = 100.0  # measured 16 to 60 on one core of an EPYC with AVX-512: this flatters any CPU
+LONG_DAYS = 7.0  # assumed
+FORWARDS_PER_TRAINED_IMAGE = 3.0  # a backward pass takes two forward passes' work
+# Optimization
+HIGH_RATE, FAULTY_RATE = 5e-3, 2e-2  # assumed: AdamW moves every weight by about this much a step
+LOW_RATE, USELESS_RATE = 1e-5, 1e-6  # assumed
+LARGE_MODEL, HIGH_RATE_LARGE = 10_000_000, 2e-3  # assumed; Karras et al. (2022) train 56 million weights with 1e-3
+HIGH_EPSILON, FAULTY_EPSILON = 1e-6, 1e-4  # measured: 1e-3 loses a third of what 40 epochs gain on 8x8 digits
+HIGH_BETA1, LOW_BETA2 = 0.98, 0.9  # assumed
+SMALL_BATCH = 4  # assumed
+SMALL_GRAD_NORM = 0.01  # assumed: gradients of a UNet have a norm of 0.05 to 2
+SHORT_RUN_STEPS = 100  # assumed: below it nothing can be said of averages
+LONG_AVERAGE_SHARE, SHORT_AVERAGE_STEPS = 1 / 3, 10  # assumed
+FEW_IMAGES_SEEN = 20_000  # measured: 16x16 faces are no better than a linear denoiser before 46,000
+
+
+def check_plan(run: RunRecord, data: DataRecord | None) -> list[Finding]:
+    """Return what is to be said of a planned run, the gravest first; of a sound one little or nothing."""
+    findings = [*check_images(run, _total_images(run) / run.dataset.num_train)]
+    if data is not None:
+        findings += check_pixels(run, data)
+    for check in (_model, _average, _learning_rate, _optimizer, _batch, _precision, _previews, _length):
+        findings += check(run)
+    return by_severity(findings)
+
+
+def global_batch_size(run: RunRecord) -> int:
+    """Return the images that a step consumes, over all processes and accumulation steps."""
+    return int(run.config["train_batch_size"] * run.config["gradient_accumulation_steps"] * run.num_processes)
+
+
+def preview_cost(run: RunRecord) -> float:
+    """Return the work of all previews of the run, counted in trained images."""
+    config = run.config
+    num_previews = max(1, _total_images(run) // (run.dataset.num_train * config["save_images_epochs"]))
+    forwards = (1 + config["use_ema"]) * config["eval_batch_size"] * config["num_inference_steps"]
+    return num_previews * forwards / FORWARDS_PER_TRAINED_IMAGE
+
+
+def _total_images(run: RunRecord) -> int:
+    return run.total_steps * global_batch_size(run)
+
+
+def _model(run: RunRecord) -> Iterator[Finding]:
+    resolution, num_levels = run.dataset.resolution, len(run.model.config["block_out_channels"])
+    lowest = resolution // 2 ** (num_levels - 1)
+    if not SMALLEST_LEVEL <= lowest <= LARGEST_LEVEL:
+        fitting = [n for n in range(1, 12) if SMALLEST_LEVEL <= resolution // 2 ** (n - 1) <= LARGEST_LEVEL]
+        names = [name for name, levels in LEVELS_OF_SIZES.items() if levels in fitting]
+        yield Finding(
+            "levels",
+            "warning",
+            f"a UNet of {num_levels} levels sees {resolution}x{resolution} images as {lowest}x{lowest} at its lowest",
+            "Layout is decided there: larger than 16x16, distant parts hardly meet; smaller than 4x4, the level is "
+            "wasted.",
+            (f"Take --model {' or '.join(names)}, or" if names else "Take")
+            + f" a UNet2DModel config with {' or '.join(map(str, fitting))} levels.",
+        )
+    if run.config["num_train_timesteps"] < FEW_TIMESTEPS:
+        yield Finding(
+            "timesteps",
+            "warning",
+            f"{run.config['num_train_timesteps']} timesteps",
+            "Noise levels this far apart leave much to guess at each, and the linear schedules end before the image "
+            "is gone, while samples start from pure noise.",
+            "Train with 1000 and sample with fewer: --num_train_timesteps 1000, --num_inference_steps 50.",
+        )
+
+
+def _average(run: RunRecord) -> Iterator[Finding]:
+    config, steps = run.config, run.total_steps
+    if not config["use_ema"] or steps < SHORT_RUN_STEPS:
+        return
+    warmed_up = 1 - (1 + steps / config["ema_inv_gamma"]) ** -config["ema_power"]
+    horizon = 1 / (1 - min(config["ema_max_decay"], warmed_up))
+    what = f"the EMA ends up averaging over some {horizon:,.0f} steps of {steps:,}"
+    if horizon > LONG_AVERAGE_SHARE * steps:
+        yield Finding(
+            "ema_horizon",
+            "warning",
+            what,
+            "It still holds weights from when the model knew little, so its samples lag behind the raw weights'.",
+            "Lower --ema_max_decay or --ema_power, or train longer.",
+        )
+    elif horizon < SHORT_AVERAGE_STEPS:
+        yield Finding(
+            "ema_horizon",
+            "warning",
+            what,
+            "That averages next to nothing: its samples are as noisy as the raw weights'.",
+            "Raise --ema_max_decay (0.999 is usual for short runs, 0.9999 for long ones).",
+        )
+
+
+def _optimizer(run: RunRecord) -> Iterator[Finding]:
+    config = run.config
+    epsilon = config["adam_epsilon"]
+    if epsilon >= HIGH_EPSILON:
+        yield Finding(
+            "adam_epsilon",
+            "fault" if epsilon >= FAULTY_EPSILON else "warning",
+            f"--adam_epsilon {epsilon:g}",
+            f"Adam divides by |gradient| + epsilon. Clipped to norm {config['max_grad_norm']:g}, the gradient of a "
+            f"weight is about {config['max_grad_norm'] / run.model.num_parameters**0.5:.0e} here at most, and falls: "
+            "epsilon swamps it, and the weights crawl.",
+            "Use --adam_epsilon 1e-8.",
+        )
+    beta1, beta2 = config["adam_beta1"], config["adam_beta2"]
+    if beta1 > HIGH_BETA1 or beta2 < LOW_BETA2 or beta1 > beta2:
+        yield Finding(
+            "adam_betas",
+            "warning",
+            f"--adam_beta1 {beta1:g} --adam_beta2 {beta2:g}",
+            "Adam averages gradients over 1 / (1 - beta1) steps and their squares over 1 / (1 - beta2); the first "
+            "should be some 10 steps, the second more.",
+            "Usual: 0.9 to 0.95 and 0.99 to 0.999.",
+        )
+    if config["max_grad_norm"] < SMALL_GRAD_NORM:
+        yield Finding(
+            "max_grad_norm",
+            "warning",
+            f"--max_grad_norm {config['max_grad_norm']:g}",
+            "Every gradient would be scaled down to it, which Adam mostly undoes, and the rare bad batch no longer "
+            "stands out.",
+            "Use --max_grad_norm 1.",
+        )
+
+
+def _learning_rate(run: RunRecord) -> Iterator[Finding]:
+    config, num_weights = run.config, run.model.num_parameters
+    rate, warmup_steps = config["learning_rate"], config["lr_warmup_steps"]
+    usual = "Usual with AdamW: 1e-4 for 100 million weights, 2e-4 to 1e-3 for 10 million, up to 4e-3 below a million."
+    if rate > HIGH_RATE or (num_weights >= LARGE_MODEL and rate > HIGH_RATE_LARGE):
+        yield Finding(
+            "learning_rate",
+            "fault" if rate > FAULTY_RATE else "warning",
+            f"--learning_rate {rate:g} for {num_weights:,} weights is high",
+            "AdamW moves each weight by about as much at every step: training tends to diverge, or to settle for gray.",
+            usual,
+        )
+    elif rate < LOW_RATE:
+        yield Finding(
+            "learning_rate",
+            "fault" if rate < USELESS_RATE else "warning",
+            f"--learning_rate {rate:g} is low",
+            f"In {run.total_steps:,} steps no weight can move by more than some {rate * run.total_steps:.1g}.",
+            usual,
+        )
+    if warmup_steps >= run.total_steps and config["lr_scheduler"] != "constant":
+        yield Finding(
+            "lr_warmup",
+            "warning",
+            f"the learning rate rises for {warmup_steps:,} steps, and this run has {run.total_steps:,}",
+            "It never reaches --learning_rate.",
+            f"Take --lr_warmup_steps {run.total_steps // 10} or a longer run.",
+        )
+
+
+def _batch(run: RunRecord) -> Iterator[Finding]:
+    batch, num_train = global_batch_size(run), run.dataset.num_train
+    if batch < SMALL_BATCH:
+        yield Finding(
+            "batch_size",
+            "warning",
+            f"a step has {batch} image{'s' * (batch > 1)}",
+            "Each image meets one noise level a step, so the gradient is mostly chance.",
+            "Raise --train_batch_size, or --gradient_accumulation_steps if memory is short.",
+        )
+    elif batch > num_train:
+        yield Finding(
+            "batch_size",
+            "warning",
+            f"a step has {batch:,} images, the training set {num_train:,}",
+            "Each step goes through the whole set, and an epoch is less than a step.",
+            "Lower --train_batch_size or --gradient_accumulation_steps.",
+        )
+
+
+def _precision(run: RunRecord) -> Iterator[Finding]:
+    precision, device = run.config["mixed_precision"], run.environment.get("device_type")
+    if precision == "bf16" and device == "cpu":
+        yield Finding(
+            "precision",
+            "warning",
+            "--mixed_precision bf16 on a CPU",
+            "Most CPUs emulate bfloat16: slower than float32, and less exact.",
+            "Use --mixed_precision no, unless you have measured that yours is faster.",
+        )
+    elif precision == "no" and device == "cuda":
+        yield Finding(
+            "precision",
+            "note",
+            "--mixed_precision no on a GPU",
+            "GPUs of the Ampere generation (2020) and later train 2 to 3 times as fast in bfloat16, at half the memory "
+            "for activations.",
+            "Try --mixed_precision bf16; weights stay float32.",
+        )
+    elif precision == "fp16":
+        yield Finding(
+            "precision",
+            "note",
+            "--mixed_precision fp16",
+            "Its range is small: gradients are scaled, and steps that overflow are skipped.",
+            "Prefer --mixed_precision bf16 where the GPU has it.",
+        )
+
+
+def _previews(run: RunRecord) -> Iterator[Finding]:
+    total_images = _total_images(run)
+    times = preview_cost(run) / total_images
+    if times > 1:
+        epochs = min(total_images / run.dataset.num_train, 10 * run.config["save_images_epochs"] * times)
+        yield Finding(
+            "previews",
+            "warning",
+            f"previews take about {times:.1f} times as long as training",
+            "There is one every --save_images_epochs, and epochs of so few images are short.",
+            f"Take --save_images_epochs {math.ceil(epochs)}.",
+        )
+
+
+def _length(run: RunRecord) -> Iterator[Finding]:
+    total_images, environment = _total_images(run), run.environment
+    if total_images < FEW_IMAGES_SEEN:
+        yield Finding(
+            "length",
+            "note",
+            f"the run sees {total_images:,} images in all, repeats included",
+            "Before some 50,000 even 16x16 faces look like noise; larger images take longer.",
+            "For more than a trial raise --num_epochs or --max_train_steps.",
+        )
+    gflops, threads = run.model.gflops_per_image, environment.get("cpu_threads")
+    if environment.get("device_type") == "cpu" and gflops and threads:
+        days = total_images * gflops / (threads * CPU_GFLOPS_PER_THREAD) / 86_400
+        if days > LONG_DAYS:
+            yield Finding(
+                "duration",
+                "warning",
+                f"{total_images:,} images of {gflops:,.0f} GFLOP each take {days:,.0f} days or more on this CPU",
+                "This model wants a GPU.",
+                f"Take a smaller --model ({', '.join(LEVELS_OF_SIZES)}), fewer steps, or a GPU.",
+            )

@@ -1,0 +1,145 @@
+"""The course of a run as arrays: what verdict and forecast look at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openddpm.record.schema import EvaluationRow, MetricsRow, RulersRecord, RunRecord, Weights
+
+Column = NDArray[np.float64]
+
+RECENT = 3.0  # a trend is read off the evaluations since a third of the images so far
+MIN_TREND_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a quantity changes each time that the number of images doubles, by least squares."""
+
+    per_doubling: float
+    error: float
+    """Standard error, from the scatter about the line."""
+
+    @property
+    def is_rising(self) -> bool:
+        """Whether the rise is more than chance."""
+        return self.per_doubling > 2 * self.error
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run's record, whole or still growing. Columns have an entry an evaluated step, NaN where nothing is known."""
+
+    run: RunRecord
+    metrics: Sequence[MetricsRow]
+    evaluations: Sequence[EvaluationRow]
+    rulers: RulersRecord | None
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The evaluated steps."""
+        return sorted({row.step for row in self.evaluations})
+
+    @cached_property
+    def images(self) -> Column:
+        """Training images consumed by each of them."""
+        images = {row.step: row.images for row in self.evaluations}
+        return np.array([images[step] for step in self.steps], dtype=np.float64)
+
+    @cached_property
+    def has_heldout(self) -> bool:
+        """Whether anything was held out to measure on; if not, training images stand in."""
+        return self.run.dataset.num_heldout > 0
+
+    def loss(self, weights: Weights) -> Column:
+        """Return the held-out loss of one kind of weights."""
+        return self._column(weights, "heldout_loss" if self.has_heldout else "train_loss")
+
+    def train_loss(self, weights: Weights) -> Column:
+        """Return the loss on the fixed training tuples."""
+        return self._column(weights, "train_loss")
+
+    def skill(self, weights: Weights) -> Column:
+        """Return the held-out skill of one kind of weights."""
+        return self._column(weights, "skill" if self.has_heldout else "train_skill")
+
+    @cached_property
+    def better_skill(self) -> Column:
+        """The skill of whichever weights are better, at each step."""
+        both = np.stack([self.skill("ema"), self.skill("raw")])
+        return np.where(np.isnan(both).all(axis=0), np.nan, np.fmax(both[0], both[1]))
+
+    @cached_property
+    def last(self) -> EvaluationRow | None:
+        """The better row of the last evaluation, EMA where nothing tells."""
+        rows = [row for row in self.evaluations if self.steps and row.step == self.steps[-1]]
+        return max(rows, key=lambda row: (_number(self._skill_of(row), -np.inf), row.weights == "ema"), default=None)
+
+    @cached_property
+    def trend(self) -> Trend | None:
+        """How the skill of the better weights changes; None while there are too few evaluations."""
+        return fit_trend(self.images, self.better_skill)
+
+    @cached_property
+    def better_loss(self) -> Column:
+        """The held-out loss of whichever weights are better, at each step."""
+        return np.fmin(self.loss("ema"), self.loss("raw"))
+
+    @cached_property
+    def loss_trend(self) -> Trend | None:
+        """How the logarithm to base 2 of the better loss changes."""
+        return fit_trend(self.images, np.log2(self.better_loss))
+
+    @cached_property
+    def skill_at_end(self) -> float | None:
+        """The skill that the loss will have come to, at most, at the run's last step if its trend holds."""
+        if self.loss_trend is None:
+            return None
+        doublings = max(0.0, float(np.log2(self.run.total_steps / self.steps[-1])))
+        fall = min(0.0, self.loss_trend.per_doubling - 2 * self.loss_trend.error)
+        return float(1 - (1 - self.better_skill[-1]) * 2 ** (fall * doublings))
+
+    @cached_property
+    def train_heldout_gap(self) -> Column:
+        """How much more skill the better weights have on training images than on held-out ones."""
+        gaps = []
+        for step in self.steps:
+            rows = [row for row in self.evaluations if row.step == step and row.skill is not None]
+            row = max(rows, key=lambda row: _number(row.skill, -np.inf), default=None)
+            gaps.append(_number(row.train_skill, np.nan) - _number(row.skill, np.nan) if row else np.nan)
+        return np.array(gaps)
+
+    @cached_property
+    def images_per_second(self) -> float | None:
+        """Pace of the run as a whole, pauses included; None before anything is logged."""
+        if not self.metrics or self.metrics[-1].wall_seconds <= 0:
+            return None
+        return self.metrics[-1].images / self.metrics[-1].wall_seconds
+
+    def _column(self, weights: Weights, field: str) -> Column:
+        values = {row.step: getattr(row, field) for row in self.evaluations if row.weights == weights}
+        return np.array([_number(values.get(step), np.nan) for step in self.steps])
+
+    def _skill_of(self, row: EvaluationRow) -> float | None:
+        return row.skill if self.has_heldout else row.train_skill
+
+
+def fit_trend(images: Column, values: Column) -> Trend | None:
+    """Fit a line against the logarithm of the images, to the recent entries that are numbers; None if too few."""
+    images, values = images[np.isfinite(values)], values[np.isfinite(values)]
+    if len(images) < MIN_TREND_POINTS:
+        return None
+    count = max(MIN_TREND_POINTS, int((images >= images[-1] / RECENT).sum()))
+    x, y = np.log2(images[-count:]), values[-count:]
+    x = x - x.mean()
+    slope = float((x * y).sum() / (x * x).sum())
+    residuals = y - y.mean() - slope * x
+    error = float(np.sqrt((residuals**2).sum() / (len(y) - 2) / (x * x).sum()))
+    return Trend(slope, error)
+
+
+def _number(value: float | None, missing: float) -> float:
+    return missing if value is None else value

@@ -1,0 +1,69 @@
+"""When the skill will flatten: a power law through its recent course, and the range that fits it about as well."""
+
+import numpy as np
+
+from openddpm.analysis.course import Column, Course
+from openddpm.analysis.text import duration, short_count
+from openddpm.record.schema import Forecast
+
+MIN_POINTS = 8  # fewer fit anything
+REACH_BACK = 8.0  # the fit takes in the evaluations since an eighth of the images so far
+FLAT = 0.02  # of skill left to gain: assumed to be too little to see
+EXPONENTS = np.linspace(0.2, 2.0, 37)  # assumed: of power laws that losses have been seen to follow
+MARGIN = 0.1  # assumed: of each end, for what a single exponent leaves open
+MAX_REACH = 30.0  # times the images so far: farther is guessing
+MAX_SPREAD = 8.0  # between the ends of the range: wider says nothing
+
+
+def forecast(course: Course) -> Forecast | None:
+    """Return when the skill will come within FLAT of its limit; None when the curve does not support saying so.
+
+    skill(n) = limit - c n^-p. All exponents count whose sum of squares is within three standard errors of the least
+    one: F(1, N - 3) = 9, where 4 would do if the evaluations, on the same tuples, did not err together.
+    """
+    pace = course.images_per_second
+    if pace is None or course.trend is None or not course.trend.is_rising:
+        return None
+    recent = np.isfinite(course.better_skill) & (course.images >= course.images[-1] / REACH_BACK)
+    if recent.sum() < MIN_POINTS:
+        return None
+    images, skill = course.images[recent], course.better_skill[recent]
+    now = float(images[-1])
+    fits = [(*_fit(images / now, skill, exponent), float(exponent)) for exponent in EXPONENTS]
+    allowed = min(squares for squares, _, _ in fits) * (1 + 9 / (len(images) - 3))
+    ends = [now * max(1.0, gain / FLAT) ** (1 / p) for squares, gain, p in fits if squares <= allowed]
+    low, high = max(now, min(ends) * (1 - MARGIN)), max(ends) * (1 + MARGIN)
+    if len(ends) == len(EXPONENTS) or high <= now or high > MAX_REACH * now or high > MAX_SPREAD * low:
+        return None
+    hours_low, hours_high = ((end - now) / pace / 3600 for end in (low, high))
+    planned = course.run.total_steps * now / course.steps[-1]
+    return Forecast(
+        images_low=round(low),
+        images_high=round(high),
+        hours_low=hours_low,
+        hours_high=hours_high,
+        text=_sentence(low, high, hours_low, hours_high, planned),
+    )
+
+
+def _fit(images: Column, skill: Column, exponent: float) -> tuple[float, float]:
+    """Return the sum of squared residuals, and c in limit - c images^-exponent."""
+    design = np.stack([np.ones_like(images), -(images**-exponent)], axis=1)
+    coefficients, *_ = np.linalg.lstsq(design, skill, rcond=None)
+    return float(((design @ coefficients - skill) ** 2).sum()), float(coefficients[1])
+
+
+def _sentence(low: float, high: float, hours_low: float, hours_high: float, planned: float) -> str:
+    images, time = _range(short_count(low), short_count(high)), _range(_hours(hours_low), _hours(hours_high))
+    text = f"If it goes on like this, the skill flattens after {images} images: {time} from here."
+    if low > planned:
+        text += f" The run is planned to end before that, after {short_count(planned)}."
+    return text
+
+
+def _hours(hours: float) -> str:
+    return duration(60 * round(hours * 60)) if hours * 60 >= 1 else "a minute"
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,98 @@
+"""Where the model stands between the rulers, band by band, on scales that can be laid side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openddpm.analysis.report.series import BANDS
+from openddpm.analysis.text import skill_words
+from openddpm.analysis.verdict import BAD_SKILL
+from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
+
+SUBJECTS: dict[Band, str] = {
+    "layout": "colours and composition",
+    "shape": "the parts of the picture",
+    "detail": "fine texture",
+}
+ZERO_LOSS = 1.0  # noise has unit variance, so this is what predicting none of it costs
+GAUSSIAN_PERCENT = 50.0  # where the linear filter stands on every scale
+LEAST_SHOWN_LOSS = 1e-4
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One band: its loss and rulers as text, and where the needle stands on the scale, in percent from the left.
+
+    `percent` is None where there is no loss or no linear ruler to read it by.
+    """
+
+    band: Band
+    subject: str
+    """What is decided in this band."""
+    words: str
+    tone: str
+    """ "good", "note" or "warning"."""
+    loss: str
+    zero: str
+    gaussian: str
+    memory: str
+    percent: float | None
+
+
+def last_evaluation(evaluations: Sequence[EvaluationRow], weights: Weights | None) -> EvaluationRow | None:
+    """Return the last row of `weights`; of the EMA weights, else of the raw, if None or if there is no such row."""
+    last = {row.weights: row for row in evaluations}
+    kinds: list[Weights | None] = [weights, "ema", "raw"]
+    return next((last[kind] for kind in kinds if kind in last), None)
+
+
+def band_gauges(row: EvaluationRow | None) -> list[Gauge]:
+    """Return a gauge for each band of an evaluation that has a linear ruler."""
+    if row is None:
+        return []
+    scores = {band: row.bands[band] for band in BANDS if band in row.bands}
+    return [_gauge(band, score) for band, score in scores.items() if score.gaussian]
+
+
+def needle_percent(loss: float, gaussian: float, memory: float | None) -> float:
+    """Return where `loss` stands between knowing nothing (0), the linear filter (50) and learning by heart (100).
+
+    The left half is logarithmic in the loss: the linear filter is often a hundredth of the loss of knowing nothing.
+    The right half is linear: the memory ruler's loss may be almost nothing, and a logarithm would see no gain then.
+    """
+    if loss >= gaussian:
+        worse = math.log(loss / gaussian) / math.log(ZERO_LOSS / gaussian) if gaussian < ZERO_LOSS else 1.0
+        return GAUSSIAN_PERCENT * (1 - min(1.0, worse))
+    floor = memory if memory is not None and memory < gaussian else 0.0
+    return GAUSSIAN_PERCENT + (100 - GAUSSIAN_PERCENT) * min(1.0, (gaussian - loss) / (gaussian - floor))
+
+
+def _gauge(band: Band, score: BandScore) -> Gauge:
+    assert score.gaussian
+    percent = None if score.loss is None else round(needle_percent(score.loss, score.gaussian, score.memory), 1)
+    skill = None if score.loss is None else 1 - score.loss / score.gaussian
+    return Gauge(
+        band=band,
+        subject=SUBJECTS[band],
+        words="no longer a number" if skill is None else skill_words(skill),
+        tone=_tone(band, skill),
+        loss=_loss_text(score.loss),
+        zero=f"{ZERO_LOSS:g}",
+        gaussian=_loss_text(score.gaussian),
+        memory=_loss_text(score.memory),
+        percent=percent,
+    )
+
+
+def _tone(band: Band, skill: float | None) -> str:
+    if skill is None or skill < BAD_SKILL[band]:
+        return "warning"
+    return "good" if round(100 * skill) > 0 else "note"
+
+
+def _loss_text(loss: float | None) -> str:
+    if loss is None:
+        return "none"
+    if loss < LEAST_SHOWN_LOSS:
+        return f"< {LEAST_SHOWN_LOSS:.4f}"
+    return f"{loss:#.2g}" if loss < 10 else f"{loss:,.0f}"

@@ -1,0 +1,235 @@
+"""What is wrong with a run, if anything: each check looks for one trouble, and names it with its numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from openddpm.analysis.course import RECENT, Course, fit_trend
+from openddpm.analysis.text import signed, significant
+from openddpm.record.schema import Evidence, VerdictCode, Weights
+
+DIVERGED_LOSS = 1.1  # of predicting no noise at all, which scores 1
+RISEN = 3.0  # times its lowest loss
+GUESSING = (0.9, 1.1)  # about the loss of predicting no noise
+STILL = 1e-5  # relative change of a loss, below which the weights cannot have changed
+UNDER_WAY = 0.6  # of the way from silence to a linear filter, in the logarithm of the loss; measured: passed in no time
+SLOW_EXPONENT = 0.3  # measured: in healthy runs the loss falls faster than n^-0.3 until then
+REPLAYED = 0.6  # of the loss with fresh noise; measured: within 0.9 to 1.2 in healthy runs
+GAP = 0.1  # of skill, between training and held-out images
+FALLEN = 0.03  # of skill, below its best
+JUMPS = 0.35  # typical change of the logarithm of the raw loss from one evaluation to the next
+LAG = 1.25  # times the loss of the raw weights
+COPIES = 2  # evaluations at which raw and averaged weights are the same
+SWAMPED = 1.0  # Adam's epsilon over the typical gradient
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A trouble. One without a code does not decide the verdict, but is told along with it."""
+
+    code: VerdictCode | None
+    sentence: str
+    evidence: Evidence
+
+
+def find_symptoms(course: Course) -> list[Symptom]:
+    """Return the troubles of a run that has been evaluated often enough, the gravest first."""
+    frozen = _frozen(course)
+    if frozen is not None:  # nothing else can be told of it
+        return [frozen]
+    return [symptom for check in CHECKS if (symptom := check(course)) is not None]
+
+
+def _diverged(course: Course) -> Symptom | None:
+    for weights in _kinds(course):
+        loss = course.loss(weights)
+        now, least = loss[-1], np.nanmin(loss) if np.isfinite(loss).any() else np.nan
+        if np.isnan(now):
+            text = f"The {weights} weights no longer give a number."
+        elif now > DIVERGED_LOSS:
+            text = f"The loss of the {weights} weights is {significant(now)}; predicting no noise at all scores 1."
+        elif now > RISEN * least:
+            text = f"The loss of the {weights} weights was {significant(least)} at its best and is {significant(now)}."
+        else:
+            continue
+        sentence = "Training has blown up: lower the learning rate, and start again or from a checkpoint before that."
+        return Symptom("diverged", sentence, _warning("loss", text, None if np.isnan(now) else float(now)))
+    return None
+
+
+def _frozen(course: Course) -> Symptom | None:
+    for weights in _kinds(course):
+        loss = course.loss(weights)
+        if len(loss) >= 3 and np.ptp(loss) <= STILL * abs(loss[0]):
+            text = f"The {weights} weights score {significant(loss[-1])} at each of {len(loss)} evaluations."
+            sentence = "The weights do not change: is the model frozen, or does the optimizer not know its parameters?"
+            return Symptom("not_learning", sentence, _warning("frozen_weights", text, float(np.ptp(loss))))
+    return None
+
+
+def _guessing(course: Course) -> Symptom | None:
+    loss, trend = course.better_loss, course.loss_trend
+    if not GUESSING[0] <= loss[-1] <= GUESSING[1] or trend is None or trend.per_doubling < -2 * trend.error - STILL:
+        return None
+    highest = float(np.nanmax(course.loss("raw")))
+    if highest > DIVERGED_LOSS:
+        text = f"The loss reached {significant(highest)} and has been about {significant(loss[-1])} since: "
+        text += "predicting no noise at all scores 1."
+        sentence = "Training blew up early and the weights are dead since: start again with a lower learning rate."
+        return Symptom("diverged", sentence, _warning("loss", text, highest))
+    text = f"After {course.images[-1]:,.0f} images the loss is {significant(loss[-1])}; predicting no noise scores 1."
+    sentence = "It has learned nothing: does the target belong to the noisy image that the model is given?"
+    return Symptom("not_learning", sentence, _warning("guessing", text, float(loss[-1])))
+
+
+def _replayed_noise(course: Course) -> Symptom | None:
+    """Training loss far below the loss of the same weights on training images with noise never met."""
+    raw = course.train_loss("raw")
+    if course.run.config.get("prediction_type") != "epsilon" or len(course.steps) < 4 or not np.isfinite(raw[-1]):
+        return None
+    since = course.steps[-3]  # two intervals: one alone may hold too few images
+    logged = [row.train_loss for row in course.metrics if row.step > since]
+    if not logged:
+        return None
+    ratio = float(np.mean(logged) / raw[-1])
+    if ratio > REPLAYED:
+        return None
+    text = (
+        f"The training loss is {significant(float(np.mean(logged)))}, but training images with fresh noise "
+        f"score {significant(float(raw[-1]))}."
+    )
+    sentence = "It learns its noise by heart, not the images: the random numbers of training repeat themselves."
+    return Symptom("memorising", sentence, _warning("replayed_noise", text, ratio))
+
+
+def _by_heart(course: Course) -> Symptom | None:
+    gap = course.train_heldout_gap
+    if not course.has_heldout or course.last is None or not np.isfinite(gap[-1]):
+        return None
+    error = (course.last.skill_error or 0.0) * np.sqrt(2)
+    if gap[-1] < GAP + 2 * error:
+        return None
+    heldout = float(course.better_skill[-1])
+    text = f"Skill is {signed(heldout + gap[-1])} on training images, {signed(heldout)} on held-out ones."
+    evidence = _warning("train_heldout_gap", text, float(gap[-1]), float(error))
+    if course.trend is not None and course.trend.is_rising:
+        return Symptom(None, "It also begins to learn its training images by heart: more images would help.", evidence)
+    sentence = "It learns its training images by heart instead of what they have in common: it needs more images."
+    return Symptom("memorising", sentence, evidence)
+
+
+def _worsening(course: Course) -> Symptom | None:
+    """Held-out skill falls while the training loss does too."""
+    trend, skill = course.trend, course.better_skill
+    if trend is None or trend.per_doubling > -2 * trend.error or skill[-1] > np.nanmax(skill) - FALLEN:
+        return None
+    since = course.images[-1] / RECENT
+    logged = [(row.images, row.train_loss) for row in course.metrics if row.images >= since]
+    training = fit_trend(*np.array(logged).T) if logged else None
+    if training is None or training.per_doubling > -2 * training.error:
+        return None
+    best = int(np.nanargmax(skill))
+    text = (
+        f"Held-out skill was {signed(skill[best])} after {course.images[best]:,.0f} images and is {signed(skill[-1])}, "
+    )
+    text += "while the training loss still falls."
+    sentence = "It gets better on what it trains on and worse on what it has never seen: it learns by heart."
+    return Symptom("memorising", sentence, _warning("worsening", text, trend.per_doubling, trend.error))
+
+
+def _jumping(course: Course) -> Symptom | None:
+    loss = course.loss("raw")
+    recent = np.log(loss[len(loss) // 3 :])
+    if len(recent) < 6 or not np.isfinite(recent).all():
+        return None
+    jumps = float(np.median(np.abs(np.diff(recent))))
+    largest = float(np.abs(np.diff(recent)).max())
+    if jumps < JUMPS and largest < 3 * JUMPS:
+        return None
+    text = f"From one evaluation to the next the raw loss changes by {100 * np.expm1(jumps):.0f} %, at most "
+    text += f"{np.exp(largest):.1f} times."
+    sentence = "Training jumps about: the learning rate is too high."
+    return Symptom("unstable", sentence, _warning("loss_jumps", text, jumps))
+
+
+def _crawling(course: Course) -> Symptom | None:
+    """Worse than a linear filter, and falling too slowly to get there by the end of the run."""
+    trend, expected = course.loss_trend, course.skill_at_end
+    if trend is None or expected is None or course.better_loss[-1] > GUESSING[0]:
+        return None
+    gaussian = course.better_loss[-1] / (1 - course.better_skill[-1])
+    if np.log(course.better_loss[-1]) < UNDER_WAY * np.log(gaussian):
+        return None
+    if -trend.per_doubling > SLOW_EXPONENT or expected > 0:
+        return None
+    times = 1 - course.better_skill[-1]
+    text = f"The loss is {times:.1f} times that of a linear filter, and doubling the images lowers it by "
+    text += f"{100 * (1 - 2**trend.per_doubling):.0f} %."
+    sentence = "It learns far too slowly to get anywhere in this run: is the learning rate too low?"
+    return Symptom("not_learning", sentence, _warning("loss_trend", text, trend.per_doubling, trend.error))
+
+
+def _swamped_gradients(course: Course) -> Symptom | None:
+    """Adam divides by sqrt(v) + epsilon: an epsilon above the gradients turns it into slow gradient descent."""
+    norms = [row.grad_norm for row in course.metrics[len(course.metrics) // 2 :] if row.grad_norm is not None]
+    if not norms:
+        return None
+    epsilon, clipped_at = course.run.config.get("adam_epsilon", 0.0), course.run.config.get("max_grad_norm", np.inf)
+    typical = min(float(np.median(norms)), clipped_at) / np.sqrt(course.run.model.num_parameters)
+    if epsilon < SWAMPED * typical:
+        return None
+    text = f"Adam's epsilon is {epsilon:g}, the typical gradient {typical:.1g}: steps are {1 + epsilon / typical:.0f} "
+    text += "times too short."
+    sentence = "Adam's epsilon swamps the gradients and slows everything: --adam_epsilon 1e-8 is usual."
+    return Symptom(None, sentence, _warning("adam_epsilon", text, epsilon / typical))
+
+
+def _copied_average(course: Course) -> Symptom | None:
+    ema, raw = course.loss("ema"), course.loss("raw")
+    same = np.abs(ema - raw) <= STILL * raw
+    decays = [row.ema_decay for row in course.metrics if row.ema_decay is not None]
+    if same.sum() < COPIES or not decays or decays[-1] < 0.5:
+        return None
+    text = f"Raw and averaged weights score the same at {same.sum()} of {len(same)} evaluations."
+    sentence = "The averaged weights are copied over the ones in training, which sets it back each time."
+    return Symptom(None, sentence, _warning("copied_average", text, float(same.mean())))
+
+
+def _lagging_average(course: Course) -> Symptom | None:
+    ema, raw = course.loss("ema")[-1:], course.loss("raw")[-1:]
+    if not len(ema) or not ema[0] > LAG * raw[0]:
+        return None
+    decays = [row.ema_decay for row in course.metrics if row.ema_decay is not None]
+    text = f"Averaged weights score {significant(ema[0])}, raw ones {significant(raw[0])}."
+    if decays and decays[-1] < 1:
+        text += (
+            f" The average looks back over about {1 / (1 - decays[-1]):,.0f} steps; the run has {course.steps[-1]:,}."
+        )
+    sentence = (
+        "The averaged weights lag behind, as the EMA's horizon is longer than the run so far: look at the raw ones."
+    )
+    return Symptom(None, sentence, _warning("ema_lag", text, float(ema[0] / raw[0])))
+
+
+def _kinds(course: Course) -> list[Weights]:
+    kinds: tuple[Weights, Weights] = ("raw", "ema")
+    return [kind for kind in kinds if any(row.weights == kind for row in course.evaluations)]
+
+
+def _warning(name: str, text: str, value: float | None, error: float | None = None) -> Evidence:
+    return Evidence(name=name, kind="warning", text=text, value=value, error=error)
+
+
+CHECKS: tuple[Callable[[Course], Symptom | None], ...] = (
+    _diverged,
+    _guessing,
+    _replayed_noise,
+    _by_heart,
+    _worsening,
+    _jumping,
+    _crawling,
+    _copied_average,
+    _lagging_average,
+    _swamped_gradients,
+)

@@ -1,0 +1,190 @@
+"""Is it working? An answer in words and numbers, from the record alone. docs/rulers.md explains it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from openddpm.analysis.course import Course, Trend
+from openddpm.analysis.forecast import forecast
+from openddpm.analysis.symptoms import find_symptoms
+from openddpm.analysis.text import count, signed, skill_words
+from openddpm.record.schema import (
+    Band,
+    EvaluationRow,
+    Evidence,
+    MetricsRow,
+    RulersRecord,
+    RunRecord,
+    Verdict,
+    VerdictCode,
+)
+
+MIN_EVALUATIONS = 4  # fewer show no trend
+FLAT_PER_DOUBLING = 0.01  # of skill; with its error, no more than three times that
+MIN_PLATEAU_EVALUATIONS = 8
+
+BAND_WORDS: dict[Band, tuple[str, str]] = {  # what it is, what is seen while it is bad
+    "layout": ("layout", "wrong colours and composition"),
+    "shape": ("shape", "parts that do not fit together"),
+    "detail": ("fine detail", "speckle or blur"),
+}
+BAD_SKILL: dict[Band, float] = {"layout": -1.0, "shape": -0.3, "detail": 0.0}
+"""Measured: below it, samples show it. A linear filter is so good at strong noise that little is lost above it."""
+
+
+def judge(
+    run: RunRecord,
+    metrics: Sequence[MetricsRow],
+    evaluations: Sequence[EvaluationRow],
+    rulers: RulersRecord | None,
+) -> Verdict:
+    """Return the verdict on a run from its record, whole or still growing."""
+    course = Course(run, metrics, evaluations, rulers)
+    last = course.last
+    is_over = run.status in ("finished", "failed")
+    symptoms = find_symptoms(course) if last and rulers and (is_over or len(course.steps) >= MIN_EVALUATIONS) else []
+    decisive = next((symptom for symptom in symptoms if symptom.code), None)
+    code, sentence = _state(course) if decisive is None else (decisive.code, decisive.sentence)
+    assert code is not None
+    told = [sentence, *(symptom.sentence for symptom in symptoms if symptom.code is None)]
+    return Verdict(
+        code=code,
+        sentence=" ".join(told),
+        evidence=[*(symptom.evidence for symptom in symptoms), *_evidence(course, {s.evidence.name for s in symptoms})],
+        forecast=forecast(course) if code == "learning" else None,
+        step=last.step if last else 0,
+        images=last.images if last else 0,
+        skill=float(course.better_skill[-1]) if last and np.isfinite(course.better_skill[-1]) else None,
+        weights=last.weights if last else None,
+    )
+
+
+def _state(course: Course) -> tuple[VerdictCode, str]:
+    """Return code and sentence of a run that has no decisive trouble."""
+    if course.rulers is None:
+        return "too_early", "There are no rulers in this record, so nothing says what its losses are worth."
+    if course.last is None or not np.isfinite(course.better_skill[-1]):
+        return "too_early", "Too early to tell: nothing has been measured yet."
+    skill, trend = float(course.better_skill[-1]), course.trend
+    so_far = f"On images it has never seen it is {skill_words(skill)}"
+    if not course.has_heldout:
+        so_far = f"On its own training images, as none is held out, it is {skill_words(skill)}"
+    if course.run.status == "finished":
+        if skill < 0:
+            return "finished", f"Finished too early: {_lower(so_far)}. Train for longer."
+        more = " and was still getting better: training for longer would help" if _still_rises(trend) else ""
+        return "finished", f"Finished: {_lower(so_far)}{more}."
+    if len(course.steps) < MIN_EVALUATIONS:
+        number, needed = len(course.steps), MIN_EVALUATIONS
+        return "too_early", f"Too early to tell: {number} of the {needed} evaluations that show a trend are done."
+    if trend is not None and _is_flat(course, trend):
+        if skill < 0:
+            return "not_learning", f"It has stopped getting better, and {_lower(so_far)}."
+        return "plateaued", f"It works, but has stopped getting better. {so_far}."
+    if skill < 0:
+        outlook = "on course to beat one before the run ends"
+        if course.skill_at_end is not None and course.skill_at_end < 0:
+            outlook = "and at this pace the run ends before it beats one"
+        return "learning", f"It is learning: {_lower(so_far)} so far, {outlook}."
+    return "learning", f"It works and is still learning. {so_far}."
+
+
+def _is_flat(course: Course, trend: Trend) -> bool:
+    upper = trend.per_doubling + 2 * trend.error
+    return (
+        len(course.steps) >= MIN_PLATEAU_EVALUATIONS
+        and trend.per_doubling < FLAT_PER_DOUBLING
+        and upper < 3 * FLAT_PER_DOUBLING
+    )
+
+
+def _still_rises(trend: Trend | None) -> bool:
+    return trend is not None and trend.is_rising and trend.per_doubling > FLAT_PER_DOUBLING
+
+
+def _evidence(course: Course, named: set[str]) -> list[Evidence]:
+    """Return what else the verdict rests on; `named` is what troubles have told already."""
+    if course.last is None or course.rulers is None:
+        return []
+    found = [_skill(course), _trend(course), _bands(course.last), _gap(course, named), _better_weights(course, named)]
+    return [*(one for one in found if one is not None), *_gradients(course)]
+
+
+def _skill(course: Course) -> Evidence | None:
+    last, skill = course.last, course.better_skill[-1]
+    if last is None or not np.isfinite(skill):
+        return None
+    text = f"Skill {signed(skill)} after {count(last.images)} images: 0 is the best linear filter, 1 would be no error."
+    return Evidence(name="skill", kind="good" if skill > 0 else "note", text=text, value=skill, error=last.skill_error)
+
+
+def _trend(course: Course) -> Evidence | None:
+    trend = course.trend
+    if trend is None:
+        return None
+    text = (
+        f"Doubling the images lately changed the skill by {signed(trend.per_doubling, plus=True)} \N{PLUS-MINUS SIGN} "
+    )
+    text += f"{2 * trend.error:.2f}."
+    kind: Literal["good", "note"] = "good" if trend.is_rising else "note"
+    return Evidence(name="skill_trend", kind=kind, text=text, value=trend.per_doubling, error=trend.error)
+
+
+def _bands(last: EvaluationRow) -> Evidence | None:
+    skills = {band: last.bands[band].skill for band in BAND_WORDS if band in last.bands}
+    known = {band: skill for band, skill in skills.items() if skill is not None}
+    if not known:
+        return None
+    learned = [BAND_WORDS[band][0] for band, skill in known.items() if skill > 0]
+    worse = [BAND_WORDS[band][0] for band, skill in known.items() if skill <= 0]
+    seen = [BAND_WORDS[band][1] for band, skill in known.items() if skill < BAD_SKILL[band]]
+    parts = []
+    if learned:
+        parts.append(f"{_listed(learned)} {'beats' if len(learned) == 1 else 'beat'} a linear filter")
+    if worse:
+        standard = "one" if learned else "a linear filter"
+        parts.append(f"{_listed(worse)} {'is' if len(worse) == 1 else 'are'} not yet as good as {standard}")
+    text = ", ".join(parts) + (f": expect {_listed(seen)} in the samples." if seen else ".")
+    return Evidence(name="bands", kind="note" if worse else "good", text=text[0].upper() + text[1:])
+
+
+def _gap(course: Course, named: set[str]) -> Evidence | None:
+    last, gap = course.last, course.train_heldout_gap
+    if last is None or not course.has_heldout or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
+        return None  # where nothing is learned, nothing is learned by heart
+    error = (last.skill_error or 0.0) * np.sqrt(2)
+    text = (
+        f"Training images are denoised about as well as held-out ones (skill differs by {signed(gap[-1], plus=True)}): "
+    )
+    text += "nothing is learned by heart."
+    return Evidence(name="train_heldout_gap", kind="good", text=text, value=float(gap[-1]), error=float(error))
+
+
+def _better_weights(course: Course, named: set[str]) -> Evidence | None:
+    ema, raw = course.skill("ema"), course.skill("raw")
+    if named & {"ema_lag", "copied_average"} or not np.isfinite([ema[-1], raw[-1]]).all():
+        return None
+    better, worse = ("averaged", "raw") if ema[-1] >= raw[-1] else ("raw", "averaged")
+    text = f"The {better} weights are better than the {worse} ones by {abs(ema[-1] - raw[-1]):.2f} of skill."
+    return Evidence(name="ema_lead", kind="note", text=text, value=float(ema[-1] - raw[-1]))
+
+
+def _gradients(course: Course) -> list[Evidence]:
+    norms = np.array([row.grad_norm for row in course.metrics if row.grad_norm is not None])
+    if len(norms) < 10:
+        return []
+    recent = norms[-max(10, len(norms) // 3) :]
+    limit = float(course.run.config.get("max_grad_norm", np.inf))
+    clipped = float((recent > limit).mean())
+    text = f"The gradient norm is {np.median(recent):.2g}, its largest {recent.max():.2g} lately; "
+    text += f"{100 * clipped:.0f} % of steps are clipped at {limit:g}."
+    return [Evidence(name="grad_norm", kind="note", text=text, value=float(np.median(recent)))]
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]

@@ -1,0 +1,160 @@
+"""Each planted fault in a plan is found, and sound plans are left in peace."""
+
+from typing import Any
+
+import pytest
+
+from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan
+from openddpm.analysis.finding import SEVERITIES, Finding
+from openddpm.config import TrainConfig
+from openddpm.diffusion.unet import SIZES
+from openddpm.record.schema import DataRecord, DatasetRecord, ModelRecord, Progress, RunRecord
+
+LEVELS = {"default": 4, **LEVELS_OF_SIZES}
+CPU = {"device_type": "cpu", "cpu_threads": 2}
+GPU = {"device_type": "cuda", "cpu_threads": 16}
+SEED = {"dataset": "huggan/pokemon", "resolution": 64, "train_batch_size": 16, "num_epochs": 400, "learning_rate": 1e-4}
+
+
+def plan(
+    num_train: int = 5488,
+    num_heldout: int = 512,
+    num_parameters: int = 702_499,
+    gflops: float = 0.385,
+    environment: dict[str, Any] = CPU,
+    **options: Any,
+) -> RunRecord:
+    """Return the record of a run that has not begun: the demo's, but for what is given."""
+    config = TrainConfig(**({"recipe": "avatars-16", **options} if "num_epochs" not in options else options))
+    batch = config.train_batch_size * config.gradient_accumulation_steps
+    return RunRecord(
+        run_id="0",
+        name="run",
+        status="running",
+        created="",
+        seed=0,
+        total_steps=config.max_train_steps or -(-config.num_epochs * num_train // batch),
+        num_processes=1,
+        config=config.model_dump(),
+        dataset=DatasetRecord(
+            source="images",
+            revision=None,
+            split=None,
+            num_images=num_train + num_heldout,
+            num_train=num_train,
+            num_heldout=num_heldout,
+            resolution=config.resolution,
+            channels=3,
+            sha256="",
+        ),
+        model=ModelRecord(
+            num_parameters=num_parameters,
+            gflops_per_image=gflops,
+            config={"block_out_channels": [32] * LEVELS[config.model]},
+        ),
+        environment=environment,
+        progress=Progress(step=0, images=0, epoch=0),
+    )
+
+
+def seed_plan(environment: dict[str, Any] = GPU, **options: Any) -> RunRecord:
+    """Return the record of the seed command line on 7,400 images."""
+    return plan(6888, 512, 231_440_643, 270.0, environment, **{**SEED, **options})
+
+
+def images(counts: dict[str, int] | None = None, num_duplicates: int = 0, **pixels: float) -> DataRecord:
+    """Return the data record of 6,000 images like photographs, but for what is given."""
+    brightness = {"pixel_min": 0, "pixel_max": 255, "pixel_mean": 120.0, "pixel_std": 60.0, **pixels}
+    return DataRecord(num_images=6000, counts=counts or {}, images=[], num_duplicates=num_duplicates, **brightness)  # type: ignore[arg-type]
+
+
+def severities(findings: list[Finding]) -> dict[str, str]:
+    """Return the findings that are shown at the start of training."""
+    return {finding.name: finding.severity for finding in findings if finding.severity != "note"}
+
+
+@pytest.mark.parametrize(
+    "sound", [plan(), plan(environment=GPU), seed_plan(), plan(mixed_precision="bf16", environment=GPU)]
+)
+def test_sound_plans_give_no_alarm(sound: RunRecord) -> None:
+    """The demo recipe on any device, and the seed command on a GPU, give neither fault nor warning."""
+    assert severities(check_plan(sound, images({"alpha composited": 6000}))) == {}
+
+
+PLANTED: dict[str, tuple[RunRecord, str, str]] = {
+    "tiny set": (plan(90, 10), "memorising", "warning"),
+    "many weights, many epochs": (plan(900, 100, 231_440_643, environment=GPU, **SEED), "memorising", "warning"),
+    "nothing held out": (plan(num_heldout=0), "heldout", "warning"),
+    "lowest level too large": (plan(resolution=64, model="unet-16"), "levels", "warning"),
+    "lowest level too small": (plan(resolution=16, model="unet-64"), "levels", "warning"),
+    "few timesteps": (plan(num_train_timesteps=50), "timesteps", "warning"),
+    "EMA without warm-up": (plan(ema_inv_gamma=1e-4, ema_max_decay=0.9999), "ema_horizon", "warning"),
+    "EMA of all steps": (plan(ema_power=1.0, ema_max_decay=0.99999), "ema_horizon", "warning"),
+    "EMA of a few steps": (plan(ema_max_decay=0.5), "ema_horizon", "warning"),
+    "demo rate x 100": (plan(learning_rate=0.4), "learning_rate", "fault"),
+    "demo rate / 1000": (plan(learning_rate=4e-6), "learning_rate", "warning"),
+    "seed rate x 100": (seed_plan(learning_rate=1e-2), "learning_rate", "warning"),
+    "seed rate / 1000": (seed_plan(learning_rate=1e-7), "learning_rate", "fault"),
+    "demo rate, large model": (seed_plan(learning_rate=4e-3), "learning_rate", "warning"),
+    "warm-up longer than the run": (plan(max_train_steps=400, lr_warmup_steps=400), "lr_warmup", "warning"),
+    "Adam eps 1e-3": (plan(adam_epsilon=1e-3), "adam_epsilon", "fault"),
+    "Adam eps 1e-6": (plan(adam_epsilon=1e-6), "adam_epsilon", "warning"),
+    "betas the wrong way round": (plan(adam_beta1=0.97, adam_beta2=0.95), "adam_betas", "warning"),
+    "tiny max_grad_norm": (plan(max_grad_norm=1e-4), "max_grad_norm", "warning"),
+    "batch of two": (plan(train_batch_size=2), "batch_size", "warning"),
+    "batch beyond the set": (plan(300, train_batch_size=512), "batch_size", "warning"),
+    "bf16 on a CPU": (plan(mixed_precision="bf16"), "precision", "warning"),
+    "previews of tiny epochs": (plan(250, 60), "previews", "warning"),
+    "large model on a CPU": (seed_plan(CPU), "duration", "warning"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found_alone(name: str) -> None:
+    """Each planted fault is told once, under its own name and with its severity, and brings no other alarm."""
+    run, expected, severity = PLANTED[name]
+    found = severities(check_plan(run, images()))
+    follow = {"previews"} if run.dataset.num_train < 1000 else set()  # epochs of so few images are short
+    assert found[expected] == severity
+    assert found.keys() - follow == {expected} - follow
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "severity"),
+    [
+        (images(num_duplicates=600), "duplicates", "warning"),
+        (images(num_duplicates=60), "duplicates", "note"),
+        (images({"alpha composited": 10}), "converted", "note"),
+        (images({"16 bits scaled to 8": 10}), "converted", "note"),
+        (images({"upscaled": 3000}), "upscaled", "warning"),
+        (images(pixel_max=1, pixel_mean=0.4, pixel_std=0.3), "brightness", "fault"),
+        (images(pixel_min=255, pixel_mean=255.0, pixel_std=0.0), "brightness", "fault"),
+        (images(pixel_min=100, pixel_max=140, pixel_std=9.0), "brightness", "warning"),
+    ],
+    ids=str,
+)
+def test_what_decoding_met_is_judged(data: DataRecord, name: str, severity: str) -> None:
+    """Duplicates, changed and enlarged images, and images in another range than 0..255, are told with their number."""
+    (finding,) = check_plan(plan(), data)
+    assert (finding.name, finding.severity) == (name, severity)
+    assert any(character.isdigit() for character in finding.what)
+
+
+def test_what_a_record_does_not_hold_is_passed_over() -> None:
+    """Without data.json, or with one that knows neither duplicates nor brightness, only the plan is judged."""
+    old = DataRecord(num_images=6000, counts={}, images=[])
+    assert check_plan(plan(), None) == check_plan(plan(), old) == []
+
+
+def test_the_gravest_comes_first() -> None:
+    """Faults stand before warnings, and warnings before notes."""
+    found = check_plan(plan(90, 10, adam_epsilon=1e-3), images({"alpha composited": 1}))
+    ranks = [SEVERITIES.index(finding.severity) for finding in found]
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {0, 1, 2}
+
+
+def test_levels_named_are_those_of_the_sizes() -> None:
+    """The sizes that a finding recommends have as many levels as it takes them to have."""
+    named = {name: len(size["block_out_channels"]) for name, size in SIZES.items() if name != "default"}
+    assert named == LEVELS_OF_SIZES
