@@ -6,7 +6,7 @@ DEVELOPMENT := .venv/.development-ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint pictures clean
+.PHONY: demo test test-slow lint pictures bench-faults clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -25,6 +25,10 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
+
+bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: a quarter of an hour, without a GPU
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
+	  --pictures docs/pictures --results benchmarks/what-slows.json
 
 clean:
 	rm -rf .venv runs logs

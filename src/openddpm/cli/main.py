@@ -6,6 +6,7 @@ import sys
 
 COMMANDS = {
     "train": "train a diffusion model and record the whole run",
+    "doctor": "check a planned run before it costs anything",
     "resume": "go on with a run from its own record",
     "sample": "make images with a trained run",
     "report": "rebuild report.html and the model card of a run",
@@ -27,7 +28,7 @@ first steps:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 unusable input, 128 + N ended by signal N."""
+    """Run one command; returns the exit status: 0 done, 1 faults found, 2 unusable input, 128 + N ended by signal N."""
     from openddpm.errors import UserError
 
     try:

@@ -17,8 +17,10 @@ Your own images:  openddpm train --dataset FOLDER --resolution 64 --output_dir r
 """
 
 
-def parse_train_config(arguments: list[str]) -> TrainConfig:
-    """Return the config that `arguments` spell, with underscores or hyphens alike.
+def parse_train_config(
+    arguments: list[str], program: str = "openddpm train", description: str = _DESCRIPTION
+) -> TrainConfig:
+    """Return the config that `arguments` of `program` spell, with underscores or hyphens alike.
 
     tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
 
@@ -33,8 +35,8 @@ def parse_train_config(arguments: list[str]) -> TrainConfig:
         for title, group in OPTION_GROUPS.items()
     ]
     options = dataclasses.make_dataclass("Options", groups)
-    options.__doc__ = _DESCRIPTION
-    parsed: Any = tyro.cli(options, args=arguments, prog="openddpm train", use_underscores=True)
+    options.__doc__ = description
+    parsed: Any = tyro.cli(options, args=arguments, prog=program, use_underscores=True)
     values = {name: value for group in dataclasses.asdict(parsed).values() for name, value in group.items()}
     if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
         values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for

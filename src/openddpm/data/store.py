@@ -23,7 +23,8 @@ from openddpm.errors import UserError
 from openddpm.record.files import write_json
 from openddpm.record.schema import DataRecord, ImageFinding
 
-STORE_VERSION = 1  # part of the digest: raise it when decoding changes what it makes
+STORE_VERSION = 2  # part of the digest: raise it when decoding changes what it makes
+DUPLICATE = "exact duplicate"
 MAX_REFUSED_SHARE = 0.05  # assumed: beyond it the data set, not an image, is what is broken
 
 
@@ -107,9 +108,7 @@ def _read(folder: Path) -> ImageStore:
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    digest, shape, num_images, first_path = hashlib.sha256(), None, 0, ""
-    counts: Counter[str] = Counter()
-    findings: list[ImageFinding] = []
+    digest, shape, first_path, census = hashlib.sha256(), None, "", _Census()
     with (
         Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress,
         (folder / "images.uint8").open("wb") as file,
@@ -119,8 +118,7 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
         for path, result in decoded:
             progress.advance(task)
             if isinstance(result, RefusedImage):
-                counts["refused"] += 1
-                findings.append(ImageFinding(path=path, reason=str(result), action="refused"))
+                census.add_refused(path, str(result))
                 continue
             pixels, changes = result
             if shape is not None and pixels.shape != shape:
@@ -134,16 +132,59 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
             content = pixels.tobytes()
             file.write(content)
             digest.update(content)
-            num_images += 1
-            counts.update(changes)
-            findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in changes]
+            census.add(path, content, changes)
         file.flush()
         os.fsync(file.fileno())
-    _check_enough(source, num_images, findings)
-    data = DataRecord(num_images=num_images, counts=dict(counts), images=findings)
+    _check_enough(source, census.num_images, census.findings)
     assert shape is not None
-    header = {"shape": [num_images, *shape], "sha256": digest.hexdigest(), "data": data.model_dump()}
-    write_json(folder / "store.json", header)
+    data = census.record().model_dump()
+    write_json(
+        folder / "store.json", {"shape": [census.num_images, *shape], "sha256": digest.hexdigest(), "data": data}
+    )
+
+
+class _Census:
+    """Gathers the data record, image by image."""
+
+    def __init__(self) -> None:
+        self.num_images = 0
+        self.findings: list[ImageFinding] = []
+        self._counts: Counter[str] = Counter()
+        self._first_paths: dict[bytes, str] = {}  # by a digest of the pixels
+        self._value_counts = np.zeros(256, np.int64)
+
+    def add_refused(self, path: str, reason: str) -> None:
+        self._counts["refused"] += 1
+        self.findings.append(ImageFinding(path=path, reason=reason, action="refused"))
+
+    def add(self, path: str, content: bytes, changes: list[str]) -> None:
+        """Count an image whose pixels are the bytes `content`."""
+        self.num_images += 1
+        self._counts.update(changes)
+        self.findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in changes]
+        self._value_counts += np.bincount(np.frombuffer(content, np.uint8), minlength=256)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        first_path = self._first_paths.get(digest)
+        if first_path is None:
+            self._first_paths[digest] = path
+        else:
+            self._counts[DUPLICATE] += 1
+            self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="kept"))
+
+    def record(self) -> DataRecord:
+        values, counts = np.arange(256), self._value_counts
+        present = np.flatnonzero(counts)
+        mean = np.average(values, weights=counts)
+        return DataRecord(
+            num_images=self.num_images,
+            counts=dict(self._counts),
+            images=self.findings,
+            num_duplicates=self._counts[DUPLICATE],
+            pixel_min=int(present[0]),
+            pixel_max=int(present[-1]),
+            pixel_mean=round(float(mean), 3),
+            pixel_std=round(float(np.average((values - mean) ** 2, weights=counts)) ** 0.5, 3),
+        )
 
 
 def _decoded_in_order(
