@@ -110,6 +110,13 @@ def test_a_unet_that_does_not_fit(pictures: list[Image.Image], own_options: dict
     assert not (Path(own_options["output_dir"]) / "run.json").exists()
 
 
+def test_a_frozen_unet_is_refused(pictures: list[Image.Image], own_options: dict[str, Any]) -> None:
+    """A UNet without a weight to train is told at the start, with what to do."""
+    with pytest.raises(UserError, match="frozen") as refusal:
+        train(TrainConfig(**own_options), dataset=pictures, unet=own_unet(8).requires_grad_(False))
+    assert "requires_grad_" in refusal.value.todo
+
+
 class Diary(Observer):
     """Writes down what it is told."""
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-MAX_CORRELATED = 4096  # assumed: coefficients with a full covariance; eigenvectors of more take minutes and gigabytes
+MAX_CORRELATED = 4096  # coefficients with a full covariance; measured: eigenvectors of more take many minutes
+MIN_CORRELATED, CORRELATED_PER_IMAGE = 768, 8  # as many at most where images are few; measured: more gain nothing
 SHRINKAGES = (0.001, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 CHECKED_SHARE = 5  # one image in five decides the shrinkage
 CHECKED_SNR = torch.logspace(-2, 4, 13, dtype=torch.float64)  # assumed: the noise levels where it matters
@@ -50,9 +51,10 @@ class GaussianRuler:
             includes_flips: count each image mirrored too. A mirror turns the sign of every odd horizontal frequency:
                 their mean is 0, and they do not covary with even ones.
         """
-        mean, variances, odd = _moments(chunks, includes_flips)
+        mean, variances, odd, num_images = _moments(chunks, includes_flips)
+        num_strong = min(MAX_CORRELATED, max(MIN_CORRELATED, CORRELATED_PER_IMAGE * num_images))
         order = variances.argsort(descending=True)
-        strong, weak = order[:MAX_CORRELATED], order[MAX_CORRELATED:]
+        strong, weak = order[:num_strong], order[num_strong:]
         groups = [strong[odd[strong]], strong[~odd[strong]]] if includes_flips else [strong]
         groups = [group for group in groups if len(group)]
         statistics = _covariances(chunks, mean, groups, odd if includes_flips else None)
@@ -163,8 +165,8 @@ class _Part:
         return self.products / max(self.count, 1) - torch.outer(self.mean(), self.mean())
 
 
-def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return mean and variance of each coefficient, (D,), and which of them have an odd horizontal frequency."""
+def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Return mean, variance, and whether its horizontal frequency is odd, of each coefficient, (D,); and N."""
     first = second = odd = torch.empty(0)
     num_images = 0
     for images in chunks():
@@ -178,7 +180,7 @@ def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, t
     mean = first / num_images
     if includes_flips:
         mean = torch.where(odd, 0.0, mean)
-    return mean, second / num_images - mean.square() + ROUNDING_VARIANCE, odd
+    return mean, second / num_images - mean.square() + ROUNDING_VARIANCE, odd, num_images
 
 
 def _covariances(

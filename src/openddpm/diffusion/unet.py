@@ -97,6 +97,9 @@ def check_own_unet(unet: UNet2DModel, resolution: int, channels: int) -> None:
     if dtypes != {torch.float32}:
         todo = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
         raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", todo)
+    if not any(parameter.requires_grad for parameter in unet.parameters()):
+        todo = "Let some of its weights be trained: unet.requires_grad_(True)."
+        raise UserError("all weights of the UNet are frozen, so there is nothing to train", todo)
     found = (unet.config["sample_size"], unet.config["in_channels"], unet.config["out_channels"])
     expected = (resolution, channels, channels)
     if found != expected:

@@ -59,6 +59,11 @@ class Display(Observer):
             say(f"going on from step {last.step:,}")
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
+        if run.evaluation:
+            say(
+                f"held-out loss: on {run.evaluation.num_tuples} fixed images, timesteps and noises every "
+                f"{run.evaluation.evaluation_steps:,} steps, and as many of training images"
+            )
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
         for finding in check_plan(run, record):

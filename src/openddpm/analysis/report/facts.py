@@ -84,6 +84,7 @@ def header_facts(run: RunFolder, built: datetime) -> Header:
             Fact("epochs", f"{record.progress.epoch:.1f}", "", "epoch"),
             _time(run, done),
             _rate(run),
+            *_evaluation(run),
             Fact("parameters", short_count(record.model.num_parameters), _work(run), "parameters"),
             Fact("device", _device(run), _processes(record.num_processes)),
         ],
@@ -103,6 +104,13 @@ def _rate(run: RunFolder) -> Fact:
         return Fact("rate", "none", "no step logged yet", "images_per_second")
     rate = median(row.images_per_second for row in run.metrics[-LAST_ROWS:])
     return Fact("rate", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "images a second", "images_per_second")
+
+
+def _evaluation(run: RunFolder) -> list[Fact]:
+    seconds = sum(row.seconds or 0.0 for row in run.evaluations)
+    if not seconds or not run.metrics:
+        return []
+    return [Fact("evaluation", f"{100 * seconds / run.metrics[-1].wall_seconds:.1f} %", "of the time", "heldout_loss")]
 
 
 def _work(run: RunFolder) -> str:

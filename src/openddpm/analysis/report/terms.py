@@ -129,4 +129,5 @@ TERMS: dict[str, Term] = {
         "converted",
         "The image was changed to fit, for example by putting a background behind transparent pixels.",
     ),
+    "kept": Term("kept", "The image went in as it is, but its like is in the data set already."),
 }
