@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PLAIN_LOOP = "tests/equivalence/test_plain_loop.py::"
 PROCESS = "tests/equivalence/test_process.py::"
+HELDOUT = "tests/unit/training/test_heldout.py::"
+RULERS = "tests/unit/diffusion/test_rulers.py::"
 RESUME = "tests/resume/test_exact_resume.py::"
 
 
@@ -121,6 +123,41 @@ FAULTS = [
         'self.loss_sum.fill_(scalars["loss_sums"][process_index])',
         "self.loss_sum.zero_()",
         RESUME + "test_resume_after_a_crash_is_exact[3]",
+    ),
+    Fault(
+        "rulers that know the held-out images",
+        "training/rulers.py",
+        "permutation(self.split.train)",
+        "permutation(len(self.store.images))",
+        HELDOUT + "test_rulers_never_see_heldout_images",
+    ),
+    Fault(
+        "bands that count alike whatever their share",
+        "training/heldout.py",
+        ", weights=self.shares[inside]",
+        "",
+        HELDOUT + "test_levels_weigh_bands_by_their_share_of_timesteps",
+    ),
+    Fault(
+        "training tuples with a noise of their own",
+        "training/heldout.py",
+        '"evaluation noise", n)',
+        '"evaluation noise", n + len(self._images) * int(self.indices[0]))',
+        HELDOUT + "test_training_and_heldout_tuples_differ_by_their_images_alone",
+    ),
+    Fault(
+        "a mirrored mean",
+        "diffusion/rulers.py",
+        "mean = torch.where(odd, 0.0, mean)",
+        "pass",
+        RULERS + "test_gaussian_ruler_is_the_best_linear_denoiser[True]",
+    ),
+    Fault(
+        "a covariance that is never shrunk",
+        "diffusion/rulers.py",
+        "shrunk = (1 - shrinkage) * covariance",
+        "shrunk = 1.0 * covariance",
+        RULERS + "test_few_images_are_shrunk",
     ),
 ]
 

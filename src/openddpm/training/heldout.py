@@ -107,7 +107,7 @@ class FixedTuples:
             noisy = self._process.add_noise(clean, noise, timesteps)
             predicted = self._process.to_noise(denoise(noisy, timesteps), noisy, timesteps)
             errors.append((predicted - noise).square().mean(dim=(1, 2, 3)))
-        values = torch.cat(errors).double().cpu().numpy()
+        values = torch.cat(errors).cpu().double().numpy()
         return np.where(np.isfinite(values), values, np.nan)
 
 

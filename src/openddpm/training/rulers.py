@@ -68,6 +68,15 @@ class RulerMeasurement:
         self.evaluation.rulers = Measured(errors["train"], errors.get("heldout"))
         return self._record(scores, self.evaluation.rulers)
 
+    @property
+    def _place(self) -> torch.device:
+        """Where the rulers are computed: on the device, if it knows float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
+    def _snr(self) -> torch.Tensor:
+        return self.process.snr().cpu().double().clamp(*SNR_LIMITS)
+
     def _digest(self) -> str:
         """Return a digest of all that the scores depend on; noise is drawn differently by different kinds of device."""
         num_tuples = len(self.evaluation.levels.timesteps)
@@ -101,16 +110,17 @@ class RulerMeasurement:
         def start_over() -> Iterator[torch.Tensor]:
             for first in range(0, len(indices), size):
                 chosen = indices[first : first + size]
-                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self.device))
+                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self._place))
                 progress.advance(task, len(chosen))
 
         return start_over
 
     def _errors(self, tuples: FixedTuples, gaussian: GaussianRuler, known: ImageChunks) -> dict[str, list[float]]:
         errors: dict[str, list[float]] = {"zero": [], "gaussian": [], "memory": []}
-        snr = self.process.snr().double().clamp(*SNR_LIMITS)
         for images, noise, timesteps in tuples.batches(TUPLES_AT_A_TIME):
-            signal, sigma = (snr / (1 + snr))[timesteps].sqrt(), (1 / (1 + snr))[timesteps].sqrt()
+            images, noise = images.to(self._place), noise.to(self._place)
+            snr = self._snr[timesteps.cpu()].to(self._place)
+            signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
             errors["zero"] += noise.double().square().mean(dim=(1, 2, 3)).tolist()
             errors["gaussian"] += gaussian.squared_errors(images, noise, signal, sigma).tolist()
             memory = memory_squared_errors(known, images, noise, signal, sigma, self.includes_flips)
@@ -119,7 +129,7 @@ class RulerMeasurement:
 
     def _record(self, scores: _Scores, rulers: Measured) -> RulersRecord:
         levels, scored = self.evaluation.levels, rulers.heldout or rulers.train
-        log_snr = np.log(self.process.snr().double().clamp(*SNR_LIMITS).cpu().numpy()[levels.timesteps])
+        log_snr = self._snr.log().numpy()[levels.timesteps]
         return RulersRecord(
             timesteps=levels.by_group(levels.timesteps.astype(float)).tolist(),
             snr=np.exp(levels.by_group(log_snr)).tolist(),

@@ -147,3 +147,19 @@ def test_cosine_transform_is_scipys() -> None:
     images = np.random.default_rng(3).normal(size=(2, 3, 6, 8))
     expected = dctn(images, axes=(1, 2, 3), norm="ortho").reshape(2, -1)
     np.testing.assert_allclose(cosine_transform(torch.from_numpy(images)).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rulers_on_a_gpu_are_those_of_the_cpu(digits: Array) -> None:
+    """Fitted and scored on the GPU, both rulers agree with the CPU."""
+
+    def on_gpu() -> Iterator[torch.Tensor]:
+        return (chunk.cuda() for chunk in chunked(digits[:1500])())
+
+    heldout = tuples(digits[1500:], 70)
+    moved = tuple(part.cuda() for part in heldout)
+    expected = GaussianRuler.fit(chunked(digits[:1500]), True).squared_errors(*heldout)
+    torch.testing.assert_close(GaussianRuler.fit(on_gpu, True).squared_errors(*moved).cpu(), expected)
+    known = memory_squared_errors(chunked(digits[:1500]), *heldout, True)
+    torch.testing.assert_close(memory_squared_errors(on_gpu, *moved, True).cpu(), known)

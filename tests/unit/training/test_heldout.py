@@ -136,6 +136,12 @@ def test_rulers_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 3
 
 
+def test_rulers_never_see_heldout_images(tmp_path: Path) -> None:
+    """At little noise one that knows the set by heart is right on training images and badly wrong on held-out ones."""
+    record = Case(tmp_path, np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8), dtype=np.uint8)).record
+    assert record.memory_train[0] < 1e-6 and record.memory_heldout[0] > 10
+
+
 def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limits a part of the images stands for all; those of the training tuples are always known."""
     monkeypatch.setattr(rulers_module, "MAX_GAUSSIAN_IMAGES", 50)
