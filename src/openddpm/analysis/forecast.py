@@ -8,7 +8,7 @@ from openddpm.record.schema import Forecast
 
 MIN_POINTS = 8  # fewer fit anything
 REACH_BACK = 8.0  # the fit takes in the evaluations since an eighth of the images so far
-FLAT = 0.02  # of skill left to gain: assumed to be too little to see
+FLAT = 0.02  # of skill gained by a doubling of the images: assumed to be too little to train for
 EXPONENTS = np.linspace(0.2, 2.0, 37)  # assumed: of power laws that losses have been seen to follow
 MARGIN = 0.1  # assumed: of each end, for what a single exponent leaves open
 MAX_REACH = 30.0  # times the images so far: farther is guessing
@@ -16,7 +16,7 @@ MAX_SPREAD = 8.0  # between the ends of the range: wider says nothing
 
 
 def forecast(course: Course) -> Forecast | None:
-    """Return when the skill will come within FLAT of its limit; None when the curve does not support saying so.
+    """Return when doubling the images will gain less than FLAT; None when the curve does not support saying so.
 
     skill(n) = limit - c n^-p. All exponents count whose sum of squares is within three standard errors of the least
     one: F(1, N - 3) = 9, where 4 would do if the evaluations, on the same tuples, did not err together.
@@ -31,7 +31,7 @@ def forecast(course: Course) -> Forecast | None:
     now = float(images[-1])
     fits = [(*_fit(images / now, skill, exponent), float(exponent)) for exponent in EXPONENTS]
     allowed = min(squares for squares, _, _ in fits) * (1 + 9 / (len(images) - 3))
-    ends = [now * max(1.0, gain / FLAT) ** (1 / p) for squares, gain, p in fits if squares <= allowed]
+    ends = [now * max(1.0, gain * (1 - 2**-p) / FLAT) ** (1 / p) for squares, gain, p in fits if squares <= allowed]
     low, high = max(now, min(ends) * (1 - MARGIN)), max(ends) * (1 + MARGIN)
     if len(ends) == len(EXPONENTS) or high <= now or high > MAX_REACH * now or high > MAX_SPREAD * low:
         return None
@@ -54,8 +54,10 @@ def _fit(images: Column, skill: Column, exponent: float) -> tuple[float, float]:
 
 
 def _sentence(low: float, high: float, hours_low: float, hours_high: float, planned: float) -> str:
-    images, time = _range(short_count(low), short_count(high)), _range(_hours(hours_low), _hours(hours_high))
-    text = f"If it goes on like this, the skill flattens after {images} images: {time} from here."
+    images = _range(*(short_count(float(f"{end:.2g}")) for end in (low, high)))
+    time = _range(_hours(hours_low), _hours(hours_high))
+    text = f"If it goes on like this, the skill flattens after {images} images, {time} from here: "
+    text += f"from then on, twice as many gain less than {FLAT}."
     if low > planned:
         text += f" The run is planned to end before that, after {short_count(planned)}."
     return text

@@ -252,10 +252,10 @@ def test_without_rulers_it_says_so(record: RunRecord) -> None:
 
 
 def test_forecast_holds_what_comes(record: RunRecord) -> None:
-    """On a power law the range contains where the skill comes within 0.02 of its limit; a flat course has none."""
+    """On a power law the range contains where a doubling begins to gain less than 0.02; a flat course has none."""
     verdict = judged(record, until=2600)
     assert verdict.forecast is not None
-    flat_at = (20 / GAUSSIAN / 0.02) ** (1 / 0.75)
+    flat_at = (20 / GAUSSIAN * (1 - 2**-0.75) / 0.02) ** (1 / 0.75)
     assert verdict.forecast.images_low <= flat_at <= verdict.forecast.images_high
     assert 0 < verdict.forecast.hours_low <= verdict.forecast.hours_high
     assert judged(record, lambda n: 0.04 + np.exp(-n / 3000), until=3800).forecast is None
