@@ -10,6 +10,7 @@ from openddpm.analysis.text import signed, significant
 from openddpm.record.schema import Evidence, VerdictCode, Weights
 
 DIVERGED_LOSS = 1.1  # of predicting no noise at all, which scores 1
+BLOWN_UP = 1.5  # training loss; whatever is predicted, silence scores at most 1
 RISEN = 3.0  # times its lowest loss
 GUESSING = (0.9, 1.1)  # about the loss of predicting no noise
 STILL = 1e-5  # relative change of a loss, below which the weights cannot have changed
@@ -68,16 +69,21 @@ def _frozen(course: Course) -> Symptom | None:
     return None
 
 
+def _blown_up(course: Course) -> Symptom | None:
+    """Far worse than silence once, and hardly better than it since."""
+    peak = _training_peak(course)
+    if peak <= BLOWN_UP or _is_under_way(course):
+        return None
+    text = f"The training loss reached {significant(peak)}, and the held-out loss is "
+    text += f"{significant(course.better_loss[-1])}: predicting no noise at all scores 1."
+    sentence = "Training blew up early and has not recovered: start again with a lower learning rate."
+    return Symptom("diverged", sentence, _warning("loss", text, peak))
+
+
 def _guessing(course: Course) -> Symptom | None:
     loss, trend = course.better_loss, course.loss_trend
     if not GUESSING[0] <= loss[-1] <= GUESSING[1] or trend is None or trend.per_doubling < -2 * trend.error - STILL:
         return None
-    highest = float(np.nanmax(course.loss("raw")))
-    if highest > DIVERGED_LOSS:
-        text = f"The loss reached {significant(highest)} and has been about {significant(loss[-1])} since: "
-        text += "predicting no noise at all scores 1."
-        sentence = "Training blew up early and the weights are dead since: start again with a lower learning rate."
-        return Symptom("diverged", sentence, _warning("loss", text, highest))
     text = f"After {course.images[-1]:,.0f} images the loss is {significant(loss[-1])}; predicting no noise scores 1."
     sentence = "It has learned nothing: does the target belong to the noisy image that the model is given?"
     return Symptom("not_learning", sentence, _warning("guessing", text, float(loss[-1])))
@@ -158,10 +164,7 @@ def _crawling(course: Course) -> Symptom | None:
     trend, expected = course.loss_trend, course.skill_at_end
     if trend is None or expected is None or course.better_loss[-1] > GUESSING[0]:
         return None
-    gaussian = course.better_loss[-1] / (1 - course.better_skill[-1])
-    if np.log(course.better_loss[-1]) < UNDER_WAY * np.log(gaussian):
-        return None
-    if -trend.per_doubling > SLOW_EXPONENT or expected > 0:
+    if _is_under_way(course) or -trend.per_doubling > SLOW_EXPONENT or expected > 0:
         return None
     times = 1 - course.better_skill[-1]
     text = f"The loss is {times:.1f} times that of a linear filter, and doubling the images lowers it by "
@@ -212,6 +215,18 @@ def _lagging_average(course: Course) -> Symptom | None:
     return Symptom(None, sentence, _warning("ema_lag", text, float(ema[0] / raw[0])))
 
 
+def _training_peak(course: Course) -> float:
+    """Return the largest mean of ten logged training losses, the first five left out; 0 before there are so many."""
+    losses = np.array([row.train_loss for row in course.metrics[5:]])
+    return float(np.convolve(losses, np.full(10, 0.1), "valid").max()) if len(losses) >= 10 else 0.0
+
+
+def _is_under_way(course: Course) -> bool:
+    loss = course.better_loss[-1]
+    gaussian = loss / (1 - course.better_skill[-1])
+    return bool(np.log(loss) < UNDER_WAY * np.log(gaussian))
+
+
 def _kinds(course: Course) -> list[Weights]:
     kinds: tuple[Weights, Weights] = ("raw", "ema")
     return [kind for kind in kinds if any(row.weights == kind for row in course.evaluations)]
@@ -223,6 +238,7 @@ def _warning(name: str, text: str, value: float | None, error: float | None = No
 
 CHECKS: tuple[Callable[[Course], Symptom | None], ...] = (
     _diverged,
+    _blown_up,
     _guessing,
     _replayed_noise,
     _by_heart,
