@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from openddpm.analysis.verdict import judge
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.record.schema import Weights
 
@@ -27,7 +29,9 @@ def draw(runs: list[RunFolder], path: Path) -> None:
         samples.imshow(np.asarray(Image.open(preview.ema).convert("RGB")), interpolation="nearest")
         samples.set_title("last samples", fontsize=10)
         samples.set_axis_off()
+        verdict = judge(run.run, run.metrics, run.evaluations, run.rulers)
         skill.set_title(run.run.name, loc="left", fontweight="bold")
+        levels.set_title(fill(verdict.sentence, 75), loc="left", fontsize=9)
     figure.savefig(path)
 
 
@@ -64,7 +68,7 @@ def _draw_levels(axes: Axes, run: RunFolder) -> None:
     axes.set_ylim(1e-5, 30)
     axes.set_xlabel("signal-to-noise ratio (left: much noise, right: little)")
     axes.set_ylabel("loss")
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 if __name__ == "__main__":
