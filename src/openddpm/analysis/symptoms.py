@@ -9,17 +9,17 @@ from openddpm.analysis.course import RECENT, Course, fit_trend
 from openddpm.analysis.text import signed, significant
 from openddpm.record.schema import Evidence, VerdictCode, Weights
 
-DIVERGED_LOSS = 1.1  # of predicting no noise at all, which scores 1
+HIGHER = 1.2  # times its lowest loss, in a run that has not learned much yet
 BLOWN_UP = 1.5  # training loss; whatever is predicted, silence scores at most 1
 RISEN = 3.0  # times its lowest loss
-GUESSING = (0.9, 1.1)  # about the loss of predicting no noise
+GUESSING = (0.9, BLOWN_UP)  # about the loss of predicting no noise
 STILL = 1e-5  # relative change of a loss, below which the weights cannot have changed
 UNDER_WAY = 0.6  # of the way from silence to a linear filter, in the logarithm of the loss; measured: passed in no time
 SLOW_EXPONENT = 0.3  # measured: in healthy runs the loss falls faster than n^-0.3 until then
 REPLAYED = 0.6  # of the loss with fresh noise; measured: within 0.9 to 1.2 in healthy runs
 GAP = 0.1  # of skill, between training and held-out images
 FALLEN = 0.03  # of skill, below its best
-JUMPS = 0.35  # typical change of the logarithm of the raw loss from one evaluation to the next
+JUMP = 0.35  # rise of the logarithm of the raw loss from one evaluation to the next; measured: 0.2 in healthy runs
 LAG = 1.25  # times the loss of the raw weights
 COPIES = 2  # evaluations at which raw and averaged weights are the same
 SWAMPED = 1.0  # Adam's epsilon over the typical gradient
@@ -36,26 +36,32 @@ class Symptom:
 
 def find_symptoms(course: Course) -> list[Symptom]:
     """Return the troubles of a run that has been evaluated often enough, the gravest first."""
-    frozen = _frozen(course)
-    if frozen is not None:  # nothing else can be told of it
-        return [frozen]
+    alone = _lost(course) or _frozen(course)
+    if alone is not None:  # nothing else can be told of it
+        return [alone]
     return [symptom for check in CHECKS if (symptom := check(course)) is not None]
+
+
+def _lost(course: Course) -> Symptom | None:
+    if course.run.failure != "loss_not_finite" and np.isfinite(course.better_loss[-1:]).all():
+        return None
+    sentence = "Training has blown up: go back to an earlier checkpoint, or start again, with a lower learning rate."
+    return Symptom("diverged", sentence, _warning("loss", "The loss is no longer a number.", None))
 
 
 def _diverged(course: Course) -> Symptom | None:
     for weights in _kinds(course):
         loss = course.loss(weights)
-        now, least = loss[-1], np.nanmin(loss) if np.isfinite(loss).any() else np.nan
-        if np.isnan(now):
-            text = f"The {weights} weights no longer give a number."
-        elif now > DIVERGED_LOSS:
-            text = f"The loss of the {weights} weights is {significant(now)}; predicting no noise at all scores 1."
-        elif now > RISEN * least:
+        now, least = loss[-1], np.nanmin(loss)
+        if now > RISEN * least:
             text = f"The loss of the {weights} weights was {significant(least)} at its best and is {significant(now)}."
+        elif _silence_scores_one(course) and not _is_under_way(course) and now > HIGHER * least:
+            text = f"The loss of the {weights} weights was {significant(least)} and is {significant(now)}; predicting "
+            text += "no noise at all scores 1."
         else:
             continue
         sentence = "Training has blown up: lower the learning rate, and start again or from a checkpoint before that."
-        return Symptom("diverged", sentence, _warning("loss", text, None if np.isnan(now) else float(now)))
+        return Symptom("diverged", sentence, _warning("loss", text, float(now)))
     return None
 
 
@@ -82,6 +88,8 @@ def _blown_up(course: Course) -> Symptom | None:
 
 def _guessing(course: Course) -> Symptom | None:
     loss, trend = course.better_loss, course.loss_trend
+    if not _silence_scores_one(course):
+        return None
     if not GUESSING[0] <= loss[-1] <= GUESSING[1] or trend is None or trend.per_doubling < -2 * trend.error - STILL:
         return None
     text = f"After {course.images[-1]:,.0f} images the loss is {significant(loss[-1])}; predicting no noise scores 1."
@@ -92,7 +100,8 @@ def _guessing(course: Course) -> Symptom | None:
 def _replayed_noise(course: Course) -> Symptom | None:
     """Training loss far below the loss of the same weights on training images with noise never met."""
     raw = course.train_loss("raw")
-    if course.run.config.get("prediction_type") != "epsilon" or len(course.steps) < 4 or not np.isfinite(raw[-1]):
+    is_comparable = course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.own_parts
+    if not is_comparable or len(course.steps) < 4 or not np.isfinite(raw[-1]):
         return None
     since = course.steps[-3]  # two intervals: one alone may hold too few images
     logged = [row.train_loss for row in course.metrics if row.step > since]
@@ -149,20 +158,23 @@ def _jumping(course: Course) -> Symptom | None:
     recent = np.log(loss[len(loss) // 3 :])
     if len(recent) < 6 or not np.isfinite(recent).all():
         return None
-    jumps = float(np.median(np.abs(np.diff(recent))))
-    largest = float(np.abs(np.diff(recent)).max())
-    if jumps < JUMPS and largest < 3 * JUMPS:
+    rises = np.diff(recent)
+    num_jumps, largest = int((rises > JUMP).sum()), float(rises.max())
+    if num_jumps < 2 and largest < 3 * JUMP:
         return None
-    text = f"From one evaluation to the next the raw loss changes by {100 * np.expm1(jumps):.0f} %, at most "
-    text += f"{np.exp(largest):.1f} times."
+    times = "once" if num_jumps == 1 else f"{num_jumps} times"
+    text = f"From one evaluation to the next the raw loss rose by more than {100 * np.expm1(JUMP):.0f} % {times}, "
+    text += f"at most to {np.exp(largest):.1f} times what it was."
     sentence = "Training jumps about: the learning rate is too high."
-    return Symptom("unstable", sentence, _warning("loss_jumps", text, jumps))
+    return Symptom("unstable", sentence, _warning("loss_jumps", text, largest))
 
 
 def _crawling(course: Course) -> Symptom | None:
     """Worse than a linear filter, and falling too slowly to get there by the end of the run."""
     trend, expected = course.loss_trend, course.skill_at_end
-    if trend is None or expected is None or course.better_loss[-1] > GUESSING[0]:
+    if trend is None or expected is None or not _silence_scores_one(course):
+        return None
+    if course.steps[-1] < 2 * course.run.config.get("lr_warmup_steps", 0):  # it is to be slow until then
         return None
     if _is_under_way(course) or -trend.per_doubling > SLOW_EXPONENT or expected > 0:
         return None
@@ -213,6 +225,11 @@ def _lagging_average(course: Course) -> Symptom | None:
         "The averaged weights lag behind, as the EMA's horizon is longer than the run so far: look at the raw ones."
     )
     return Symptom(None, sentence, _warning("ema_lag", text, float(ema[0] / raw[0])))
+
+
+def _silence_scores_one(course: Course) -> bool:
+    """Whether 1 is a measure: a small error of a predicted image is a large one of the noise where there is little."""
+    return course.run.config.get("prediction_type") != "sample"
 
 
 def _training_peak(course: Course) -> float:

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+HUGE = 10_000.0  # beyond it digits say no more than the power of ten
+
 
 def count(number: int) -> str:
     """12345 -> 12,345"""
@@ -11,28 +13,32 @@ def count(number: int) -> str:
 def short_count(number: float) -> str:
     """231440643 -> 231 M"""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        if number >= 0.9995 * size:
             return f"{number / size:.3g} {letter}"
     return f"{number:.0f}"
 
 
 def significant(number: float) -> str:
     """0.0831234 -> 0.0831"""
-    return f"{number:#.3g}" if 1e-3 <= abs(number) < 100 else f"{number:.3g}"
+    return f"{number:#.3g}" if 1e-3 <= abs(number) < 99.95 else f"{number:.3g}"
 
 
 def signed(number: float, plus: bool = False) -> str:
     """-0.284 -> -0.28, but with a minus sign in place of the hyphen"""
-    return f"{number:{'+' if plus else ''}.2f}".replace("-", "\N{MINUS SIGN}")
+    kind = ".2f" if abs(number) < HUGE else ".1e"
+    shown = f"{number:{'+' if plus else ''}{kind}}"
+    return "0.00" if shown in ("-0.00", "+0.00") else shown.replace("-", "\N{MINUS SIGN}")
 
 
 def skill_words(skill: float) -> str:
-    """0.32 -> 32 % better than a linear filter; -2.5 -> 3.5 times the error of a linear filter"""
+    """0.32 -> 32 % better than a linear filter; -2.5 -> 3.5 times as far off as a linear filter"""
+    if skill < -HUGE:
+        return "far worse than knowing nothing"
     percent = round(100 * abs(skill))
     if not percent:
         return "level with a linear filter"
     if percent >= 100 and skill < 0:
-        return f"{1 - skill:,.{0 if skill <= -9 else 1}f} times the error of a linear filter"
+        return f"{1 - skill:,.{0 if skill <= -9 else 1}f} times as far off as a linear filter"
     return f"{percent} % {'better' if skill > 0 else 'worse'} than a linear filter"
 
 

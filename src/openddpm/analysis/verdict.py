@@ -7,7 +7,7 @@ import numpy as np
 
 from openddpm.analysis.course import Course, Trend
 from openddpm.analysis.forecast import forecast
-from openddpm.analysis.symptoms import find_symptoms
+from openddpm.analysis.symptoms import GAP, find_symptoms
 from openddpm.analysis.text import count, signed, skill_words
 from openddpm.record.schema import (
     Band,
@@ -21,6 +21,7 @@ from openddpm.record.schema import (
 )
 
 MIN_EVALUATIONS = 4  # fewer show no trend
+LEVEL = 0.005  # of skill: shown as none
 FLAT_PER_DOUBLING = 0.01  # of skill; with its error, no more than three times that
 MIN_PLATEAU_EVALUATIONS = 8
 
@@ -40,19 +41,22 @@ def judge(
     rulers: RulersRecord | None,
 ) -> Verdict:
     """Return the verdict on a run from its record, whole or still growing."""
-    course = Course(run, metrics, evaluations, rulers)
+    comparable = [row for row in evaluations if row.by_timestep or rulers is None]  # not those of an older openddpm
+    course = Course(run, metrics, comparable, rulers)
     last = course.last
-    is_over = run.status in ("finished", "failed")
-    symptoms = find_symptoms(course) if last and rulers and (is_over or len(course.steps) >= MIN_EVALUATIONS) else []
+    is_lost = run.failure is not None or bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
+    is_judged = rulers is not None and last is not None and (is_lost or len(course.steps) >= MIN_EVALUATIONS)
+    symptoms = find_symptoms(course) if is_judged else []
     decisive = next((symptom for symptom in symptoms if symptom.code), None)
     code, sentence = _state(course) if decisive is None else (decisive.code, decisive.sentence)
     assert code is not None
-    told = [sentence, *(symptom.sentence for symptom in symptoms if symptom.code is None)]
+    stopped = [f"The run was ended by an error after step {run.progress.step:,}."] if run.status == "failed" else []
+    told = [*stopped, sentence, *(symptom.sentence for symptom in symptoms if symptom.code is None)]
     return Verdict(
         code=code,
         sentence=" ".join(told),
         evidence=[*(symptom.evidence for symptom in symptoms), *_evidence(course, {s.evidence.name for s in symptoms})],
-        forecast=forecast(course) if code == "learning" else None,
+        forecast=forecast(course) if code == "learning" and run.status == "running" else None,
         step=last.step if last else 0,
         images=last.images if last else 0,
         skill=float(course.better_skill[-1]) if last and np.isfinite(course.better_skill[-1]) else None,
@@ -70,7 +74,8 @@ def _state(course: Course) -> tuple[VerdictCode, str]:
     so_far = f"On images it has never seen it is {skill_words(skill)}"
     if not course.has_heldout:
         so_far = f"On its own training images, as none is held out, it is {skill_words(skill)}"
-    if course.run.status == "finished":
+    is_flat = trend is not None and _is_flat(course, trend)
+    if course.run.status == "finished" and not (is_flat and skill < 0):
         if skill < 0:
             return "finished", f"Finished too early: {_lower(so_far)}. Train for longer."
         more = " and was still getting better: training for longer would help" if _still_rises(trend) else ""
@@ -78,9 +83,11 @@ def _state(course: Course) -> tuple[VerdictCode, str]:
     if len(course.steps) < MIN_EVALUATIONS:
         number, needed = len(course.steps), MIN_EVALUATIONS
         return "too_early", f"Too early to tell: {number} of the {needed} evaluations that show a trend are done."
-    if trend is not None and _is_flat(course, trend):
-        if skill < 0:
-            return "not_learning", f"It has stopped getting better, and {_lower(so_far)}."
+    if trend is not None and trend.per_doubling < -2 * trend.error - FLAT_PER_DOUBLING:
+        return "plateaued", f"It has been getting worse rather than better lately. {so_far}."
+    if is_flat and skill < 0:
+        return "not_learning", f"It has stopped getting better, and {_lower(so_far)}."
+    if is_flat:
         return "plateaued", f"It works, but has stopped getting better. {so_far}."
     if skill < 0:
         outlook = "on course to beat one before the run ends"
@@ -134,11 +141,11 @@ def _trend(course: Course) -> Evidence | None:
 def _bands(last: EvaluationRow) -> Evidence | None:
     skills = {band: last.bands[band].skill for band in BAND_WORDS if band in last.bands}
     known = {band: skill for band, skill in skills.items() if skill is not None}
-    if not known:
-        return None
-    learned = [BAND_WORDS[band][0] for band, skill in known.items() if skill > 0]
-    worse = [BAND_WORDS[band][0] for band, skill in known.items() if skill <= 0]
+    learned = [BAND_WORDS[band][0] for band, skill in known.items() if skill > LEVEL]
+    worse = [BAND_WORDS[band][0] for band, skill in known.items() if skill < -LEVEL]
     seen = [BAND_WORDS[band][1] for band, skill in known.items() if skill < BAD_SKILL[band]]
+    if not learned and not worse:
+        return None
     parts = []
     if learned:
         parts.append(f"{_listed(learned)} {'beats' if len(learned) == 1 else 'beat'} a linear filter")
@@ -154,9 +161,10 @@ def _gap(course: Course, named: set[str]) -> Evidence | None:
     if last is None or not course.has_heldout or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
         return None  # where nothing is learned, nothing is learned by heart
     error = (last.skill_error or 0.0) * np.sqrt(2)
-    text = (
-        f"Training images are denoised about as well as held-out ones (skill differs by {signed(gap[-1], plus=True)}): "
-    )
+    if abs(gap[-1]) + 2 * error > 2 * GAP:  # too uncertain to say so
+        return None
+    difference = signed(gap[-1], plus=True)
+    text = f"Training images are denoised about as well as held-out ones (skill differs by {difference}): "
     text += "nothing is learned by heart."
     return Evidence(name="train_heldout_gap", kind="good", text=text, value=float(gap[-1]), error=float(error))
 
@@ -166,6 +174,8 @@ def _better_weights(course: Course, named: set[str]) -> Evidence | None:
     if named & {"ema_lag", "copied_average"} or not np.isfinite([ema[-1], raw[-1]]).all():
         return None
     better, worse = ("averaged", "raw") if ema[-1] >= raw[-1] else ("raw", "averaged")
+    if round(abs(ema[-1] - raw[-1]), 2) == 0:
+        return None
     text = f"The {better} weights are better than the {worse} ones by {abs(ema[-1] - raw[-1]):.2f} of skill."
     return Evidence(name="ema_lead", kind="note", text=text, value=float(ema[-1] - raw[-1]))
 

@@ -60,9 +60,10 @@ class Display(Observer):
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
         if run.evaluation:
+            kinds = "held-out and of training images" if dataset.num_heldout else "training images: none is held out"
             say(
-                f"held-out loss: on {run.evaluation.num_tuples} fixed images, timesteps and noises every "
-                f"{run.evaluation.evaluation_steps:,} steps, and as many of training images"
+                f"evaluation: on {run.evaluation.num_tuples} fixed samples (image, timestep, noise) of {kinds}, about "
+                f"every {run.evaluation.evaluation_steps:,} steps"
             )
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
@@ -142,7 +143,7 @@ class Display(Observer):
     def _verdict_text(self) -> str:
         assert self._verdict is not None
         style = _VERDICT_STYLES.get(self._verdict.code, "red")
-        text = f"[bold {style}]{self._verdict.code.replace('_', ' ')}:[/] {escape(self._verdict.sentence)}"
+        text = f"[bold {style}]verdict:[/] {escape(self._verdict.sentence)}"
         if self._verdict.forecast:
             text += f" {escape(self._verdict.forecast.text)}"
         return text

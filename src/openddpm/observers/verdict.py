@@ -14,7 +14,7 @@ from openddpm.training.observers import Observer
 
 
 class VerdictObserver(Observer):
-    """Holds the rows in memory, so that a long record is not read again and again; a fault in judging ends no run."""
+    """Holds the rows in memory, so that a long record is not read again and again; no fault in that ends a run."""
 
     def __init__(self, tell: Sequence[Callable[[Verdict], None]] = (), console: Console | None = None) -> None:
         self._tell = tell
@@ -48,12 +48,11 @@ class VerdictObserver(Observer):
     def _judge(self) -> None:
         try:
             verdict = judge(self._run, self._metrics, self._evaluations, self._rulers)
+            self._writer.write_verdict(verdict)
+            for tell in self._tell:
+                tell(verdict)
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
-                fault = escape(f"no verdict could be reached ({type(error).__name__}: {error})")
+                fault = escape(f"no verdict could be told ({type(error).__name__}: {error})")
                 self._console.print(f"[bold red]warning:[/] {fault}", soft_wrap=True)
-            return
-        self._writer.write_verdict(verdict)
-        for tell in self._tell:
-            tell(verdict)

@@ -21,10 +21,12 @@ def write_card(folder: Path) -> Path:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["plain"] = _plain
     scores = {row.weights: row for row in run.evaluations}
+    shipped = scores.get("ema", scores.get("raw"))  # the weights that the pipeline is exported with
     preview = run.previews[-1] if run.previews else None
     card = environment.from_string(template).render(
         run=run.run,
         scores=scores,
+        skill=None if shipped is None else shipped.skill if run.run.dataset.num_heldout else shipped.train_skill,
         preview=preview,
         curves=CURVES_FILE,
         verdict=judge(run.run, run.metrics, run.evaluations, run.rulers),

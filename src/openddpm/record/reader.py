@@ -89,7 +89,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         evaluations=_read_rows(folder / EVALUATIONS_FILE, EvaluationRow),
         data=_read_record(folder / DATA_FILE, DataRecord),
         rulers=_read_record(folder / RULERS_FILE, RulersRecord),
-        verdict=_read_record(folder / VERDICT_FILE, Verdict),
+        verdict=_read_verdict(folder),
         previews=list_previews(folder),
     )
 
@@ -114,6 +114,14 @@ def _read_record(path: Path, kind: type[Record]) -> Record | None:
         return kind.model_validate_json(path.read_bytes()) if path.exists() else None
     except ValidationError as error:
         raise _damaged(path, error) from error
+
+
+def _read_verdict(folder: Path) -> Verdict | None:
+    """Return the last verdict, or None if it is damaged: it can be reached again from the rest."""
+    try:
+        return _read_record(folder / VERDICT_FILE, Verdict)
+    except UserError:
+        return None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

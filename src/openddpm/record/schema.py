@@ -88,6 +88,8 @@ class RunRecord(_Record):
     own_parts: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan | None = None
+    failure: Literal["loss_not_finite"] | None = None
+    """Why `status` is failed, where training itself failed."""
 
 
 class MetricsRow(_Record):
@@ -173,7 +175,7 @@ class RulersRecord(_Record):
     """Weight of the uncorrelated covariance in the linear denoiser's; more where images are few."""
     includes_flips: bool
     seconds: float
-    """Time they took to compute; once a data set, then they are cached."""
+    """Time they took, or had taken when they were cached."""
 
 
 class Evidence(_Record):

@@ -68,6 +68,7 @@ class RunWriter:
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             rows = [row for row in read_json_lines(self.folder / name) if row.get("step", 0) <= step]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it may rest on later rows
         for later, _, path in list_preview_files(self.folder):
             if later > step:
                 path.unlink()

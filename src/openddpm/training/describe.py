@@ -17,7 +17,7 @@ from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.diffusion.unet import gflops_per_image
-from openddpm.record.schema import DatasetRecord, EvaluationPlan, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
 from openddpm.training.timetable import Timetable
 
 
@@ -60,7 +60,7 @@ def new_record(
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),
         own_parts=own_parts,
-        evaluation=EvaluationPlan(num_tuples=timetable.num_tuples, evaluation_steps=timetable.evaluation_steps),
+        evaluation=timetable.plan(),
     )
 
 

@@ -22,6 +22,7 @@ from openddpm.training.clock import Clock
 from openddpm.training.export import export_pipeline
 from openddpm.training.previews import write_preview
 from openddpm.training.setup import Training
+from openddpm.training.state import LossNotFinite
 from openddpm.training.stop import StopRequest
 
 
@@ -52,6 +53,9 @@ def fit(training: Training) -> TrainResult:
             status = _fit(training, stop)
     except KeyboardInterrupt:
         status = "interrupted"
+        raise
+    except LossNotFinite:
+        recorder.diverged()
         raise
     finally:
         if recorder.has_started:

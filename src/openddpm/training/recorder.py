@@ -63,6 +63,10 @@ class Recorder:
         """Note in run.json how far a resumption would get."""
         self._update(progress=progress)
 
+    def diverged(self) -> None:
+        """Note in run.json that the loss is no longer a number, of which metrics.jsonl can hold none."""
+        self._update(failure="loss_not_finite")
+
     def ended(self, status: Status) -> None:
         """Write the final status and announce the end."""
         self._update(status=status)

@@ -1,4 +1,4 @@
-"""Measures the rulers on the tuples of a run, once a data set: what they score is cached beside the decoded images."""
+"""Measures the rulers on the tuples of a run; what they score is cached beside the decoded images."""
 
 import contextlib
 import hashlib
@@ -22,11 +22,13 @@ from openddpm.record.schema import RulersRecord
 from openddpm.seeding import numpy_generator
 from openddpm.training.heldout import FixedTuples, HeldoutEvaluation, Measured, RulerErrors
 
-VERSION = 1  # part of the cache's key: raise it when a ruler changes
+RULERS = ("zero", "gaussian", "memory")
+VERSION = 2  # part of the cache's key: raise it when a ruler changes
 MAX_GAUSSIAN_IMAGES = 30_000  # assumed: several times the correlated coefficients; more change the ruler little
 MAX_MEMORY_VALUES = 2_000_000_000  # pixels times channels: minutes on two cores
 CHUNK_VALUES = 8_000_000  # 64 MB in float64
-TUPLES_AT_A_TIME = 64
+MAX_TUPLES_AT_A_TIME = 64
+MAX_LEFT_OUT = 0.1  # of the training images: those of training tuples, which a ruler fitted to them would flatter
 SNR_LIMITS = (1e-12, 1e12)  # the first and the last timesteps of long schedules are beyond float32
 
 
@@ -56,7 +58,8 @@ class RulerMeasurement:
     def measure(self, cache_dir: Path, quiet: bool) -> RulersRecord:
         """Give the evaluation its rulers, from the cache if they are there, and return what rulers.json says."""
         path = cache_dir / "rulers" / f"{self._digest()}.json"
-        scores = _read_cached(path)
+        kinds = {"train"} if self.evaluation.heldout is None else {"train", "heldout"}
+        scores = _read_cached(path, kinds, len(self.evaluation.levels.timesteps))
         if scores is None:
             scores = self._score(quiet)
             with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
@@ -67,6 +70,14 @@ class RulerMeasurement:
         }
         self.evaluation.rulers = Measured(errors["train"], errors.get("heldout"))
         return self._record(scores, self.evaluation.rulers)
+
+    @property
+    def _values_per_image(self) -> int:
+        return int(np.prod(self.store.images.shape[1:]))
+
+    @property
+    def _tuples_at_a_time(self) -> int:
+        return min(MAX_TUPLES_AT_A_TIME, max(1, CHUNK_VALUES // self._values_per_image))
 
     @property
     def _place(self) -> torch.device:
@@ -90,10 +101,15 @@ class RulerMeasurement:
         start = time.perf_counter()
         kinds = {"train": self.evaluation.train, "heldout": self.evaluation.heldout}
         order = numpy_generator(self.seed, "rulers").permutation(self.split.train)
-        fitted_on = np.sort(order[:MAX_GAUSSIAN_IMAGES])
-        num_known = MAX_MEMORY_VALUES // int(np.prod(self.store.images.shape[1:]))
-        known = np.union1d(order[:num_known], self.evaluation.train.indices)
-        num_passes = sum(-(-len(t.indices) // TUPLES_AT_A_TIME) for t in kinds.values() if t is not None)
+        scored = self.evaluation.train.indices
+        others = order if len(np.unique(scored)) > MAX_LEFT_OUT * len(order) else order[~np.isin(order, scored)]
+        fitted_on = np.sort(others[:MAX_GAUSSIAN_IMAGES])
+        known = np.union1d(order[: MAX_MEMORY_VALUES // self._values_per_image], scored)
+        num_passes = sum(-(-len(t.indices) // self._tuples_at_a_time) for t in kinds.values() if t is not None)
+        if not quiet:
+            Console(stderr=True, highlight=False).print(
+                f"measuring rulers on {len(fitted_on):,} images, once for these images and tuples", soft_wrap=True
+            )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
             fit_task = progress.add_task("fitting a linear denoiser", total=2 * len(fitted_on))
@@ -105,7 +121,7 @@ class RulerMeasurement:
         return _Scores(errors, len(fitted_on), len(known), gaussian.shrinkage, seconds)
 
     def _chunks(self, indices: np.ndarray, progress: Progress, task: TaskID) -> ImageChunks:
-        size = max(1, CHUNK_VALUES // int(np.prod(self.store.images.shape[1:])))
+        size = max(1, CHUNK_VALUES // self._values_per_image)
 
         def start_over() -> Iterator[torch.Tensor]:
             for first in range(0, len(indices), size):
@@ -116,8 +132,8 @@ class RulerMeasurement:
         return start_over
 
     def _errors(self, tuples: FixedTuples, gaussian: GaussianRuler, known: ImageChunks) -> dict[str, list[float]]:
-        errors: dict[str, list[float]] = {"zero": [], "gaussian": [], "memory": []}
-        for images, noise, timesteps in tuples.batches(TUPLES_AT_A_TIME):
+        errors: dict[str, list[float]] = {name: [] for name in RULERS}
+        for images, noise, timesteps in tuples.batches(self._tuples_at_a_time):
             images, noise = images.to(self._place), noise.to(self._place)
             snr = self._snr[timesteps.cpu()].to(self._place)
             signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
@@ -148,8 +164,11 @@ class RulerMeasurement:
         )
 
 
-def _read_cached(path: Path) -> _Scores | None:
+def _read_cached(path: Path, kinds: set[str], count: int) -> _Scores | None:
+    """Return what was cached, unless there is nothing, or not `count` numbers for each ruler and kind of tuples."""
     try:
-        return _Scores(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none yet, or damaged
+        scores = _Scores(**json.loads(path.read_text(encoding="utf-8")))
+        sizes = {(kind, len(rulers[name])) for kind, rulers in scores.errors.items() for name in RULERS}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
+    return scores if sizes == {(kind, count) for kind in kinds} else None

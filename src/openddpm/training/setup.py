@@ -141,6 +141,7 @@ def _prepare(
     model, state = _initial_state(config, accelerator, unet)
     if earlier is not None:
         run = _resume(earlier, config, state, store, len(split.train), accelerator)
+        run = run.model_copy(update={"evaluation": timetable.plan()})  # a record of an older openddpm has none
     process = DiffusionProcess(config, device)
     batch_size, num_tuples = config.train_batch_size, timetable.num_tuples
     evaluation = HeldoutEvaluation(store.images, split, process, device, config.seed, batch_size, num_tuples)
@@ -279,6 +280,7 @@ def _resume(
     return record.model_copy(
         update={
             "status": "running",
+            "failure": None,
             "config": {**config.model_dump(), "recipe": record.config.get("recipe")},
             "progress": Progress(step=state.step, images=state.images, epoch=state.images / num_train),
             "resumptions": [*record.resumptions, resumption],

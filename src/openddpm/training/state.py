@@ -15,6 +15,10 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
 
 
+class LossNotFinite(UserError):
+    """The training loss has become infinite or NaN."""
+
+
 @dataclass
 class TrainingState:
     """The training state, live. `images`, the training images consumed so far, is the position of the run."""
@@ -68,10 +72,10 @@ class TrainingState:
         """Stop on a loss, over all processes, that is no longer a number.
 
         Raises:
-            UserError: in every process alike.
+            LossNotFinite: in every process alike.
         """
         if not math.isfinite(loss):
-            raise UserError(
+            raise LossNotFinite(
                 f"the training loss is {loss} between steps {self.step - self.steps_since_log} and {self.step}",
                 "Resume from a checkpoint before that, or start again: with a lower --learning_rate, or with "
                 "--mixed_precision no or bf16.",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from openddpm.config import TrainConfig
+from openddpm.record.schema import EvaluationPlan
 
 MAX_SHARE_OF_TIME = 0.03  # of training, spent on evaluation
 MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, whose verdict would else have nothing to rest on
@@ -26,6 +27,10 @@ class Timetable:
     """Of evaluations besides, so that there is something to see from the first minutes."""
     num_tuples: int
     """Of either kind, held-out and training, for each kind of weights."""
+
+    def plan(self) -> EvaluationPlan:
+        """Return what run.json says of evaluation."""
+        return EvaluationPlan(num_tuples=self.num_tuples, evaluation_steps=self.evaluation_steps)
 
     def is_preview(self, step: int) -> bool:
         """Tell whether previews are made after `step` steps: as an epoch ends, or the run."""

@@ -39,8 +39,8 @@ def test_skill_in_words_keeps_what_matters() -> None:
         0.32: "32 % better than a linear filter",
         -0.34: "34 % worse than a linear filter",
         0.004: "level with a linear filter",
-        -1.5: "2.5 times the error of a linear filter",
-        -1233.6: "1,235 times the error of a linear filter",
+        -1.5: "2.5 times as far off as a linear filter",
+        -1233.6: "1,235 times as far off as a linear filter",
     }
     assert {skill: skill_words(skill) for skill in words} == words
 
@@ -54,7 +54,7 @@ def test_gauges_say_skill_in_words_colour_and_place() -> None:
     )
     shown = [(gauge.band, gauge.words, gauge.tone, gauge.percent) for gauge in band_gauges(row)]
     assert shown == [
-        ("layout", "2.5 times the error of a linear filter", "warning", pytest.approx(43.4, abs=0.05)),
+        ("layout", "2.5 times as far off as a linear filter", "warning", pytest.approx(43.4, abs=0.05)),
         ("shape", "25 % better than a linear filter", "good", 75.0),
         ("detail", "no longer a number", "warning", None),
     ]

@@ -50,6 +50,7 @@ def judged(
     until: int = 2000,
     wobble: float = 0.003,
     finished: bool = False,
+    status: str = "running",
     ema_decay: float = 0.99,
     **config: Any,
 ) -> Verdict:
@@ -70,7 +71,7 @@ def judged(
     metrics = [metrics_row(int(step), float(loss), ema_decay) for step, loss in zip(steps, losses, strict=True)]
     run = record.model_copy(
         update={
-            "status": "finished" if finished else "running",
+            "status": "finished" if finished else status,
             "total_steps": until if finished else TOTAL_STEPS,
             "progress": Progress(step=until, images=until * BATCH, epoch=1.0),
             "config": {**record.config, **config},
@@ -95,6 +96,7 @@ def row(step: int, weights: Weights, heldout: float, training: float) -> Evaluat
         skill_error=0.02,
         train_skill=train_skill if np.isfinite(training) else None,
         bands={"detail": band, "shape": band, "layout": band},
+        by_timestep=[heldout if np.isfinite(heldout) else None],
     )
 
 
@@ -146,6 +148,9 @@ def test_finished(record: RunRecord) -> None:
     """A finished healthy run says what it came to; one that was stopped below the linear filter says that too."""
     done = judged(record, until=4000, finished=True)
     assert done.code == "finished" and "better than a linear filter" in done.sentence
+    assert "still getting better" in done.sentence
+    flat = judged(record, lambda n: 0.04 + np.exp(-n / 3000), until=4000, finished=True)
+    assert flat.code == "finished" and "still getting better" not in flat.sentence
     short = judged(record, until=400, finished=True)
     assert short.code == "finished" and "too early" in short.sentence
 
@@ -157,13 +162,17 @@ def test_plateaued(record: RunRecord) -> None:
 
 def test_stuck_below_the_linear_filter_is_not_learning(record: RunRecord) -> None:
     """A course that flattens at twice the linear filter's loss is no success."""
-    assert judged(record, lambda n: 0.1 + np.exp(-n / 3000), until=3800).code == "not_learning"
+    for finished in (False, True):
+        verdict = judged(record, lambda n: 0.1 + np.exp(-n / 3000), until=3800, finished=finished)
+        assert verdict.code == "not_learning" and "stopped getting better" in verdict.sentence
 
 
 def test_crawling_is_not_learning(record: RunRecord) -> None:
     """A loss that falls, but would take a hundred such runs to reach the linear filter, is told as too slow."""
     verdict = judged(record, lambda n: 0.9 - 0.02 * np.log2(n / 400), until=2000)
     assert verdict.code == "not_learning" and names(verdict) == {"loss_trend"}
+    warming_up = judged(record, lambda n: 0.9 - 0.02 * np.log2(n / 400), until=2000, lr_warmup_steps=2000)
+    assert warming_up.code == "learning" and "run ends before it beats one" in warming_up.sentence
 
 
 def test_memorising(record: RunRecord) -> None:
@@ -176,6 +185,12 @@ def test_a_gap_while_both_get_better_is_a_warning_only(record: RunRecord) -> Non
     """As long as held-out skill rises, the gap is told and the verdict stays."""
     verdict = judged(record, train=lambda n: power_law(n) * 0.5, until=2000)
     assert verdict.code == "learning" and names(verdict) == {"train_heldout_gap"}
+
+
+def test_an_uncertain_gap_acquits_nobody(record: RunRecord) -> None:
+    """That nothing is learned by heart is said of a small gap with a small error, not of one that may be large."""
+    assert "train_heldout_gap" in names(judged(record), "good")
+    assert "train_heldout_gap" not in names(judged(record, train=lambda n: power_law(n) + 0.008), "good")
 
 
 def test_replayed_noise(record: RunRecord) -> None:
@@ -196,6 +211,57 @@ def test_unstable(record: RunRecord) -> None:
     """Raw weights that jump between evaluations while their average is fine call for a lower learning rate."""
     verdict = judged(record, lambda n: power_law(n) * np.exp(0.5 * np.sin(n)), ema=power_law, until=3800)
     assert verdict.code == "unstable" and "loss_jumps" in names(verdict)
+
+
+def test_a_steep_fall_is_no_jump(record: RunRecord) -> None:
+    """A loss that falls tenfold from one evaluation to the next, as after a long warm-up, is not called unstable."""
+    assert judged(record, lambda n: 0.03 + 0.97 / (1 + np.exp((n - 6000) / 500)), until=1500).code == "learning"
+
+
+def test_a_barely_trained_run_is_not_called_diverged(record: RunRecord) -> None:
+    """Untrained weights score above 1: a loss that falls from there, slowly, is not one that blew up."""
+    assert judged(record, lambda n: 1.13 - 1e-6 * n, until=2000).code == "not_learning"
+    assert judged(record, lambda n: 1.13 - 1e-5 * n, until=50, finished=True).code == "finished"
+
+
+def test_predicted_images_may_score_above_one(record: RunRecord) -> None:
+    """With --prediction_type sample the noise error starts far above 1 in healthy runs."""
+    verdict = judged(record, lambda n: 0.03 + 300 * n**-0.5, prediction_type="sample", logged=power_law)
+    assert verdict.code == "learning"
+
+
+def test_worse_on_both_is_no_success(record: RunRecord) -> None:
+    """Skill that falls together with that on training images is neither learning nor learning by heart."""
+    verdict = judged(record, lambda n: 0.03 + n * 3e-7, until=3000, logged=lambda n: 0.03 + n * 3e-7)
+    assert verdict.code == "plateaued" and "worse" in verdict.sentence
+
+
+def test_falling_skill_while_training_gains_is_memorising(record: RunRecord) -> None:
+    """Held-out skill below its best while the training loss falls is learning by heart, also without training tuples
+    that show it."""
+    verdict = judged(record, lambda n: 0.03 + n * 3e-7, until=3000, logged=power_law)
+    assert verdict.code == "memorising" and "worsening" in names(verdict)
+
+
+def test_an_error_that_ended_the_run_is_told_first(record: RunRecord) -> None:
+    """A failed run says so, gets no forecast, and is diverged if its loss was no longer a number."""
+    failed = judged(record.model_copy(update={"status": "failed"}), until=2600, status="failed")
+    assert failed.sentence.startswith("The run was ended by an error after step 2,600.") and failed.forecast is None
+    not_finite = record.model_copy(update={"failure": "loss_not_finite"})
+    assert judged(not_finite, until=100, status="failed").code == "diverged"
+
+
+def test_a_transform_is_not_taken_for_replayed_noise(record: RunRecord) -> None:
+    """Images that a caller's transform made easier explain a low training loss."""
+    own = record.model_copy(update={"own_parts": ["transform"]})
+    assert judged(own, logged=lambda n: power_law(n) * 0.4).code == "learning"
+
+
+def test_rows_of_an_older_openddpm_are_left_out(record: RunRecord) -> None:
+    """Losses that were measured on other tuples, before there were rulers, take no part."""
+    old = [row(step, "ema", 9.0, 9.0).model_copy(update={"by_timestep": []}) for step in (1, 2, 3)]
+    assert judge(record, [], old, rulers()).code == "too_early"
+    assert judge(record, [], [*old, row(4, "ema", 0.1, 0.1)], rulers()).images == 4 * BATCH
 
 
 def test_frozen_and_guessing_are_told_apart(record: RunRecord) -> None:

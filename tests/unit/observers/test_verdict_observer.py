@@ -75,8 +75,8 @@ def test_a_log_file_has_a_verdict_when_it_changes_and_at_the_end(tmp_path: Path)
     display.judged(verdict("memorising", "Last words"))
     lines = [line for line in output.getvalue().splitlines() if "ords" in line]
     assert lines == [
-        "too early: Words on [bold]too_early",
-        "learning: Words on [bold]learning",
-        "memorising: Words on [bold]memorising",
-        "memorising: Last words",
+        "verdict: Words on [bold]too_early",
+        "verdict: Words on [bold]learning",
+        "verdict: Words on [bold]memorising",
+        "verdict: Last words",
     ]

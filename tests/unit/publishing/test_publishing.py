@@ -9,6 +9,7 @@ from huggingface_hub.utils import filter_repo_objects
 from made_up_run import write_made_up_run
 from openddpm.publishing.card import write_card
 from openddpm.publishing.hub import _DEEPER_FILES, ALLOWED_FILES
+from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import Verdict
 
 STRANGERS = [
@@ -77,11 +78,16 @@ def test_the_card_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 
 
 def test_the_card_gives_verdict_and_skill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card says the verdict's sentence, markup in it as text, and the held-out skill where there is one."""
-    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1)
-    for skill, shown in ((0.284, "Held-out skill: 0.28 (0 is"), (None, "")):
-        verdict = Verdict(code="learning", sentence="It *learns*.", evidence=[], step=10, images=320, skill=skill)
-        monkeypatch.setattr("openddpm.publishing.card.judge", lambda *record, verdict=verdict: verdict)
+    """The card says the verdict's sentence, markup in it as text, and the skill of the weights that are uploaded."""
+    words = {"code": "learning", "sentence": "It *learns*.", "evidence": [], "step": 10, "images": 320}
+    verdict = Verdict.model_validate({**words, "skill": 0.9, "weights": "raw"})
+    monkeypatch.setattr("openddpm.publishing.card.judge", lambda *record: verdict)
+    for use_ema in (True, False):
+        folder = write_made_up_run(tmp_path / f"ema-{use_ema}", previews=2, use_ema=use_ema)
+        shipped = read_run_folder(folder).evaluations[-2 if use_ema else -1]
+        assert shipped.weights == ("ema" if use_ema else "raw") and shipped.skill is not None
         line = next(line for line in write_card(folder).read_text("utf-8").splitlines() if "learns" in line)
-        assert line.startswith(rf"**It \*learns\*.** {shown}".rstrip())
-        assert ("skill" in line) == (skill is not None)
+        expected = rf"**It \*learns\*.** Held-out skill of the weights in this folder: {shipped.skill:.2f} (0 is"
+        assert line.startswith(expected)
+    bare = write_made_up_run(tmp_path / "bare", steps=10, rows=2, evaluations=0, previews=1)
+    assert "skill" not in next(line for line in write_card(bare).read_text("utf-8").splitlines() if "learns" in line)

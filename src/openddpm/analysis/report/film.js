@@ -7,11 +7,13 @@
   const byId = (id) => document.getElementById(id);
   const frames = reportData.frames;
 
-  // The picture beside the verdict is the latest one, which stands in the page already.
+  // The picture beside the verdict is the latest one by the weights that it is of; it stands in the page already.
   function showLatest() {
     const picture = byId("verdict-picture");
-    const latest = KINDS.map((kind) => byId(`film-${kind}`)).find((image) => image && !image.hidden);
-    if (picture && latest) picture.src = latest.src;
+    const kinds = [reportData.measured, ...KINDS].filter((kind) => byId(`film-${kind}`)?.hidden === false);
+    if (!picture || !kinds.length) return;
+    picture.src = byId(`film-${kinds[0]}`).src;
+    byId("verdict-weights").textContent = kinds[0] === "ema" ? "EMA weights" : "raw weights";
   }
 
   function showFrame(index) {

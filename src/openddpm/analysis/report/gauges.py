@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openddpm.analysis.report.series import BANDS
-from openddpm.analysis.text import skill_words
+from openddpm.analysis.text import HUGE, skill_words
 from openddpm.analysis.verdict import BAD_SKILL
 from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
 
@@ -79,7 +79,7 @@ def _gauge(band: Band, score: BandScore) -> Gauge:
         loss=_loss_text(score.loss),
         zero=f"{ZERO_LOSS:g}",
         gaussian=_loss_text(score.gaussian),
-        memory=_loss_text(score.memory),
+        memory=_loss_text(score.memory) if score.memory is None or score.memory < score.gaussian else "",
         percent=percent,
     )
 
@@ -95,4 +95,6 @@ def _loss_text(loss: float | None) -> str:
         return "none"
     if loss < LEAST_SHOWN_LOSS:
         return f"< {LEAST_SHOWN_LOSS:.4f}"
+    if loss >= HUGE:
+        return f"{loss:.0e}"
     return f"{loss:#.2g}" if loss < 10 else f"{loss:,.0f}"
