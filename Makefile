@@ -26,7 +26,7 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
 
-bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: a quarter of an hour, without a GPU
+bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
 	  --pictures docs/pictures --results benchmarks/what-slows.json
 

@@ -86,7 +86,7 @@ class OptimizationOptions(_Options):
     adam_weight_decay: float = Field(1e-6, ge=0)
     """Decoupled weight decay of AdamW."""
     adam_epsilon: float = Field(1e-8, gt=0)
-    """Added to AdamW's denominator; much above 1e-8 it slows a large net to a crawl."""
+    """Added to AdamW's denominator; from about 1e-5 on it swamps the gradients and slows training."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm, over all parameters, when they exceed it."""
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openddpm.analysis.checks import check_plan, preview_cost
-from openddpm.analysis.finding import Finding, Severity, by_severity
-from openddpm.analysis.measured_checks import Measurements, check_measurements
+from openddpm.analysis.finding import Finding, Severity, by_severity, number_of
+from openddpm.analysis.measured_checks import Measurements, check_measurements, outweighed
 from openddpm.config import TrainConfig
 from openddpm.data.decode import Preprocessing
 from openddpm.data.sources import open_source
@@ -77,7 +77,8 @@ def examine(
             _measure_training(training, measured, tell)
         finally:
             training.claim.release()
-    findings = [*check_plan(run, data), *_check_folders(config), *check_measurements(run, measured)]
+    read_off = [finding for finding in check_plan(run, data) if finding.name not in outweighed(measured)]
+    findings = [*read_off, *_check_folders(config), *check_measurements(run, measured)]
     return Examination(run, by_severity({finding.name: finding for finding in findings}.values()), measured)
 
 
@@ -95,7 +96,7 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
             "own_folder", "fault", what, "The run would write among its images.", "Choose another --output_dir."
         )
     try:
-        find_earlier_run(config.model_copy(update={"resume_from_checkpoint": None}))
+        find_earlier_run(config)
     except UserError as error:
         yield Finding("earlier_run", "warning", error.found, "`openddpm train` would stop at this.", error.todo)
 
@@ -128,7 +129,7 @@ def _measure_training(training: Training, measured: Measurements, tell: Callable
     config, run = training.config, training.recorder.run
     parameters = training.state.unet.parameters()
     measured.num_frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
-    tell(f"one step of {config.train_batch_size} images")
+    tell(f"one step of {number_of(config.train_batch_size, 'image')}")
     probe = Probe(training)
     measured.batch_size = probe.fit_memory()
     measured.out_of_memory = measured.batch_size != config.train_batch_size

@@ -12,6 +12,8 @@ from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet
 from openddpm.doctor import Examination, examine
 from openddpm.training import probe
+from openddpm.training.loop import fit
+from openddpm.training.setup import prepare
 from tiny import TINY_UNET, tiny_config, tiny_images, write_tiny_folder
 
 
@@ -152,3 +154,19 @@ def test_a_run_that_is_there_already_is_told(tmp_path: Path) -> None:
     examination = examined(tmp_path)
     assert severities(examination) == {"earlier_run": "warning"}
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_run_to_go_on_with_is_left_in_peace(tmp_path: Path) -> None:
+    """With --resume_from_checkpoint latest, the run that training would go on with is no obstacle; without, it is."""
+    dataset = str(write_tiny_folder(tmp_path / "images"))
+    config = tiny_config(tmp_path, dataset=dataset, max_train_steps=2, lr_warmup_steps=1)
+    fit(prepare(config))
+    assert severities(examine(config)) == {"earlier_run": "warning"}
+    assert severities(examine(config.model_copy(update={"resume_from_checkpoint": "latest"}))) == {}
+
+
+def test_an_epsilon_that_measures_sound_is_no_alarm(tmp_path: Path) -> None:
+    """An epsilon that the plan warns of is left in peace where AdamW's steps are as long with it as without."""
+    examination = examined(tmp_path, adam_epsilon=1e-5)
+    assert (examination.measurements.epsilon_share or 0) > 0.9
+    assert "adam_epsilon" not in severities(examination)

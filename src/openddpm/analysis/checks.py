@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from openddpm.analysis.data_checks import check_images, check_pixels
-from openddpm.analysis.finding import Finding, by_severity
+from openddpm.analysis.finding import Finding, by_severity, number_of
 from openddpm.record.schema import DataRecord, RunRecord
 
 # Model
@@ -18,10 +18,10 @@ FORWARDS_PER_TRAINED_IMAGE = 3.0  # a backward pass takes two forward passes' wo
 HIGH_RATE, FAULTY_RATE = 5e-3, 2e-2  # assumed: AdamW moves every weight by about this much a step
 LOW_RATE, USELESS_RATE = 1e-5, 1e-6  # assumed
 LARGE_MODEL, HIGH_RATE_LARGE = 10_000_000, 2e-3  # assumed; Karras et al. (2022) train 56 million weights with 1e-3
-HIGH_EPSILON, FAULTY_EPSILON = 1e-6, 1e-4  # measured: 1e-3 loses a third of what 40 epochs gain on 8x8 digits
+HIGH_EPSILON, FAULTY_EPSILON = 1e-5, 1e-4  # measured: of AdamW's steps 0.97 survives at 1e-6, 0.51 at 1e-4
 HIGH_BETA1, LOW_BETA2 = 0.98, 0.9  # assumed
 SMALL_BATCH = 4  # assumed
-SMALL_GRAD_NORM = 0.01  # assumed: gradients of a UNet have a norm of 0.05 to 2
+SMALL_GRAD_NORM, LOOSE_GRAD_NORM = 0.01, 10.0  # assumed: gradients of a UNet have a norm of 0.05 to 2
 SHORT_RUN_STEPS = 100  # assumed: below it nothing can be said of averages
 LONG_AVERAGE_SHARE, SHORT_AVERAGE_STEPS = 1 / 3, 10  # assumed
 FEW_IMAGES_SEEN = 20_000  # measured: 16x16 faces are no better than a linear denoiser before 46,000
@@ -29,7 +29,7 @@ FEW_IMAGES_SEEN = 20_000  # measured: 16x16 faces are no better than a linear de
 
 def check_plan(run: RunRecord, data: DataRecord | None) -> list[Finding]:
     """Return what is to be said of a planned run, the gravest first; of a sound one little or nothing."""
-    findings = [*check_images(run, _total_images(run) / run.dataset.num_train)]
+    findings = [*check_images(run, data, _total_images(run))]
     if data is not None:
         findings += check_pixels(run, data)
     for check in (_model, _average, _learning_rate, _optimizer, _batch, _precision, _previews, _length):
@@ -42,12 +42,19 @@ def global_batch_size(run: RunRecord) -> int:
     return int(run.config["train_batch_size"] * run.config["gradient_accumulation_steps"] * run.num_processes)
 
 
+def count_previews(run: RunRecord) -> int:
+    """Return how often the run makes previews: after each step that ends epochs, and after the last."""
+    total_images, images_per_preview = _total_images(run), run.dataset.num_train * run.config["save_images_epochs"]
+    num_ended = total_images // images_per_preview
+    last_ends_none = num_ended == (total_images - global_batch_size(run)) // images_per_preview
+    return min(run.total_steps, num_ended + last_ends_none)
+
+
 def preview_cost(run: RunRecord) -> float:
     """Return the work of all previews of the run, counted in trained images."""
     config = run.config
-    num_previews = max(1, _total_images(run) // (run.dataset.num_train * config["save_images_epochs"]))
     forwards = (1 + config["use_ema"]) * config["eval_batch_size"] * config["num_inference_steps"]
-    return num_previews * forwards / FORWARDS_PER_TRAINED_IMAGE
+    return count_previews(run) * forwards / FORWARDS_PER_TRAINED_IMAGE
 
 
 def _total_images(run: RunRecord) -> int:
@@ -63,11 +70,12 @@ def _model(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "levels",
             "warning",
-            f"a UNet of {num_levels} levels sees {resolution}x{resolution} images as {lowest}x{lowest} at its lowest",
+            f"a UNet of {number_of(num_levels, 'level')} sees {resolution}x{resolution} images as {lowest}x{lowest} at "
+            "its lowest",
             "Layout is decided there: larger than 16x16, distant parts hardly meet; smaller than 4x4, the level is "
             "wasted.",
             (f"Take --model {' or '.join(names)}, or" if names else "Take")
-            + f" a UNet2DModel config with {' or '.join(map(str, fitting))} levels.",
+            + f" a UNet2DModel config with {' or '.join(map(str, fitting))} level{'s' * (fitting != [1])}.",
         )
     if run.config["num_train_timesteps"] < FEW_TIMESTEPS:
         yield Finding(
@@ -85,7 +93,7 @@ def _average(run: RunRecord) -> Iterator[Finding]:
     if not config["use_ema"] or steps < SHORT_RUN_STEPS:
         return
     warmed_up = 1 - (1 + steps / config["ema_inv_gamma"]) ** -config["ema_power"]
-    horizon = 1 / (1 - min(config["ema_max_decay"], warmed_up))
+    is_warm_up, horizon = warmed_up < config["ema_max_decay"], 1 / (1 - min(config["ema_max_decay"], warmed_up))
     what = f"the EMA ends up averaging over some {horizon:,.0f} steps of {steps:,}"
     if horizon > LONG_AVERAGE_SHARE * steps:
         yield Finding(
@@ -93,7 +101,9 @@ def _average(run: RunRecord) -> Iterator[Finding]:
             "warning",
             what,
             "It still holds weights from when the model knew little, so its samples lag behind the raw weights'.",
-            "Lower --ema_max_decay or --ema_power, or train longer.",
+            "Raise --ema_inv_gamma or lower --ema_power (1 and 0.75 are usual)."
+            if is_warm_up
+            else "Lower --ema_max_decay, or train longer.",
         )
     elif horizon < SHORT_AVERAGE_STEPS:
         yield Finding(
@@ -101,21 +111,25 @@ def _average(run: RunRecord) -> Iterator[Finding]:
             "warning",
             what,
             "That averages next to nothing: its samples are as noisy as the raw weights'.",
-            "Raise --ema_max_decay (0.999 is usual for short runs, 0.9999 for long ones).",
+            "Lower --ema_inv_gamma or raise --ema_power (1 and 0.75 are usual)."
+            if is_warm_up
+            else "Raise --ema_max_decay (0.999 is usual for short runs, 0.9999 for long ones).",
         )
 
 
 def _optimizer(run: RunRecord) -> Iterator[Finding]:
     config = run.config
-    epsilon = config["adam_epsilon"]
+    epsilon, max_norm = config["adam_epsilon"], config["max_grad_norm"]
     if epsilon >= HIGH_EPSILON:
+        why = "Adam divides by |gradient| + epsilon: weights whose gradients are not far above epsilon crawl."
+        if max_norm <= LOOSE_GRAD_NORM:
+            why += f" Clipped to norm {max_norm:g}, gradients here average at most "
+            why += f"{max_norm / run.model.num_parameters**0.5:.0e} a weight, and far less as the loss falls."
         yield Finding(
             "adam_epsilon",
             "fault" if epsilon >= FAULTY_EPSILON else "warning",
             f"--adam_epsilon {epsilon:g}",
-            f"Adam divides by |gradient| + epsilon. Clipped to norm {config['max_grad_norm']:g}, the gradient of a "
-            f"weight is about {config['max_grad_norm'] / run.model.num_parameters**0.5:.0e} here at most, and falls: "
-            "epsilon swamps it, and the weights crawl.",
+            why,
             "Use --adam_epsilon 1e-8.",
         )
     beta1, beta2 = config["adam_beta1"], config["adam_beta2"]
@@ -128,11 +142,11 @@ def _optimizer(run: RunRecord) -> Iterator[Finding]:
             "should be some 10 steps, the second more.",
             "Usual: 0.9 to 0.95 and 0.99 to 0.999.",
         )
-    if config["max_grad_norm"] < SMALL_GRAD_NORM:
+    if max_norm < SMALL_GRAD_NORM:
         yield Finding(
             "max_grad_norm",
             "warning",
-            f"--max_grad_norm {config['max_grad_norm']:g}",
+            f"--max_grad_norm {max_norm:g}",
             "Every gradient would be scaled down to it, which Adam mostly undoes, and the rare bad batch no longer "
             "stands out.",
             "Use --max_grad_norm 1.",
@@ -171,11 +185,11 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
 
 def _batch(run: RunRecord) -> Iterator[Finding]:
     batch, num_train = global_batch_size(run), run.dataset.num_train
-    if batch < SMALL_BATCH:
+    if batch < min(SMALL_BATCH, num_train):
         yield Finding(
             "batch_size",
             "warning",
-            f"a step has {batch} image{'s' * (batch > 1)}",
+            f"a step has {number_of(batch, 'image')}",
             "Each image meets one noise level a step, so the gradient is mostly chance.",
             "Raise --train_batch_size, or --gradient_accumulation_steps if memory is short.",
         )
@@ -219,10 +233,10 @@ def _precision(run: RunRecord) -> Iterator[Finding]:
 
 
 def _previews(run: RunRecord) -> Iterator[Finding]:
-    total_images = _total_images(run)
+    total_images, num_previews = _total_images(run), count_previews(run)
     times = preview_cost(run) / total_images
-    if times > 1:
-        epochs = min(total_images / run.dataset.num_train, 10 * run.config["save_images_epochs"] * times)
+    if times > 1 and num_previews > 1:
+        epochs = total_images / run.dataset.num_train / max(1, num_previews / (10 * times))
         yield Finding(
             "previews",
             "warning",

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from openddpm.analysis.finding import Finding
+from openddpm.analysis.finding import Finding, number_of
+from openddpm.analysis.text import significant
 from openddpm.record.schema import DataRecord, RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are learned by heart (Kadkhodaie et al., 2024)
@@ -10,30 +11,37 @@ MEMORISING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs,
 MEMORISING_WEIGHTS_PER_VALUE = 10  # generalise; weights counted against all pixel values of the training images
 FEW_HELDOUT = 48  # assumed: the standard error of a mean over fewer hides most of what training gains late
 DUPLICATE_SHARE = 0.02  # assumed
+MAX_NAMED = 3  # images in a sentence
 UPSCALED_SHARE = 0.25  # assumed
-DARK_MAX = 16  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, masks and floats at 1
+DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
 LOW_CONTRAST_STD = 12.75  # assumed: a tenth of the range on either side of gray; photographs have 50 to 80
 
 
-def check_images(run: RunRecord, epochs: float) -> Iterator[Finding]:
-    """Check how many images there are, for a run that goes through them `epochs` times."""
+def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> Iterator[Finding]:
+    """Check how many images there are, duplicates not counted, for a run that consumes `total_images`."""
     dataset, num_weights = run.dataset, run.model.num_parameters
-    weights_per_value = num_weights / (dataset.num_train * dataset.channels * dataset.resolution**2)
+    num_distinct, distinct = dataset.num_train, ""
+    if data is not None and data.num_duplicates:
+        num_distinct = max(1, round(dataset.num_train * (1 - data.num_duplicates / data.num_images)))
+        distinct = f" (some {num_distinct:,} distinct)"
+    epochs = total_images / num_distinct
+    weights_per_value = num_weights / (num_distinct * dataset.channels * dataset.resolution**2)
     learns_by_heart = epochs >= MEMORISING_EPOCHS and weights_per_value >= MEMORISING_WEIGHTS_PER_VALUE
-    if dataset.num_train < FEW_IMAGES or learns_by_heart:
+    if num_distinct < FEW_IMAGES or learns_by_heart:
+        judge = "; let the held-out loss decide when to stop" if dataset.num_heldout else ""
         yield Finding(
             "memorising",
             "warning",
-            f"{dataset.num_train:,} training images, each seen {epochs:,.0f} times, for {num_weights:,} weights "
-            f"({num_weights / dataset.num_train:,.0f} an image)",
+            f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen {epochs:,.0f} times, for "
+            f"{num_weights:,} weights ({num_weights / num_distinct:,.0f} an image)",
             "So few images can be learned by heart: samples would be copies of them, and the training loss looks fine.",
-            "Bring more images, take a smaller --model or fewer steps; let the held-out loss decide when to stop.",
+            f"Bring more images, take a smaller --model or fewer steps{judge}.",
         )
     if dataset.num_heldout < FEW_HELDOUT:
         yield Finding(
             "heldout",
             "note" if dataset.num_heldout else "warning",
-            f"{dataset.num_heldout or 'no'} held-out images",
+            number_of(dataset.num_heldout, "held-out image") if dataset.num_heldout else "no held-out images",
             "Only images that are never trained on tell learning from learning by heart, and few of them tell it "
             "vaguely.",
             f"Hold out {FEW_HELDOUT} or more, if there are enough: --heldout_images N.",
@@ -43,25 +51,23 @@ def check_images(run: RunRecord, epochs: float) -> Iterator[Finding]:
 def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     """Check what decoding met: duplicates, changes, brightness."""
     if data.num_duplicates:
-        share = data.num_duplicates / data.num_images
-        yield Finding(
-            "duplicates",
-            "warning" if share > DUPLICATE_SHARE else "note",
-            f"{data.num_duplicates:,} of {data.num_images:,} images ({share:.1%}) are exact duplicates of others",
-            "They are trained on more often than the rest, and a held-out image whose twin is trained on flatters the "
-            "held-out loss.",
-            "Remove them; data.json lists them.",
-        )
-    changed = [reason for reason in ("alpha composited", "16 bits scaled to 8") if data.counts.get(reason)]
+        yield _duplicates(data, data.num_duplicates)
+    background = run.config["background"]
+    reasons = {
+        "alpha composited": (
+            f"Transparent pixels become the background, {background}; the model learns what it is shown.",
+            "Look at samples/training-data.png in the run's folder; choose another --background if these look wrong.",
+        ),
+        "16 bits scaled to 8": (
+            "White is 65535: images that use fewer bits, such as 12, come out dark.",
+            "Look at samples/training-data.png in the run's folder; if these are dark, write them with all 16 bits.",
+        ),
+    }
+    changed = [reason for reason in reasons if data.counts.get(reason)]
     if changed:
         counted = ", ".join(f"{reason}: {data.counts[reason]:,}" for reason in changed)
-        yield Finding(
-            "converted",
-            "note",
-            f"images changed on the way in: {counted}",
-            f"Transparent pixels become the background, {run.config['background']}; the model learns what it is shown.",
-            "Look at samples/training-data.png; choose another --background if these look wrong.",
-        )
+        why, todo = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
+        yield Finding("converted", "note", f"images changed on the way in: {counted}", why, todo)
     upscaled = data.counts.get("upscaled", 0)
     if upscaled > UPSCALED_SHARE * data.num_images:
         yield Finding(
@@ -75,11 +81,30 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     yield from _brightness(data)
 
 
+def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
+    paths = tuple(image.path for image in data.images if image.action == "kept")
+    named = f": {', '.join(paths[:MAX_NAMED])}{', ...' * (len(paths) > MAX_NAMED)}" if paths else ""
+    todo = "Remove them; openddpm doctor --json lists all of them, and data.json in a run's folder."
+    if num_duplicates == data.num_images - 1:
+        what = f"all {data.num_images:,} images are the same, pixel for pixel{named}"
+        return Finding("duplicates", "fault", what, "There is but one image to learn.", todo, paths)
+    share = num_duplicates / data.num_images
+    return Finding(
+        "duplicates",
+        "warning" if share > DUPLICATE_SHARE else "note",
+        f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) are exact duplicates of others{named}",
+        "They are trained on more often than the rest, and a held-out image whose twin is trained on flatters the "
+        "held-out loss.",
+        todo,
+        paths,
+    )
+
+
 def _brightness(data: DataRecord) -> Iterator[Finding]:
     if data.pixel_max is None or data.pixel_min is None or data.pixel_mean is None or data.pixel_std is None:
         return
-    values = f"pixel values from {data.pixel_min} to {data.pixel_max} of 0 to 255, mean {data.pixel_mean:.0f}, "
-    values += f"standard deviation {data.pixel_std:.1f}"
+    values = f"pixel values from {data.pixel_min} to {data.pixel_max} of 0 to 255, "
+    values += f"mean {significant(data.pixel_mean)}, standard deviation {significant(data.pixel_std)}"
     if data.pixel_min == data.pixel_max:
         yield Finding(
             "brightness",

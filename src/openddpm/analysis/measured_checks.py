@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openddpm.analysis.checks import LONG_DAYS
-from openddpm.analysis.finding import Finding
+from openddpm.analysis.finding import Finding, byte_size, number_of
 from openddpm.analysis.text import duration, significant
 from openddpm.record.schema import RunRecord
 
 ENOUGH_STEPS = 20  # measured: fewer prove nothing of a model that has not learned yet
 SOUND_REMAINING = 0.5  # measured: sound models keep 0.2 of the first loss or less, whatever they predict
 SLOW_REMAINING, STILL_REMAINING = 0.7, 0.98  # measured on 16x16 faces: 0.2 at rate 1e-4, 0.90 at 4e-6, 0.997 at 1e-7
-SMALL_EPSILON_SHARE = 0.6  # measured there: 0.999 at epsilon 1e-8, 0.97 at 1e-6, 0.51 at 1e-4, 0.16 at 1e-3
+SMALL_EPSILON_SHARE, SOUND_EPSILON_SHARE = 0.6, 0.9  # measured there: 0.97 at epsilon 1e-6, 0.51 at 1e-4
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ class Measurements:
     """Length of AdamW's steps in `own_fit`, over what it would be without adam_epsilon."""
 
 
+def outweighed(measured: Measurements) -> set[str]:
+    """Return the names of findings that were read off the plan and that measuring has refuted."""
+    share = measured.epsilon_share
+    return {"adam_epsilon"} if share is not None and share > SOUND_EPSILON_SHARE else set()
+
+
 def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     """Return what is to be said; a finding outweighs one of the same name that was read off the plan."""
     yield from _room(measured)
@@ -73,10 +79,10 @@ def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Findi
         yield Finding(
             "heldout_leak",
             "warning",
-            f"{measured.num_heldout_leaked:,} of {run.dataset.num_heldout:,} held-out images are trained on too, as "
-            "exact duplicates",
+            f"of {number_of(run.dataset.num_heldout, 'held-out image')} {measured.num_heldout_leaked:,} "
+            f"{'is' if measured.num_heldout_leaked == 1 else 'are'} trained on too, as exact duplicates",
             "On these the held-out loss cannot tell learning from learning by heart.",
-            "Remove the duplicates; data.json of a run lists them.",
+            "Remove the duplicates; openddpm doctor --json lists them.",
         )
     if measured.num_frozen:
         yield Finding(
@@ -87,17 +93,21 @@ def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Findi
             "Call unet.requires_grad_(True), unless this is what you want.",
         )
     yield from _memory(run, measured)
-    if measured.training_seconds is not None and measured.preview_seconds is not None:
-        seconds = measured.training_seconds + measured.preview_seconds
-        if seconds > LONG_DAYS * 86_400:
-            yield Finding(
-                "duration",
-                "warning",
-                f"at {significant(measured.images_per_second or 0)} images a second the run takes {duration(seconds)}",
-                "A mistake in the plan would show late, or never.",
-                "Take a smaller --model, a lower --resolution, fewer steps, or a faster machine.",
-            )
+    yield from _time(measured)
     yield from _fits(run, measured)
+
+
+def _time(measured: Measurements) -> Iterator[Finding]:
+    training, previews = measured.training_seconds, measured.preview_seconds
+    if training is None or previews is None or training + previews <= LONG_DAYS * 86_400:
+        return
+    rate, total = significant(measured.images_per_second or 0), duration(training + previews)
+    what = f"at {rate} images a second the run takes {total}"
+    todo = "Take a smaller --model, a lower --resolution, fewer steps, or a faster machine."
+    if previews > training:
+        what += f", {duration(previews)} of it for previews"
+        todo = "Raise --save_images_epochs, or lower --num_inference_steps or --eval_batch_size."
+    yield Finding("duration", "warning", what, "A mistake in the plan would show late, or never.", todo)
 
 
 def _room(measured: Measurements) -> Iterator[Finding]:
@@ -106,7 +116,7 @@ def _room(measured: Measurements) -> Iterator[Finding]:
         yield Finding(
             "disk",
             "fault",
-            f"the checkpoints take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            f"the checkpoints take {byte_size(needed)}, and {byte_size(free)} are free",
             "The run would end when the disk is full.",
             "Make room, keep fewer with --checkpoints_total_limit 1, or choose another --output_dir.",
         )
@@ -124,7 +134,7 @@ def _memory(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     yield Finding(
         "memory",
         "fault",
-        f"a batch of {planned:,} images does not fit into memory",
+        f"a batch of {number_of(planned, 'image')} does not fit into memory",
         "The run would end at its first step.",
         todo,
     )
@@ -162,7 +172,7 @@ def _fits(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
 
 
 def _unsound(fit: Fit) -> Finding:
-    images = f"{fit.num_images} image{'s' * (fit.num_images > 1)}"
+    images = number_of(fit.num_images, "image")
     if fit.num_steps < ENOUGH_STEPS and math.isfinite(fit.last_loss):
         return Finding(
             "by_heart",

@@ -68,12 +68,15 @@ def _show(examination: "Examination") -> None:
     from rich.padding import Padding
     from rich.table import Table
 
+    from openddpm.analysis.finding import number_of
+
     console = Console(highlight=False)
     run = examination.run
     dataset = run.dataset
+    size = f"{dataset.resolution}x{dataset.resolution}"
     console.print(
-        f"[bold]the plan:[/] {dataset.num_train:,} training images of {dataset.resolution}x{dataset.resolution} "
-        f"({dataset.num_heldout:,} held out), {run.model.num_parameters:,} weights, {run.total_steps:,} steps on "
+        f"[bold]the plan:[/] {number_of(dataset.num_train, 'training image')} of {size} ({dataset.num_heldout:,} held "
+        f"out), {run.model.num_parameters:,} weights, {number_of(run.total_steps, 'step')} on "
         f"{run.environment['device_type']}\n"
     )
     for finding in examination.findings:
@@ -88,34 +91,31 @@ def _show(examination: "Examination") -> None:
     console.print("[bold]measured on this machine[/]")
     console.print(table)
     num_faults, num_warnings = examination.count("fault"), examination.count("warning")
-    faults = f"[bold red]{_number(num_faults, 'fault')}[/]" if num_faults else "[bold green]no fault found[/]"
-    console.print(f"\n{faults}" + (f", {_number(num_warnings, 'warning')}" if num_warnings else ""))
+    faults = f"[bold red]{number_of(num_faults, 'fault')}[/]" if num_faults else "[bold green]no fault found[/]"
+    console.print(f"\n{faults}" + (f", {number_of(num_warnings, 'warning')}" if num_warnings else ""))
     if not num_faults:
         console.print("next: openddpm train, with the same options")
 
 
 def _facts(measured: "Measurements") -> list[tuple[str, str]]:
     """Return what was measured, as people read it."""
+    from openddpm.analysis.finding import byte_size, number_of
     from openddpm.analysis.text import duration, significant
 
     facts = []
     if measured.step_seconds is not None and measured.images_per_second is not None:
         rate = f"{significant(measured.step_seconds)} s, {significant(measured.images_per_second)} images/s"
-        facts.append((f"a step of {measured.batch_size} images", rate))
+        facts.append((f"a step of {number_of(measured.batch_size or 0, 'image')}", rate))
     if measured.training_seconds is not None and measured.preview_seconds is not None:
         previews = f"and {duration(measured.preview_seconds)} of previews"
         facts.append(("the whole run", f"about {duration(measured.training_seconds)} of training, {previews}"))
     if measured.memory_bytes is not None:
-        facts.append(("memory, at most", f"{measured.memory_bytes / 1e9:.2f} GB"))
+        facts.append(("memory, at most", byte_size(measured.memory_bytes)))
     if measured.disk_needed_bytes is not None and measured.disk_free_bytes is not None:
-        needed, free = measured.disk_needed_bytes / 1e9, measured.disk_free_bytes / 1e9
-        facts.append(("disk", f"{needed:.2f} GB for checkpoints, {free:,.0f} GB free"))
+        needed, free = byte_size(measured.disk_needed_bytes), byte_size(measured.disk_free_bytes)
+        facts.append(("disk", f"{needed} for checkpoints, {free} free"))
     if measured.careful_fit is not None:
         facts.append(("learning one batch by heart", str(measured.careful_fit)))
     if measured.own_fit is not None:
         facts.append(("the same with your settings", str(measured.own_fit)))
     return facts
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

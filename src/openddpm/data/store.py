@@ -25,6 +25,7 @@ from openddpm.record.schema import DataRecord, ImageFinding
 
 STORE_VERSION = 2  # part of the digest: raise it when decoding changes what it makes
 DUPLICATE = "exact duplicate"
+SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
 MAX_REFUSED_SHARE = 0.05  # assumed: beyond it the data set, not an image, is what is broken
 
 
@@ -120,7 +121,7 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
             if isinstance(result, RefusedImage):
                 census.add_refused(path, str(result))
                 continue
-            pixels, changes = result
+            pixels = result.pixels
             if shape is not None and pixels.shape != shape:
                 raise UserError(
                     f"the data set mixes gray and colour images: '{first_path}' is {_mode(shape)}, '{path}' is "
@@ -129,10 +130,9 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
                 )
             if shape is None:
                 shape, first_path = pixels.shape, path
-            content = pixels.tobytes()
-            file.write(content)
-            digest.update(content)
-            census.add(path, content, changes)
+            file.write(pixels.data)
+            digest.update(pixels.data)
+            census.add(path, result)
         file.flush()
         os.fsync(file.fileno())
     _check_enough(source, census.num_images, census.findings)
@@ -141,6 +141,27 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
     write_json(
         folder / "store.json", {"shape": [census.num_images, *shape], "sha256": digest.hexdigest(), "data": data}
     )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image, and what of it the data record is made of."""
+
+    pixels: np.ndarray  # (C, H, W), uint8, contiguous
+    changes: list[str]
+    digest: bytes
+    least: int
+    greatest: int
+    value_counts: np.ndarray  # (256,), of the sampled pixels
+
+
+def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> _Decoded:
+    """Decode an image and measure it, on a thread of its own."""
+    pixels, changes = decode_image(encoded, preprocessing)
+    step = -(-pixels.shape[-1] // SAMPLED_SIDE)
+    counts = np.bincount(pixels[:, ::step, ::step].ravel(), minlength=256)
+    digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+    return _Decoded(pixels, changes, digest, int(pixels.min()), int(pixels.max()), counts)
 
 
 class _Census:
@@ -152,36 +173,35 @@ class _Census:
         self._counts: Counter[str] = Counter()
         self._first_paths: dict[bytes, str] = {}  # by a digest of the pixels
         self._value_counts = np.zeros(256, np.int64)
+        self._least, self._greatest = 255, 0
 
     def add_refused(self, path: str, reason: str) -> None:
         self._counts["refused"] += 1
         self.findings.append(ImageFinding(path=path, reason=reason, action="refused"))
 
-    def add(self, path: str, content: bytes, changes: list[str]) -> None:
-        """Count an image whose pixels are the bytes `content`."""
+    def add(self, path: str, image: _Decoded) -> None:
         self.num_images += 1
-        self._counts.update(changes)
-        self.findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in changes]
-        self._value_counts += np.bincount(np.frombuffer(content, np.uint8), minlength=256)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        first_path = self._first_paths.get(digest)
+        self._counts.update(image.changes)
+        self.findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in image.changes]
+        self._value_counts += image.value_counts
+        self._least, self._greatest = min(self._least, image.least), max(self._greatest, image.greatest)
+        first_path = self._first_paths.get(image.digest)
         if first_path is None:
-            self._first_paths[digest] = path
+            self._first_paths[image.digest] = path
         else:
             self._counts[DUPLICATE] += 1
             self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="kept"))
 
     def record(self) -> DataRecord:
         values, counts = np.arange(256), self._value_counts
-        present = np.flatnonzero(counts)
         mean = np.average(values, weights=counts)
         return DataRecord(
             num_images=self.num_images,
             counts=dict(self._counts),
             images=self.findings,
             num_duplicates=self._counts[DUPLICATE],
-            pixel_min=int(present[0]),
-            pixel_max=int(present[-1]),
+            pixel_min=self._least,
+            pixel_max=self._greatest,
             pixel_mean=round(float(mean), 3),
             pixel_std=round(float(np.average((values - mean) ** 2, weights=counts)) ** 0.5, 3),
         )
@@ -189,12 +209,12 @@ class _Census:
 
 def _decoded_in_order(
     items: Iterator[tuple[str, EncodedImage]], preprocessing: Preprocessing
-) -> Generator[tuple[str, tuple[np.ndarray, list[str]] | RefusedImage], None, None]:
+) -> Generator[tuple[str, _Decoded | RefusedImage], None, None]:
     """Decode on all cores (Pillow releases the lock while it works) and yield in the order of `items`."""
-    waiting: deque[tuple[str, Future[tuple[np.ndarray, list[str]]]]] = deque()
+    waiting: deque[tuple[str, Future[_Decoded]]] = deque()
     num_threads = os.cpu_count() or 1
 
-    def finish() -> tuple[str, tuple[np.ndarray, list[str]] | RefusedImage]:
+    def finish() -> tuple[str, _Decoded | RefusedImage]:
         path, future = waiting.popleft()
         try:
             return path, future.result()
@@ -204,7 +224,7 @@ def _decoded_in_order(
     with pillow_warnings_ignored(), ThreadPoolExecutor(num_threads) as pool, contextlib.ExitStack() as cleanup:
         cleanup.callback(lambda: [future.cancel() for _, future in waiting])
         for path, encoded in items:
-            waiting.append((path, pool.submit(decode_image, encoded, preprocessing)))
+            waiting.append((path, pool.submit(_decode, encoded, preprocessing)))
             if len(waiting) >= 16 * num_threads:  # bounds the encoded images held in memory
                 yield finish()
         while waiting:

@@ -238,7 +238,7 @@ class DataRecord(_Record):
     num_duplicates: int | None = None
     """Images whose decoded pixels are those of an earlier one, to the bit."""
     pixel_min: int | None = None
-    """Of all pixels and channels, 0..255, as the mean and the standard deviation."""
+    """Of all pixels and channels, 0..255; mean and standard deviation are of evenly spaced pixels of large images."""
     pixel_max: int | None = None
     pixel_mean: float | None = None
     pixel_std: float | None = None

@@ -4,16 +4,23 @@ from typing import Any
 
 import pytest
 
-from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan
+from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan, count_previews
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
-from openddpm.record.schema import DataRecord, DatasetRecord, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import DataRecord, DatasetRecord, ImageFinding, ModelRecord, Progress, RunRecord
+from openddpm.training.timetable import make_timetable
 
 LEVELS = {"default": 4, **LEVELS_OF_SIZES}
 CPU = {"device_type": "cpu", "cpu_threads": 2}
 GPU = {"device_type": "cuda", "cpu_threads": 16}
-SEED = {"dataset": "huggan/pokemon", "resolution": 64, "train_batch_size": 16, "num_epochs": 400, "learning_rate": 1e-4}
+SEED: dict[str, Any] = {
+    "dataset": "huggan/pokemon",
+    "resolution": 64,
+    "train_batch_size": 16,
+    "num_epochs": 400,
+    "learning_rate": 1e-4,
+}
 
 
 def plan(
@@ -74,10 +81,18 @@ def severities(findings: list[Finding]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "sound", [plan(), plan(environment=GPU), seed_plan(), plan(mixed_precision="bf16", environment=GPU)]
+    "sound",
+    [
+        plan(),
+        plan(environment=GPU),
+        seed_plan(),
+        plan(mixed_precision="bf16", environment=GPU),
+        plan(adam_epsilon=1e-6),
+    ],
 )
 def test_sound_plans_give_no_alarm(sound: RunRecord) -> None:
-    """The demo recipe on any device, and the seed command on a GPU, give neither fault nor warning."""
+    """The demo recipe on any device, with a usual epsilon, and the seed command on a GPU, give neither fault nor
+    warning."""
     assert severities(check_plan(sound, images({"alpha composited": 6000}))) == {}
 
 
@@ -98,7 +113,8 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "demo rate, large model": (seed_plan(learning_rate=4e-3), "learning_rate", "warning"),
     "warm-up longer than the run": (plan(max_train_steps=400, lr_warmup_steps=400), "lr_warmup", "warning"),
     "Adam eps 1e-3": (plan(adam_epsilon=1e-3), "adam_epsilon", "fault"),
-    "Adam eps 1e-6": (plan(adam_epsilon=1e-6), "adam_epsilon", "warning"),
+    "Adam eps 1e-4": (plan(adam_epsilon=1e-4), "adam_epsilon", "fault"),
+    "Adam eps 1e-5": (plan(adam_epsilon=1e-5), "adam_epsilon", "warning"),
     "betas the wrong way round": (plan(adam_beta1=0.97, adam_beta2=0.95), "adam_betas", "warning"),
     "tiny max_grad_norm": (plan(max_grad_norm=1e-4), "max_grad_norm", "warning"),
     "batch of two": (plan(train_batch_size=2), "batch_size", "warning"),
@@ -126,7 +142,9 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images(num_duplicates=60), "duplicates", "note"),
         (images({"alpha composited": 10}), "converted", "note"),
         (images({"16 bits scaled to 8": 10}), "converted", "note"),
+        (images(num_duplicates=5999), "duplicates", "fault"),
         (images({"upscaled": 3000}), "upscaled", "warning"),
+        (images(pixel_max=17, pixel_mean=7.0, pixel_std=5.0), "brightness", "fault"),
         (images(pixel_max=1, pixel_mean=0.4, pixel_std=0.3), "brightness", "fault"),
         (images(pixel_min=255, pixel_mean=255.0, pixel_std=0.0), "brightness", "fault"),
         (images(pixel_min=100, pixel_max=140, pixel_std=9.0), "brightness", "warning"),
@@ -135,9 +153,105 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
 )
 def test_what_decoding_met_is_judged(data: DataRecord, name: str, severity: str) -> None:
     """Duplicates, changed and enlarged images, and images in another range than 0..255, are told with their number."""
-    (finding,) = check_plan(plan(), data)
+    (finding,) = (finding for finding in check_plan(plan(), data) if finding.name != "memorising")
     assert (finding.name, finding.severity) == (name, severity)
     assert any(character.isdigit() for character in finding.what)
+
+
+def said(run: RunRecord, data: DataRecord | None = None) -> dict[str, Finding]:
+    """Return all findings by their names."""
+    return {finding.name: finding for finding in check_plan(run, data)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_epochs": 3},
+        {"num_epochs": 3, "save_images_epochs": 2},
+        {"max_train_steps": 7},
+        {"max_train_steps": 8, "train_batch_size": 40},
+        {"max_train_steps": 9, "train_batch_size": 300},
+        {"max_train_steps": 10, "train_batch_size": 30, "gradient_accumulation_steps": 2},
+    ],
+    ids=str,
+)
+def test_previews_are_counted_as_they_are_made(options: dict[str, Any]) -> None:
+    """The number of previews that a plan is judged by is that of the steps at which training makes them."""
+    run = plan(100, 10, **{**SEED, **options})
+    timetable = make_timetable(TrainConfig(**run.config), run.total_steps, 100, 1)
+    assert count_previews(run) == sum(timetable.is_preview(step) for step in range(1, run.total_steps + 1))
+
+
+@pytest.mark.parametrize("options", [{"num_epochs": 30}, {"num_epochs": 30, "train_batch_size": 200}], ids=str)
+def test_the_advice_on_previews_helps(options: dict[str, Any]) -> None:
+    """--save_images_epochs as advised is more than was planned, and ends the warning."""
+    options = {**SEED, **options}
+    epochs = int(said(plan(100, 10, **options))["previews"].todo.rstrip(".").split()[-1])
+    assert epochs > 1
+    assert "previews" not in said(plan(100, 10, **options, save_images_epochs=epochs))
+
+
+def test_the_one_preview_at_the_end_is_not_questioned() -> None:
+    """A run too short for a preview but its last is not told to make fewer."""
+    assert "previews" not in said(plan(100, 10, **{**SEED, "num_epochs": 1}))
+
+
+@pytest.mark.parametrize(
+    ("options", "advised"),
+    [
+        ({"ema_power": 1.0, "ema_max_decay": 0.99999}, "--ema_inv_gamma"),
+        ({"ema_inv_gamma": 1e-4, "ema_max_decay": 0.9999}, "--ema_max_decay"),
+        ({"ema_max_decay": 0.5}, "--ema_max_decay"),
+        ({"ema_inv_gamma": 1e5}, "--ema_inv_gamma"),
+    ],
+    ids=str,
+)
+def test_the_option_that_limits_the_average_is_named(options: dict[str, Any], advised: str) -> None:
+    """Whether the average is too long or too short, the options named are those that it is as long because of."""
+    todo = said(plan(**options))["ema_horizon"].todo
+    assert [option for option in ("--ema_inv_gamma", "--ema_max_decay") if option in todo] == [advised]
+
+
+def test_a_loose_clip_bounds_no_gradient() -> None:
+    """Where clipping is practically off, the finding on epsilon derives nothing from it."""
+    assert "Clipped to norm 1," in said(plan(adam_epsilon=1e-4))["adam_epsilon"].why
+    assert "Clipped" not in said(plan(adam_epsilon=1e-4, max_grad_norm=1e9))["adam_epsilon"].why
+
+
+def test_copies_are_no_images_to_learn_from() -> None:
+    """Many copies of a few images are judged as those few, by their number and how often each is seen."""
+    found = said(plan(), images(num_duplicates=5900))["memorising"]
+    assert found.severity == "warning"
+    assert "some 91 distinct" in found.what
+
+
+def test_duplicates_are_named() -> None:
+    """A finding on duplicates names three of them in words, and all for programs."""
+    copies = [ImageFinding(path=f"{n}.png", reason="exact duplicate of 9.png", action="kept") for n in range(4)]
+    found = said(plan(), images(num_duplicates=4).model_copy(update={"images": copies}))["duplicates"]
+    assert found.what.endswith(": 0.png, 1.png, 2.png, ...")
+    assert found.images == ("0.png", "1.png", "2.png", "3.png")
+
+
+@pytest.mark.parametrize("num_train", [1, 2, 3])
+def test_some_batch_size_suits_the_smallest_sets(num_train: int) -> None:
+    """A batch of all of one to three images is neither too small nor too large, and a larger one is too large."""
+    assert "batch_size" not in said(plan(num_train, 0, **{**SEED, "train_batch_size": num_train}))
+    todo = said(plan(num_train, 0, **{**SEED, "train_batch_size": num_train + 1}))["batch_size"].todo
+    assert todo.startswith("Lower")
+
+
+def test_words_fit_what_they_speak_of() -> None:
+    """One image is no plural, the held-out loss is left out where there is none, and 16 bits are not transparency."""
+    found = said(plan(1, 0), images({"16 bits scaled to 8": 1}))
+    assert found["memorising"].what.startswith("1 training image,")
+    assert "held-out" not in found["memorising"].todo
+    assert "ransparent" not in found["converted"].why
+    assert (
+        "mean 0.312, standard deviation 0.461"
+        in said(plan(), images(pixel_max=1, pixel_mean=0.312, pixel_std=0.461))["brightness"].what
+    )
+    assert said(plan(resolution=4, model="unet-16"))["levels"].todo.endswith("1 level.")
 
 
 def test_what_a_record_does_not_hold_is_passed_over() -> None:

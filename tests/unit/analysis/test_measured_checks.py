@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from made_up_run import write_made_up_run
-from openddpm.analysis.measured_checks import Fit, Measurements, check_measurements
+from openddpm.analysis.finding import byte_size
+from openddpm.analysis.measured_checks import Fit, Measurements, check_measurements, outweighed
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
 
@@ -57,3 +58,27 @@ def test_a_batch_too_large_names_one_that_fits(batch_size: int | None, words: st
     (finding,) = check_measurements(run, Measurements(out_of_memory=True, batch_size=batch_size))
     assert finding.severity == "fault"
     assert words in finding.todo
+
+
+@pytest.mark.parametrize(("training", "previews", "is_named"), [(8e5, 1e5, False), (1e5, 8e5, True)])
+def test_a_long_run_names_previews_where_they_are_why(
+    training: float, previews: float, is_named: bool, run: RunRecord
+) -> None:
+    """A run that takes days because of its previews is told so, and what makes them fewer; another is not."""
+    measured = Measurements(training_seconds=training, preview_seconds=previews, images_per_second=1.0)
+    (finding,) = check_measurements(run, measured)
+    assert ("previews" in finding.what, "--save_images_epochs" in finding.todo) == (is_named, is_named)
+
+
+@pytest.mark.parametrize(("share", "names"), [(None, set()), (0.7, set()), (0.97, {"adam_epsilon"})])
+def test_measured_steps_refute_the_plan(share: float | None, names: set[str]) -> None:
+    """Steps of nearly their full length refute what the plan's epsilon made one fear; shorter ones do not."""
+    assert outweighed(Measurements(epsilon_share=share)) == names
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(140, "0.14 kB"), (16_400_000, "16.4 MB"), (999_600_000, "1 GB"), (2.5e12, "2.5 TB")]
+)
+def test_sizes_are_readable(num_bytes: float, text: str) -> None:
+    """A number of bytes is written in the unit that leaves it few digits."""
+    assert byte_size(num_bytes) == text

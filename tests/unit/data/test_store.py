@@ -164,6 +164,15 @@ def test_the_brightness_of_a_set_is_that_of_all_its_pixels(tmp_path: Path) -> No
     assert data.num_duplicates == 0
 
 
+def test_a_pixel_out_of_many_is_seen(tmp_path: Path) -> None:
+    """Of a large image the least and the greatest value are of all pixels, the mean of evenly spaced ones."""
+    image = np.full((300, 300), 100, np.uint8)
+    image[1, 1], image[2, 2] = 0, 255
+    data = opened(source([image]), tmp_path, Preprocessing(300, "auto", "white")).data
+    assert (data.pixel_min, data.pixel_max) == (0, 255)
+    assert (data.pixel_mean, data.pixel_std) == (100.0, 0.0)
+
+
 def test_a_decode_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """When the source itself fails midway, its error comes through, no images are kept, and the next opening works."""
 
