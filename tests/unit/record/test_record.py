@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from made_up_run import write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
@@ -243,3 +244,10 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         writer.append_metrics(metrics(2).model_copy(update={"train_loss": float("nan")}))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1]
+
+
+def test_a_damaged_verdict_counts_as_none(tmp_path: Path) -> None:
+    """It can be reached again from the rest, so that it stops neither a report nor a resumption."""
+    folder = write_made_up_run(tmp_path / "run")
+    (folder / "verdict.json").write_text('{"code": "lear')
+    assert read_run_folder(folder).verdict is None

@@ -14,7 +14,7 @@ from openddpm.data.stream import Split, split_heldout
 from openddpm.diffusion.process import BANDS, DiffusionProcess
 from openddpm.record.schema import DataRecord
 from openddpm.training import rulers as rulers_module
-from openddpm.training.heldout import HeldoutEvaluation, Levels
+from openddpm.training.heldout import FixedTuples, HeldoutEvaluation, Levels
 from openddpm.training.rulers import RulerMeasurement
 
 CPU = torch.device("cpu")
@@ -29,12 +29,14 @@ def smooth_images(count: int = 200, seed: int = 0) -> np.ndarray:
 class Case:
     """An evaluation on images, with its rulers measured."""
 
-    def __init__(self, cache: Path, images: np.ndarray, num_heldout: int = 40, **options: Any) -> None:
+    def __init__(
+        self, cache: Path, images: np.ndarray, num_heldout: int = 40, includes_flips: bool = False, **options: Any
+    ) -> None:
         self.process = DiffusionProcess(TrainConfig(**options), CPU)
         self.split: Split = split_heldout(len(images), num_heldout, seed=0)
         self.evaluation = HeldoutEvaluation(images, self.split, self.process, CPU, 0, batch_size=16, num_tuples=96)
         store = ImageStore(images, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
-        measurement = RulerMeasurement(self.evaluation, store, self.split, self.process, False, 0, CPU)
+        measurement = RulerMeasurement(self.evaluation, store, self.split, self.process, includes_flips, 0, CPU)
         self.record = measurement.measure(cache, quiet=True)
 
 
@@ -76,6 +78,25 @@ def test_a_model_that_says_what_a_ruler_says_scores_as_it_does(tmp_path: Path) -
 
     converted = clean_predicting.evaluation.score(no_noise, "ema", 1, 16)
     assert converted.heldout_loss == pytest.approx(row.heldout_loss, rel=1e-3)
+
+
+def test_each_kind_of_tuples_is_measured_by_its_own_rulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors that are a fixed share of the linear denoiser's, tuple by tuple, are that much skill, for certain."""
+    case = Case(tmp_path, smooth_images())
+    measured = case.evaluation.rulers
+    assert measured is not None and measured.heldout is not None
+    errors = {
+        case.evaluation.train: 0.5 * measured.train.gaussian,
+        case.evaluation.heldout: 0.7 * measured.heldout.gaussian,
+    }
+    monkeypatch.setattr(FixedTuples, "squared_errors", lambda tuples, *_: errors[tuples])
+    row = case.evaluation.score(lambda noisy, _: noisy, "ema", 1, 16)
+    assert (row.skill, row.train_skill) == (pytest.approx(0.3), pytest.approx(0.5))
+    assert row.skill_error == pytest.approx(0, abs=1e-9)
+    for number, band in enumerate(BANDS):
+        groups = slice(4 * number, 4 * number + 4)
+        assert row.bands[band].skill == pytest.approx(0.3)
+        assert row.bands[band].memory == pytest.approx(np.mean(case.record.memory_train[groups]))
 
 
 def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path) -> None:
@@ -122,18 +143,22 @@ def test_without_heldout_images_training_images_are_measured(tmp_path: Path) -> 
 
 
 def test_rulers_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run reads them from the cache; other images, or a damaged file, have them computed again."""
+    """A second run reads them from the cache; another split, schedule or flips, or a damaged file, have them fitted."""
     fits = []
     fit = rulers_module.GaussianRuler.fit
     monkeypatch.setattr(rulers_module.GaussianRuler, "fit", lambda *args: fits.append(1) or fit(*args))
     first = Case(tmp_path, smooth_images()).record
     assert Case(tmp_path, smooth_images()).record == first and len(fits) == 1
     Case(tmp_path, smooth_images(), num_heldout=30)
-    assert len(fits) == 2
+    Case(tmp_path, smooth_images(), beta_schedule="squaredcos_cap_v2")
+    Case(tmp_path, smooth_images(), includes_flips=True)
+    assert len(fits) == 4
     for cached in (tmp_path / "rulers").iterdir():
-        cached.write_text('{"torn": ')
+        cached.write_text('{"torn": ')  # or whole, but of something else:
+    whole = '{"errors": {}, "num_images_gaussian": 1, "num_images_memory": 1, "shrinkage": 0, "seconds": 1}'
+    next((tmp_path / "rulers").iterdir()).write_text(whole)
     again = Case(tmp_path, smooth_images()).record
-    assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 3
+    assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 5
 
 
 def test_rulers_never_see_heldout_images(tmp_path: Path) -> None:

@@ -35,6 +35,15 @@ def test_a_longer_run_is_measured_on_more() -> None:
     assert counts[0] >= 20 and counts[2] > counts[1]
 
 
+def test_half_precision_is_evaluated_less() -> None:
+    """Evaluation stays in float32, so that where training does not, it takes a larger share of the time."""
+    tables = [
+        make_timetable(TrainConfig(mixed_precision=precision), 300_000, num_train=10**9, num_processes=1)
+        for precision in ("no", "bf16")
+    ]
+    assert tables[1].evaluation_steps == pytest.approx(3 * tables[0].evaluation_steps, rel=0.1)
+
+
 def test_every_stretch_has_one_evaluation_at_its_first_preview_if_it_has_one() -> None:
     """Previews that come seldom are all evaluated, those that come often only once a stretch."""
     for images_per_preview in (160, 800, 1600, 3333, 5000, 100_000):
