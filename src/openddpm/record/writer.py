@@ -66,9 +66,11 @@ class RunWriter:
     def forget_after(self, step: int) -> None:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""
         for name in (METRICS_FILE, EVALUATIONS_FILE):
-            rows = [row for row in read_json_lines(self.folder / name) if row.get("step", 0) <= step]
-            write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
-        (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it may rest on later rows
+            rows = read_json_lines(self.folder / name)
+            kept = [row for row in rows if row.get("step", 0) <= step]
+            write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
+            if len(kept) < len(rows):
+                (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it rested on them
         for later, _, path in list_preview_files(self.folder):
             if later > step:
                 path.unlink()

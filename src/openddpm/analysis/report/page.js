@@ -11,6 +11,7 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
   tip.hidden = true;
   document.body.append(tip);
   let explained = null;
+  let shownAt = 0; // px from the top of the window to the word
 
   function show(element) {
     hide();
@@ -19,6 +20,7 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
     tip.hidden = false;
     element.setAttribute("aria-describedby", tip.id);
     const word = element.getBoundingClientRect();
+    shownAt = word.top;
     const left = word.left + word.width / 2 - tip.offsetWidth / 2;
     const above = word.top - tip.offsetHeight - MARGIN;
     const furthest = document.documentElement.clientWidth - tip.offsetWidth - MARGIN;
@@ -56,5 +58,7 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });
-  window.addEventListener("scroll", hide, { passive: true });
+  // The word has to have moved: the event of the scrolling that brought it here comes late.
+  const hideIfMoved = () => explained && Math.abs(explained.getBoundingClientRect().top - shownAt) > 1 && hide();
+  window.addEventListener("scroll", hideIfMoved, { passive: true });
 })();
