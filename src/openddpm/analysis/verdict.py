@@ -44,13 +44,15 @@ def judge(
     comparable = [row for row in evaluations if row.by_timestep or rulers is None]  # not those of an older openddpm
     course = Course(run, metrics, comparable, rulers)
     last = course.last
-    is_lost = run.failure is not None or bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
-    is_judged = rulers is not None and last is not None and (is_lost or len(course.steps) >= MIN_EVALUATIONS)
+    is_lost = bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
+    has_enough = last is not None and (is_lost or len(course.steps) >= MIN_EVALUATIONS)
+    is_judged = rulers is not None and (has_enough or run.failure is not None)
     symptoms = find_symptoms(course) if is_judged else []
     decisive = next((symptom for symptom in symptoms if symptom.code), None)
     code, sentence = _state(course) if decisive is None else (decisive.code, decisive.sentence)
     assert code is not None
-    stopped = [f"The run was ended by an error after step {run.progress.step:,}."] if run.status == "failed" else []
+    step = max([run.progress.step, *(row.step for row in metrics[-1:])])
+    stopped = [f"The run was ended by an error after step {step:,}."] if run.status == "failed" else []
     told = [*stopped, sentence, *(symptom.sentence for symptom in symptoms if symptom.code is None)]
     return Verdict(
         code=code,

@@ -249,6 +249,7 @@ def test_an_error_that_ended_the_run_is_told_first(record: RunRecord) -> None:
     assert failed.sentence.startswith("The run was ended by an error after step 2,600.") and failed.forecast is None
     not_finite = record.model_copy(update={"failure": "loss_not_finite"})
     assert judged(not_finite, until=100, status="failed").code == "diverged"
+    assert judge(not_finite, [], [], rulers()).code == "diverged"
 
 
 def test_a_transform_is_not_taken_for_replayed_noise(record: RunRecord) -> None:
