@@ -104,6 +104,7 @@ def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
         fit(training)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert read_run_record(tmp_path / "run").status == "failed"
+    assert read_run_record(tmp_path / "run").failure == "loss_not_finite"
 
 
 def test_launcher_settings_do_not_divide_the_loss_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
