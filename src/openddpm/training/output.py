@@ -7,13 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from openddpm.config import TrainConfig, config_differences, recorded_config
+from openddpm.data.store import ImageStore
+from openddpm.data.stream import Split
 from openddpm.errors import UserError
+from openddpm.pictures import image_grid
 from openddpm.record.reader import read_run_record
-from openddpm.record.schema import RunRecord
-from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, list_preview_files
+from openddpm.record.schema import RulersRecord, RunRecord
+from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
 from openddpm.training.checkpoint import (
     Checkpoint,
     checkpoint_step,
@@ -134,3 +138,27 @@ def remove_later_checkpoints(folder: Path, step: int) -> None:
     for checkpoint in list_checkpoints(folder):
         if checkpoint_step(checkpoint) > step:
             shutil.rmtree(checkpoint)
+
+
+def begin_folder(
+    folder: Path,
+    earlier: Earlier | None,
+    run: RunRecord,
+    step: int,
+    store: ImageStore,
+    split: Split,
+    rulers: RulersRecord,
+) -> None:
+    """Leave in `folder` what a run at `step` has: nothing of an earlier run, or nothing of its own later steps."""
+    if earlier is None:
+        remove_earlier_run(folder)
+        writer = RunWriter(folder)
+        writer.write_run(run)  # first: without it the folder would be taken for a stranger's
+    else:
+        remove_later_checkpoints(folder, step)
+        writer = RunWriter(folder)
+    writer.forget_after(step)
+    writer.write_data(store.data)
+    writer.write_rulers(rulers)
+    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
+    image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -18,26 +17,18 @@ from openddpm.config import TrainConfig
 from openddpm.data.decode import Preprocessing
 from openddpm.data.sources import open_source
 from openddpm.data.store import ImageStore, default_cache_dir, open_store
-from openddpm.data.stream import BatchStream, Split, Transform, split_heldout
+from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
 from openddpm.errors import UserError
-from openddpm.pictures import image_grid
-from openddpm.record.schema import Progress, Resumption, RulersRecord, RunRecord
-from openddpm.record.writer import TRAINING_DATA_PICTURE, RunWriter
+from openddpm.record.schema import Progress, Resumption, RunRecord
 from openddpm.seeding import seed_global_generators
 from openddpm.training.describe import new_record, now
 from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
-from openddpm.training.output import (
-    Claim,
-    Earlier,
-    find_earlier_run,
-    remove_earlier_run,
-    remove_later_checkpoints,
-)
+from openddpm.training.output import Claim, Earlier, begin_folder, find_earlier_run
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.state import TrainingState
@@ -148,7 +139,7 @@ def _prepare(
     if accelerator.is_main_process:
         measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
         rulers = measurement.measure(cache_dir, quiet=False)
-        _prepare_folder(folder, earlier, run, state.step, store, split, rulers)
+        begin_folder(folder, earlier, run, state.step, store, split, rulers)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export_pipeline(folder, earlier.checkpoint.folder, unet, process.scheduler)
     return Training(
@@ -286,26 +277,3 @@ def _resume(
             "resumptions": [*record.resumptions, resumption],
         }
     )
-
-
-def _prepare_folder(
-    folder: Path,
-    earlier: Earlier | None,
-    run: RunRecord,
-    step: int,
-    store: ImageStore,
-    split: Split,
-    rulers: RulersRecord,
-) -> None:
-    if earlier is None:
-        remove_earlier_run(folder)
-        writer = RunWriter(folder)
-        writer.write_run(run)  # first: without it the folder would be taken for a stranger's
-    else:
-        remove_later_checkpoints(folder, step)
-        writer = RunWriter(folder)
-    writer.forget_after(step)
-    writer.write_data(store.data)
-    writer.write_rulers(rulers)
-    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
-    image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)
