@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from openddpm.analysis.checks import check_plan, preview_cost
-from openddpm.analysis.finding import Finding, Severity, by_severity, number_of
+from openddpm.analysis.finding import Finding, Severity, by_severity
 from openddpm.analysis.measured_checks import Measurements, check_measurements, outweighed
+from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
-from openddpm.data.decode import Preprocessing
-from openddpm.data.sources import open_source
-from openddpm.data.store import default_cache_dir, open_store
-from openddpm.data.stream import Transform, split_heldout
+from openddpm.data.stream import Split, Transform
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import RunRecord
-from openddpm.training.output import find_earlier_run
+from openddpm.training.output import check_own_folder, find_earlier_run
 from openddpm.training.probe import Probe, own_settings
 from openddpm.training.setup import Training, prepare
 
@@ -73,7 +73,7 @@ def examine(
             _measure_disk(config, run, measured)
             if data is not None and data.num_duplicates:
                 tell("looking for held-out images that are trained on")
-                measured.num_heldout_leaked = _count_leaked(config, dataset)
+                measured.num_heldout_leaked = _count_leaked(training.images, training.split)
             _measure_training(training, measured, tell)
         finally:
             training.claim.release()
@@ -90,11 +90,10 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             what, why = f"--{option} '{folder}' cannot be written", f"'{place}' is no folder that you may write to."
             yield Finding(option, "fault", what, why, f"Choose another --{option}.")
-    if config.dataset and Path(config.dataset).resolve() == Path(config.output_dir).resolve():
-        what = f"--dataset and --output_dir are the same folder, '{config.dataset}'"
-        yield Finding(
-            "own_folder", "fault", what, "The run would write among its images.", "Choose another --output_dir."
-        )
+    try:
+        check_own_folder(config)
+    except UserError as error:
+        yield Finding("own_folder", "fault", error.found, "The run would write among its images.", error.todo)
     try:
         find_earlier_run(config)
     except UserError as error:
@@ -114,12 +113,8 @@ def _nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def _count_leaked(config: TrainConfig, own_dataset: Any) -> int:
+def _count_leaked(images: np.ndarray, split: Split) -> int:
     """Return how many held-out images are trained on too, pixel for pixel."""
-    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
-    cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    images = open_store(open_source(config, own_dataset), preprocessing, cache_dir, quiet=True).images
-    split = split_heldout(len(images), config.heldout_images, config.seed)
     trained = {hashlib.blake2b(images[index].tobytes()).digest() for index in split.train}
     return sum(hashlib.blake2b(images[index].tobytes()).digest() in trained for index in split.heldout)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from openddpm import doctor
+from openddpm.data.stream import split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet
 from openddpm.doctor import Examination, examine
@@ -122,7 +123,7 @@ def test_a_heldout_image_that_is_trained_on_is_counted(tmp_path: Path) -> None:
     """Where every image stands in the set twice, those whose twin is not held out too are counted as leaked."""
     twice = tiny_images() * 2
     examination = examine(tiny_config(tmp_path), dataset=twice)
-    split = doctor.split_heldout(len(twice), 4, 0)
+    split = split_heldout(len(twice), 4, 0)
     leaked = sum((index + 24) % 48 in set(split.train) for index in split.heldout)
     assert leaked > 0
     assert examination.measurements.num_heldout_leaked == leaked

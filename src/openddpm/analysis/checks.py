@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 
 from openddpm.analysis.data_checks import check_images, check_pixels
-from openddpm.analysis.finding import Finding, by_severity, number_of
+from openddpm.analysis.finding import Finding, by_severity
+from openddpm.analysis.text import number_of
 from openddpm.record.schema import DataRecord, RunRecord
 
 # Model

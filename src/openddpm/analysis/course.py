@@ -28,6 +28,11 @@ class Trend:
         """Whether the rise is more than chance."""
         return self.per_doubling > 2 * self.error
 
+    @property
+    def is_falling(self) -> bool:
+        """Whether the fall is more than chance."""
+        return self.per_doubling < -2 * self.error
+
 
 @dataclass(frozen=True)
 class Course:
@@ -69,8 +74,7 @@ class Course:
     @cached_property
     def better_skill(self) -> Column:
         """The skill of whichever weights are better, at each step."""
-        both = np.stack([self.skill("ema"), self.skill("raw")])
-        return np.where(np.isnan(both).all(axis=0), np.nan, np.fmax(both[0], both[1]))
+        return np.fmax(self.skill("ema"), self.skill("raw"))
 
     @cached_property
     def last(self) -> EvaluationRow | None:
@@ -103,14 +107,15 @@ class Course:
         return float(1 - (1 - self.better_skill[-1]) * 2 ** (fall * doublings))
 
     @cached_property
-    def train_heldout_gap(self) -> Column:
-        """How much more skill the better weights have on training images than on held-out ones."""
-        gaps = []
-        for step in self.steps:
-            rows = [row for row in self.evaluations if row.step == step and row.skill is not None]
-            row = max(rows, key=lambda row: _number(row.skill, -np.inf), default=None)
-            gaps.append(_number(row.train_skill, np.nan) - _number(row.skill, np.nan) if row else np.nan)
-        return np.array(gaps)
+    def train_heldout_gap(self) -> tuple[float, float] | None:
+        """How much more skill the better weights have on training images than on held-out ones, and its error.
+
+        Of the last evaluation; None where one of the two is not known.
+        """
+        last = self.last
+        if last is None or last.skill is None or last.train_skill is None:
+            return None
+        return last.train_skill - last.skill, float((last.skill_error or 0.0) * np.sqrt(2))
 
     @cached_property
     def images_per_second(self) -> float | None:

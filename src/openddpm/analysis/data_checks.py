@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from openddpm.analysis.finding import Finding, number_of
-from openddpm.analysis.text import significant
+from openddpm.analysis.finding import Finding
+from openddpm.analysis.text import number_of, significant
 from openddpm.record.schema import DataRecord, RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are learned by heart (Kadkhodaie et al., 2024)

@@ -28,16 +28,3 @@ class Finding:
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Return `findings`, the gravest first."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def number_of(number: int, noun: str) -> str:
-    """1, "image" -> 1 image; 1200, "image" -> 1,200 images"""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def byte_size(num_bytes: float) -> str:
-    """16400000 -> 16.4 MB"""
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if num_bytes >= 0.9995 * size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes / 1e3:.3g} kB"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openddpm.analysis.checks import LONG_DAYS
-from openddpm.analysis.finding import Finding, byte_size, number_of
-from openddpm.analysis.text import duration, significant
+from openddpm.analysis.finding import Finding
+from openddpm.analysis.text import byte_size, duration, number_of, significant
 from openddpm.record.schema import RunRecord
 
 ENOUGH_STEPS = 20  # measured: fewer prove nothing of a model that has not learned yet

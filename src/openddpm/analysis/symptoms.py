@@ -110,24 +110,21 @@ def _replayed_noise(course: Course) -> Symptom | None:
     ratio = float(np.mean(logged) / raw[-1])
     if ratio > REPLAYED:
         return None
-    text = (
-        f"The training loss is {significant(float(np.mean(logged)))}, but training images with fresh noise "
-        f"score {significant(float(raw[-1]))}."
-    )
+    text = f"The training loss is {significant(float(np.mean(logged)))}, but training images with fresh noise score "
+    text += f"{significant(float(raw[-1]))}."
     sentence = "It learns its noise by heart, not the images: the random numbers of training repeat themselves."
     return Symptom("memorising", sentence, _warning("replayed_noise", text, ratio))
 
 
 def _by_heart(course: Course) -> Symptom | None:
-    gap = course.train_heldout_gap
-    if not course.has_heldout or course.last is None or not np.isfinite(gap[-1]):
+    if course.train_heldout_gap is None:
         return None
-    error = (course.last.skill_error or 0.0) * np.sqrt(2)
-    if gap[-1] < GAP + 2 * error:
+    gap, error = course.train_heldout_gap
+    if gap < GAP + 2 * error:
         return None
     heldout = float(course.better_skill[-1])
-    text = f"Skill is {signed(heldout + gap[-1])} on training images, {signed(heldout)} on held-out ones."
-    evidence = _warning("train_heldout_gap", text, float(gap[-1]), float(error))
+    text = f"Skill is {signed(heldout + gap)} on training images, {signed(heldout)} on held-out ones."
+    evidence = _warning("train_heldout_gap", text, gap, error)
     if course.trend is not None and course.trend.is_rising:
         return Symptom(None, "It also begins to learn its training images by heart: more images would help.", evidence)
     sentence = "It learns its training images by heart instead of what they have in common: it needs more images."
@@ -137,18 +134,16 @@ def _by_heart(course: Course) -> Symptom | None:
 def _worsening(course: Course) -> Symptom | None:
     """Held-out skill falls while the training loss does too."""
     trend, skill = course.trend, course.better_skill
-    if trend is None or trend.per_doubling > -2 * trend.error or skill[-1] > np.nanmax(skill) - FALLEN:
+    if trend is None or not trend.is_falling or skill[-1] > np.nanmax(skill) - FALLEN:
         return None
     since = course.images[-1] / RECENT
     logged = [(row.images, row.train_loss) for row in course.metrics if row.images >= since]
     training = fit_trend(*np.array(logged).T) if logged else None
-    if training is None or training.per_doubling > -2 * training.error:
+    if training is None or not training.is_falling:
         return None
     best = int(np.nanargmax(skill))
-    text = (
-        f"Held-out skill was {signed(skill[best])} after {course.images[best]:,.0f} images and is {signed(skill[-1])}, "
-    )
-    text += "while the training loss still falls."
+    text = f"Held-out skill was {signed(skill[best])} after {course.images[best]:,.0f} images and is "
+    text += f"{signed(skill[-1])}, while the training loss still falls."
     sentence = "It gets better on what it trains on and worse on what it has never seen: it learns by heart."
     return Symptom("memorising", sentence, _warning("worsening", text, trend.per_doubling, trend.error))
 
@@ -202,9 +197,8 @@ def _swamped_gradients(course: Course) -> Symptom | None:
 
 def _copied_average(course: Course) -> Symptom | None:
     ema, raw = course.loss("ema"), course.loss("raw")
-    same = np.abs(ema - raw) <= STILL * raw
-    decays = [row.ema_decay for row in course.metrics if row.ema_decay is not None]
-    if same.sum() < COPIES or not decays or decays[-1] < 0.5:
+    same, decay = np.abs(ema - raw) <= STILL * raw, _last_ema_decay(course)
+    if same.sum() < COPIES or decay is None or decay < 0.5:
         return None
     text = f"Raw and averaged weights score the same at {same.sum()} of {len(same)} evaluations."
     sentence = "The averaged weights are copied over the ones in training, which sets it back each time."
@@ -215,16 +209,17 @@ def _lagging_average(course: Course) -> Symptom | None:
     ema, raw = course.loss("ema")[-1:], course.loss("raw")[-1:]
     if not len(ema) or not ema[0] > LAG * raw[0]:
         return None
-    decays = [row.ema_decay for row in course.metrics if row.ema_decay is not None]
+    decay = _last_ema_decay(course)
     text = f"Averaged weights score {significant(ema[0])}, raw ones {significant(raw[0])}."
-    if decays and decays[-1] < 1:
-        text += (
-            f" The average looks back over about {1 / (1 - decays[-1]):,.0f} steps; the run has {course.steps[-1]:,}."
-        )
-    sentence = (
-        "The averaged weights lag behind, as the EMA's horizon is longer than the run so far: look at the raw ones."
-    )
+    if decay is not None and decay < 1:
+        text += f" The average looks back over about {1 / (1 - decay):,.0f} steps; the run has {course.steps[-1]:,}."
+    sentence = "The averaged weights lag behind, as the EMA's horizon is longer than the run so far: "
+    sentence += "look at the raw ones."
     return Symptom(None, sentence, _warning("ema_lag", text, float(ema[0] / raw[0])))
+
+
+def _last_ema_decay(course: Course) -> float | None:
+    return next((row.ema_decay for row in reversed(course.metrics) if row.ema_decay is not None), None)
 
 
 def _silence_scores_one(course: Course) -> bool:

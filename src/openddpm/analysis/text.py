@@ -12,10 +12,17 @@ def count(number: int) -> str:
 
 def short_count(number: float) -> str:
     """231440643 -> 231 M"""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.0f}"
+    return _scaled(number, (1e9, "B"), (1e6, "M"), (1e3, "k")) or f"{number:.0f}"
+
+
+def byte_size(num_bytes: float) -> str:
+    """16400000 -> 16.4 MB"""
+    return _scaled(num_bytes, (1e12, "TB"), (1e9, "GB"), (1e6, "MB")) or f"{num_bytes / 1e3:.3g} kB"
+
+
+def number_of(number: int, noun: str) -> str:
+    """1, "image" -> 1 image; 1200, "image" -> 1,200 images"""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def significant(number: float) -> str:
@@ -58,3 +65,8 @@ def utc_text(iso_time: str) -> str:
         return f"{datetime.fromisoformat(iso_time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
         return iso_time
+
+
+def _scaled(number: float, *units: tuple[float, str]) -> str | None:
+    """Return `number` in the first unit that it reaches, rounded to three digits; None if it reaches none."""
+    return next((f"{number / size:.3g} {unit}" for size, unit in units if number >= 0.9995 * size), None)

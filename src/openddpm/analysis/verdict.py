@@ -132,10 +132,8 @@ def _trend(course: Course) -> Evidence | None:
     trend = course.trend
     if trend is None:
         return None
-    text = (
-        f"Doubling the images lately changed the skill by {signed(trend.per_doubling, plus=True)} \N{PLUS-MINUS SIGN} "
-    )
-    text += f"{2 * trend.error:.2f}."
+    change = signed(trend.per_doubling, plus=True)
+    text = f"Doubling the images lately changed the skill by {change} \N{PLUS-MINUS SIGN} {2 * trend.error:.2f}."
     kind: Literal["good", "note"] = "good" if trend.is_rising else "note"
     return Evidence(name="skill_trend", kind=kind, text=text, value=trend.per_doubling, error=trend.error)
 
@@ -159,16 +157,15 @@ def _bands(last: EvaluationRow) -> Evidence | None:
 
 
 def _gap(course: Course, named: set[str]) -> Evidence | None:
-    last, gap = course.last, course.train_heldout_gap
-    if last is None or not course.has_heldout or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
+    if course.train_heldout_gap is None or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
         return None  # where nothing is learned, nothing is learned by heart
-    error = (last.skill_error or 0.0) * np.sqrt(2)
-    if abs(gap[-1]) + 2 * error > 2 * GAP:  # too uncertain to say so
+    gap, error = course.train_heldout_gap
+    if abs(gap) + 2 * error > 2 * GAP:  # too uncertain to say so
         return None
-    difference = signed(gap[-1], plus=True)
+    difference = signed(gap, plus=True)
     text = f"Training images are denoised about as well as held-out ones (skill differs by {difference}): "
     text += "nothing is learned by heart."
-    return Evidence(name="train_heldout_gap", kind="good", text=text, value=float(gap[-1]), error=float(error))
+    return Evidence(name="train_heldout_gap", kind="good", text=text, value=gap, error=error)
 
 
 def _better_weights(course: Course, named: set[str]) -> Evidence | None:

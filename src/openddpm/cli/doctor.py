@@ -68,7 +68,7 @@ def _show(examination: "Examination") -> None:
     from rich.padding import Padding
     from rich.table import Table
 
-    from openddpm.analysis.finding import number_of
+    from openddpm.analysis.text import number_of
 
     console = Console(highlight=False)
     run = examination.run
@@ -99,8 +99,7 @@ def _show(examination: "Examination") -> None:
 
 def _facts(measured: "Measurements") -> list[tuple[str, str]]:
     """Return what was measured, as people read it."""
-    from openddpm.analysis.finding import byte_size, number_of
-    from openddpm.analysis.text import duration, significant
+    from openddpm.analysis.text import byte_size, duration, number_of, significant
 
     facts = []
     if measured.step_seconds is not None and measured.images_per_second is not None:

@@ -140,6 +140,17 @@ def remove_later_checkpoints(folder: Path, step: int) -> None:
             shutil.rmtree(checkpoint)
 
 
+def check_own_folder(config: TrainConfig) -> None:
+    """Refuse to write a run among the images that it is trained on.
+
+    Raises:
+        UserError: the data set and the run folder are the same.
+    """
+    if config.dataset and Path(config.dataset).resolve() == Path(config.output_dir).resolve():
+        todo = "Give the run a folder of its own with --output_dir."
+        raise UserError(f"--dataset and --output_dir are the same folder, '{config.dataset}'", todo)
+
+
 def begin_folder(
     folder: Path,
     earlier: Earlier | None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -17,7 +18,7 @@ from openddpm.config import TrainConfig
 from openddpm.data.decode import Preprocessing
 from openddpm.data.sources import open_source
 from openddpm.data.store import ImageStore, default_cache_dir, open_store
-from openddpm.data.stream import BatchStream, Transform, split_heldout
+from openddpm.data.stream import BatchStream, Split, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
 from openddpm.errors import UserError
@@ -28,7 +29,7 @@ from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
-from openddpm.training.output import Claim, Earlier, begin_folder, find_earlier_run
+from openddpm.training.output import Claim, Earlier, begin_folder, check_own_folder, find_earlier_run
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.state import TrainingState
@@ -52,14 +53,21 @@ class Training:
     """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
     state: TrainingState
     process: DiffusionProcess
+    images: np.ndarray
+    """Of the store, (N, C, H, W) uint8."""
+    split: Split
     stream: BatchStream
     evaluation: HeldoutEvaluation
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
-    total_steps: int
     claim: Claim
     was_finished: bool
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.timetable.total_steps
 
     @property
     def global_batch_size(self) -> int:
@@ -84,9 +92,7 @@ def prepare(
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be mended first.
     """
-    if config.dataset and Path(config.dataset).resolve() == Path(config.output_dir).resolve():
-        todo = "Give the run a folder of its own with --output_dir."
-        raise UserError(f"--dataset and --output_dir are the same folder, '{config.dataset}'", todo)
+    check_own_folder(config)
     accelerator = _accelerator(config)
     claim = Claim(Path(config.output_dir), accelerator.is_main_process)
     try:
@@ -134,8 +140,9 @@ def _prepare(
         run = _resume(earlier, config, state, store, len(split.train), accelerator)
         run = run.model_copy(update={"evaluation": timetable.plan()})  # a record of an older openddpm has none
     process = DiffusionProcess(config, device)
-    batch_size, num_tuples = config.train_batch_size, timetable.num_tuples
-    evaluation = HeldoutEvaluation(store.images, split, process, device, config.seed, batch_size, num_tuples)
+    evaluation = HeldoutEvaluation(
+        store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_tuples
+    )
     if accelerator.is_main_process:
         measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
         rulers = measurement.measure(cache_dir, quiet=False)
@@ -149,12 +156,13 @@ def _prepare(
         frozen_unet=frozen_unet,
         state=state,
         process=process,
+        images=store.images,
+        split=split,
         stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
         evaluation=evaluation,
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, total_steps),
         recorder=Recorder(run, folder, observers, accelerator.is_main_process),
-        total_steps=total_steps,
         claim=claim,
         was_finished=earlier is not None and earlier.record.status == "finished",
     )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from made_up_run import write_made_up_run
-from openddpm.analysis.finding import byte_size
 from openddpm.analysis.measured_checks import Fit, Measurements, check_measurements, outweighed
+from openddpm.analysis.text import byte_size
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
 
