@@ -1,13 +1,15 @@
 """`openddpm.train`: what the command line does, from Python."""
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from rich.console import Console
 
-from openddpm.config import TrainConfig, recorded_config
+from openddpm.config import TrainConfig, resuming_config
 from openddpm.data.stream import Transform
 from openddpm.errors import UserError
 from openddpm.observers.display import Display
@@ -16,9 +18,11 @@ from openddpm.observers.report import ReportObserver
 from openddpm.observers.tensorboard import TensorBoardObserver
 from openddpm.observers.verdict import VerdictObserver
 from openddpm.record.reader import read_run_record
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
 from openddpm.training.setup import prepare
+from openddpm.training.state import NotFinite
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -49,20 +53,50 @@ def train(
     Raises:
         UserError: with what to mend, for anything wrong in the config, the data or the output folder.
     """
+    rolled_back_from: int | None = None
+    while True:
+        try:
+            return _train(config, dataset, transform, unet, observers, rolled_back_from)
+        except NotFinite as fault:
+            back = _way_back(config) if fault.can_go_back else None
+            if back is None:
+                raise
+            rolled_back_from = fault.step
+        PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
+        gc.collect()  # the model that went wrong, before there is a second one
+        config = config.model_copy(update={"resume_from_checkpoint": back, "overwrite_output_dir": False})
+
+
+def _train(
+    config: TrainConfig,
+    dataset: Any,
+    transform: Transform | None,
+    unet: "UNet2DModel | None",
+    observers: Sequence[Observer],
+    rolled_back_from: int | None,
+) -> TrainResult:
     console = Console(stderr=True, highlight=False)
     is_main = os.environ.get("RANK", "0") == "0"
     pushing = [PushObserver(config, console)] if config.push_to_hub and is_main else []
     display, tensorboard = Display(console), TensorBoardObserver(Path(config.logging_dir))
     verdict = VerdictObserver(tell=[display.judged, tensorboard.judged])
     onlookers = [display, verdict, tensorboard, ReportObserver(), *pushing, *observers]
-    return fit(prepare(config, dataset, transform, unet, onlookers))
+    return fit(prepare(config, dataset, transform, unet, onlookers, rolled_back_from))
 
 
-def resume(folder: Path | str, **neutral: Any) -> TrainResult:
+def _way_back(config: TrainConfig) -> str | None:
+    """Return the newest checkpoint that no rollback has led to before; None if rollbacks are used up, or it is."""
+    folder = Path(config.output_dir)
+    rollbacks = [entry for entry in read_run_record(folder).resumptions if entry.rolled_back_from is not None]
+    untried = [path for path in list_checkpoints(folder) if checkpoint_step(path) not in {r.step for r in rollbacks}]
+    return str(untried[-1].resolve()) if untried and len(rollbacks) < config.max_rollbacks else None
+
+
+def resume(folder: Path | str, **changes: Any) -> TrainResult:
     """Go on with the run in `folder` from its own record and its newest valid checkpoint.
 
     Args:
-        neutral: options that change none of the run's numbers, such as hub_token.
+        changes: options that are to be others. Those that change the run's numbers need `accept_changes=True`.
 
     Raises:
         UserError: no run there, none of its checkpoints is valid, or it was trained on a caller's own data set.
@@ -72,5 +106,4 @@ def resume(folder: Path | str, **neutral: Any) -> TrainResult:
     if record.own_parts:
         found = f"the run in '{folder}' was trained with a {' and a '.join(record.own_parts)} given from Python"
         raise UserError(found, "Call train() with the same objects and resume_from_checkpoint='latest'.")
-    given = {"output_dir": str(folder), "resume_from_checkpoint": "latest", "overwrite_output_dir": False}
-    return train(recorded_config(record.config, **{**given, **neutral}))
+    return train(resuming_config(record.config, str(folder), **changes))

@@ -41,6 +41,10 @@ class DataOptions(_Options):
     """Channels to train with; auto takes gray when every image is gray, and asks when they are mixed."""
     background: str = "white"
     """Colour put behind transparent pixels, by name or as #rrggbb."""
+    small_images: Literal["upscale", "drop", "error"] = "upscale"
+    """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
+    max_refused_share: float = Field(0.05, ge=0, le=1)
+    """Largest share of the images that may be unusable; training goes on without them, and data.json lists each."""
     random_flip: bool = True
     """Mirror half of the training images, at random, left to right."""
     heldout_images: int | None = Field(None, ge=0)
@@ -116,6 +120,13 @@ class RunOptions(_Options):
     """Remove an earlier run's files from output_dir first."""
     resume_from_checkpoint: str | None = None
     """Go on from a checkpoint of output_dir: 'latest', or a checkpoint's folder."""
+    accept_changes: bool = False
+    """Resume though options or images are others than the run began with; the changes are recorded in run.json."""
+    max_rollbacks: int = Field(0, ge=0)
+    """How often to go back to the newest checkpoint, with half the learning rate, when the loss or the gradient is no
+    longer a number."""
+    rank_timeout: int = Field(1800, ge=1)
+    """Seconds that one of several processes waits for the others before it takes them for dead and ends."""
     checkpointing_steps: int = Field(500, ge=1)
     """Steps between checkpoints."""
     checkpoints_total_limit: int = Field(3, ge=1)
@@ -192,7 +203,8 @@ NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
         "dataset",  # the sha256 of its images says whether it is the same
-        *("checkpointing_steps", "checkpoints_total_limit"),
+        *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
+        "max_refused_share",
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
     }
 )
@@ -201,6 +213,13 @@ NEUTRAL_OPTIONS = frozenset(
 def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
     """Return the config that run.json holds, whatever has become of its recipe since, with `changes`."""
     return TrainConfig(**{**values, "recipe": None, **changes})
+
+
+def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
+    """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
+    going_on = {"output_dir": folder, "resume_from_checkpoint": "latest"}
+    once = {"overwrite_output_dir": False, "accept_changes": False}  # said to one sitting, not to all that follow
+    return recorded_config(values, **{**going_on, **once, **changes})
 
 
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:

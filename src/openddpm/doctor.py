@@ -20,9 +20,11 @@ from openddpm.data.stream import Split, Transform
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import RunRecord
-from openddpm.training.output import check_own_folder, find_earlier_run
+from openddpm.training.earlier import find_earlier_run
+from openddpm.training.output import check_own_folder
 from openddpm.training.probe import Probe, own_settings
-from openddpm.training.setup import Training, prepare
+from openddpm.training.run import Training
+from openddpm.training.setup import prepare
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -76,7 +78,7 @@ def examine(
                 measured.num_heldout_leaked = _count_leaked(training.images, training.split)
             _measure_training(training, measured, tell)
         finally:
-            training.claim.release()
+            training.close()
     read_off = [finding for finding in check_plan(run, data) if finding.name not in outweighed(measured)]
     findings = [*read_off, *_check_folders(config), *check_measurements(run, measured)]
     return Examination(run, by_severity({finding.name: finding for finding in findings}.values()), measured)
@@ -95,7 +97,7 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("own_folder", "fault", error.found, "The run would write among its images.", error.todo)
     try:
-        find_earlier_run(config)
+        find_earlier_run(config, num_processes=1)
     except UserError as error:
         yield Finding("earlier_run", "warning", error.found, "`openddpm train` would stop at this.", error.todo)
 

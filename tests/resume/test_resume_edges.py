@@ -90,21 +90,22 @@ def test_a_resumed_record_starts_where_its_checkpoint_stands(tmp_path: Path) -> 
     assert read_run_record(tmp_path / "run").progress.step == 5  # the preview's
     config = tiny_config(tmp_path, "run", resume_from_checkpoint="latest", checkpoints_total_limit=1, **options)
     training = prepare(config, own_dataset=tiny_images())
-    training.claim.release()
+    training.close()
     assert training.recorder.run.progress.step == 4
     assert training.recorder.run.config["checkpoints_total_limit"] == 1
 
 
 def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
-    """A loss that turns NaN between logged lines stops the run before the next checkpoint, with what to do."""
+    """A loss that turns NaN between logged lines stops the run before the next checkpoint, and names where it was."""
     config = tiny_config(tmp_path, "run", logging_steps=6, checkpointing_steps=2, lr_warmup_steps=0)
     training = prepare(config, own_dataset=tiny_images())
     training.learning_rate_at = lambda step: float("nan") if step == 2 else 1e-3
-    with pytest.raises(UserError, match="the training loss is nan between steps 0 and 4"):
+    with pytest.raises(UserError, match=r"the training loss is nan at step 4, in timesteps \d+, .* of images \d+, "):
         fit(training)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert read_run_record(tmp_path / "run").status == "failed"
-    assert read_run_record(tmp_path / "run").failure == "loss_not_finite"
+    record = read_run_record(tmp_path / "run")
+    assert record.failure == "loss_not_finite" and "at step 4" in str(record.failure_text)
 
 
 def test_launcher_settings_do_not_divide_the_loss_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

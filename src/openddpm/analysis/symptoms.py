@@ -43,7 +43,7 @@ def find_symptoms(course: Course) -> list[Symptom]:
 
 
 def _lost(course: Course) -> Symptom | None:
-    if course.run.failure != "loss_not_finite" and np.isfinite(course.better_loss[-1:]).all():
+    if course.run.failure is None and np.isfinite(course.better_loss[-1:]).all():
         return None
     sentence = "Training has blown up: go back to an earlier checkpoint, or start again, with a lower learning rate."
     return Symptom("diverged", sentence, _warning("loss", "The loss is no longer a number.", None))

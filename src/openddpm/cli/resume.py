@@ -1,29 +1,42 @@
 """openddpm resume"""
 
-from openddpm.cli.arguments import OptionalText, RunFolder, call
+from pathlib import Path
+
+from openddpm.cli.options import parse_train_config
 from openddpm.cli.train import report_result
+from openddpm.config import TrainConfig, config_differences, resuming_config
+from openddpm.errors import UserError
+from openddpm.record.reader import read_run_record
+
+_PROGRAM = "openddpm resume RUN"
+_DESCRIPTION = """Go on with a run from its own record and its newest valid checkpoint.
+
+Takes the options of train; what is not given is as the run has it. Options that change its numbers need
+--accept_changes, and are recorded. A finished run goes on if it is given more epochs or steps.
+
+Train for longer:  openddpm resume runs/mine --accept_changes --num_epochs 200
+
+If the images have moved:  openddpm resume runs/mine --dataset NEW-PLACE
+"""
 
 
 def run(arguments: list[str]) -> int:
-    """Parse and go on with a run."""
-    return call(_resume, "resume", arguments)
-
-
-def _resume(run: RunFolder, /, dataset: OptionalText = None, hub_token: OptionalText = None) -> int:
-    """Go on with a run from its own record and its newest valid checkpoint; a finished run is left as it is.
-
-    Args:
-        run: The run folder.
-        dataset: Where the images are, if they have moved since; they have to be the same.
-        hub_token: Access token, if the run is pushed to the Hub; better given by HF_TOKEN or `hf auth login`.
-    """
-    from openddpm.record.reader import read_run_record
-
-    record = read_run_record(run)
-    if record.status == "finished":
+    """Go on with a run; returns 0, or 128 + N after signal N."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        parse_train_config(arguments, _PROGRAM, _DESCRIPTION)
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("no run is named", "Name its folder first: openddpm resume RUN [OPTIONS].")
+    folder, options = Path(arguments[0]), arguments[1:]
+    record = read_run_record(folder)
+    recorded = resuming_config(record.config, str(folder))
+    config = parse_train_config(options, _PROGRAM, _DESCRIPTION, defaults=recorded)
+    if record.status == "finished" and _asks_for_nothing(config, recorded):
         print(f"finished already, at step {record.progress.step:,} of {record.total_steps:,}: nothing to do")
         return 0
-    from openddpm.api import resume
+    from openddpm.api import train
 
-    moved = {"dataset": dataset} if dataset is not None else {}
-    return report_result(resume(run, hub_token=hub_token, **moved), record.config["logging_dir"])
+    return report_result(train(config), config.logging_dir)
+
+
+def _asks_for_nothing(config: TrainConfig, recorded: TrainConfig) -> bool:
+    return config.resume_from_checkpoint == "latest" and not config_differences(config, recorded)

@@ -80,6 +80,10 @@ class BatchStream:
         self._random_flip = random_flip
         self._transform = transform
 
+    def image_indices(self, start: int, count: int) -> np.ndarray:
+        """Return the indices in the store, (count,) int64, of the images at positions start .. start + count - 1."""
+        return self._train_indices[self.order.indices(start, count)]
+
     def micro_batch(self, start: int, count: int, step: int, micro_index: int) -> torch.Tensor:
         """Return the images at positions start .. start + count - 1, (count, C, H, W) float32 in [-1, 1].
 
@@ -87,7 +91,7 @@ class BatchStream:
             step, micro_index: key the augmentation; `micro_index` counts the micro-batches of a step over all
                 accumulation steps and processes.
         """
-        images = load_images(self._images, self._train_indices[self.order.indices(start, count)], self._device)
+        images = load_images(self._images, self.image_indices(start, count), self._device)
         if self._random_flip:
             flipped = uniform((count, 1, 1, 1), self._device, self._seed, "flip", step, micro_index) < 0.5
             images = torch.where(flipped, images.flip(-1), images)

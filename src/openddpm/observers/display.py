@@ -56,6 +56,10 @@ class Display(Observer):
             last = run.resumptions[-1]
             for skipped in last.skipped_checkpoints:
                 say(f"[bold red]checkpoint not valid, skipped:[/] {escape(skipped)}")
+            for change in last.changes:
+                say(f"[bold]changed:[/] {escape(change)}")
+            if last.rolled_back_from is not None:
+                say(f"[bold red]rolled back[/] from step {last.rolled_back_from:,}, to a lower learning rate")
             say(f"going on from step {last.step:,}")
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
@@ -112,6 +116,9 @@ class Display(Observer):
         elif has_changed or time.monotonic() - self._verdict_at >= _VERDICT_EVERY_SECONDS:
             self._verdict_at = time.monotonic()
             self._say(self._verdict_text())
+
+    def warned(self, message: str) -> None:
+        self._say(f"[bold red]warning:[/] {escape(message)}")
 
     def ended(self, run: RunRecord) -> None:
         self._is_over = True

@@ -5,7 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from openddpm.errors import UserError
+
+TEMPORARY = ".openddpm-tmp"
 
 
 def sync_file(path: Path) -> None:
@@ -29,7 +33,7 @@ def fsync_folder(folder: Path) -> None:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace `path` by a file with `content`: temporary file, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -41,30 +45,78 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of whoever was killed while it wrote in `folder` or just below."""
+    for path in (*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")):
+        path.unlink(missing_ok=True)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Add `content` at the end of a file, or nothing of it.
+
+    Raises:
+        OSError: no room; the file is as it was.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` atomically by `value` as indented JSON; NaN and infinities are refused."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_file(path: Path) -> bytes | None:
+    """Return the content of a file, None if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is a folder, a device or a pipe.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"'{path}' is no file", "Remove it, or put the file that it stands for in its place.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}", "Make it readable.") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what JSON says, with no more than 200 levels and, unlike Python's own parser, no NaN and no half characters.
+
+    Raises:
+        ValueError: it is no such JSON.
+    """
+    return from_json(content, allow_inf_nan=False)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON Lines file; a torn last line is left out, a missing file has none.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: another line is damaged, or the file cannot be read.
     """
-    if not path.exists():
-        return []
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is torn
+    lines = (read_file(path) or b"").split(b"\n")[:-1]  # what follows the last newline is torn
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
-            raise _damaged(path, number, str(error)) from error
+            raise damaged_line(path, number, str(error)) from error
         if not isinstance(row, dict):
-            raise _damaged(path, number, "not a JSON object")
+            raise damaged_line(path, number, "not a JSON object")
         rows.append(row)
     return rows
 
 
-def _damaged(path: Path, number: int, reason: str) -> UserError:
+def damaged_line(path: Path, number: int, reason: str) -> UserError:
+    """Return the error that names line `number` of a file, counted from 1."""
     return UserError(f"line {number} of '{path}' is damaged: {reason}", "Restore the file, or remove that line.")

@@ -57,6 +57,12 @@ class Resumption(_Record):
     time: str
     skipped_checkpoints: list[str] = []
     """Newer checkpoints that were not valid, with the reason."""
+    changes: list[str] = []
+    """What is other than before: options and images, if --accept_changes let them be, and the number of processes."""
+    rolled_back_from: int | None = None
+    """The step whose loss or gradient was not finite, where that is why the run went back."""
+    learning_rate_factor: float = 1.0
+    """On all learning rates from `step` on."""
 
 
 class EvaluationPlan(_Record):
@@ -66,6 +72,8 @@ class EvaluationPlan(_Record):
     """Held-out tuples, and as many training ones, for each kind of weights."""
     evaluation_steps: int
     """Each stretch of so many steps has an evaluation: at its first preview, or at its end."""
+    early_steps: list[int] | None = None
+    """Steps with an evaluation besides, from a time when stretches are long."""
 
 
 class RunRecord(_Record):
@@ -88,8 +96,10 @@ class RunRecord(_Record):
     own_parts: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan | None = None
-    failure: Literal["loss_not_finite"] | None = None
+    failure: Literal["loss_not_finite", "gradient_not_finite"] | None = None
     """Why `status` is failed, where training itself failed."""
+    failure_text: str | None = None
+    """The same for people: the step, the timesteps and the images that it was met at."""
 
 
 class MetricsRow(_Record):

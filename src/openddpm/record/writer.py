@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from openddpm.record.files import read_json_lines, sync_file, write_atomically, write_json
+from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, Verdict
 
 RUN_FILE = "run.json"
@@ -31,6 +31,8 @@ class RunWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._waiting: dict[str, bytes] = {}
+        """Lines, by file, that could not be written yet."""
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_run(self, run: RunRecord) -> None:
@@ -50,18 +52,30 @@ class RunWriter:
         write_json(self.folder / VERDICT_FILE, verdict.model_dump())
 
     def append_metrics(self, row: MetricsRow) -> None:
-        """Add a line to metrics.jsonl."""
-        _append(self.folder / METRICS_FILE, row)
+        """Add a line to metrics.jsonl; where that fails it is added before the next."""
+        self._append(METRICS_FILE, row)
 
     def append_evaluation(self, row: EvaluationRow) -> None:
-        """Add a line to evaluations.jsonl."""
-        _append(self.folder / EVALUATIONS_FILE, row)
+        """Add a line to evaluations.jsonl; where that fails it is added before the next."""
+        self._append(EVALUATIONS_FILE, row)
 
     def sync_rows(self) -> None:
-        """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it."""
+        """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
+
+        Raises:
+            OSError: a line is not yet on disk, or cannot be made to stay there.
+        """
+        if any(self._waiting.values()):
+            raise OSError(f"lines of {', '.join(name for name, lines in self._waiting.items() if lines)} are missing")
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             if (self.folder / name).exists():
                 sync_file(self.folder / name)
+
+    def _append(self, name: str, row: BaseModel) -> None:
+        line = json.dumps(row.model_dump(), allow_nan=False) + "\n"
+        self._waiting[name] = self._waiting.get(name, b"") + line.encode()
+        append_whole(self.folder / name, self._waiting[name])
+        self._waiting[name] = b""
 
     def forget_after(self, step: int) -> None:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""
@@ -81,8 +95,3 @@ def list_preview_files(folder: Path) -> list[tuple[int, str, Path]]:
     paths = sorted((folder / "samples").glob("step-*.png"))
     matches = [(PREVIEW_NAME.fullmatch(path.name), path) for path in paths]
     return [(int(match["step"]), match["weights"], path) for match, path in matches if match]
-
-
-def _append(path: Path, row: BaseModel) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")

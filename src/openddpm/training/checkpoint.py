@@ -18,6 +18,7 @@ from openddpm.training.state import Tensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+_ALWAYS_THERE = {"unet.safetensors", "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
 
@@ -64,27 +65,45 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
 
     Partial folder -> files, each synced -> manifest with sizes and sha256 -> rename -> sync of the parent -> verify ->
     prune. Killed anywhere, it leaves either no checkpoint of this step or a whole one.
+
+    Raises:
+        OSError, SafetensorError: it could not be written; nothing is left of it.
+        InvalidCheckpoint: it is not what was written, and was removed again.
     """
     parent = checkpoints_folder(run_folder)
     name = f"step-{scalars['step']:08d}"
     final, partial = parent / name, parent / f"{_PARTIAL}{name}"
     for leftover in parent.glob(f"{_PARTIAL}*"):
         shutil.rmtree(leftover)
+    if not final.exists():  # as it does where only what follows on publishing has failed
+        try:
+            _write_files(partial, tensors, {**scalars, "run_id": run_id})
+            os.replace(partial, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    fsync_folder(parent)
+    try:
+        verify_checkpoint(final, run_id)
+    except InvalidCheckpoint:
+        shutil.rmtree(final)
+        raise
+    for old in list_checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> None:
+    """Write what a checkpoint holds into the new folder `partial`, and make it durable."""
     partial.mkdir(parents=True)
     for stem, content in tensors.items():
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in content.items()}
         save_file(on_cpu, partial / f"{stem}.safetensors", metadata={"format": "pt"})
         sync_file(partial / f"{stem}.safetensors")
-    write_json(partial / STATE, {**scalars, "run_id": run_id})
+    write_json(partial / STATE, state)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
     write_json(partial / MANIFEST, {"files": files})
     fsync_folder(partial)
-    os.replace(partial, final)
-    fsync_folder(parent)
-    verify_checkpoint(final, run_id)
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def verify_checkpoint(folder: Path, run_id: str) -> None:
@@ -95,6 +114,8 @@ def verify_checkpoint(folder: Path, run_id: str) -> None:
     """
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        if missing := _ALWAYS_THERE - files.keys():
+            raise InvalidCheckpoint(f"{MANIFEST} does not list {', '.join(sorted(missing))}")
         for name, expected in files.items():
             path = folder / name
             if path.stat().st_size != expected["bytes"]:
@@ -103,7 +124,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> None:
                 raise InvalidCheckpoint(f"{name} has another sha256 than its manifest says")
         if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
             raise InvalidCheckpoint("it belongs to another run")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidCheckpoint(f"unreadable: {error}") from error
 
 

@@ -17,8 +17,11 @@ from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.diffusion.unet import gflops_per_image
-from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, Resumption, RunRecord
+from openddpm.training.earlier import Earlier
 from openddpm.training.timetable import Timetable
+
+ROLLBACK_FACTOR = 0.5  # assumed: of the learning rate, each time that a run goes back
 
 
 def new_record(
@@ -61,6 +64,40 @@ def new_record(
         progress=Progress(step=0, images=0, epoch=0.0),
         own_parts=own_parts,
         evaluation=timetable.plan(),
+    )
+
+
+def resumed_record(
+    earlier: Earlier, planned: RunRecord, step: int, images: int, rolled_back_from: int | None
+) -> RunRecord:
+    """Return the record of a run that goes on at `step`.
+
+    Args:
+        planned: the run as it would be described if it began now.
+    """
+    record = earlier.record
+    resumption = Resumption(
+        step=step,
+        time=now(),
+        skipped_checkpoints=earlier.checkpoint.skipped if earlier.checkpoint else [],
+        changes=earlier.changes,
+        rolled_back_from=rolled_back_from,
+        learning_rate_factor=1.0 if rolled_back_from is None else ROLLBACK_FACTOR,
+    )
+    return record.model_copy(
+        update={
+            "status": "running",
+            "failure": None,
+            "failure_text": None,
+            "config": {**planned.config, "recipe": record.config.get("recipe")},
+            "seed": planned.seed,
+            "dataset": record.dataset if planned.dataset.sha256 == record.dataset.sha256 else planned.dataset,
+            "total_steps": planned.total_steps,
+            "num_processes": planned.num_processes,
+            "evaluation": planned.evaluation,
+            "progress": Progress(step=step, images=images, epoch=images / planned.dataset.num_train),
+            "resumptions": [*record.resumptions, resumption],
+        }
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
-from openddpm.record.files import write_atomically
+from openddpm.record.files import TEMPORARY, write_atomically
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -20,7 +20,7 @@ def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, sched
     if not source.exists():
         source = checkpoint / "unet.safetensors"
     (run_folder / "unet").mkdir(exist_ok=True)
-    temporary = run_folder / "unet" / f".{WEIGHTS_FILE}.tmp"
+    temporary = run_folder / "unet" / f".{WEIGHTS_FILE}{TEMPORARY}"
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

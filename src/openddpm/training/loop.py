@@ -5,24 +5,22 @@ functions of it and of the seed. A global batch is a contiguous block of positio
 numbered over accumulation steps and processes alike, so the same images meet the same noise however they are spread.
 """
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from openddpm.diffusion.process import sample_timesteps
-from openddpm.diffusion.sampling import denoiser
-from openddpm.record.reader import Preview
-from openddpm.record.schema import MetricsRow, Status, Weights
-from openddpm.seeding import seed_global_generators, standard_normal, uniform
-from openddpm.training.checkpoint import write_checkpoint
+from openddpm.record.schema import MetricsRow, Status
+from openddpm.seeding import seed_global_generators, standard_normal
 from openddpm.training.clock import Clock
-from openddpm.training.export import export_pipeline
-from openddpm.training.previews import write_preview
-from openddpm.training.setup import Training
-from openddpm.training.state import LossNotFinite
+from openddpm.training.look import look
+from openddpm.training.not_finite import hear_all, not_finite
+from openddpm.training.ranks import Word, agree, lost_ranks_named
+from openddpm.training.run import Training
+from openddpm.training.saving import note_save, save
+from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
 
 
@@ -40,7 +38,7 @@ def fit(training: Training) -> TrainResult:
     """Train until the last step or a signal, and leave a whole record. A finished run is left as it is.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: a number is no longer finite, another process is lost, or the last state cannot be saved.
     """
     recorder = training.recorder
     status: Status = "failed"
@@ -48,79 +46,101 @@ def fit(training: Training) -> TrainResult:
     try:
         if training.was_finished and training.state.step == training.total_steps:
             return TrainResult(recorder.folder, "finished")
-        recorder.started()
         with stop:
-            status = _fit(training, stop)
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    except LossNotFinite:
-        recorder.diverged()
-        raise
+            try:
+                recorder.started()
+                with lost_ranks_named():
+                    status = _fit(training, stop)
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            except NotFinite as fault:
+                recorder.failed(fault)
+                raise
+            finally:
+                with ExitStack() as last:
+                    last.callback(lambda: recorder.ended(status))
+                    note_save(training, training.saver.collect(wait=True))
     finally:
-        if recorder.has_started:
-            recorder.ended(status)
-        training.claim.release()
-    return TrainResult(recorder.folder, status, stop.signal)
+        training.close()
+    return TrainResult(recorder.folder, status, stop.signal if status == "interrupted" else None)
 
 
 def _fit(training: Training, stop: StopRequest) -> Status:
     config, state, accelerator = training.config, training.state, training.accelerator
     clock = Clock(state.wall_seconds)
+    saved_step, wants_save, stopping = state.step, False, False
 
-    while state.step < training.total_steps:
+    while True:
+        # A process that is alone heeds a signal at once; several agree on the step.
+        stopping = stopping or (accelerator.num_processes == 1 and stop.signal is not None)
+
+        # Look at the weights: evaluate them, and make previews.
+        if state.look_due and not stopping:
+            with clock.paused():
+                look(training, stop)
+                word = agree(accelerator, Word(signal=stop.signal, look_due=state.look_due))
+            stop.signal, state.look_due = word.signal, word.look_due
+            stopping = stop.signal is not None
+
+        # Save in the background; what a sitting ends with is waited for.
+        is_over = state.step >= training.total_steps
+        wants_save |= state.step % config.checkpointing_steps == 0 or is_over or stopping
+        if wants_save and state.step != saved_step:
+            state.wall_seconds = clock.wall_seconds()
+            with clock.paused():
+                save(training, stop, is_last=is_over or stopping)
+            saved_step = state.step
+        if stopping and (state.look_due or not is_over):
+            return "interrupted"
+        if is_over:
+            return "finished"
+
         # Set the learning rate.
         learning_rate = training.learning_rate_at(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
 
         # Accumulate the gradient of one global batch.
+        losses = []
         for accumulation_index in range(config.gradient_accumulation_steps):
             is_last = accumulation_index == config.gradient_accumulation_steps - 1
             with nullcontext() if is_last else accelerator.no_sync(training.model):
                 loss = micro_batch_loss(training, accumulation_index) / config.gradient_accumulation_steps
                 accelerator.backward(loss)
-            state.loss_sum += loss.detach()
+            losses.append(loss.detach())
 
-        # Clip the unscaled gradient and update the weights.
+        # Clip the unscaled gradient.
         grad_norm = accelerator.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm)
+
+        # Agree, before a weight is touched, that all numbers are finite; hear who is to stop, and who has to save.
+        word = hear_all(training, losses, grad_norm, stop.signal)
+        if not word.is_finite:
+            if saved_step == 0 < state.step:  # there is nothing else to go back to
+                save(training, stop, is_last=True)
+            raise not_finite(training, losses, can_go_back=saved_step > 0)
+        stop.signal, wants_save = word.signal, word.wants_save
+        stopping = stop.signal is not None
+
+        # Update the weights, and their average.
         state.optimizer.step()
         state.optimizer.zero_grad()
-
-        # Update the average of the weights.
         if state.ema is not None:
             state.ema.step(state.unet.parameters())
 
         # Move on.
+        for loss in losses:
+            state.loss_sum += loss
         state.images += training.global_batch_size
         state.step += 1
         state.steps_since_log += 1
+        state.look_due = training.timetable.is_evaluation(state.step) or training.timetable.is_preview(state.step)
         clock.images_since_log += training.global_batch_size
-        is_last_step = state.step == training.total_steps
 
         # Log.
-        logs = state.step % config.logging_steps == 0 or is_last_step
-        if logs:
+        if state.step % config.logging_steps == 0 or state.step >= training.total_steps:
             _log(training, clock, learning_rate, grad_norm)
-
-        # Heed a signal; several processes agree on the step, which costs a wait, so they ask when they log.
-        asks = logs or accelerator.num_processes == 1
-        stopping = asks and stop.agreed(accelerator)
-
-        # Evaluate and preview.
-        evaluates, previews = training.timetable.is_evaluation(state.step), training.timetable.is_preview(state.step)
-        if evaluates or previews:
-            with clock.paused():
-                _look(training, evaluates, previews)
-
-        # Save.
-        if state.step % config.checkpointing_steps == 0 or is_last_step or stopping:
-            state.wall_seconds = clock.wall_seconds()
-            with clock.paused():
-                _save(training)
-        if stopping and not is_last_step:
-            return "interrupted"
-    return "finished"
+            note_save(training, training.saver.collect(wait=False))
 
 
 def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tensor:
@@ -130,24 +150,22 @@ def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tenso
     micro_index = accumulation_index * training.accelerator.num_processes + training.accelerator.process_index
     images = training.stream.micro_batch(state.images + micro_index * size, size, step, micro_index)
     noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)
-    draws = uniform((size,), device, seed, "timesteps", step, micro_index)
-    timesteps = sample_timesteps(draws, process.num_timesteps, config.timestep_sampling == "stratified")
+    timesteps = training.timesteps_of(micro_index)
     seed_global_generators(seed, "dropout", step, micro_index)
     prediction = training.model(process.add_noise(images, noise, timesteps), timesteps).sample
     return F.mse_loss(prediction.float(), process.target(images, noise, timesteps))
 
 
 def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torch.Tensor) -> None:
-    """Add a line to metrics.jsonl: the one place that waits for the device."""
+    """Add a line to metrics.jsonl."""
     state, accelerator = training.state, training.accelerator
     mean_loss = accelerator.reduce(state.loss_sum, reduction="mean") / state.steps_since_log  # type: ignore[operator]
-    train_loss, norm = float(mean_loss), float(grad_norm)
-    state.check_finite(train_loss)
+    norm = float(grad_norm)
     training.recorder.logged(
         MetricsRow(
             **training.progress().model_dump(),
             wall_seconds=round(clock.wall_seconds(), 3),
-            train_loss=train_loss,
+            train_loss=float(mean_loss),
             learning_rate=learning_rate,
             grad_norm=norm if norm < float("inf") else None,
             ema_decay=state.ema.cur_decay_value if state.ema else None,
@@ -156,40 +174,3 @@ def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torc
     )
     state.loss_sum.zero_()
     state.steps_since_log = 0
-
-
-def _look(training: Training, evaluates: bool, previews: bool) -> None:
-    """Measure raw and EMA weights on held-out images, write samples of theirs, or both, in the main process."""
-    recorder, state, config = training.recorder, training.state, training.config
-    if recorder.is_main:
-        kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
-        written: dict[str, Path] = {}
-        for kind, weights in kinds.items():
-            if weights is None:
-                continue
-            denoise = denoiser(training.frozen_unet, weights)
-            if evaluates:
-                recorder.evaluated(training.evaluation.score(denoise, kind, state.step, state.images))
-            if previews:
-                path = recorder.folder / "samples" / f"step-{state.step:08d}-{kind}.png"
-                channels = state.unet.config["in_channels"]
-                write_preview(path, denoise, training.process, config, channels, training.accelerator.device)
-                written[kind] = path
-        if previews:
-            recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")))
-        recorder.grown(training.progress())
-    training.accelerator.wait_for_everyone()
-
-
-def _save(training: Training) -> None:
-    """Publish a checkpoint, and the pipeline made from it, in the main process."""
-    recorder, state, config = training.recorder, training.state, training.config
-    scalars = state.scalars(training.accelerator)
-    state.check_finite(sum(scalars["loss_sums"]))
-    if recorder.is_main:
-        recorder.sync_rows()
-        keep, run_id = config.checkpoints_total_limit, recorder.run.run_id
-        checkpoint = write_checkpoint(recorder.folder, run_id, state.tensors(), scalars, keep)
-        export_pipeline(recorder.folder, checkpoint, state.unet, training.process.scheduler)
-        recorder.checkpointed(training.progress())
-    training.accelerator.wait_for_everyone()

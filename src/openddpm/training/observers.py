@@ -7,7 +7,10 @@ from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
 
 
 class Observer:
-    """Looks on while a run is trained, in the main process only. Subclass it and override what you care for."""
+    """Looks on while a run is trained, in the main process only. Subclass it and override what you care for.
+
+    An OSError that a method lets out, of a full disk for one, is passed over; any other exception ends the run.
+    """
 
     def started(self, run: RunRecord, folder: Path) -> None:
         """Training begins, or goes on from `run.progress`."""
@@ -23,6 +26,9 @@ class Observer:
 
     def record_grown(self) -> None:
         """Enough was added to the record to rebuild what is made from it."""
+
+    def warned(self, message: str) -> None:
+        """Something failed that does not end the run."""
 
     def ended(self, run: RunRecord) -> None:
         """Training is over; `run.status` says how."""

@@ -4,39 +4,24 @@ import os
 import shutil
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from openddpm.config import TrainConfig, config_differences, recorded_config
+from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
-from openddpm.record.reader import read_run_record
+from openddpm.record.files import remove_leftovers
 from openddpm.record.schema import RulersRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
-from openddpm.training.checkpoint import (
-    Checkpoint,
-    checkpoint_step,
-    list_checkpoints,
-    load_checkpoint,
-    remove_checkpoints,
-)
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
+from openddpm.training.earlier import Earlier
 from openddpm.training.export import WEIGHTS_FILE
 
 _PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A run that is to be gone on with."""
-
-    record: RunRecord
-    checkpoint: Checkpoint | None
-    """None if it ended before its first checkpoint."""
 
 
 class Claim:
@@ -69,47 +54,13 @@ class Claim:
         """Unlock the folder; one that was made for a run that never began is removed again."""
         if not self._lock.is_locked:
             return
+        never_began = not (self._folder / RUN_FILE).exists()
+        if never_began:
+            (self._folder / ".lock").unlink(missing_ok=True)  # while it is held: nobody else can have it
         self._lock.release()
-        if not (self._folder / RUN_FILE).exists():
-            (self._folder / ".lock").unlink(missing_ok=True)
-            if self._is_new:
-                with suppress(OSError):  # not empty
-                    self._folder.rmdir()
-
-
-def find_earlier_run(config: TrainConfig) -> Earlier | None:
-    """Return the run to resume, or None to begin a new one in a folder that is free for it.
-
-    Raises:
-        UserError: the folder holds a run that is not to be touched, or that differs, or cannot be resumed.
-    """
-    folder = Path(config.output_dir)
-    resume = config.resume_from_checkpoint
-    if not (folder / RUN_FILE).exists():
-        taken = [name for name in RUN_FILES if _holds_something(folder / name)]
-        if resume not in (None, "latest"):
-            raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
-        if taken:
-            raise UserError(
-                f"'{folder}' is no run folder, but holds {', '.join(taken)}, which a run would replace",
-                "Choose another --output_dir, or move these away.",
-            )
-        return None
-    if resume is None and config.overwrite_output_dir:
-        return None
-    record = read_run_record(folder)
-    differences = config_differences(config, recorded_config(record.config))
-    if differences:
-        raise UserError(
-            f"'{folder}' holds a run with another config:\n" + "\n".join(f"  {line}" for line in differences),
-            "Choose another --output_dir, give the options of that run, or add --overwrite_output_dir to replace it.",
-        )
-    if resume is None:
-        raise UserError(
-            f"'{folder}' holds this run already ({record.status}, step {record.progress.step})",
-            f"Go on with it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
-        )
-    return Earlier(record, load_checkpoint(folder, record.run_id, resume))
+        if never_began and self._is_new:
+            with suppress(OSError):  # not empty
+                self._folder.rmdir()
 
 
 def remove_earlier_run(folder: Path) -> None:
@@ -127,10 +78,6 @@ def remove_earlier_run(folder: Path) -> None:
                 path.rmdir()
         else:
             path.unlink(missing_ok=True)
-
-
-def _holds_something(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
@@ -168,6 +115,7 @@ def begin_folder(
     else:
         remove_later_checkpoints(folder, step)
         writer = RunWriter(folder)
+    remove_leftovers(folder)
     writer.forget_after(step)
     writer.write_data(store.data)
     writer.write_rulers(rulers)

@@ -1,5 +1,6 @@
 """Samples from one fixed noise, made at intervals so that a film strip shows the same pictures growing."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.sampling import Denoiser, sample
 from openddpm.pictures import image_grid
+from openddpm.record.files import write_atomically
 from openddpm.seeding import standard_normal
 
 
@@ -19,5 +21,6 @@ def write_preview(
     shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
     noise = standard_normal(shape, device, config.seed, "preview")
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(signed_unit_to_uint8(images).cpu().numpy()).save(path)
+    picture = io.BytesIO()
+    image_grid(signed_unit_to_uint8(images).cpu().numpy()).save(picture, "PNG")
+    write_atomically(path, picture.getvalue())

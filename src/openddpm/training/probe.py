@@ -12,7 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from openddpm.analysis.measured_checks import Fit
 from openddpm.config import TrainConfig
 from openddpm.training.loop import micro_batch_loss
-from openddpm.training.setup import Training
+from openddpm.training.run import Training
 
 TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
 LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one

@@ -1,14 +1,15 @@
 """Writes the record of a run and tells the observers; in processes other than the main one it does nothing."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, Progress, RunRecord, Status
-from openddpm.record.writer import RunWriter
+from openddpm.record.writer import RUN_FILE, RunWriter
 from openddpm.training.observers import Observer
+from openddpm.training.state import NotFinite
 
 
 class Recorder:
@@ -21,41 +22,41 @@ class Recorder:
         self.has_started = False
         self._writer = RunWriter(folder) if is_main else None
         self._observers = observers if is_main else ()
+        self._faults: set[str] = set()
 
     def started(self) -> None:
         """Write run.json and announce the start."""
         self.has_started = True
         self._update()
-        for observer in self._observers:
-            observer.started(self.run, self.folder)
+        self._tell("started", self.run, self.folder)
 
     def logged(self, row: MetricsRow) -> None:
         """Append to metrics.jsonl."""
         if self._writer:
-            self._writer.append_metrics(row)
-        for observer in self._observers:
-            observer.logged(row)
+            self._attempt("a line of metrics.jsonl", self._writer.append_metrics, row)
+        self._tell("logged", row)
 
     def evaluated(self, row: EvaluationRow) -> None:
         """Append to evaluations.jsonl."""
         if self._writer:
-            self._writer.append_evaluation(row)
-        for observer in self._observers:
-            observer.evaluated(row)
+            self._attempt("a line of evaluations.jsonl", self._writer.append_evaluation, row)
+        self._tell("evaluated", row)
 
     def previewed(self, preview: Preview) -> None:
         """Announce preview images, which are written by now."""
-        for observer in self._observers:
-            observer.previewed(preview)
+        self._tell("previewed", preview)
 
     def grown(self, progress: Progress) -> None:
         """Note in run.json how far the run is, and announce the growth of the record."""
         self._update(progress=progress)
-        for observer in self._observers:
-            observer.record_grown()
+        self._tell("record_grown")
 
     def sync_rows(self) -> None:
-        """Make the rows so far as durable as the checkpoint that follows."""
+        """Make the rows so far as durable as the checkpoint that follows.
+
+        Raises:
+            OSError: they are not on disk.
+        """
         if self._writer:
             self._writer.sync_rows()
 
@@ -63,18 +64,40 @@ class Recorder:
         """Note in run.json how far a resumption would get."""
         self._update(progress=progress)
 
-    def diverged(self) -> None:
-        """Note in run.json that the loss is no longer a number, of which metrics.jsonl can hold none."""
-        self._update(failure="loss_not_finite")
+    def failed(self, fault: NotFinite) -> None:
+        """Note in run.json which number is no longer finite, of which metrics.jsonl can hold none."""
+        self._update(failure=f"{fault.what}_not_finite", failure_text=fault.found)
+
+    def warned(self, message: str) -> None:
+        """Tell of something that failed and does not end the run."""
+        self._tell("warned", message)
 
     def ended(self, status: Status) -> None:
         """Write the final status and announce the end."""
         self._update(status=status)
         with ExitStack() as stack:  # one that fails keeps none of the others from being told
             for observer in reversed(self._observers):
+                stack.enter_context(suppress(OSError))
                 stack.callback(observer.ended, self.run)
 
     def _update(self, **changes: Any) -> None:
         self.run = self.run.model_copy(update=changes)
         if self._writer:
-            self._writer.write_run(self.run)
+            self._attempt(RUN_FILE, self._writer.write_run, self.run)
+
+    def _attempt(self, what: str, write: Callable[[Any], None], record: Any) -> None:
+        """Write, and train on where the disk has no room: what could not be written is tried again with the next."""
+        try:
+            write(record)
+        except OSError as error:
+            if what not in self._faults:
+                self._faults.add(what)
+                self.warned(f"{what} could not be written: {error}; trying again")
+        else:
+            self._faults.discard(what)
+
+    def _tell(self, event: str, *details: Any) -> None:
+        """Call a method of every observer; a full disk or a closed terminal, met there, keeps nothing from going on."""
+        for observer in self._observers:
+            with suppress(OSError):
+                getattr(observer, event)(*details)

@@ -1,83 +1,46 @@
 """From a config to everything the loop works with. Cheap checks come first, so that mistakes are told at once."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, extract_model_from_parallel
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, extract_model_from_parallel
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from openddpm.config import TrainConfig
 from openddpm.data.decode import Preprocessing
 from openddpm.data.sources import open_source
-from openddpm.data.store import ImageStore, default_cache_dir, open_store
-from openddpm.data.stream import BatchStream, Split, Transform, split_heldout
+from openddpm.data.store import default_cache_dir, open_store
+from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
 from openddpm.errors import UserError
-from openddpm.record.schema import Progress, Resumption, RunRecord
 from openddpm.seeding import seed_global_generators
-from openddpm.training.describe import new_record, now
+from openddpm.training.describe import new_record, resumed_record
+from openddpm.training.earlier import Earlier, check_images, check_own_parts, find_earlier_run
 from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
-from openddpm.training.output import Claim, Earlier, begin_folder, check_own_folder, find_earlier_run
+from openddpm.training.output import Claim, begin_folder, check_own_folder
+from openddpm.training.ranks import lost_ranks_named
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
+from openddpm.training.run import Training
+from openddpm.training.saver import Saver
 from openddpm.training.state import TrainingState
-from openddpm.training.timetable import Timetable, make_timetable
+from openddpm.training.timetable import make_timetable
 
 _DATA_PARALLEL = (
     *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU),
     *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_MUSA, DistributedType.MULTI_SDAA),
 )
-
-
-@dataclass
-class Training:
-    """A run, ready to be trained."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    model: Any
-    """The UNet as Accelerate prepared it for the forward pass of training."""
-    frozen_unet: UNet2DModel
-    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
-    state: TrainingState
-    process: DiffusionProcess
-    images: np.ndarray
-    """Of the store, (N, C, H, W) uint8."""
-    split: Split
-    stream: BatchStream
-    evaluation: HeldoutEvaluation
-    timetable: Timetable
-    learning_rate_at: Callable[[int], float]
-    recorder: Recorder
-    claim: Claim
-    was_finished: bool
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.timetable.total_steps
-
-    @property
-    def global_batch_size(self) -> int:
-        """Images a step consumes, over all processes and accumulation steps."""
-        return self.timetable.global_batch_size
-
-    def progress(self) -> Progress:
-        """Return where the run stands."""
-        images = self.state.images
-        return Progress(step=self.state.step, images=images, epoch=images / self.stream.order.num_images)
 
 
 def prepare(
@@ -86,8 +49,13 @@ def prepare(
     transform: Transform | None = None,
     own_unet: UNet2DModel | None = None,
     observers: Sequence[Observer] = (),
+    rolled_back_from: int | None = None,
 ) -> Training:
     """Build a run, or find the one to go on with.
+
+    Args:
+        rolled_back_from: the step whose numbers were not finite, where the run goes on because of that; from its
+            checkpoint on the learning rate is half of what it was.
 
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be mended first.
@@ -96,7 +64,8 @@ def prepare(
     accelerator = _accelerator(config)
     claim = Claim(Path(config.output_dir), accelerator.is_main_process)
     try:
-        return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers)
+        with lost_ranks_named():
+            return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers, rolled_back_from)
     except BaseException:
         claim.release()
         raise
@@ -110,9 +79,10 @@ def _prepare(
     transform: Transform | None,
     own_unet: UNet2DModel | None,
     observers: Sequence[Observer],
+    rolled_back_from: int | None,
 ) -> Training:
     device, folder = accelerator.device, Path(config.output_dir)
-    earlier = find_earlier_run(config)
+    earlier = find_earlier_run(config, accelerator.num_processes)
     accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
 
     own = {"dataset": own_dataset, "transform": transform, "unet": own_unet}
@@ -120,35 +90,43 @@ def _prepare(
     if earlier is None:
         structure, data_options = unet_config(config.model, config.resolution) if own_unet is None else {}, config
     else:  # a config file may have changed since, and a branch of the Hub moved on
-        _check_own_parts(own_parts, earlier.record.own_parts)
-        structure = earlier.record.model.config
+        check_own_parts(own_parts, earlier.record.own_parts)
+        config, structure = earlier.config, earlier.record.model.config
         data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
     source = open_source(data_options, own_dataset)
     preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
     cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
     store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
+    if earlier is not None:
+        earlier = check_images(earlier, store)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
-    total_steps = _total_steps(config, len(split.train), accelerator.num_processes)
+    total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
     timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
+    if earlier is not None and earlier.record.evaluation is not None:
+        timetable = timetable.keeping(earlier.record.evaluation)
 
     unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
-    if earlier is None:
-        run = new_record(config, accelerator, source, store, split, frozen_unet, timetable, own_parts)
+    run = new_record(config, accelerator, source, store, split, frozen_unet, timetable, own_parts)
     model, state = _initial_state(config, accelerator, unet)
     if earlier is not None:
-        run = _resume(earlier, config, state, store, len(split.train), accelerator)
-        run = run.model_copy(update={"evaluation": timetable.plan()})  # a record of an older openddpm has none
+        _restore(earlier, state, accelerator)
+        run = resumed_record(earlier, run, state.step, state.images, rolled_back_from)
     process = DiffusionProcess(config, device)
     evaluation = HeldoutEvaluation(
         store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_tuples
     )
+    recorder = Recorder(run, folder, observers, accelerator.is_main_process)
+
+    def export(checkpoint: Path) -> None:
+        export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
+
     if accelerator.is_main_process:
         measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
         rulers = measurement.measure(cache_dir, quiet=False)
         begin_folder(folder, earlier, run, state.step, store, split, rulers)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
-            export_pipeline(folder, earlier.checkpoint.folder, unet, process.scheduler)
+            export(earlier.checkpoint.folder)
     return Training(
         config=config,
         accelerator=accelerator,
@@ -161,8 +139,9 @@ def _prepare(
         stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
         evaluation=evaluation,
         timetable=timetable,
-        learning_rate_at=learning_rate_schedule(config, total_steps),
-        recorder=Recorder(run, folder, observers, accelerator.is_main_process),
+        learning_rate_at=learning_rate_schedule(config, total_steps, run.resumptions),
+        recorder=recorder,
+        saver=Saver(folder, run.run_id, config.checkpoints_total_limit, recorder.sync_rows, export),
         claim=claim,
         was_finished=earlier is not None and earlier.record.status == "finished",
     )
@@ -221,7 +200,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     # Without a device, only the CPU being asked for makes ranks find each other.
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.rank_timeout))
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience]
+    )
     if accelerator.distributed_type not in _DATA_PARALLEL:
         raise UserError(
             f"the launcher asks for {accelerator.distributed_type.value}, which shards the weights",
@@ -231,57 +213,24 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _total_steps(config: TrainConfig, num_train: int, num_processes: int) -> int:
+def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:
     if config.max_train_steps is not None:
         return config.max_train_steps
+    steps, images = earlier.position if earlier else (0, 0)
     per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
-    return -(-config.num_epochs * num_train // per_step)  # rounded up: no epoch is cut short
+    return steps + -(-(config.num_epochs * num_train - images) // per_step)  # rounded up: no epoch is cut short
 
 
-def _check_own_parts(given: list[str], recorded: list[str]) -> None:
-    if given != recorded:
-        raise UserError(
-            f"the run was trained with these parts given from Python: {', '.join(recorded) or 'none'}; "
-            f"this call gives: {', '.join(given) or 'none'}",
-            "Call train() with the same parts and resume_from_checkpoint='latest'.",
-        )
-
-
-def _resume(
-    earlier: Earlier,
-    config: TrainConfig,
-    state: TrainingState,
-    store: ImageStore,
-    num_train: int,
-    accelerator: Accelerator,
-) -> RunRecord:
-    """Put the checkpoint in place, in every process the same, and return the record to go on with."""
-    record = earlier.record
-    if store.sha256 != record.dataset.sha256:
-        raise UserError(
-            f"the images are not those of the run: sha256 {store.sha256[:12]}, {record.dataset.sha256[:12]} in the run",
-            "Bring back the data set as it was, or start a new run in another --output_dir.",
-        )
-    if accelerator.num_processes != record.num_processes:
-        raise UserError(
-            f"the run was trained by {record.num_processes} processes, this would be {accelerator.num_processes}",
-            f"Resume it with {record.num_processes}.",
-        )
-    skipped: list[str] = []
+def _restore(earlier: Earlier, state: TrainingState, accelerator: Accelerator) -> None:
+    """Put the checkpoint in place, in every process the same."""
     if earlier.checkpoint is not None:
-        state.restore(earlier.checkpoint.tensors, earlier.checkpoint.scalars, accelerator.process_index)
-        skipped = earlier.checkpoint.skipped
+        state.restore(
+            earlier.checkpoint.tensors,
+            earlier.checkpoint.scalars,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
     steps = accelerator.gather(torch.tensor([state.step], device=accelerator.device))
     if int(steps.min()) != int(steps.max()):  # type: ignore[union-attr]
         found = f"the processes would resume from different steps: {steps.tolist()}"  # type: ignore[union-attr]
         raise UserError(found, "Give all of them the same run folder, on a file system that they share.")
-    resumption = Resumption(step=state.step, time=now(), skipped_checkpoints=skipped)
-    return record.model_copy(
-        update={
-            "status": "running",
-            "failure": None,
-            "config": {**config.model_dump(), "recipe": record.config.get("recipe")},
-            "progress": Progress(step=state.step, images=state.images, epoch=state.images / num_train),
-            "resumptions": [*record.resumptions, resumption],
-        }
-    )

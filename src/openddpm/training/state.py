@@ -1,8 +1,7 @@
 """All of a run that changes while it trains: it goes into a checkpoint, and nothing else does."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,8 +14,15 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
 
 
-class LossNotFinite(UserError):
-    """The training loss has become infinite or NaN."""
+class NotFinite(UserError):
+    """The loss or the gradient has become infinite or NaN; the weights are those before the step."""
+
+    def __init__(self, found: str, todo: str, what: Literal["loss", "gradient"], step: int, can_go_back: bool) -> None:
+        """Take, besides the message, what is not finite, the step it was met in, and if there is a way back."""
+        self.what: Literal["loss", "gradient"] = what
+        self.step = step
+        self.can_go_back = can_go_back
+        super().__init__(found, todo)
 
 
 @dataclass
@@ -33,6 +39,8 @@ class TrainingState:
     loss_sum: torch.Tensor
     """Sum of this process's losses, () float32, over the steps since the last logged line."""
     steps_since_log: int
+    look_due: bool = False
+    """Whether this state is still to be evaluated or previewed, as one is that was saved on a signal."""
 
     def raw_weights(self) -> dict[str, torch.Tensor]:
         """Return the live parameters and buffers by name (not copies)."""
@@ -65,23 +73,13 @@ class TrainingState:
             "wall_seconds": self.wall_seconds,
             "loss_sums": loss_sums.tolist(),  # type: ignore[union-attr]
             "steps_since_log": self.steps_since_log,
+            "look_due": self.look_due,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
-    def check_finite(self, loss: float) -> None:
-        """Stop on a loss, over all processes, that is no longer a number.
-
-        Raises:
-            LossNotFinite: in every process alike.
-        """
-        if not math.isfinite(loss):
-            raise LossNotFinite(
-                f"the training loss is {loss} between steps {self.step - self.steps_since_log} and {self.step}",
-                "Resume from a checkpoint before that, or start again: with a lower --learning_rate, or with "
-                "--mixed_precision no or bf16.",
-            )
-
-    def restore(self, tensors: Tensors, scalars: dict[str, Any], process_index: int) -> None:
+    def restore(
+        self, tensors: Tensors, scalars: dict[str, Any], process_index: int = 0, num_processes: int = 1
+    ) -> None:
         """Put a checkpoint's content in place of the present state."""
         self.unet.load_state_dict(tensors["unet"])
         if self.ema is not None:
@@ -99,4 +97,8 @@ class TrainingState:
             self.scaler.load_state_dict(scalars["scaler"])
         self.images, self.step = scalars["images"], scalars["step"]
         self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
-        self.loss_sum.fill_(scalars["loss_sums"][process_index])
+        self.look_due = scalars.get("look_due", False)
+        loss_sums = scalars["loss_sums"]
+        if len(loss_sums) != num_processes:  # the mean over the processes is all that is ever logged
+            loss_sums = [sum(loss_sums) / len(loss_sums)] * num_processes
+        self.loss_sum.fill_(loss_sums[process_index])

@@ -1,6 +1,6 @@
 """When a run is previewed and evaluated, and on how much: decided before it starts, from its length alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openddpm.config import TrainConfig
 from openddpm.record.schema import EvaluationPlan
@@ -30,7 +30,16 @@ class Timetable:
 
     def plan(self) -> EvaluationPlan:
         """Return what run.json says of evaluation."""
-        return EvaluationPlan(num_tuples=self.num_tuples, evaluation_steps=self.evaluation_steps)
+        return EvaluationPlan(
+            num_tuples=self.num_tuples, evaluation_steps=self.evaluation_steps, early_steps=list(self.early_steps)
+        )
+
+    def keeping(self, plan: EvaluationPlan) -> "Timetable":
+        """Return this timetable with the evaluations that a run began with, whatever has changed since."""
+        early_steps = self.early_steps if plan.early_steps is None else tuple(plan.early_steps)
+        return replace(
+            self, num_tuples=plan.num_tuples, evaluation_steps=plan.evaluation_steps, early_steps=early_steps
+        )
 
     def is_preview(self, step: int) -> bool:
         """Tell whether previews are made after `step` steps: as an epoch ends, or the run."""

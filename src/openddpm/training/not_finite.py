@@ -1,0 +1,50 @@
+"""Stops all processes when a number is no longer finite, before it reaches the weights, and says where it came from."""
+
+import math
+
+import torch
+
+from openddpm.training.ranks import Word, agree
+from openddpm.training.run import Training
+from openddpm.training.state import NotFinite
+
+_MAX_NAMED = 16  # timesteps and images of a micro-batch that a message names
+
+
+def hear_all(training: Training, losses: list[torch.Tensor], grad_norm: torch.Tensor, signal: int | None) -> Word:
+    """Return what all processes say of the step in hand. The one place in a step that waits for the device.
+
+    Args:
+        losses: of this process's micro-batches, () float32 each.
+        grad_norm: of the unscaled gradient over all processes. Under fp16 an infinite one is no fault: the scaler
+            leaves such a step out, and lowers its scale.
+    """
+    *loss_values, norm = torch.stack([*losses, grad_norm]).tolist()
+    is_finite = all(map(math.isfinite, loss_values)) and (training.state.scaler is not None or math.isfinite(norm))
+    return agree(training.accelerator, Word(is_finite, signal, training.saver.wants_retry()))
+
+
+def not_finite(training: Training, losses: list[torch.Tensor], can_go_back: bool) -> NotFinite:
+    """Name the micro-batches whose loss is not finite, or all of the step if only the gradient is not. Collective."""
+    state, accelerator = training.state, training.accelerator
+    by_rank = accelerator.gather(torch.stack(losses)[None]).tolist()  # type: ignore[union-attr]
+    by_micro_index = [loss for of_all_ranks in zip(*by_rank, strict=True) for loss in of_all_ranks]
+    faulty = [index for index, loss in enumerate(by_micro_index) if not math.isfinite(loss)]
+    what = f"the training loss is {by_micro_index[faulty[0]]}" if faulty else "the gradient is not finite"
+    places = [
+        f"  timesteps {_listed(training.timesteps_of(index))} of images {_listed(training.image_indices_of(index))}"
+        for index in faulty or range(len(by_micro_index))
+    ]
+    return NotFinite(
+        f"{what} at step {state.step + 1}, in " + "\n".join(places[:4] + ["  ..."] * (len(places) > 4)).lstrip(),
+        "The weights are as they were before it. Resume from a checkpoint with a lower --learning_rate and "
+        "--accept_changes, or let --max_rollbacks do so; --mixed_precision no or bf16 reaches further than fp16.",
+        what="loss" if faulty else "gradient",
+        step=state.step + 1,
+        can_go_back=can_go_back,
+    )
+
+
+def _listed(values: torch.Tensor) -> str:
+    shown = ", ".join(str(value) for value in values[:_MAX_NAMED].tolist())
+    return shown + (f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else "")

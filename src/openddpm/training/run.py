@@ -1,0 +1,79 @@
+"""A run, ready to be trained: what the loop works with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from openddpm.config import TrainConfig
+from openddpm.data.stream import BatchStream, Split
+from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.record.schema import Progress
+from openddpm.seeding import uniform
+from openddpm.training.heldout import HeldoutEvaluation
+from openddpm.training.output import Claim
+from openddpm.training.recorder import Recorder
+from openddpm.training.saver import Saver
+from openddpm.training.state import TrainingState
+from openddpm.training.timetable import Timetable
+
+
+@dataclass
+class Training:
+    """A run, ready to be trained."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: Any
+    """The UNet as Accelerate prepared it for the forward pass of training."""
+    frozen_unet: UNet2DModel
+    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
+    state: TrainingState
+    process: DiffusionProcess
+    images: np.ndarray
+    """Of the store, (N, C, H, W) uint8."""
+    split: Split
+    stream: BatchStream
+    evaluation: HeldoutEvaluation
+    timetable: Timetable
+    learning_rate_at: Callable[[int], float]
+    recorder: Recorder
+    saver: Saver
+    claim: Claim
+    was_finished: bool
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.timetable.total_steps
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images a step consumes, over all processes and accumulation steps."""
+        return self.timetable.global_batch_size
+
+    def timesteps_of(self, micro_index: int) -> torch.Tensor:
+        """Return the timesteps (B,) int64 of a micro-batch of the step in hand, whichever process it belongs to."""
+        config, num_timesteps = self.config, self.process.num_timesteps
+        shape, device = (config.train_batch_size,), self.accelerator.device
+        draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
+        return sample_timesteps(draws, num_timesteps, config.timestep_sampling == "stratified")
+
+    def image_indices_of(self, micro_index: int) -> torch.Tensor:
+        """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
+        size = self.config.train_batch_size
+        return torch.from_numpy(self.stream.image_indices(self.state.images + micro_index * size, size))
+
+    def close(self) -> None:
+        """Leave the run folder to others."""
+        self.saver.close()
+        self.claim.release()
+
+    def progress(self) -> Progress:
+        """Return where the run stands."""
+        images = self.state.images
+        return Progress(step=self.state.step, images=images, epoch=images / self.stream.order.num_images)

@@ -1,0 +1,51 @@
+"""When the loop saves: what is told of it, and how long the end of a sitting waits for it."""
+
+from openddpm.errors import UserError
+from openddpm.training.run import Training
+from openddpm.training.saver import SaveOutcome
+from openddpm.training.stop import StopRequest
+
+PATIENCE_SECONDS = 600.0  # assumed: that a finished run waits for room on the disk
+PATIENCE_SECONDS_WHEN_STOPPING = 15.0  # whoever sent the signal may soon send a stronger one
+
+
+def save(training: Training, stop: StopRequest, is_last: bool) -> None:
+    """Begin to save, in the main process, once the save before is done; wait for the last one of a sitting.
+
+    Raises:
+        UserError: the last state could not be saved.
+    """
+    state, saver, recorder, progress = training.state, training.saver, training.recorder, training.progress()
+    scalars = state.scalars(training.accelerator)
+    fault = None
+    if recorder.is_main:
+        note_save(training, saver.collect(wait=True))
+        if not is_last:
+            saver.begin(state.tensors(), scalars, progress)
+        else:
+            outcome = saver.save_last(
+                state.tensors(),
+                scalars,
+                progress,
+                patience=lambda: PATIENCE_SECONDS_WHEN_STOPPING if stop.signal else PATIENCE_SECONDS,
+                tell=lambda fault: recorder.warned(f"step {state.step:,} is not saved yet: {fault}; trying again"),
+            )
+            note_save(training, outcome)
+            fault = outcome.fault
+    if is_last:
+        training.accelerator.wait_for_everyone()
+    if fault:
+        raise UserError(
+            f"step {state.step:,} could not be saved: {fault}",
+            f"Make room, then go on from the checkpoint before: openddpm resume {recorder.folder}",
+        )
+
+
+def note_save(training: Training, outcome: SaveOutcome | None) -> None:
+    """Note in run.json how far a resumption would get; tell of a save that failed, which is tried again."""
+    if outcome is None:
+        return
+    if outcome.fault:
+        training.recorder.warned(f"step {outcome.progress.step:,} could not be saved: {outcome.fault}")
+    else:
+        training.recorder.checkpointed(outcome.progress)
