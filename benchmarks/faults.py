@@ -18,7 +18,9 @@ from openddpm.training import loop
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import learning_rate_schedule
-from openddpm.training.setup import Training, prepare
+from openddpm.training.run import Training
+from openddpm.training.setup import prepare
+from openddpm.training.stop import StopRequest
 
 LOSS_SCALE = 65536.0  # the first scale of torch.amp.GradScaler
 FORGOTTEN_FACTOR = 4  # accumulation steps or processes that the schedule does not know of
@@ -55,18 +57,19 @@ def train_with(config: TrainConfig, faults: Sequence[Fault], observers: Sequence
 @contextmanager
 def _ema_copied_back(training: Training) -> Iterator[None]:
     """Copy the EMA weights into the live model at every preview, and train on from there."""
-    look = loop._look
+    look = loop.look
 
-    def copy_and_look(training: Training, evaluates: bool, previews: bool) -> None:
+    def copy_and_look(training: Training, stop: StopRequest) -> None:
         ema, unet = training.state.ema, training.state.unet
         assert ema is not None
+        previews = training.timetable.is_preview(training.state.step)
         if previews:
             ema.copy_to(unet.parameters())
-        look(training, evaluates, previews)
+        look(training, stop)
         if previews:
             assert all(torch.equal(*pair) for pair in zip(ema.shadow_params, unet.parameters(), strict=True))
 
-    with patch.object(loop, "_look", copy_and_look):
+    with patch.object(loop, "look", copy_and_look):
         yield
 
 

@@ -22,7 +22,8 @@ from openddpm.record.reader import Preview
 from openddpm.seeding import seed_global_generators, standard_normal, uniform
 from openddpm.training.loop import fit
 from openddpm.training.observers import Observer
-from openddpm.training.setup import Training, prepare
+from openddpm.training.run import Training
+from openddpm.training.setup import prepare
 from tiny import exact_metrics, newest_tensors, tiny_config, tiny_images
 
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from threading import Lock
 
 from pydantic import BaseModel
 
@@ -31,8 +32,9 @@ class RunWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._waiting: dict[str, bytes] = {}
-        """Lines, by file, that could not be written yet."""
+        self._waiting = {METRICS_FILE: b"", EVALUATIONS_FILE: b""}
+        """Lines that could not be written yet."""
+        self._appending = Lock()
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_run(self, run: RunRecord) -> None:
@@ -65,17 +67,20 @@ class RunWriter:
         Raises:
             OSError: a line is not yet on disk, or cannot be made to stay there.
         """
-        if any(self._waiting.values()):
-            raise OSError(f"lines of {', '.join(name for name, lines in self._waiting.items() if lines)} are missing")
+        with self._appending:
+            missing = [name for name, lines in self._waiting.items() if lines]
+        if missing:
+            raise OSError(f"lines of {' and '.join(missing)} could not be written")
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             if (self.folder / name).exists():
                 sync_file(self.folder / name)
 
     def _append(self, name: str, row: BaseModel) -> None:
         line = json.dumps(row.model_dump(), allow_nan=False) + "\n"
-        self._waiting[name] = self._waiting.get(name, b"") + line.encode()
-        append_whole(self.folder / name, self._waiting[name])
-        self._waiting[name] = b""
+        with self._appending:
+            self._waiting[name] += line.encode()
+            append_whole(self.folder / name, self._waiting[name])
+            self._waiting[name] = b""
 
     def forget_after(self, step: int) -> None:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""

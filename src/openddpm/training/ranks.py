@@ -51,7 +51,7 @@ def lost_ranks_named() -> Iterator[None]:
     except RuntimeError as error:  # gloo's have no class of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         is_of_a_collective = any(sign in reason.lower() for sign in _SIGNS_OF_A_LOST_RANK)
-        if not distributed.is_initialized() or not (is_of_a_collective or isinstance(error, distributed.DistError)):
+        if not isinstance(error, distributed.DistError) and not (distributed.is_initialized() and is_of_a_collective):
             raise
         raise RankLost(
             f"another process of this run has ended or no longer answers: {reason}",

@@ -61,14 +61,14 @@ def prepare(
         UserError: for whatever in the config, the data or the output folder has to be mended first.
     """
     check_own_folder(config)
-    accelerator = _accelerator(config)
-    claim = Claim(Path(config.output_dir), accelerator.is_main_process)
-    try:
-        with lost_ranks_named():
+    with lost_ranks_named():
+        accelerator = _accelerator(config)
+        claim = Claim(Path(config.output_dir), accelerator.is_main_process)
+        try:
             return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers, rolled_back_from)
-    except BaseException:
-        claim.release()
-        raise
+        except BaseException:
+            claim.release()
+            raise
 
 
 def _prepare(
@@ -94,9 +94,10 @@ def _prepare(
         config, structure = earlier.config, earlier.record.model.config
         data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
     source = open_source(data_options, own_dataset)
-    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
+    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background, config.small_images)
     cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    store = open_store(source, preprocessing, cache_dir, quiet=not accelerator.is_local_main_process)
+    is_quiet = not accelerator.is_local_main_process
+    store = open_store(source, preprocessing, cache_dir, config.max_refused_share, is_quiet)
     if earlier is not None:
         earlier = check_images(earlier, store)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
