@@ -56,7 +56,10 @@ CONTRACT = {
 }
 """The options and defaults that people's commands rely on. Add to them freely; changing one breaks commands."""
 
-OTHERS = {"image_mode", "background", "random_flip", "max_grad_norm", "timestep_sampling", "logging_steps"}
+OTHERS = {
+    *("image_mode", "background", "small_images", "max_refused_share", "random_flip"),
+    *("max_grad_norm", "timestep_sampling", "logging_steps", "accept_changes", "max_rollbacks", "rank_timeout"),
+}
 
 
 def test_options_and_defaults_are_those_promised() -> None:

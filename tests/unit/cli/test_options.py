@@ -54,6 +54,7 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
         "num_train_timesteps": "70",
         "prediction_type": "sample",
         "timestep_sampling": "stratified",
+        "small_images": "drop",
         "mixed_precision": "bf16",
     }
     annotation = TrainConfig.model_fields[name].annotation
