@@ -1,12 +1,21 @@
 """Finds the command, and turns a UserError into one message and exit status 2."""
 
+import errno
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 COMMANDS = {
     "train": "train a diffusion model and record the whole run",
     "doctor": "check a planned run before it costs anything",
+    "inspect": "show what becomes of a data set's images, before any training",
     "resume": "go on with a run from its own record",
     "sample": "make images with a trained run",
     "report": "rebuild report.html and the model card of a run",
@@ -33,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         try:
-            return _run(sys.argv[1:] if arguments is None else arguments)
+            with _ending_on_sigterm():
+                return _run(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be answered for
     except UserError as error:
@@ -47,6 +57,29 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        print(f"openddpm: cannot write '{error.filename or 'to the disk'}': {error.strerror}", file=sys.stderr)
+        print("  -> Make room, then give the same command again; a run goes on with openddpm resume.", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Clean up before a SIGTERM ends the process; training has a handler of its own, which saves first."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import tyro
@@ -18,9 +19,14 @@ Your own images:  openddpm train --dataset FOLDER --resolution 64 --output_dir r
 
 
 def parse_train_config(
-    arguments: list[str], program: str = "openddpm train", description: str = _DESCRIPTION
+    arguments: list[str],
+    program: str = "openddpm train",
+    description: str = _DESCRIPTION,
+    defaults: TrainConfig | None = None,
 ) -> TrainConfig:
     """Return the config that `arguments` of `program` spell, with underscores or hyphens alike.
+
+    Options that are not given are those of `defaults`, or else of the recipe.
 
     tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
 
@@ -28,10 +34,9 @@ def parse_train_config(
         UserError: unknown recipe, or values out of range.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
-    recipe = _last_value(arguments, "recipe")
-    defaults = TrainConfig(recipe=recipe)
+    defaults = defaults or TrainConfig(recipe=_last_value(arguments, "recipe"))
     groups = [
-        (title, tyro.conf.OmitArgPrefixes[_parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
+        (title, tyro.conf.OmitArgPrefixes[parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
         for title, group in OPTION_GROUPS.items()
     ]
     options = dataclasses.make_dataclass("Options", groups)
@@ -43,10 +48,12 @@ def parse_train_config(
     return TrainConfig(**values)
 
 
-def _parsable(group: Any, defaults: TrainConfig) -> Any:
-    """Return a dataclass with a group's fields, for tyro to parse without validating."""
+def parsable(group: Any, defaults: TrainConfig, without: Collection[str] = ()) -> Any:
+    """Return a dataclass with a group's fields, but for those named, for tyro to parse without validating."""
     fields = []
     for name, field in group.model_fields.items():
+        if name in without:
+            continue
         kind, default, help_options = field.annotation, getattr(defaults, name), {"help": field.description}
         if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
             kind_name = next(entry.__name__ for entry in typing.get_args(kind) if entry is not type(None))

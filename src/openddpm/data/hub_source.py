@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openddpm.config import DataOptions
+from openddpm.data.names import as_text
 from openddpm.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -32,6 +33,16 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
     return dataset, commit, hashlib.sha256(identity.encode()).hexdigest()
 
 
+def cache_folders(options: DataOptions) -> list[Path]:
+    """Return the folders that a download fills: the only ones of which a data set of the Hub may name files."""
+    import datasets
+    from huggingface_hub import constants
+
+    config = datasets.config
+    downloads = [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH]
+    return [Path(folder) for folder in [constants.HF_HUB_CACHE, *downloads, options.cache_dir] if folder]
+
+
 def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
     """Return the asked configuration and split of the data set at `commit`."""
     import datasets
@@ -50,11 +61,11 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
         is_empty = isinstance(error, DataFilesNotFoundError | datasets.data_files.EmptyDatasetError)
         if not is_empty and (_status(cause) is not None or isinstance(cause, OSError)):
             raise UserError(
-                f"the Hub did not deliver the data set '{options.dataset}': {_first_line(cause)}",
+                f"the Hub did not deliver the data set {_named(options)}: {_first_line(cause)}",
                 "Check the connection and the space on the disk, then run the same command again.",
             ) from error
         raise UserError(
-            f"the data set '{options.dataset}' of the Hub cannot be loaded: {_first_line(error)}",
+            f"the data set {_named(options)} of the Hub cannot be loaded: {_first_line(error)}",
             "It may hold no files of a known format; export its images to parquet files or a folder first.",
         ) from error
 
@@ -100,27 +111,33 @@ def _commit(options: DataOptions) -> str:
         commit = HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
     except HFValidationError as error:
         raise UserError(
-            f"'{options.dataset}' is no local file or folder, no built-in name, and cannot be the name of a data set "
+            f"{_named(options)} is no local file or folder, no built-in name, and cannot be the name of a data set "
             "on the Hub",
             "Check the path, or give a Hub id such as huggan/pokemon.",
         ) from error
     except RevisionNotFoundError as error:
         todo = "Check --dataset_revision: a branch, a tag or a commit."
-        raise UserError(f"'{options.dataset}' has no revision '{options.dataset_revision}'", todo) from error
+        raise UserError(
+            f"{_named(options)} has no revision '{as_text(str(options.dataset_revision))}'", todo
+        ) from error
     except Exception as error:
         status = _status(error)
         if status == 404 or (status in (401, 403) and not isinstance(error, GatedRepoError)):
             raise UserError(_not_found(options, status), _todo(status)) from error
         if isinstance(error, GatedRepoError):
             todo = "Ask for access on its page on the Hub, then log in: hf auth login."
-            raise UserError(f"the data set '{options.dataset}' is gated: {_first_line(error)}", todo) from error
+            raise UserError(f"the data set {_named(options)} is gated: {_first_line(error)}", todo) from error
         raise _NoAnswerError(_first_line(error)) from error
     assert commit is not None
     return commit
 
 
+def _named(options: DataOptions) -> str:
+    return f"'{as_text(options.dataset)}'"
+
+
 def _not_found(options: DataOptions, status: int) -> str:
-    nowhere = f"'{options.dataset}' is no local file or folder and no built-in name"
+    nowhere = f"{_named(options)} is no local file or folder and no built-in name"
     if status == 404:
         return f"{nowhere}, and the Hub has no data set of that name that you may read (404)"
     return f"{nowhere}, and the Hub lets you read no data set of that name ({status})"
@@ -137,7 +154,7 @@ def _unreachable(options: DataOptions, silence: Exception) -> UserError:
     from huggingface_hub import constants
 
     return UserError(
-        f"'{options.dataset}' is no local file or folder and no built-in name, and the Hub ({constants.ENDPOINT}) "
+        f"{_named(options)} is no local file or folder and no built-in name, and the Hub ({constants.ENDPOINT}) "
         f"could not be asked for it: {_first_line(silence)}",
         "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE and try again.",
     )
@@ -148,8 +165,8 @@ def _choose(asked: str | None, names: list[str], option: str, default: str | Non
         return str(asked)
     if asked is None and (default or len(names) == 1):
         return default or names[0]
-    found = f"{option} '{asked}' is not there" if asked else f"there are several to choose from with {option}"
-    raise UserError(found, closest(asked or "", names))
+    found = f"{option} '{as_text(asked)}' is not there" if asked else f"there are several to choose from with {option}"
+    raise UserError(found, closest(asked or "", [as_text(name) for name in names]))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -168,4 +185,4 @@ def _status(error: BaseException) -> int | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return as_text((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
+from openddpm.data.names import as_text
 from openddpm.errors import UserError, closest
 
 
@@ -27,17 +29,20 @@ class ImageSource:
     split: str | None = None
 
 
-def as_text(path: Path | str) -> str:
-    """Return a path for people and JSON, also where its name is not valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
 def read_encoded(path: Path) -> bytes | RefusedImage:
     """Return a file's content, or why it cannot be read."""
     try:
-        return too_large(path.stat().st_size) or path.read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to read from a pipe would wait for ever
+            return RefusedImage("no regular file")
+        if refusal := too_large(status.st_size):
+            return refusal
+        with path.open("rb") as file:
+            return file.read(status.st_size)  # and no more, should it grow
     except OSError as error:
         return RefusedImage(f"cannot be read: {error.strerror}")
+    except ValueError:
+        return RefusedImage("cannot be read: no file can have this name")
 
 
 def too_large(num_bytes: int) -> RefusedImage | None:
@@ -51,8 +56,12 @@ def digest_files(paths: Sequence[Path]) -> str:
     """Return a digest of names, sizes and times of change: quick, and different when a file is."""
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        digest.update(os.fsencode(path.resolve()) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.absolute()))
+        try:
+            status = path.stat()
+            digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError as error:  # a link to nothing, or a file that was removed since it was listed
+            digest.update(f" {error.errno}\n".encode())
     return digest.hexdigest()
 
 
@@ -62,16 +71,18 @@ def choose_column(candidates: list[str], columns: list[str], options: DataOption
     Raises:
         UserError: no such column, none with images, or several.
     """
-    if options.image_column is not None:
-        if options.image_column not in columns:
-            raise UserError(f"no column '{options.image_column}'", closest(options.image_column, columns))
-        return options.image_column
+    asked = options.image_column
+    if asked is not None:
+        if asked not in columns:
+            raise UserError(f"no column '{as_text(asked)}'", closest(asked, [as_text(name) for name in columns]))
+        return asked
     if len(candidates) == 1:
         return candidates[0]
-    where = f" in '{options.dataset}'" if options.dataset else ""
+    where = f" in '{as_text(options.dataset)}'" if options.dataset else ""
     if not candidates:
         raise UserError(
-            f"no image column{where}: its columns are {', '.join(columns)}",
+            f"no image column{where}: its columns are {as_text(', '.join(columns))}",
             "Name the one with images, if there is one: --image_column NAME.",
         )
-    raise UserError(f"several image columns{where}: {', '.join(candidates)}", "Choose one: --image_column NAME.")
+    found = f"several image columns{where}: {as_text(', '.join(candidates))}"
+    raise UserError(found, "Choose one: --image_column NAME.")

@@ -1,8 +1,9 @@
 """Where images come from: a built-in name, a folder, a zip, parquet or arrow files, the Hub, or the caller's own."""
 
+import contextlib
 import os
+import stat
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.image_source import ImageSource, as_text, choose_column, digest_files, read_encoded, too_large
+from openddpm.data.image_source import ImageSource, choose_column, digest_files, read_encoded
+from openddpm.data.names import as_text
 from openddpm.data.tables import arrow_source, dataset_source, parquet_source
+from openddpm.data.zip_source import zip_source
 from openddpm.errors import UserError
 from openddpm.record.writer import RUN_FILE
 
@@ -41,99 +44,97 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     if options.dataset in BUILT_IN:
         with resources.as_file(resources.files("openddpm.data") / "builtin" / f"{options.dataset}.parquet") as path:
             return parquet_source([path], options)
-    path = Path(options.dataset).expanduser()
-    if path.is_dir():
+    path = Path(options.dataset)
+    with contextlib.suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    mode = _mode_of(path)
+    if stat.S_ISDIR(mode):
         return _folder_source(path, options)
-    if path.is_file():
+    if stat.S_ISREG(mode):
         return _file_source(path, options)
-    if path.is_absolute() or options.dataset.startswith(".") or path.suffix in (".parquet", ".arrow", ".zip"):
-        raise UserError(f"no file or folder '{options.dataset}'", "Check the path given as --dataset.")
-    from openddpm.data.hub_source import load_from_hub
+    if path.is_absolute() or options.dataset.startswith((".", "~")) or path.suffix in (".parquet", ".arrow", ".zip"):
+        raise UserError(f"no file or folder '{as_text(options.dataset)}'", "Check the path given as --dataset.")
+    from openddpm.data.hub_source import cache_folders, load_from_hub
 
-    return dataset_source(*load_from_hub(options), options)
+    return dataset_source(*load_from_hub(options), options, cache_folders(options))
+
+
+def _mode_of(path: Path) -> int:
+    """Return what kind of thing a path leads to, 0 where there is nothing or cannot be."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _folder_source(folder: Path, options: DataOptions) -> ImageSource:
     split = options.dataset_split
-    below = sorted(_files_below(folder))
-    parquet = [path for path in below if path.suffix.lower() == ".parquet"]
+    files, unlisted = _files_below(folder)
+    parquet = [path for path in files if path.suffix.lower() == ".parquet"]
     of_split = [path for path in parquet if path.name.startswith(split)]
-    if (folder / split).is_dir():  # folders named train and test, as the `datasets` library has them
+    if stat.S_ISDIR(_mode_of(folder / split)):  # folders named train and test, as the `datasets` library has them
         folder = folder / split
-        below = [path for path in below if path.is_relative_to(folder)]
+        files = [path for path in files if path.is_relative_to(folder)]
+        unlisted = [path for path in unlisted if path.is_relative_to(folder)]
         parquet = [path for path in parquet if path.is_relative_to(folder)]
     elif split != "train" and not of_split:
-        subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        subfolders = [as_text(path.name) for path in sorted(folder.iterdir()) if stat.S_ISDIR(_mode_of(path))]
         raise UserError(
-            f"'{folder}' has no sub-folder, and no parquet files, of the split '{split}'",
+            f"'{as_text(folder)}' has no sub-folder, and no parquet files, of the split '{as_text(split)}'",
             f"Leave --dataset_split out, or give one of: {', '.join(subfolders) or 'no sub-folders there'}.",
         )
     else:
         parquet = of_split or parquet
-    files = [path for path in below if _names_image(path) and path.is_file()]
-    if not files and parquet:
+    images = [path for path in files if _names_image(path)]
+    if not images and parquet:
         return parquet_source(parquet, options)
-    if not files:
-        raise UserError(
-            f"no images in the folder '{folder}'",
-            f"Looked in all sub-folders for {' '.join(IMAGE_SUFFIXES)} and .parquet files.",
-        )
+    if not images:
+        where = f"the folder '{as_text(folder)}'"
+        if unlisted:
+            raise UserError(
+                f"cannot list '{as_text(unlisted[0])}', and found no images in {where}", "Make it readable."
+            )
+        todo = f"Looked in all sub-folders for {' '.join(IMAGE_SUFFIXES)} and .parquet files."
+        raise UserError(f"no images in {where}", todo)
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        for path in files:
+        for path in unlisted:
+            yield as_text(path.relative_to(folder)), RefusedImage("a folder that cannot be listed")
+        for path in images:
             yield as_text(path.relative_to(folder)), read_encoded(path)
 
-    return ImageSource(as_text(folder), digest_files(files), len(files), items)
+    return ImageSource(as_text(folder), digest_files(unlisted + images), len(unlisted) + len(images), items)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its sub-folders, linked ones too, but none that belong to a run."""
+def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return what lies in a folder and its sub-folders, linked ones too, but for what belongs to a run.
+
+    Returns:
+        all that is no folder; the folders that cannot be listed; both sorted.
+    """
+    files: list[Path] = []
+    errors: list[OSError] = []
     seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
+    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        real = os.path.realpath(parent)
         if real in seen or RUN_FILE in names:  # links in a circle; pictures that a run made are no training images
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(parent) / name for name in names)
+        files += [Path(parent, name) for name in names]
+    return sorted(files), sorted(Path(os.fsdecode(error.filename)) for error in errors)
 
 
 def _file_source(path: Path, options: DataOptions) -> ImageSource:
     match path.suffix.lower():
         case ".zip":
-            return _zip_source(path)
+            return zip_source(path, _names_image)
         case ".parquet":
             return parquet_source([path], options)
         case ".arrow":
             return arrow_source(path, options)
-    raise UserError(
-        f"'{path}' is no data set that can be read", "Give a folder of images, or a .zip, .parquet or .arrow file."
-    )
-
-
-def _zip_source(path: Path) -> ImageSource:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if _names_image(Path(member.filename))]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"'{path}' is not a whole zip file: {error}", "Make or download it again.") from error
-    members = sorted((member for member in members if not member.is_dir()), key=lambda member: member.filename)
-    if not members:
-        raise UserError(f"no images in '{path}'", f"Looked for {' '.join(IMAGE_SUFFIXES)}.")
-
-    def items() -> Iterator[tuple[str, EncodedImage]]:
-        with zipfile.ZipFile(path) as archive:
-            for member in members:
-                yield as_text(member.filename), _read_member(archive, member)
-
-    return ImageSource(as_text(path), digest_files([path]), len(members), items)
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | RefusedImage:
-    try:
-        return too_large(member.file_size) or archive.read(member)
-    except Exception as error:  # encrypted or damaged: every kind of compression has errors of its own
-        return RefusedImage(f"cannot be read: {error}")
+    todo = "Give a folder of images, or a .zip, .parquet or .arrow file."
+    raise UserError(f"'{as_text(path)}' is no data set that can be read", todo)
 
 
 def _names_image(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.image_source import ImageSource, as_text, choose_column, digest_files, read_encoded
+from openddpm.data.image_source import ImageSource, choose_column, digest_files
+from openddpm.data.named_files import NamedFiles
+from openddpm.data.names import as_text
 from openddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,11 +20,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_ROWS = 64  # bounds the encoded images held in memory
+PARQUET_BATCH_ROWS = 1  # a page of kilobytes can unfold to an image of megabytes in every row
+ARROW_BATCH_ROWS = 64  # these lie in the file as they are used
 
 
 def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """Return the images in a column that all of `paths` have, file after file.
+
+    Cells may name image files instead of holding them, if these lie in the folder of the parquet file.
 
     Raises:
         UserError: a file is damaged, or has no such column.
@@ -33,32 +39,56 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
             num_rows += file.metadata.num_rows
         column = column or choose_column(_image_columns(schema), schema.names, options)
         if column not in schema.names:
-            found = f"'{as_text(path)}' has no column '{column}': its columns are {', '.join(schema.names)}"
-            raise UserError(found, "Keep files of one kind in a folder of their own.")
+            found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
+            raise UserError(as_text(found), "Keep files of one kind in a folder of their own.")
+
+    def columns(path: Path) -> "Iterator[pa.Array]":
+        with _open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[column]):
+                yield batch.column(0)
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for path in paths:
-            with _open_parquet(path) as file:
-                batches = (batch.column(0) for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[column]))
-                yield from _cells(batches, as_text(path.stem))
+            yield from _cells(columns(path), path.stem, [path.parent])
 
-    return ImageSource(options.dataset, _digest(digest_files(paths), column), num_rows, items)
+    first_column = next(columns(paths[0]), ())
+    can_change_unseen = any(_is_elsewhere(cell.as_py()) for cell in first_column)
+    digest = None if can_change_unseen else _digest(digest_files(paths), column)
+    return ImageSource(as_text(options.dataset), digest, num_rows, items)
 
 
 def arrow_source(path: Path, options: DataOptions) -> ImageSource:
-    """Return the images in an arrow file that the `datasets` library wrote."""
+    """Return the images in an arrow file that the `datasets` library wrote.
+
+    Cells may name image files instead of holding them, if these lie in the folder of the arrow file.
+
+    Raises:
+        UserError: the file is damaged, or has no image column.
+    """
     import datasets
-    import pyarrow as pa
 
-    try:
+    with _damage_named(path):
         dataset = datasets.Dataset.from_file(str(path))
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    return dataset_source(dataset, None, digest_files([path]), options)
+        dataset.data.table.validate(full=True)  # or a damaged offset reads whatever lies in memory there
+    return dataset_source(dataset, None, digest_files([path]), options, [path.parent])
 
 
-def dataset_source(dataset: "datasets.Dataset", revision: str | None, digest: str, options: DataOptions) -> ImageSource:
-    """Return the images in a column of `dataset`, of which `digest` changes when its rows do."""
+def dataset_source(
+    dataset: "datasets.Dataset",
+    revision: str | None,
+    digest: str,
+    options: DataOptions,
+    roots: Sequence[Path] | None = None,
+) -> ImageSource:
+    """Return the images in a column of `dataset`.
+
+    Args:
+        digest: changes when the rows do.
+        roots: the folders of which cells may name files instead of holding images; None stands for all folders.
+
+    Raises:
+        UserError: no image column, or several.
+    """
     import datasets
 
     candidates = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
@@ -69,52 +99,55 @@ def dataset_source(dataset: "datasets.Dataset", revision: str | None, digest: st
     encoded = encoded.with_format("arrow")
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        yield from _cells((table.column(column) for table in encoded.iter(batch_size=BATCH_ROWS)), "row")
+        yield from _cells((table.column(column) for table in encoded.iter(batch_size=ARROW_BATCH_ROWS)), "row", roots)
 
     first_cells = encoded[:1].column(column).to_pylist()
     can_change_unseen = revision is None and any(_is_elsewhere(cell) for cell in first_cells)
     return ImageSource(
-        name=options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}",
+        name=as_text(options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"),
         digest=None if can_change_unseen else _digest(digest, column),
         num_items=len(dataset),
         items=items,
         revision=revision,
-        split=str(dataset.split) if dataset.split else None,
+        split=as_text(str(dataset.split)) if dataset.split else None,
     )
 
 
 @contextlib.contextmanager
 def _open_parquet(path: Path) -> "Iterator[pq.ParquetFile]":
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _damage_named(path), pq.ParquetFile(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
     try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"'{as_text(path)}' cannot be read: {error}", "Make or download it again.")
+        yield
+    except Exception as error:
+        found = f"'{as_text(path)}' cannot be read: {as_text(str(error))}"
+        raise UserError(found, "Make or download it again.") from error
 
 
 def _digest(digest: str, column: str) -> str:
     return hashlib.sha256(f"{digest} {column}".encode()).hexdigest()
 
 
-def _cells(columns: Iterable["pa.Array | pa.ChunkedArray"], stem: str) -> Iterator[tuple[str, EncodedImage]]:
-    row = 0
-    for column in columns:
-        for cell in column.to_pylist():
-            if _is_elsewhere(cell):
-                yield cell["path"], read_encoded(Path(cell["path"]))
-            else:
-                path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
-                if not isinstance(content, bytes):
-                    content = RefusedImage(f"{type(content).__name__} in place of an image's bytes")
-                yield path or f"{stem} {row}", content
-            row += 1
+def _cells(
+    columns: Iterable["pa.Array | pa.ChunkedArray"], stem: str, roots: Sequence[Path] | None
+) -> Iterator[tuple[str, EncodedImage]]:
+    with contextlib.closing(NamedFiles(roots)) as files:
+        for row, scalar in enumerate(itertools.chain.from_iterable(columns)):
+            cell = scalar.as_py()
+            name, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
+            name = name if isinstance(name, str) else ""
+            if content is None and name:
+                content = files.read(name)
+            elif not isinstance(content, bytes):
+                content = RefusedImage(f"{type(content).__name__} in place of an image's bytes")
+            yield as_text(name or f"{stem} {row}"), content
 
 
 def _is_elsewhere(cell: object) -> bool:
@@ -124,15 +157,21 @@ def _is_elsewhere(cell: object) -> bool:
 
 def _image_columns(schema: "pa.Schema") -> list[str]:
     """Return the columns that the `datasets` library wrote as images; in files by others, those that may hold some."""
+    return _columns_written_as_images(schema) or [field.name for field in schema if _may_hold_images(field.type)]
+
+
+def _columns_written_as_images(schema: "pa.Schema") -> list[str]:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [name for name, feature in features.items() if feature["_type"] == "Image" and name in schema.names]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):  # written by others, or damaged
+        return []
+
+
+def _may_hold_images(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (written.get("info") or {}).get("features") or {}
-    images = [name for name, feature in features.items() if isinstance(feature, dict) and feature["_type"] == "Image"]
-    return images or [
-        field.name
-        for field in schema
-        if pa.types.is_binary(field.type)
-        or pa.types.is_large_binary(field.type)
-        or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return is_binary or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)

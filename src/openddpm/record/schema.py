@@ -229,11 +229,11 @@ class Verdict(_Record):
 
 
 class ImageFinding(_Record):
-    """One image that was refused or changed on the way in, or kept though it stands there before."""
+    """One image that was refused, dropped as too small, changed on the way in, or kept though it stands there before."""
 
     path: str
     reason: str
-    action: Literal["refused", "converted", "kept"]
+    action: Literal["refused", "dropped", "converted", "kept"]
 
 
 class DataRecord(_Record):

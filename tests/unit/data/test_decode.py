@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from openddpm.data.decode import (
     MAX_PIXELS,
     EncodedImage,
     Preprocessing,
     RefusedImage,
+    TooSmall,
     decode_image,
     pillow_warnings_ignored,
 )
@@ -115,6 +116,8 @@ def test_decompression_bombs_are_refused_by_their_header(side: int) -> None:
     assert side * side > MAX_PIXELS
     with pillow_warnings_ignored(), pytest.raises(RefusedImage, match="pixels"):
         decode(bomb)
+    with pytest.raises(RefusedImage, match="pixels"):
+        decode(np.broadcast_to(np.uint8(0), (side, side)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -242,6 +245,52 @@ def test_animations_give_their_first_frame(kind: str) -> None:
     pixels, changes = decode(encode(one_colour("RGB", RED), kind, **frames))
     assert np.abs(pixels.mean((1, 2)) - RED).max() < 3
     assert changes == ["first frame of several"]
+
+
+def test_frames_without_number_cost_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That there are several frames is told without walking through them, of which a file can hold millions."""
+
+    def walk(_: object) -> int:
+        raise AssertionError("walked through all frames")
+
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.n_frames", property(walk))
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.n_frames", property(walk))
+    for kind in ("GIF", "TIFF"):
+        frames = {"save_all": True, "append_images": [one_colour("P", 1)] * 5}
+        assert decode(encode(transparent_palette(), kind, **frames))[1] == ["first frame of several"]
+
+
+def test_jpegs_in_thousands_of_scans_are_refused() -> None:
+    """A small file that makes the decoder pass over a large image thousands of times is refused before it does."""
+    whole = encode(Image.new("L", (4000, 4000), 128), "JPEG", progressive=True)
+    last_scan = whole[whole.rindex(b"\xff\xda") : -2]
+    assert decode(whole)[1] == []
+    with pytest.raises(RefusedImage, match=r"a JPEG of 4000x4000 pixels in 2,006 scans"):
+        decode(whole[:-2] + last_scan * 2000 + whole[-2:])
+
+
+def test_damaged_exif_harms_no_pixel() -> None:
+    """An image whose EXIF cannot be read is decoded as it stands, and that is counted."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 8\nno hexadecimal digits\n")
+    array = noise(8, 8, 3)
+    pixels, changes = decode(encode(array, pnginfo=text))
+    np.testing.assert_array_equal(pixels, array.transpose(2, 0, 1))
+    assert changes == ["damaged EXIF ignored"]
+
+
+def test_reasons_are_harmless() -> None:
+    """Whatever a decoder says of a damaged file, the reason of a refusal cannot command a terminal."""
+    assert str(RefusedImage("chunk \x1b[2J\n broken")) == r"chunk \x1b[2J\n broken"
+
+
+@pytest.mark.parametrize("small_images", ["drop", "error"])
+def test_small_images_can_be_refused(small_images: str) -> None:
+    """Asked not to enlarge, an image with a side below the resolution is TooSmall, with its upright size."""
+    preprocessing = Preprocessing(8, "auto", "white", small_images)
+    with pytest.raises(TooSmall, match=r"^smaller than the resolution: 90x7$"):
+        decode_image(Image.new("L", (90, 7)), preprocessing)
+    assert decode_image(Image.new("L", (8, 9)), preprocessing)[1] == []
 
 
 @pytest.mark.parametrize(("size", "is_upscaled"), [((8, 8), False), ((7, 90), True), ((90, 7), True), ((9, 8), False)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openddpm.data import store
+from openddpm.data import pool
 from openddpm.data.decode import EncodedImage, Preprocessing
 from openddpm.data.image_source import ImageSource
 from openddpm.data.store import ImageStore, default_cache_dir, open_store
@@ -19,6 +19,7 @@ from openddpm.errors import UserError
 from openddpm.record.schema import ImageFinding
 
 AS_GIVEN = Preprocessing(4, "auto", "white")
+DROPPING = Preprocessing(4, "auto", "white", "drop")
 
 
 def source(images: list[EncodedImage], digest: str | None = "abc") -> ImageSource:
@@ -41,9 +42,11 @@ def gray(count: int, size: int = 4) -> list[EncodedImage]:
     return [np.full((size, size), number % 256, np.uint8) for number in range(count)]
 
 
-def opened(of: ImageSource, cache_dir: Path, preprocessing: Preprocessing = AS_GIVEN) -> ImageStore:
+def opened(
+    of: ImageSource, cache_dir: Path, preprocessing: Preprocessing = AS_GIVEN, max_refused_share: float = 0.05
+) -> ImageStore:
     """Open a store without a progress bar."""
-    return open_store(of, preprocessing, cache_dir, quiet=True)
+    return open_store(of, preprocessing, cache_dir, max_refused_share, quiet=True)
 
 
 def cached(cache_dir: Path) -> list[str]:
@@ -67,6 +70,7 @@ def test_images_are_decoded_once(tmp_path: Path) -> None:
         ("abc", Preprocessing(5, "auto", "white")),
         ("abc", Preprocessing(4, "rgb", "white")),
         ("abc", Preprocessing(4, "auto", "black")),
+        ("abc", DROPPING),
     ],
 )
 def test_the_cache_knows_what_it_was_made_of(digest: str, preprocessing: Preprocessing, tmp_path: Path) -> None:
@@ -123,11 +127,47 @@ def test_a_few_refused_images_are_listed(tmp_path: Path) -> None:
 
 
 def test_many_refused_images_stop_the_run(tmp_path: Path) -> None:
-    """Beyond one in twenty it is a UserError that counts them and shows five with their reasons."""
-    with pytest.raises(UserError, match="7 of 107 images in 'pictures' cannot be used") as error:
+    """Beyond one in twenty it is a UserError that counts them, names the option and shows five with their reasons."""
+    with pytest.raises(UserError, match=r"7 of 107 .* 'pictures' cannot be used, 6\.54 % where 5 % is the") as error:
         opened(source([b""] * 6 + gray(100) + [b"<html>"]), tmp_path)
     assert error.value.found.count("empty file") == 5
+    assert "--max_refused_share" in error.value.todo
     assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("digest", ["abc", None])
+def test_the_share_of_refused_images_is_an_option(digest: str | None, tmp_path: Path) -> None:
+    """The limit holds as it is given each time, whatever limit the images in the cache were decoded under."""
+    half = source([b"", *gray(1)], digest)
+    for share, is_accepted in ((0.49, False), (0.5, True), (0.0, False), (1.0, True)):
+        if is_accepted:
+            assert len(opened(half, tmp_path, max_refused_share=share).images) == 1
+        else:
+            with pytest.raises(UserError, match="1 of 2 images"):
+                opened(half, tmp_path, max_refused_share=share)
+
+
+def test_small_images_are_dropped_and_listed(tmp_path: Path) -> None:
+    """Dropped images stand in the data record as such, and count as refused nowhere."""
+    found = opened(source([*gray(3, size=3), *gray(2)]), tmp_path, DROPPING, max_refused_share=0.0)
+    assert len(found.images) == found.data.num_images == 2
+    assert found.data.counts == {"dropped": 3}
+    reason = "smaller than the resolution: 3x3"
+    assert found.data.images == [ImageFinding(path=f"{n}.png", reason=reason, action="dropped") for n in range(3)]
+    with pytest.raises(UserError, match=r"all 2 images in 'pictures' are smaller") as error:
+        opened(source(gray(2, size=3), "others"), tmp_path, DROPPING)
+    assert "--resolution" in error.value.todo
+
+
+def test_small_images_can_be_an_error(tmp_path: Path) -> None:
+    """Asked to accept none, the first few of them are named, with their number and what else there is to choose."""
+    strict = Preprocessing(4, "auto", "white", "error")
+    with pytest.raises(UserError, match=r"7 of 10 images in 'pictures' are smaller than the resolution of 4") as error:
+        opened(source([*gray(7, size=3), *gray(2), b""]), tmp_path, strict, max_refused_share=0.5)
+    assert error.value.found.count("3x3") == 5
+    assert "--small_images drop" in error.value.todo
+    assert cached(tmp_path) == []
+    assert len(opened(source(gray(2), "others"), tmp_path, strict).images) == 2
 
 
 @pytest.mark.parametrize("images", [[], [b""]])
@@ -273,7 +313,7 @@ def test_what_pillow_warns_of_stays_quiet(tmp_path: Path, monkeypatch: pytest.Mo
         warnings.warn_explicit("Corrupt EXIF data", UserWarning, "PIL/TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
         return np.zeros((1, 4, 4), np.uint8), []
 
-    monkeypatch.setattr(store, "decode_image", decode)
+    monkeypatch.setattr(pool, "decode_image", decode)
     filters = list(warnings.filters)
     assert len(opened(source(gray(3)), tmp_path).images) == 3
     assert warnings.filters == filters

@@ -1,0 +1,135 @@
+"""openddpm inspect"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from openddpm.cli.options import parsable
+from openddpm.config import DataOptions, TrainConfig
+from openddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from openddpm.inspection import Inspection
+
+_DESCRIPTION = """Show what training would make of a data set's images: which are refused, converted, left out,
+enlarged or duplicates, with thumbnails before and after. Nothing is trained, and nothing written but the page.
+
+Exit status: 0 training would accept the images, 1 it would not, 2 unusable input.
+
+Try it:  openddpm inspect FOLDER --resolution 64
+
+For programs:  --json prints one JSON object, and nothing else, on standard output.
+"""
+
+_NOT_OF_DECODING = frozenset({"dataset", "random_flip", "heldout_images"})  # the first of them is positional
+_MAX_NAMED = 5  # refused images, on the terminal
+
+
+@dataclasses.dataclass(kw_only=True)
+class _OwnOptions:
+    """What is no option of training."""
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """What to look at: a Hub id (huggan/pokemon), a local folder, a parquet, arrow or zip file, or a built-in name
+    (avatars-16)."""
+    page: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("inspection.html")
+    """The page to write, for a browser; one that is there is replaced."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object in place of the summary."""
+
+
+def run(arguments: list[str]) -> int:
+    """Inspect the data set that `arguments` name; returns 1 if training would not accept it."""
+    config, page, as_json = _parse(arguments)
+    _check_writable(page)
+    from openddpm.inspection import write_page
+
+    inspection = _inspect(config)
+    try:
+        write_page(page, inspection)
+    except OSError as error:
+        raise _unwritable(page, error.strerror or str(error)) from error
+    if as_json:
+        print(json.dumps(_as_json(inspection, page)))
+    else:
+        _show(inspection, page)
+    return 1 if inspection.objections else 0
+
+
+def _parse(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
+    """Return the config that the options of data spell, the path of the page, and whether JSON is asked for."""
+    decoding: Any = parsable(DataOptions, TrainConfig(), without=_NOT_OF_DECODING)
+    group = ("data", tyro.conf.OmitArgPrefixes[decoding], dataclasses.field())  # type: ignore[misc]
+    options = dataclasses.make_dataclass("Options", [group], bases=(_OwnOptions,), kw_only=True)
+    options.__doc__ = _DESCRIPTION
+    parsed: Any = tyro.cli(options, args=arguments, prog="openddpm inspect", use_underscores=True)
+    return TrainConfig(dataset=parsed.dataset, **dataclasses.asdict(parsed.data)), parsed.page.expanduser(), parsed.json
+
+
+def _check_writable(page: Path) -> None:
+    """Find out before the images are decoded whether the page can be written."""
+    if page.is_dir():
+        raise _unwritable(page, "it is a folder")
+    folder = next(parent for parent in page.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise _unwritable(page, f"no files can be made in '{folder}'")
+
+
+def _unwritable(page: Path, reason: str) -> UserError:
+    return UserError(f"cannot write '{page}': {reason}", "Choose another place: --page FILE.html")
+
+
+def _inspect(config: TrainConfig) -> "Inspection":
+    """Decode the images, with progress and time left on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from openddpm.inspection import inspect_images
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("looking at the images", total=None)
+        return inspect_images(config, lambda num_items: progress.update(task, advance=1, total=num_items))
+
+
+def _as_json(inspection: "Inspection", page: Path) -> dict[str, Any]:
+    """Return what data.json would hold, and the answer."""
+    return {
+        **inspection.data.model_dump(),
+        "usable": not inspection.objections,
+        "reasons": [{"found": objection.found, "todo": objection.todo} for objection in inspection.objections],
+        "shape": inspection.shape,
+        "page": str(page),
+    }
+
+
+def _show(inspection: "Inspection", page: Path) -> None:
+    """Print a summary, whether training would accept the images, and where the page is."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from openddpm.inspection import words
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(inspection.source.name)}:[/] {words.summary(inspection)} pixels\n")
+    lines = [*words.facts(inspection).items()]
+    lines += [("converted", f"{name}: {section.num_images:,}") for name, section in words.converted(inspection)]
+    for name, value in lines:
+        console.print(f"  {name:12}{escape(value)}")
+    refused = inspection.album.sections.get("refused")
+    if refused and not inspection.objections:  # which name the refused ones, if these are what is wrong
+        console.print("\nrefused")
+        for image in refused.shown[:_MAX_NAMED]:
+            console.print(f"  {escape(image.path)}: {escape(image.note)}")
+        if refused.num_images > _MAX_NAMED:
+            console.print(f"  and {refused.num_images - _MAX_NAMED:,} more")
+    style = "bold red" if inspection.objections else "bold green"
+    console.print(f"\n[{style}]{words.verdict_sentence(inspection)}[/]")
+    for objection in inspection.objections:
+        console.print(f"{escape(objection.found)}\n  -> {escape(objection.todo)}")
+    console.print(f"page: {escape(str(page))}")

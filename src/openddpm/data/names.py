@@ -1,0 +1,29 @@
+"""Names are data: what a file or a column is called is shown to people, and never obeyed by a terminal or a page."""
+
+import re
+from pathlib import Path
+
+MAX_NAME_CHARS = 4096  # what Linux allows a path; an archive or a table can hold names of any length
+
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters, among them the escape that begins a terminal's commands
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of writing, and so hide a suffix
+    "\u2028\u2029"  # ends of lines
+    "\ud800-\udfff]"  # what stands for bytes that are no UTF-8
+)
+
+
+def as_text(name: Path | str) -> str:
+    """Return a name or message for terminals, JSON and pages: valid UTF-8 on one line, harmful characters spelled out.
+
+    Bytes that are no UTF-8 become U+FFFD each, and other harmful characters their escape, such as ``\\x1b``.
+    """
+    text = _HARMFUL.sub(_spelled, str(name))
+    return text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _spelled(match: re.Match[str]) -> str:
+    character = match[0]
+    if "\ud800" <= character <= "\udfff":
+        return "\N{REPLACEMENT CHARACTER}"
+    return character.encode("unicode_escape").decode("ascii")

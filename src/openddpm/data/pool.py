@@ -1,0 +1,86 @@
+"""Decodes images on all cores, in their order, and within bounds of memory."""
+
+import contextlib
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image, pillow_warnings_ignored
+
+SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
+MAX_BYTES_AHEAD = 256 * 2**20  # assumed: plenty to keep all cores at work
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image, and what of it the data record is made of."""
+
+    pixels: np.ndarray
+    """(C, H, W), uint8, contiguous."""
+    changes: list[str]
+    """What was done beyond resizing downwards, as `decode_image` names it."""
+    digest: bytes
+    """Of the pixels: the same for exact duplicates."""
+    least: int
+    greatest: int
+    value_counts: np.ndarray
+    """(256,), of the sampled pixels."""
+
+
+def decoded_in_order(
+    items: Iterator[tuple[str, EncodedImage]], preprocessing: Preprocessing
+) -> Generator[tuple[str, Decoded | RefusedImage], None, None]:
+    """Decode on all cores (Pillow releases the lock while it works) and yield in the order of `items`.
+
+    Of `items` it reads ahead 16 images a core at most, and MAX_BYTES_AHEAD of encoded bytes but for the last image.
+    Close it when you stop early: it holds threads.
+
+    Args:
+        items: (path, encoded image) pairs, as `ImageSource.items` yields them.
+
+    Yields:
+        (path, decoded image), or (path, why it is refused).
+    """
+    waiting: deque[tuple[str, int, Future[Decoded]]] = deque()
+    num_threads = os.cpu_count() or 1
+    num_bytes_ahead = 0
+
+    def finish() -> tuple[str, Decoded | RefusedImage]:
+        nonlocal num_bytes_ahead
+        path, num_bytes, future = waiting.popleft()
+        num_bytes_ahead -= num_bytes
+        try:
+            return path, future.result()
+        except RefusedImage as refusal:
+            return path, refusal
+
+    with pillow_warnings_ignored(), ThreadPoolExecutor(num_threads) as pool, contextlib.ExitStack() as cleanup:
+        cleanup.callback(lambda: [future.cancel() for _, _, future in waiting])
+        for path, encoded in items:
+            num_bytes = _num_bytes(encoded)
+            num_bytes_ahead += num_bytes
+            waiting.append((path, num_bytes, pool.submit(_decode, encoded, preprocessing)))
+            while waiting and (len(waiting) >= 16 * num_threads or num_bytes_ahead > MAX_BYTES_AHEAD):
+                yield finish()
+        while waiting:
+            yield finish()
+
+
+def _num_bytes(encoded: EncodedImage) -> int:
+    if isinstance(encoded, np.ndarray):
+        return encoded.nbytes
+    return len(encoded) if isinstance(encoded, bytes) else 0  # a Pillow image is the caller's, or still in its file
+
+
+def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoded:
+    """Decode an image and measure it, on a thread of its own."""
+    pixels, changes = decode_image(encoded, preprocessing)
+    step = -(-pixels.shape[-1] // SAMPLED_SIDE)
+    counts = np.bincount(pixels[:, ::step, ::step].ravel(), minlength=256)
+    digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+    return Decoded(pixels, changes, digest, int(pixels.min()), int(pixels.max()), counts)

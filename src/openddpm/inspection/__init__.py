@@ -1,0 +1,6 @@
+"""What becomes of a data set's images, seen before any training. Imports no torch."""
+
+from openddpm.inspection.page import write_page
+from openddpm.inspection.survey import Inspection, inspect_images
+
+__all__ = ["Inspection", "inspect_images", "write_page"]

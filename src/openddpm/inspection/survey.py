@@ -1,0 +1,87 @@
+"""Decodes a data set once, in memory, and keeps what is met on the way."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from openddpm.config import DataOptions
+from openddpm.data.census import Census, check_usable
+from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage
+from openddpm.data.pool import decoded_in_order
+from openddpm.data.sources import ImageSource, open_source
+from openddpm.errors import UserError
+from openddpm.inspection.album import Album
+from openddpm.record.schema import DataRecord
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What training would make of a data set."""
+
+    source: ImageSource
+    options: DataOptions
+    data: DataRecord
+    album: Album
+    objections: list[UserError]
+    """Why training would not accept the set, and what to do; none if it would."""
+
+    @property
+    def num_by_mode(self) -> dict[str, int]:
+        """Return the number of usable images that are "gray", and that are "colour"."""
+        return {mode: section.num_images for mode, section in self.album.by_mode.items()}
+
+    @property
+    def shape(self) -> list[int] | None:
+        """Return [number, channels, height, width] of the decoded images; None without images, or in a mix."""
+        if len(self.num_by_mode) != 1:
+            return None
+        resolution = self.options.resolution
+        return [self.data.num_images, 1 if "gray" in self.num_by_mode else 3, resolution, resolution]
+
+
+def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda num_items: None) -> Inspection:
+    """Decode every image that `options` name as training would, and write nothing.
+
+    Args:
+        advance: called after each image with the number of all.
+
+    Raises:
+        UserError: no such data set, or an option that cannot be used.
+    """
+    source = open_source(options)
+    preprocessing = Preprocessing(options.resolution, options.image_mode, options.background, options.small_images)
+    census, album = Census(), Album(source.num_items)
+    in_flight: deque[EncodedImage] = deque()
+
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        for path, encoded in source.items():
+            in_flight.append(encoded)
+            yield path, encoded
+
+    with contextlib.closing(decoded_in_order(items(), preprocessing)) as decoded:
+        for path, result in decoded:
+            num_known = len(census.findings)
+            census.add(path, result)
+            pixels = None if isinstance(result, RefusedImage) else result.pixels
+            album.add(path, in_flight.popleft(), pixels, census.findings[num_known:])
+            advance(source.num_items)
+    album.finish()
+    data = census.record()
+    return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, album)))
+
+
+def _objections(
+    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, album: Album
+) -> Iterator[UserError]:
+    """Yield what training would end with, did it not end with what comes before."""
+    if len(album.by_mode) > 1:
+        kinds = (f"{one.num_images:,} {mode}, such as '{one.shown[0].path}'" for mode, one in album.by_mode.items())
+        yield UserError(
+            f"the data set mixes gray and colour images: {'; '.join(kinds)}",
+            "Choose one: --image_mode rgb or --image_mode gray.",
+        )
+    try:
+        check_usable(source.name, data, preprocessing, options.max_refused_share)
+    except UserError as objection:
+        yield objection

@@ -1,0 +1,72 @@
+"""Small pictures of images, as data URIs, before and after decoding."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from openddpm.data.decode import IMAGE_FORMATS, EncodedImage
+
+SIDE = 128  # pixels, at most: sharp where a page shows it at 96 on a screen of more than one pixel to each of its own
+EXACT_SIDE = 64  # up to here a picture shows every pixel, at no more bytes than a lossy one of SIDE takes
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return `image`, L, RGB or RGBA, shrunk or enlarged to fit a square of SIDE, as a data URI without metadata."""
+    side = max(image.size)
+    if side <= EXACT_SIDE:
+        scale = SIDE // side
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=side <= EXACT_SIDE, quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def original_size(encoded: EncodedImage) -> tuple[int, int] | None:
+    """Return width and height as the file states them, not turned upright; None where it states none."""
+    if isinstance(encoded, np.ndarray):
+        return (encoded.shape[1], encoded.shape[0]) if encoded.ndim > 1 else None
+    try:
+        return _opened(encoded).size
+    except Exception:  # on damaged files Pillow raises errors of almost any kind
+        return None
+
+
+def original_thumbnail(encoded: EncodedImage) -> str | None:
+    """Return an image as its file holds it: not turned, not flattened, not cropped; None where it cannot be shown.
+
+    Pixels of 16 bits are stretched from their darkest to their brightest, so that what is there can be seen.
+    """
+    try:
+        image = _opened(encoded)
+        if image.mode.startswith("I"):
+            return data_uri(_stretched(np.asarray(image)))
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        if image.mode in ("P", "PA", "1") or "transparency" in image.info:  # where shades between colours do not exist
+            image = image.convert(mode)
+        image.thumbnail((SIDE, SIDE))  # a JPEG is decoded no larger than that takes
+        return data_uri(image.convert(mode))
+    except Exception:  # as above; the page then shows what the image became, alone
+        return None
+
+
+def _opened(encoded: EncodedImage) -> Image.Image:
+    """Return `encoded` as a Pillow image, which decodes no pixel yet where it can wait."""
+    if isinstance(encoded, bytes):
+        return Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+    if isinstance(encoded, Image.Image):
+        return encoded.copy()
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(encoded.squeeze())
+    raise encoded
+
+
+def _stretched(values: np.ndarray) -> Image.Image:
+    """Return some of the integers, of any range, as gray from black to white."""
+    step = max(1, max(values.shape) // SIDE)
+    values = values[::step, ::step].astype(np.float64)
+    least, greatest = values.min(), values.max()
+    return Image.fromarray(((values - least) * 255 / max(1.0, greatest - least)).astype(np.uint8))

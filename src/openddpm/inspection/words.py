@@ -1,0 +1,118 @@
+"""What the page and the terminal both say of an inspection."""
+
+from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD
+from openddpm.analysis.text import count, number_of, significant
+from openddpm.data.census import DUPLICATE
+from openddpm.inspection.album import MIXED, Section, Size
+from openddpm.inspection.survey import Inspection
+
+TITLES = {"refused": "Refused", "dropped": "Dropped", DUPLICATE: "Exact duplicates", MIXED: "Gray and colour mixed"}
+UNUSED = ("refused", "dropped")
+ORDER = (*UNUSED, MIXED, DUPLICATE)  # then what was converted, the commonest first
+
+
+def verdict_sentence(inspection: Inspection) -> str:
+    """Return whether training would begin with these images."""
+    return f"Training would {'not ' if inspection.objections else ''}accept these images."
+
+
+def facts(inspection: Inspection) -> dict[str, str]:
+    """Return what was counted and measured, name by name."""
+    data, album = inspection.data, inspection.album
+    num_unused = {name: album.sections[name].num_images for name in UNUSED if name in album.sections}
+    total = data.num_images + sum(num_unused.values())
+    stated = {"usable": count(data.num_images) if not num_unused else f"{count(data.num_images)} of {count(total)}"}
+    stated |= {TITLES[name].lower(): f"{count(number)} ({number / total:.1%})" for name, number in num_unused.items()}
+    if data.num_duplicates:
+        stated["duplicates"] = count(data.num_duplicates)
+    if inspection.num_by_mode:
+        stated["channels"] = _channels(inspection.num_by_mode)
+    if album.smallest and album.largest:
+        span = [size_text(size) for size in (album.smallest, album.largest)]
+        stated["originals"] = span[0] if span[0] == span[1] else f"{span[0]} to {span[1]}"
+    if data.pixel_mean is not None and data.pixel_std is not None:
+        stated["brightness"] = (
+            f"{data.pixel_min} to {data.pixel_max}, mean {significant(data.pixel_mean)}, "
+            f"deviation {significant(data.pixel_std)}{_hint(data.pixel_max, data.pixel_std)}"
+        )
+    return stated
+
+
+def ordered_sections(inspection: Inspection) -> list[tuple[str, Section]]:
+    """Return names and sections: what is not used or has to be decided first, then the commonest."""
+    names = list(ORDER)
+    return sorted(
+        inspection.album.sections.items(),
+        key=lambda entry: (names.index(entry[0]) if entry[0] in names else len(names), -entry[1].num_images),
+    )
+
+
+def converted(inspection: Inspection) -> list[tuple[str, Section]]:
+    """Return names and sections of what was converted, the commonest first."""
+    return [(name, section) for name, section in ordered_sections(inspection) if name not in ORDER]
+
+
+def title(name: str) -> str:
+    """Return a section's title."""
+    return TITLES.get(name, name[0].upper() + name[1:])
+
+
+def explanation(name: str, inspection: Inspection) -> str:
+    """Return what a section's images have in common, and what can be done about it."""
+    options = inspection.options
+    match name:
+        case "refused":
+            return "These cannot be used, and training goes on without them if they are few (--max_refused_share)."
+        case "dropped":
+            asked = "accepts none" if options.small_images == "error" else "leaves them out"
+            return f"Smaller than {options.resolution} pixels, and --small_images {options.small_images} {asked}."
+        case "upscaled":
+            return (
+                f"Smaller than {options.resolution} pixels and enlarged: the model learns their blur. A lower "
+                "--resolution avoids it; --small_images drop leaves them out."
+            )
+        case "alpha composited":
+            return f"Transparent pixels become the background, {options.background}; --background COLOUR changes it."
+        case "16 bits scaled to 8":
+            return (
+                "White is 65535: images that use fewer bits come out dark. The original is shown from its own darkest "
+                "to its own brightest."
+            )
+        case "EXIF orientation applied":
+            return "Turned or mirrored upright, as the camera noted."
+        case "damaged EXIF ignored":
+            return "What the camera noted cannot be read, so these may lie on their side."
+        case "first frame of several":
+            return "Of what moves, or has pages, the first frame is used."
+        case "gray to colour" | "colour to gray":
+            return f"As --image_mode {options.image_mode} asks."
+    if name.endswith(" to RGB"):
+        return "Stored in another colour space."
+    if name == MIXED:
+        return "The rarer kind of the two. Choose one: --image_mode rgb or --image_mode gray."
+    if name == DUPLICATE:
+        return "Alike to the last pixel once decoded. They are trained on more often than the rest."
+    return ""
+
+
+def size_text(size: Size) -> str:
+    """(640, 480) -> 640x480"""
+    return f"{size[0]}x{size[1]}"
+
+
+def summary(inspection: Inspection) -> str:
+    """Return the data set in one line."""
+    resolution = inspection.options.resolution
+    return f"{number_of(inspection.source.num_items, 'image')}, seen at {size_text((resolution, resolution))}"
+
+
+def _channels(num_by_mode: dict[str, int]) -> str:
+    if len(num_by_mode) == 1:
+        return next(iter(num_by_mode))
+    return ", ".join(f"{count(number)} {mode}" for mode, number in sorted(num_by_mode.items()))
+
+
+def _hint(pixel_max: int | None, pixel_std: float) -> str:
+    if pixel_max is not None and pixel_max <= DARK_MAX:
+        return ": nearly black"
+    return ": hardly any contrast" if pixel_std < LOW_CONTRAST_STD else ""
