@@ -1,5 +1,7 @@
 """The errors meant for users: what was found, what was expected, what to do."""
 
+from openddpm.names import as_text
+
 
 class UserError(Exception):
     """Input that only its author can mend; shown without a traceback, exit status 2.
@@ -10,9 +12,14 @@ class UserError(Exception):
     """
 
     def __init__(self, found: str, todo: str = "") -> None:
-        self.found = found
-        self.todo = todo
-        super().__init__(f"{found}\n{todo}" if todo else found)
+        self.found = _printable(found)
+        self.todo = _printable(todo)
+        super().__init__(f"{self.found}\n{self.todo}" if todo else self.found)
+
+
+def _printable(message: str) -> str:
+    """Return a message, of one line or several, in which names that files brought along command no terminal."""
+    return "\n".join(map(as_text, message.split("\n")))
 
 
 def closest(name: str, known: list[str]) -> str:

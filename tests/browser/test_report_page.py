@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from made_up_run import write_made_up_run
 from openddpm.analysis.report import write_report
 from openddpm.analysis.report.series import metrics_columns, smooth
 from openddpm.record.reader import read_run_folder
+from openddpm.record.schema import ImageFinding
 
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -229,3 +231,47 @@ def test_a_term_leads_to_its_explanation(visit: Any, report: Path) -> None:
     assert "#" not in phone.url
     word.tap()
     assert phone.url.endswith("#word-gaussian")
+
+
+PAYLOAD = "".join(
+    text.replace("HIT", "window.hit = true")
+    for text in (
+        "safe <script>HIT</script></title></style></script><script>HIT</script><img src=x onerror='HIT'>",
+        '"><svg onload="HIT"><a href="javascript:HIT">link</a>]]>-->',
+        '<iframe srcdoc="<script>parent.HIT</script>"></iframe>',
+        "'\"`\u2028HIT\u2029//${HIT}{{ 7 * 7 }}",
+    )
+)
+
+
+def test_markup_from_a_record_is_shown_as_text(visit: Any, tmp_path: Path) -> None:
+    """Markup in any name, path, option or fact of a run is text on the page: nothing runs, is fetched or is logged."""
+    payload, option = PAYLOAD, "".join(character for character in PAYLOAD if character.isprintable())
+    findings = [ImageFinding(path=payload, reason=payload, action="refused")]
+    write_made_up_run(tmp_path, name=payload, source=payload, previews=2, findings=findings)
+    record = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    record["run_id"] = record["created"] = record["dataset"]["revision"] = record["dataset"]["split"] = payload
+    record["environment"] = {"device": payload, payload: {payload: payload}}
+    record["model"]["config"] = {payload: [payload]}
+    record["config"] |= {"dataset": payload, "hub_model_id": payload, option: payload}
+    record["own_parts"] = [payload]
+    record["resumptions"] = [{"step": 1, "time": payload, "skipped_checkpoints": [payload]}]
+    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
+    page = visit.open(write_report(tmp_path))
+    page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("() => window.hit") is None
+    assert visit.complaints == []
+    assert {url.split(":")[0] for url in visit.requests} <= {"file", "data"}
+    assert page.locator("iframe, svg[onload], img[src=x], a[href^='javascript']").count() == 0
+    assert page.title().startswith("safe <script>")
+    assert (
+        page.locator("bdi").evaluate_all("(all, text) => all.filter(one => one.textContent === text).length", payload)
+        > 10
+    )
+
+
+def test_policy_lets_no_connection_out(visit: Any, report: Path) -> None:
+    """Even a script of the page could send nothing anywhere: its content security policy refuses the connection."""
+    page = visit.open(report)
+    page.evaluate("() => fetch('https://example.invalid/').catch(() => null)")
+    assert any("Content Security Policy" in complaint and "connect" in complaint for complaint in visit.complaints)

@@ -140,6 +140,8 @@ def fit_trend(images: Column, values: Column) -> Trend | None:
     count = max(MIN_TREND_POINTS, int((images >= images[-1] / RECENT).sum()))
     x, y = np.log2(images[-count:]), values[-count:]
     x = x - x.mean()
+    if not x.any():
+        return None
     slope = float((x * y).sum() / (x * x).sum())
     residuals = y - y.mean() - slope * x
     error = float(np.sqrt((residuals**2).sum() / (len(y) - 2) / (x * x).sum()))

@@ -34,6 +34,7 @@ BAD_SKILL: dict[Band, float] = {"layout": -1.0, "shape": -0.3, "detail": 0.0}
 """Measured: below it, samples show it. A linear filter is so good at strong noise that little is lost above it."""
 
 
+@np.errstate(all="ignore")  # of what cannot be reckoned, such as the logarithm of a loss of 0, nothing is told
 def judge(
     run: RunRecord,
     metrics: Sequence[MetricsRow],

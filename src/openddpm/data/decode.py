@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from openddpm.data.names import as_text
 from openddpm.errors import UserError
+from openddpm.names import as_text
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openddpm.config import DataOptions
-from openddpm.data.names import as_text
 from openddpm.errors import UserError, closest
+from openddpm.names import as_text
 
 if TYPE_CHECKING:
     import datasets

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
-from openddpm.data.names import as_text
 from openddpm.errors import UserError, closest
+from openddpm.names import as_text
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from PIL import Image
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.image_source import ImageSource, choose_column, digest_files, read_encoded
-from openddpm.data.names import as_text
 from openddpm.data.tables import arrow_source, dataset_source, parquet_source
 from openddpm.data.zip_source import zip_source
 from openddpm.errors import UserError
+from openddpm.names import as_text
 from openddpm.record.writer import RUN_FILE
 
 __all__ = ["ImageSource", "open_source"]

@@ -12,8 +12,8 @@ from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.image_source import ImageSource, choose_column, digest_files
 from openddpm.data.named_files import NamedFiles
-from openddpm.data.names import as_text
 from openddpm.errors import UserError
+from openddpm.names import as_text
 
 if TYPE_CHECKING:
     import datasets

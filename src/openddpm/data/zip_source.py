@@ -7,8 +7,8 @@ from pathlib import Path, PureWindowsPath
 
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.image_source import ImageSource, digest_files, too_large
-from openddpm.data.names import as_text
 from openddpm.errors import UserError
+from openddpm.names import as_text
 
 MAX_SHRINKAGE = 200  # assumed: a page of text in an uncompressed BMP shrinks 100-fold, a photo less than two-fold
 HARMLESS_BYTES = 4 * 2**20  # may shrink as it likes: an uncompressed BMP in one colour does so 1,000-fold

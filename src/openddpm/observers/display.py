@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from openddpm.analysis.checks import check_plan
+from openddpm.names import as_text
 from openddpm.record.reader import Preview
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
 from openddpm.record.writer import DATA_FILE
@@ -130,7 +131,7 @@ class Display(Observer):
         )
 
     def _say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)  # a line of a log file is a line
+        self._console.print(as_text(line), soft_wrap=True)  # a line of a log file is a line
 
     def _view(self) -> Table:
         assert self._row is not None

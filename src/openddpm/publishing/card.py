@@ -18,7 +18,7 @@ def write_card(folder: Path) -> Path:
     run = read_run_folder(folder)
     write_atomically(folder / CURVES_FILE, curves_png(run))
     template = resources.files("openddpm.publishing").joinpath("card.md.j2").read_text("utf-8")
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown
     environment.filters["plain"] = _plain
     scores = {row.weights: row for row in run.evaluations}
     shipped = scores.get("ema", scores.get("raw"))  # the weights that the pipeline is exported with
@@ -36,6 +36,7 @@ def write_card(folder: Path) -> Path:
 
 
 def _plain(text: object) -> str:
-    """Return `text` so that Markdown, HTML and YAML in it stay text."""
-    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return `text` on one line, so that Markdown, HTML, YAML and control characters in it do nothing."""
+    line = "".join(character for character in " ".join(str(text).split()) if character.isprintable())
+    escaped = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_~[]|#!" else character for character in escaped)

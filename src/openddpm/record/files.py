@@ -90,7 +90,7 @@ def read_file(path: Path) -> bytes | None:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return what JSON says, with no more than 200 levels and, unlike Python's own parser, no NaN and no half characters.
+    """Return what JSON says: no more than 200 levels and, unlike with Python's own parser, no NaN, no half characters.
 
     Raises:
         ValueError: it is no such JSON.

@@ -1,14 +1,15 @@
 """Reads a run folder, whole or still growing."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.record.files import read_json_lines
+from openddpm.record.files import damaged_line, parse_json, read_file, read_json_lines
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     DataRecord,
@@ -27,6 +28,9 @@ from openddpm.record.writer import (
     VERDICT_FILE,
     list_preview_files,
 )
+
+MAX_REASON = 1000  # characters of what is wrong, which may be as long as the file
+MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -61,19 +65,22 @@ def read_run_record(folder: Path) -> RunRecord:
         UserError: no run there, a damaged record, or one of a newer schema.
     """
     path = folder / RUN_FILE
-    if not path.is_file():
+    content = read_file(path)
+    if content is None:
         raise UserError(f"no run in '{folder}': it has no {RUN_FILE}", "Name the --output_dir of a training run.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
+        fields = parse_json(content)
+        version = fields["schema_version"]
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"'{path}' has schema version {version}; this openddpm reads up to {SCHEMA_VERSION}",
                 "Upgrade openddpm: pip install --upgrade openddpm",
             )
-        return RunRecord.model_validate(content)
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        run = _checked(RunRecord, fields)
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
+    _check_config(path, run.config)
+    return run
 
 
 def read_run_folder(folder: Path) -> RunFolder:
@@ -103,16 +110,62 @@ def list_previews(folder: Path) -> list[Preview]:
 
 
 def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
-    try:
-        return [kind.model_validate(row) for row in read_json_lines(path)]
-    except ValidationError as error:
-        raise _damaged(path, error) from error
+    rows = []
+    for number, row in enumerate(read_json_lines(path), 1):
+        try:
+            rows.append(_checked(kind, row))
+        except ValueError as error:
+            raise damaged_line(path, number, _reason(error)) from error
+    return rows
 
 
 def _read_record(path: Path, kind: type[Record]) -> Record | None:
+    content = read_file(path)
     try:
-        return kind.model_validate_json(path.read_bytes()) if path.exists() else None
-    except ValidationError as error:
+        return None if content is None else _checked(kind, parse_json(content))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _checked(kind: type[Record], fields: Any) -> Record:
+    """Return the record that parsed JSON holds.
+
+    Raises:
+        ValueError: it does not fit the schema, or has a number that no run arrives at.
+    """
+    record = kind.model_validate(fields)
+    _check_numbers(record)
+    return record
+
+
+def _check_numbers(record: BaseModel) -> None:
+    for name, value in record:
+        values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else (value,)
+        for one in values:
+            if isinstance(one, BaseModel):
+                _check_numbers(one)
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{name}: {one} is no finite number")
+            elif isinstance(one, int) and not 0 <= one <= MAX_COUNT and name not in _FREE:
+                raise ValueError(f"{name}: beyond 0 to {MAX_COUNT}")
+
+
+_FREE = ("seed", "config", "environment")  # any whole number; options are checked by themselves
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """Refuse values that no run was begun with; options of another openddpm may be anything.
+
+    Raises:
+        UserError: naming each option that is wrong.
+    """
+    odd_names = [name for name in config if not name.isprintable() or len(name) > MAX_REASON]
+    known = {name: config[name] for name in TrainConfig.model_fields if name in config}
+    try:
+        if odd_names:
+            raise UserError(f"config: {odd_names[0]!r} is no name of an option")
+        TrainConfig.model_validate({**known, "recipe": None}, strict=True)
+    except UserError as error:
         raise _damaged(path, error) from error
 
 
@@ -125,4 +178,18 @@ def _read_verdict(folder: Path) -> Verdict | None:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"'{path}' is damaged: {error}", "Restore the file, or train again.")
+    return UserError(f"'{path}' is damaged: {_reason(error)}", "Restore the file, or train again.")
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, of a record that does not fit the schema the first place where it does not."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"]) or "it"
+        text = f"{place}: {first['msg']}"
+    elif isinstance(error, KeyError):
+        text = f"{text} is missing"
+    elif isinstance(error, UserError):
+        text = error.found
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]} ..."

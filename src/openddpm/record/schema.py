@@ -229,7 +229,7 @@ class Verdict(_Record):
 
 
 class ImageFinding(_Record):
-    """One image that was refused, dropped as too small, changed on the way in, or kept though it stands there before."""
+    """One image that was refused, dropped as too small, changed on the way in, or kept though a duplicate."""
 
     path: str
     reason: str

@@ -18,7 +18,8 @@ from openddpm.training.state import Tensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_ALWAYS_THERE = {"unet.safetensors", "optimizer.safetensors", STATE}
+_EMA = "ema.safetensors"
+_NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
 
@@ -106,26 +107,29 @@ def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> None
     fsync_folder(partial)
 
 
-def verify_checkpoint(folder: Path, run_id: str) -> None:
-    """Check every file of a checkpoint against its manifest.
+def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
+    """Check every file of a checkpoint against its manifest; returns their names.
 
     Raises:
         InvalidCheckpoint: something is missing, altered, or of another run.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-        if missing := _ALWAYS_THERE - files.keys():
-            raise InvalidCheckpoint(f"{MANIFEST} does not list {', '.join(sorted(missing))}")
+        if not _NEEDED <= files.keys() <= {*_NEEDED, _EMA}:
+            raise InvalidCheckpoint(f"{MANIFEST} lists other files than a checkpoint has")
         for name, expected in files.items():
-            path = folder / name
-            if path.stat().st_size != expected["bytes"]:
-                raise InvalidCheckpoint(f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}")
+            path, size = folder / name, int(expected["bytes"])
+            if not path.is_file():
+                raise InvalidCheckpoint(f"{name} is missing")
+            if path.stat().st_size != size:
+                raise InvalidCheckpoint(f"{name} has {path.stat().st_size} bytes, expected {size}")
             if _sha256(path) != expected["sha256"]:
                 raise InvalidCheckpoint(f"{name} has another sha256 than its manifest says")
         if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
             raise InvalidCheckpoint("it belongs to another run")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpoint(f"unreadable: {error}") from error
+        raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
+    return sorted(files)
 
 
 def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | None:
@@ -152,8 +156,9 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
     skipped: list[str] = []
     for folder in candidates:
         try:
-            verify_checkpoint(folder, run_id)
-            tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+            names = verify_checkpoint(folder, run_id)
+            weights = [folder / name for name in names if name != STATE]
+            tensors = {path.stem: load_file(path) for path in weights}
             return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text("utf-8")), skipped)
         except (InvalidCheckpoint, SafetensorError) as error:
             skipped.append(f"{folder.name}: {error}")

@@ -1,10 +1,13 @@
 """The model card, and what a push may take along."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from markdown_it import MarkdownIt
 
 from made_up_run import write_made_up_run
 from openddpm.publishing.card import write_card
@@ -56,6 +59,46 @@ def test_markup_in_names_stays_text(name: str, shown: str, tmp_path: Path) -> No
     assert shown in lines
     assert f"| data | {shown.removeprefix('# ')}, " in "\n".join(lines)
     assert front_matter("\n".join(lines)).keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+HOSTILE_NAMES = [
+    *("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!-- ]]> -->", "a | b | c", "**a** `b` <b>c</b>"),
+    *("[x](javascript:alert(1))", "![x](http://e.example/x.png)", "<javascript:alert(1)>", "# x", "```\n# x\n```"),
+    *(
+        "x\n---\nlicense: mit\n---\n",
+        "\"'{{ 7 * 7 }}",
+        "\u2028---\u2028license: mit",
+        "[x]: javascript:alert(1)",
+        "\x1b[31mx",
+    ),
+]
+
+
+def elements(card: str) -> list[str]:
+    """Return what a Markdown renderer makes of a card, but for its text: tags, addresses and raw HTML."""
+    body = card.split("---\n", 2)[2]
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body)
+    inline = [child for token in tokens for child in token.children or []]
+    return [
+        " ".join([token.type, token.tag, str(token.attrs), token.content * token.type.startswith("html")])
+        for token in (*tokens, *inline)
+        if token.type != "text"
+    ]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_NAMES)
+def test_names_cannot_break_out_of_the_card(hostile: str, tmp_path: Path) -> None:
+    """Whatever the run, its data and its device are called, the card has the elements and front matter of any other."""
+    pages = []
+    for name in ("plain", hostile):
+        folder = write_made_up_run(tmp_path / str(len(pages)), steps=10, rows=2, previews=1, name=name, source=name)
+        record = json.loads((folder / "run.json").read_text("utf-8"))
+        record["environment"]["device"] = name
+        (folder / "run.json").write_text(json.dumps(record), "utf-8")
+        pages.append(write_card(folder).read_text("utf-8"))
+    assert elements(pages[0]) == elements(pages[1])
+    assert ModelCard(pages[0]).data.to_dict() == ModelCard(pages[1]).data.to_dict()
+    assert pages[1].replace("\n", "").isprintable()
 
 
 def test_the_card_shows_samples_curves_and_scores(tmp_path: Path) -> None:

@@ -108,9 +108,10 @@ def _rate(run: RunFolder) -> Fact:
 
 def _evaluation(run: RunFolder) -> list[Fact]:
     seconds = sum(row.seconds or 0.0 for row in run.evaluations)
-    if not seconds or not run.metrics:
+    total = run.metrics[-1].wall_seconds if run.metrics else 0.0
+    if seconds <= 0 or total <= 0:
         return []
-    return [Fact("evaluation", f"{100 * seconds / run.metrics[-1].wall_seconds:.1f} %", "of the time", "heldout_loss")]
+    return [Fact("evaluation", f"{100 * seconds / total:.1f} %", "of the time", "heldout_loss")]
 
 
 def _work(run: RunFolder) -> str:

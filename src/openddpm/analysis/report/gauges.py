@@ -51,7 +51,7 @@ def band_gauges(row: EvaluationRow | None) -> list[Gauge]:
     if row is None:
         return []
     scores = {band: row.bands[band] for band in BANDS if band in row.bands}
-    return [_gauge(band, score) for band, score in scores.items() if score.gaussian]
+    return [_gauge(band, score) for band, score in scores.items() if (score.gaussian or 0) > 0]
 
 
 def needle_percent(loss: float, gaussian: float, memory: float | None) -> float:

@@ -96,7 +96,7 @@ def _data_uri(path: Path, limit: int) -> str | None:
         Image.open(BytesIO(content), formats=["PNG"]).verify()
         if _uri_length(len(content)) > limit:
             content, kind = _shrink(Image.open(BytesIO(content)).convert("RGB"), limit), "jpeg"
-    except (OSError, SyntaxError, ValueError):  # missing, or damaged
+    except Exception:  # missing, or damaged, on which Pillow's decoders raise errors of almost any kind
         return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

@@ -58,8 +58,8 @@ def noise_columns(run: RunFolder) -> JsonColumns:
 def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:
     """Return the number of training images consumed by each of `steps`, read off between the logged steps."""
     known = {0: 0, run.run.progress.step: run.run.progress.images, **{row.step: row.images for row in run.metrics}}
-    logged = sorted(known.items())
-    return [round(at) for at in np.interp(steps, [step for step, _ in logged], [images for _, images in logged])]
+    logged, at = np.array(sorted(known.items()), dtype=np.float64), np.array(steps, dtype=np.float64)
+    return [round(images) for images in np.interp(at, *logged.T)]
 
 
 def thin(columns: dict[str, Column], max_points: int) -> dict[str, Column]:

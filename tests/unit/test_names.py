@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from openddpm.data.names import MAX_NAME_CHARS, as_text
+from openddpm.names import MAX_NAME_CHARS, as_text
 
 
 @pytest.mark.parametrize(
