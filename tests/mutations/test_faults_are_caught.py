@@ -17,6 +17,7 @@ PLAIN_LOOP = "tests/equivalence/test_plain_loop.py::"
 PROCESS = "tests/equivalence/test_process.py::"
 HELDOUT = "tests/unit/training/test_heldout.py::"
 RULERS = "tests/unit/diffusion/test_rulers.py::"
+POWER_CUT = "tests/faults/test_damage.py::test_a_power_cut_finds_a_whole_checkpoint"
 RESUME = "tests/resume/test_exact_resume.py::"
 
 
@@ -34,7 +35,7 @@ class Fault:
 FAULTS = [
     Fault(
         "ema left in the live model",
-        "training/loop.py",
+        "training/look.py",
         "    if recorder.is_main:\n        kinds",
         "    if recorder.is_main:\n        state.ema.copy_to(state.unet.parameters())\n        kinds",
         PLAIN_LOOP + "test_previews_and_evaluation_leave_training_unchanged",
@@ -63,15 +64,15 @@ FAULTS = [
     Fault(
         "logging a loss divided by the accumulation",
         "training/loop.py",
-        "state.loss_sum += loss.detach()",
-        "state.loss_sum += loss.detach() / config.gradient_accumulation_steps",
+        "state.loss_sum += loss\n",
+        "state.loss_sum += loss / config.gradient_accumulation_steps\n",
         PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-3]",
     ),
     Fault(
         "stepping on the first micro-batch alone",
         "training/loop.py",
-        "            state.loss_sum += loss.detach()\n",
-        "            state.loss_sum += loss.detach()\n            if accumulation_index:\n                "
+        "            losses.append(loss.detach())\n",
+        "            losses.append(loss.detach())\n            if accumulation_index:\n                "
         "state.optimizer.zero_grad()\n",
         PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-3]",
     ),
@@ -120,9 +121,51 @@ FAULTS = [
     Fault(
         "a loss sum that a resume forgets",
         "training/state.py",
-        'self.loss_sum.fill_(scalars["loss_sums"][process_index])',
+        "self.loss_sum.fill_(loss_sums[process_index])",
         "self.loss_sum.zero_()",
         RESUME + "test_resume_after_a_crash_is_exact[3]",
+    ),
+    Fault(
+        "a number that is none, and is trained on",
+        "training/loop.py",
+        "if not word.is_finite:",
+        "if False:",
+        "tests/faults/test_not_finite.py::test_nan_stops_all_before_a_weight_is_touched[gradient with accumulation]",
+    ),
+    Fault(
+        "a preview that was broken off, and is forgotten",
+        "training/state.py",
+        'self.look_due = scalars.get("look_due", False)',
+        "self.look_due = False",
+        "tests/faults/test_signals.py::test_sigterm_in_a_preview",
+    ),
+    Fault(
+        "weights that are not synced",
+        "training/checkpoint.py",
+        '        sync_file(partial / f"{stem}.safetensors")\n',
+        "",
+        POWER_CUT,
+    ),
+    Fault(
+        "a rename that is not synced before older checkpoints go",
+        "training/checkpoint.py",
+        "    fsync_folder(parent)\n",
+        "",
+        POWER_CUT,
+    ),
+    Fault(
+        "older checkpoints that go before the new one is verified",
+        "training/checkpoint.py",
+        "    fsync_folder(parent)\n",
+        "    fsync_folder(parent)\n    for old in list_checkpoints(run_folder)[:-keep]:\n        shutil.rmtree(old)\n",
+        POWER_CUT,
+    ),
+    Fault(
+        "rows that are not synced before the checkpoint they lead to",
+        "training/saver.py",
+        "            self._before()\n",
+        "",
+        POWER_CUT,
     ),
     Fault(
         "rulers that know the held-out images",

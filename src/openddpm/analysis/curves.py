@@ -1,5 +1,6 @@
 """The loss curves as a picture, for the model card."""
 
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -27,11 +28,12 @@ def curves_png(run: RunFolder) -> bytes:
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw_training_loss(axes, run)
-    _draw_heldout_losses(axes, run)
-    _dress(axes)
     buffer = BytesIO()
-    canvas.print_png(buffer)
+    with warnings.catch_warnings(action="ignore"):  # of losses that no logarithmic scale can show
+        _draw_training_loss(axes, run)
+        _draw_heldout_losses(axes, run)
+        _dress(axes)
+        canvas.print_png(buffer)
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Numbers as people write them."""
 
+import math
 from datetime import UTC, datetime
 
 HUGE = 10_000.0  # beyond it digits say no more than the power of ten
@@ -39,7 +40,7 @@ def signed(number: float, plus: bool = False) -> str:
 
 def skill_words(skill: float) -> str:
     """0.32 -> 32 % better than a linear filter; -2.5 -> 3.5 times as far off as a linear filter"""
-    if skill < -HUGE:
+    if skill < -HUGE or not math.isfinite(skill):
         return "far worse than knowing nothing"
     percent = round(100 * abs(skill))
     if not percent:

@@ -35,6 +35,7 @@ class TensorBoardObserver(Observer):
         self._events: Path | None = None
         self._writer: Any = None
         self._waiting: list[Callable[[Any], Any]] = []
+        self._has_news = False
         try:
             self._logging_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._logging_dir).close()
@@ -62,11 +63,15 @@ class TensorBoardObserver(Observer):
         scores |= {f"{band}_loss": score.loss for band, score in row.bands.items()}
         scores |= {f"{band}_skill": score.skill for band, score in row.bands.items()}
         self._write_scalars(f"evaluation_{row.weights}", scores, row.step)
+        self._has_news = True
 
     def judged(self, verdict: Verdict) -> None:
-        """Write a new verdict as text, and the numbers that it rests on."""
+        """Write a verdict as text, and, of a new evaluation, the numbers that it rests on."""
         text = f"**{verdict.code}** {verdict.sentence}"
         self._write(lambda writer: writer.add_text("verdict", text, verdict.step))
+        if not self._has_news:  # the end of a sitting judges its last evaluation again
+            return
+        self._has_news = False
         self._write_scalars("verdict", {entry.name: entry.value for entry in verdict.evidence}, verdict.step)
 
     def previewed(self, preview: Preview) -> None:

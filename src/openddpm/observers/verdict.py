@@ -48,9 +48,9 @@ class VerdictObserver(Observer):
     def _judge(self) -> None:
         try:
             verdict = judge(self._run, self._metrics, self._evaluations, self._rulers)
-            self._writer.write_verdict(verdict)
             for tell in self._tell:
                 tell(verdict)
+            self._writer.write_verdict(verdict)
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True

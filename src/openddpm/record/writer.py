@@ -65,12 +65,11 @@ class RunWriter:
         """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
 
         Raises:
-            OSError: a line is not yet on disk, or cannot be made to stay there.
+            OSError: a line cannot be written, or cannot be made to stay there.
         """
         with self._appending:
-            missing = [name for name, lines in self._waiting.items() if lines]
-        if missing:
-            raise OSError(f"lines of {' and '.join(missing)} could not be written")
+            for name in self._waiting:
+                self._write_waiting(name)
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             if (self.folder / name).exists():
                 sync_file(self.folder / name)
@@ -79,6 +78,10 @@ class RunWriter:
         line = json.dumps(row.model_dump(), allow_nan=False) + "\n"
         with self._appending:
             self._waiting[name] += line.encode()
+            self._write_waiting(name)
+
+    def _write_waiting(self, name: str) -> None:
+        if self._waiting[name]:
             append_whole(self.folder / name, self._waiting[name])
             self._waiting[name] = b""
 

@@ -127,7 +127,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
                 raise InvalidCheckpoint(f"{name} has another sha256 than its manifest says")
         if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
             raise InvalidCheckpoint("it belongs to another run")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
     return sorted(files)
 

@@ -52,7 +52,7 @@ def _preview(training: Training, denoise: Denoiser, kind: Weights) -> Path | Non
     try:
         write_preview(path, denoise, training.process, training.config, channels, training.accelerator.device)
     except OSError as error:
-        recorder.warned(f"no preview at step {training.state.step:,}: {error}")
+        recorder.warned(f"no preview of the {kind} weights at step {training.state.step:,}: {error}")
         return None
     return path
 
