@@ -87,7 +87,7 @@ def _gauge(band: Band, score: BandScore) -> Gauge:
 def _tone(band: Band, skill: float | None) -> str:
     if skill is None or skill < BAD_SKILL[band]:
         return "warning"
-    return "good" if round(100 * skill) > 0 else "note"
+    return "good" if skill > 0.005 else "note"  # half a percent is shown as none
 
 
 def _loss_text(loss: float | None) -> str:
