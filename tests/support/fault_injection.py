@@ -154,7 +154,8 @@ def _become_a_process(log: Path, environment: dict[str, str]) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", **environment})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # which nohup, and so its children, ignore
+        signal.signal(number, signal.SIG_DFL)
     warnings.resetwarnings()
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
