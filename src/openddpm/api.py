@@ -18,9 +18,10 @@ from openddpm.observers.report import ReportObserver
 from openddpm.observers.tensorboard import TensorBoardObserver
 from openddpm.observers.verdict import VerdictObserver
 from openddpm.record.reader import read_run_record
-from openddpm.training.checkpoint import checkpoint_step, list_checkpoints
+from openddpm.training.checkpoint import checkpoint_step, is_valid, list_checkpoints
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
+from openddpm.training.ranks import lost_ranks_named
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite
 
@@ -58,13 +59,14 @@ def train(
         try:
             return _train(config, dataset, transform, unet, observers, rolled_back_from)
         except NotFinite as fault:
-            back = _way_back(config) if fault.can_go_back else None
-            if back is None:
+            going_back = _going_back(config, fault)
+            if going_back is None:
                 raise
             rolled_back_from = fault.step
-        PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
+        with lost_ranks_named():
+            PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
         gc.collect()  # the model that went wrong, before there is a second one
-        config = config.model_copy(update={"resume_from_checkpoint": back, "overwrite_output_dir": False})
+        config = going_back
 
 
 def _train(
@@ -84,12 +86,25 @@ def _train(
     return fit(prepare(config, dataset, transform, unet, onlookers, rolled_back_from))
 
 
-def _way_back(config: TrainConfig) -> str | None:
-    """Return the newest checkpoint that no rollback has led to before; None if rollbacks are used up, or it is."""
+def _going_back(config: TrainConfig, fault: NotFinite) -> TrainConfig | None:
+    """Return the config that goes back to the newest checkpoint that may help, or None: rollbacks may be used up, too.
+
+    One that a rollback has led to before does not, and neither does the state just before the fault: the learning rate
+    is heard of only after the loss.
+    """
     folder = Path(config.output_dir)
-    rollbacks = [entry for entry in read_run_record(folder).resumptions if entry.rolled_back_from is not None]
-    untried = [path for path in list_checkpoints(folder) if checkpoint_step(path) not in {r.step for r in rollbacks}]
-    return str(untried[-1].resolve()) if untried and len(rollbacks) < config.max_rollbacks else None
+    record = read_run_record(folder)
+    rollbacks = [entry.step for entry in record.resumptions if entry.rolled_back_from is not None]
+    if not fault.may_go_back or len(rollbacks) >= config.max_rollbacks:
+        return None
+    for checkpoint in reversed(list_checkpoints(folder)):
+        step = checkpoint_step(checkpoint)
+        if step < fault.step - 1 and step not in rollbacks and is_valid(checkpoint, record.run_id):
+            back = str(checkpoint.resolve())
+            return resuming_config(
+                record.config, config.output_dir, resume_from_checkpoint=back, hub_token=config.hub_token
+            )
+    return None
 
 
 def resume(folder: Path | str, **changes: Any) -> TrainResult:

@@ -85,11 +85,16 @@ class RunWriter:
             append_whole(self.folder / name, self._waiting[name])
             self._waiting[name] = b""
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows and previews of later steps, and torn lines, so that each step stands here once."""
+    def forget_after(self, step: int, look_due: bool = False) -> None:
+        """Drop rows and previews of later steps, and torn lines, so that each step stands here once.
+
+        Args:
+            look_due: whether `step` is to be evaluated again, so that its own evaluation goes too.
+        """
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             rows = read_json_lines(self.folder / name)
-            kept = [row for row in rows if row.get("step", 0) <= step]
+            last = step - 1 if look_due and name == EVALUATIONS_FILE else step
+            kept = [row for row in rows if row.get("step", 0) <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):
                 (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it rested on them

@@ -132,6 +132,15 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     return sorted(files)
 
 
+def is_valid(folder: Path, run_id: str) -> bool:
+    """Tell whether a checkpoint agrees with its manifest."""
+    try:
+        verify_checkpoint(folder, run_id)
+    except InvalidCheckpoint:
+        return False
+    return True
+
+
 def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | None:
     """Read the checkpoint that --resume_from_checkpoint asks for.
 

@@ -76,6 +76,8 @@ def resumed_record(
         planned: the run as it would be described if it began now.
     """
     record = earlier.record
+    is_same = planned.dataset.sha256 == record.dataset.sha256
+    source = (record if is_same else planned).dataset.source  # images that have moved are where they came from
     resumption = Resumption(
         step=step,
         time=now(),
@@ -91,7 +93,7 @@ def resumed_record(
             "failure_text": None,
             "config": {**planned.config, "recipe": record.config.get("recipe")},
             "seed": planned.seed,
-            "dataset": record.dataset if planned.dataset.sha256 == record.dataset.sha256 else planned.dataset,
+            "dataset": planned.dataset.model_copy(update={"source": source}),
             "total_steps": planned.total_steps,
             "num_processes": planned.num_processes,
             "evaluation": planned.evaluation,

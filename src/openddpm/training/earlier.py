@@ -86,17 +86,18 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     if len(differences) == harmless:
         return config, differences
     listed = "\n".join(f"  {line}" for line in differences)
+    replace_it = "" if config.resume_from_checkpoint else " Or replace it: --overwrite_output_dir."
     if any(getattr(config, name) != getattr(recorded, name) for name in _SHAPES_THE_STATE):
         raise UserError(
             f"'{config.output_dir}' holds a run with another config:\n{listed}",
             "Choose another --output_dir, or give the options of that run: its weights fit no other "
-            f"{' or '.join(f'--{name}' for name in _SHAPES_THE_STATE)}. --overwrite_output_dir replaces it.",
+            f"{' or '.join(f'--{name}' for name in _SHAPES_THE_STATE)}.{replace_it}",
         )
     if not config.accept_changes:
         raise UserError(
             f"'{config.output_dir}' holds a run with another config:\n{listed}",
-            "Choose another --output_dir, give the options of that run, add --accept_changes to go on with it all the "
-            "same, or --overwrite_output_dir to replace it.",
+            "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
+            f"{replace_it}",
         )
     return config, differences
 

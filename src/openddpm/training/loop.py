@@ -80,8 +80,8 @@ def _fit(training: Training, stop: StopRequest) -> Status:
             with clock.paused():
                 look(training, stop)
                 word = agree(accelerator, Word(signal=stop.signal, look_due=state.look_due))
-            stop.signal, state.look_due = word.signal, word.look_due
-            stopping = stop.signal is not None
+            state.look_due, stopping = word.look_due, word.signal is not None
+            stop.signal = stop.signal or word.signal  # one that came meanwhile is heard at the next step
 
         # Save in the background; what a sitting ends with is waited for.
         is_over = state.step >= training.total_steps
@@ -116,11 +116,10 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # Agree, before a weight is touched, that all numbers are finite; hear who is to stop, and who has to save.
         word = hear_all(training, losses, grad_norm, stop.signal)
         if not word.is_finite:
-            if saved_step == 0 < state.step:  # there is nothing else to go back to
-                save(training, stop, is_last=True)
-            raise not_finite(training, losses, can_go_back=saved_step > 0)
-        stop.signal, wants_save = word.signal, word.wants_save
-        stopping = stop.signal is not None
+            note_save(training, training.saver.collect(wait=True))  # before anybody looks for the way back
+            raise not_finite(training, losses, may_go_back=word.signal is None)
+        wants_save, stopping = word.wants_save, word.signal is not None
+        stop.signal = stop.signal or word.signal
 
         # Update the weights, and their average.
         state.optimizer.step()
@@ -140,7 +139,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # Log.
         if state.step % config.logging_steps == 0 or state.step >= training.total_steps:
             _log(training, clock, learning_rate, grad_norm)
-            note_save(training, training.saver.collect(wait=False))
+        note_save(training, training.saver.collect(wait=False))
 
 
 def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ def hear_all(training: Training, losses: list[torch.Tensor], grad_norm: torch.Te
     return agree(training.accelerator, Word(is_finite, signal, training.saver.wants_retry()))
 
 
-def not_finite(training: Training, losses: list[torch.Tensor], can_go_back: bool) -> NotFinite:
+def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool) -> NotFinite:
     """Name the micro-batches whose loss is not finite, or all of the step if only the gradient is not. Collective."""
     state, accelerator = training.state, training.accelerator
     by_rank = accelerator.gather(torch.stack(losses)[None]).tolist()  # type: ignore[union-attr]
@@ -37,11 +37,12 @@ def not_finite(training: Training, losses: list[torch.Tensor], can_go_back: bool
     ]
     return NotFinite(
         f"{what} at step {state.step + 1}, in " + "\n".join(places[:4] + ["  ..."] * (len(places) > 4)).lstrip(),
-        "The weights are as they were before it. Resume from a checkpoint with a lower --learning_rate and "
-        "--accept_changes, or let --max_rollbacks do so; --mixed_precision no or bf16 reaches further than fp16.",
+        "The weights were not touched by it. Resume from a checkpoint some steps before it with a lower "
+        "--learning_rate and --accept_changes, let --max_rollbacks do so, or start again; --mixed_precision no or bf16 "
+        "reaches further than fp16.",
         what="loss" if faulty else "gradient",
         step=state.step + 1,
-        can_go_back=can_go_back,
+        may_go_back=may_go_back,
     )
 
 

@@ -20,6 +20,7 @@ from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, R
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
 from openddpm.training.earlier import Earlier
 from openddpm.training.export import WEIGHTS_FILE
+from openddpm.training.state import TrainingState
 
 _PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
 
@@ -102,21 +103,21 @@ def begin_folder(
     folder: Path,
     earlier: Earlier | None,
     run: RunRecord,
-    step: int,
+    state: TrainingState,
     store: ImageStore,
     split: Split,
     rulers: RulersRecord,
 ) -> None:
-    """Leave in `folder` what a run at `step` has: nothing of an earlier run, or nothing of its own later steps."""
+    """Leave in `folder` what a run in `state` has: nothing of an earlier run, or nothing of its own later steps."""
     if earlier is None:
         remove_earlier_run(folder)
         writer = RunWriter(folder)
         writer.write_run(run)  # first: without it the folder would be taken for a stranger's
     else:
-        remove_later_checkpoints(folder, step)
+        remove_later_checkpoints(folder, state.step)
         writer = RunWriter(folder)
     remove_leftovers(folder)
-    writer.forget_after(step)
+    writer.forget_after(state.step, state.look_due)
     writer.write_data(store.data)
     writer.write_rulers(rulers)
     chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]

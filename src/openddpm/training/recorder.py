@@ -19,14 +19,12 @@ class Recorder:
         self.run = run
         self.folder = folder
         self.is_main = is_main
-        self.has_started = False
         self._writer = RunWriter(folder) if is_main else None
         self._observers = observers if is_main else ()
         self._faults: set[str] = set()
 
     def started(self) -> None:
         """Write run.json and announce the start."""
-        self.has_started = True
         self._update()
         self._tell("started", self.run, self.folder)
 
@@ -61,8 +59,9 @@ class Recorder:
             self._writer.sync_rows()
 
     def checkpointed(self, progress: Progress) -> None:
-        """Note in run.json how far a resumption would get."""
-        self._update(progress=progress)
+        """Note in run.json how far a resumption would get, unless training has got further since."""
+        if progress.step > self.run.progress.step:
+            self._update(progress=progress)
 
     def failed(self, fault: NotFinite) -> None:
         """Note in run.json which number is no longer finite, of which metrics.jsonl can hold none."""

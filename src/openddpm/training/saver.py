@@ -49,6 +49,7 @@ class Saver:
         """Copy the state, which may change as soon as this returns, and begin to write it."""
         assert self._saving is None, "collect the outcome of the save before"
         self._copy(tensors)
+        self._failed_at = None
         self._saving = self._thread.submit(self._save, scalars, progress)
 
     def collect(self, wait: bool) -> SaveOutcome | None:

@@ -27,18 +27,24 @@ def save(training: Training, stop: StopRequest, is_last: bool) -> None:
                 state.tensors(),
                 scalars,
                 progress,
-                patience=lambda: PATIENCE_SECONDS_WHEN_STOPPING if stop.signal else PATIENCE_SECONDS,
+                patience=lambda: _patience(training, stop),
                 tell=lambda fault: recorder.warned(f"step {state.step:,} is not saved yet: {fault}; trying again"),
             )
             note_save(training, outcome)
             fault = outcome.fault
-    if is_last:
-        training.accelerator.wait_for_everyone()
     if fault:
         raise UserError(
             f"step {state.step:,} could not be saved: {fault}",
             f"Make room, then go on from the checkpoint before: openddpm resume {recorder.folder}",
         )
+    if is_last:
+        training.accelerator.wait_for_everyone()
+
+
+def _patience(training: Training, stop: StopRequest) -> float:
+    """Return for how many seconds the end of a sitting waits for room; other processes wait no longer than they may."""
+    seconds = PATIENCE_SECONDS_WHEN_STOPPING if stop.signal else PATIENCE_SECONDS
+    return seconds if training.accelerator.num_processes == 1 else min(seconds, training.config.rank_timeout / 2)
 
 
 def note_save(training: Training, outcome: SaveOutcome | None) -> None:

@@ -125,7 +125,7 @@ def _prepare(
     if accelerator.is_main_process:
         measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
         rulers = measurement.measure(cache_dir, quiet=False)
-        begin_folder(folder, earlier, run, state.step, store, split, rulers)
+        begin_folder(folder, earlier, run, state, store, split, rulers)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export(earlier.checkpoint.folder)
     return Training(
@@ -163,7 +163,7 @@ def _initial_state(config: TrainConfig, accelerator: Accelerator, unet: UNet2DMo
     """Return the UNet prepared for training, and the state of a run at step 0 around it."""
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    unet.to(accelerator.device).train()
+    unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a caller's may have been trained before
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
     ema = None
     if config.use_ema:
@@ -215,22 +215,28 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:
-    if config.max_train_steps is not None:
-        return config.max_train_steps
     steps, images = earlier.position if earlier else (0, 0)
     per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
-    return steps + -(-(config.num_epochs * num_train - images) // per_step)  # rounded up: no epoch is cut short
+    total = config.max_train_steps
+    if total is None:
+        total = steps + -(-(config.num_epochs * num_train - images) // per_step)  # rounded up: no epoch is cut short
+    if total < steps:
+        length = f"{config.num_epochs} epochs" if config.max_train_steps is None else f"{total:,} steps"
+        raise UserError(
+            f"the run has done {steps:,} steps, more than {length}", "Give more, or go back to a checkpoint."
+        )
+    return total
 
 
 def _restore(earlier: Earlier, state: TrainingState, accelerator: Accelerator) -> None:
     """Put the checkpoint in place, in every process the same."""
     if earlier.checkpoint is not None:
-        state.restore(
-            earlier.checkpoint.tensors,
-            earlier.checkpoint.scalars,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        tensors, scalars = earlier.checkpoint.tensors, earlier.checkpoint.scalars
+        try:
+            state.restore(tensors, scalars, accelerator.process_index, accelerator.num_processes)
+        except (RuntimeError, KeyError, ValueError) as error:  # what torch raises for other names or shapes
+            found = f"the UNet is not that of the run: {str(error).splitlines()[0]}"
+            raise UserError(found, "Give the same UNet as before.") from error
     steps = accelerator.gather(torch.tensor([state.step], device=accelerator.device))
     if int(steps.min()) != int(steps.max()):  # type: ignore[union-attr]
         found = f"the processes would resume from different steps: {steps.tolist()}"  # type: ignore[union-attr]

@@ -17,11 +17,11 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 class NotFinite(UserError):
     """The loss or the gradient has become infinite or NaN; the weights are those before the step."""
 
-    def __init__(self, found: str, todo: str, what: Literal["loss", "gradient"], step: int, can_go_back: bool) -> None:
-        """Take, besides the message, what is not finite, the step it was met in, and if there is a way back."""
+    def __init__(self, found: str, todo: str, what: Literal["loss", "gradient"], step: int, may_go_back: bool) -> None:
+        """Take, besides the message, what is not finite, the step it was met in, and if a rollback may follow."""
         self.what: Literal["loss", "gradient"] = what
         self.step = step
-        self.can_go_back = can_go_back
+        self.may_go_back = may_go_back
         super().__init__(found, todo)
 
 
