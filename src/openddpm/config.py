@@ -217,14 +217,11 @@ def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
 
 def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
     """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
-    going_on = {"output_dir": folder, "resume_from_checkpoint": "latest"}
-    once: dict[str, Any] = {
-        "overwrite_output_dir": False,
-        "accept_changes": False,
-    }  # said to one sitting, not to all that follow
+    going_on: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
+    going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one sitting, not to all that follow
     if "num_epochs" in changes:
-        once["max_train_steps"] = None  # which would win over the epochs asked for
-    return recorded_config(values, **{**going_on, **once, **changes})
+        going_on["max_train_steps"] = None  # which would win over the epochs asked for
+    return recorded_config(values, **{**going_on, **changes})
 
 
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:

@@ -54,6 +54,13 @@ class Visit:
         page.wait_for_function(DRAWN)
         return page
 
+    def open_with_a_script(self, path: Path, folder: Path) -> Page:
+        """Open a copy in `folder` of a page, into which scripts that set window.slipped have found their way."""
+        changed = folder / "changed.html"
+        injected = "<script>window.slipped = true</script><img src=x onerror='window.slipped = true'></main>"
+        changed.write_text(path.read_text("utf-8").replace("</main>", injected), "utf-8")
+        return self.open(changed)
+
     def close(self) -> None:
         """Close all that was opened."""
         for context in self._browser.contexts:

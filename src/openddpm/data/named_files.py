@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openddpm.data.decode import RefusedImage
 from openddpm.data.image_source import read_encoded
-from openddpm.data.zip_source import read_member
+from openddpm.data.zip_source import UNREADABLE, read_member
 
 _IN_ZIP = "zip://"  # as the `datasets` library names what lies in an archive: zip://MEMBER::ARCHIVE
 
@@ -58,5 +58,5 @@ class NamedFiles:
             return read_member(self._archive, self._archive.getinfo(member))
         except KeyError:
             return RefusedImage("not in its archive")
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except UNREADABLE as error:
             return RefusedImage(f"cannot be read: {error}")

@@ -12,6 +12,7 @@ from openddpm.names import as_text
 
 MAX_SHRINKAGE = 200  # assumed: a page of text in an uncompressed BMP shrinks 100-fold, a photo less than two-fold
 HARMLESS_BYTES = 4 * 2**20  # may shrink as it likes: an uncompressed BMP in one colour does so 1,000-fold
+UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # what opening a damaged archive raises
 KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unfolds others past the size that is declared
 
 
@@ -58,7 +59,7 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Re
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except UNREADABLE as error:
         found = f"'{as_text(path)}' is not a whole zip file: {as_text(str(error))}"
         raise UserError(found, "Make or download it again.") from error
     with archive:

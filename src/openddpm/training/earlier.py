@@ -71,35 +71,27 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     recorded = recorded_config(record.config)
     num_micro_batches = recorded.gradient_accumulation_steps * record.num_processes
     accumulation = num_micro_batches // num_processes
-    differences = []
+    moved = []
     if num_processes != record.num_processes:
-        differences.append(f"number of processes: {num_processes}, but {record.num_processes} in the run")
+        moved = [f"number of processes: {num_processes}, but {record.num_processes} in the run"]
     keeps_batch = num_micro_batches % num_processes == 0
-    if keeps_batch and config.gradient_accumulation_steps == recorded.gradient_accumulation_steps:
-        config = config.model_copy(update={"gradient_accumulation_steps": accumulation})
-    if keeps_batch and config.gradient_accumulation_steps == accumulation:
-        recorded = recorded.model_copy(update={"gradient_accumulation_steps": accumulation})
-        harmless = len(differences)
-    else:
-        harmless = 0
-    differences += config_differences(config, recorded)
-    if len(differences) == harmless:
-        return config, differences
-    listed = "\n".join(f"  {line}" for line in differences)
-    replace_it = "" if config.resume_from_checkpoint else " Or replace it: --overwrite_output_dir."
-    if any(getattr(config, name) != getattr(recorded, name) for name in _SHAPES_THE_STATE):
-        raise UserError(
-            f"'{config.output_dir}' holds a run with another config:\n{listed}",
-            "Choose another --output_dir, or give the options of that run: its weights fit no other "
-            f"{' or '.join(f'--{name}' for name in _SHAPES_THE_STATE)}.{replace_it}",
-        )
-    if not config.accept_changes:
-        raise UserError(
-            f"'{config.output_dir}' holds a run with another config:\n{listed}",
-            "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
-            f"{replace_it}",
-        )
-    return config, differences
+    if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
+        spread = {"gradient_accumulation_steps": accumulation}
+        config, recorded = config.model_copy(update=spread), recorded.model_copy(update=spread)
+    changed = config_differences(config, recorded)
+    if keeps_batch and not changed:
+        return config, moved
+    fits = all(getattr(config, name) == getattr(recorded, name) for name in _SHAPES_THE_STATE)
+    if fits and config.accept_changes:
+        return config, moved + changed
+    todo = "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
+    if not fits:
+        names = " or ".join(f"--{name}" for name in _SHAPES_THE_STATE)
+        todo = f"Choose another --output_dir, or give the options of that run: its weights fit no other {names}."
+    if not config.resume_from_checkpoint:
+        todo += " Or replace it: --overwrite_output_dir."
+    listed = "\n".join(f"  {line}" for line in moved + changed)
+    raise UserError(f"'{config.output_dir}' holds a run with another config:\n{listed}", todo)
 
 
 def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
