@@ -8,14 +8,11 @@ affordable, and then the demo, each with the loop, the saver and the checkpoints
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from origin import origin
 
 from openddpm.config import RunOptions, TrainConfig
 from openddpm.record.schema import MetricsRow
@@ -96,7 +94,7 @@ def main() -> None:
         demo = demo.model_copy(update={"max_train_steps": arguments.demo_steps})
     images = list(np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
     results = {
-        **_origin(arguments.threads),
+        **origin(arguments.threads),
         arguments.model: measure(model, images),
         "avatars-16": measure(demo, None),
     }
@@ -158,14 +156,6 @@ def summary(times: Times, seconds: float) -> dict[str, Any]:
         "lost_share_of_this_run": round(lost / seconds, 5),
         "lost_share_at_default_interval": round((stall + slowdown) / (DEFAULT_INTERVAL * step), 5),
     }
-
-
-def _origin(threads: int) -> dict[str, Any]:
-    """Return where the numbers were measured, and with what."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} of {os.cpu_count()} cores"
-    versions = {name: version(name) for name in ("torch", "diffusers", "safetensors")}
-    return {"commit": commit.stdout.strip(), "device": device, **versions}
 
 
 if __name__ == "__main__":

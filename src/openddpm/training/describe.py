@@ -107,7 +107,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
     packages = ("torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device_type": device.type,
         "num_processes": accelerator.num_processes,
         "cpu_threads": torch.get_num_threads(),
@@ -117,7 +117,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """Return the model of the CPU where the system tells it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
