@@ -60,6 +60,8 @@ class Options:
     learning_rate: float = 1e-4
     lr_warmup_steps: int = 500
     random_flip: bool = True
+    save_images_epochs: int = 1
+    """Epochs between previews; there is one at the end besides."""
     previews: bool = True
     seed: int = 0
     window_steps: int = 10
@@ -77,7 +79,7 @@ class Outcome:
     """Of the loop, previews included."""
     preview_seconds: float = 0.0
     windows: list[dict[str, float]] = field(default_factory=list)
-    """`images`, `seconds` and `preview_seconds` as they were after every so many steps."""
+    """`images`, `seconds` and `preview_seconds` after every so many steps, before a preview that is due then."""
     losses: list[torch.Tensor | float] = field(default_factory=list)
     unet: UNet2DModel | None = None
     ema: list[torch.Tensor] | None = None
@@ -113,21 +115,24 @@ def train(options: Options, look: Look | None = None) -> Outcome:
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     scheduler = DDIMScheduler(num_train_timesteps=1000)
     ema = [parameter.detach().clone() for parameter in unet.parameters()]
-    outcome, start, looked = Outcome(unet=unet, ema=ema), time.perf_counter(), 0.0
+    outcome, start, looked, epochs = Outcome(unet=unet, ema=ema), time.perf_counter(), 0.0, 0
     for is_epoch_end, images in _batches(options, device):
         _step(options, model, optimizer, schedule, scheduler, images, outcome)
         _average(options, ema, unet, len(outcome.losses))
         is_over = len(outcome.losses) == options.max_train_steps
-        if options.previews and (is_epoch_end or is_over):
-            outcome.preview_seconds += _preview(options, unet, ema, scheduler)
-        if is_over or len(outcome.losses) % options.window_steps == 0 or (look is not None and is_epoch_end):
+        if is_over or len(outcome.losses) % options.window_steps == 0:
             _wait(device)
-            outcome.seconds = time.perf_counter() - start - looked
-            kept = {"seconds": outcome.seconds, "preview_seconds": outcome.preview_seconds}
-            outcome.windows.append({"images": outcome.num_images, **kept})
-        if look is not None and (is_epoch_end or is_over):
+            seconds = {"seconds": time.perf_counter() - start - looked, "preview_seconds": outcome.preview_seconds}
+            outcome.windows.append({"images": outcome.num_images, **seconds})
+        epochs += is_epoch_end
+        if is_epoch_end or is_over:
+            if options.previews and (is_over or epochs % options.save_images_epochs == 0):
+                outcome.preview_seconds += _preview(options, unet, ema, scheduler)
+            _wait(device)
             before = time.perf_counter()
-            look(unet, ema, outcome)
+            outcome.seconds = before - start - looked
+            if look is not None:
+                look(unet, ema, outcome)
             looked += time.perf_counter() - before
         if is_over:
             break
@@ -264,6 +269,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--lr_warmup_steps", type=int, default=500)
     parser.add_argument("--random_flip", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--save_images_epochs", type=int, default=1)
     parser.add_argument("--previews", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the CPU (default: what torch takes)")

@@ -1,0 +1,171 @@
+"""Whole commands, ours and the plain loop's, run and measured from outside."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openddpm.record.files import read_json_lines
+from openddpm.record.reader import read_run_folder
+
+EPOCH_IMAGES = 7400  # of the data set that the copied script's command names: what is extrapolated to
+LOGGING_STEPS = 10
+PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
+PEAK = "peak bytes of the device: "
+OURS_WITH_PEAK = f"""
+import atexit, runpy, torch
+atexit.register(lambda: print("{PEAK}", torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0))
+runpy.run_module("openddpm", run_name="__main__", alter_sys=True)
+"""  # `python -m openddpm`, and a line at its end
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is to train."""
+
+    images: Path
+    unet: Path
+    resolution: int
+    steps: int
+    threads: int
+    train_batch_size: int = 16
+    warmup_steps: int = 10
+    save_images_epochs: int = 1
+    random_flip: bool = True
+
+    def options(self) -> list[str]:
+        """Return the options that both commands know."""
+        flip = "--random_flip" if self.random_flip else "--no-random_flip"
+        values = ("resolution", "train_batch_size", "save_images_epochs")
+        return [flip, *(text for name in values for text in (f"--{name}", str(getattr(self, name))))]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has run."""
+
+    seconds: float
+    output: str
+    resident_bytes: int
+    """At its peak."""
+
+
+def run(command: Sequence[str], threads: int, is_enough: Callable[[], bool] = lambda: False) -> Ended:
+    """Run a command to its end, or until it `is_enough` and it has ended upon SIGTERM.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    stopped = False
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            if not stopped and is_enough():
+                process.send_signal(signal.SIGTERM)
+                stopped = True
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        output.seek(0), errors.seek(0)
+        if process.returncode not in (0, *([128 + signal.SIGTERM] if stopped else [])):
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-3000:]}")
+        return Ended(seconds, output.read(), ended[2].ru_maxrss * 1024)
+
+
+def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:
+    """Train with the plain loop, and return its rates."""
+    command = [sys.executable, str(PLAIN_LOOP), "--images", str(job.images), "--unet", str(job.unet), *job.options()]
+    command += ["--max_train_steps", str(job.steps), "--threads", str(job.threads)]
+    ended = run([*command, *(["--switch", *switched] if switched else [])], job.threads)
+    told = json.loads(ended.output.splitlines()[-1])
+    previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
+    rows = [(row["images"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
+    return {
+        "command_seconds": round(ended.seconds, 2),
+        "command_images_per_second": round(told["num_images"] / ended.seconds, 2),
+        **rates(rows, job, told["preview_seconds"] / previews),
+        "resident_mib": round(ended.resident_bytes / 2**20),
+        "device_mib": round(told.get("peak_memory_bytes", 0) / 2**20),
+    }
+
+
+def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: int | None = None) -> dict[str, Any]:
+    """Train with openddpm in `folder`, from nothing, and return its rates.
+
+    Args:
+        enough_steps: end the run, which is planned for `job.steps`, after about so many.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-c", OURS_WITH_PEAK, "train", "--dataset", str(job.images), "--model", str(job.unet)]
+    command += ["--max_train_steps", str(job.steps), "--output_dir", str(folder / "run")]
+    command += ["--logging_dir", str(folder / "logs"), "--cache_dir", str(folder / "cache")]
+    metrics = folder / "run" / "metrics.jsonl"
+
+    def is_enough() -> bool:
+        return enough_steps is not None and any(row["step"] >= enough_steps for row in _rows_so_far(metrics))
+
+    ended = run([*command, *job.options(), *options], job.threads, is_enough)
+    found = read_run_folder(folder / "run")
+    steps_seconds, rows = 0.0, []
+    for row, before in zip(found.metrics, [None, *found.metrics], strict=False):
+        steps_seconds += (row.images - (before.images if before else 0)) / row.images_per_second
+        rows.append((row.images, row.wall_seconds, steps_seconds))
+    return {
+        "command_seconds": round(ended.seconds, 2),
+        "command_images_per_second": round(found.metrics[-1].images / ended.seconds, 2),
+        **rates(rows, job, last_preview_seconds(folder / "run")),
+        "resident_mib": round(ended.resident_bytes / 2**20),
+        "device_mib": round(int(ended.output.rpartition(PEAK)[2].split()[0]) / 2**20),
+        "gflops_per_image": found.run.model.gflops_per_image,
+        "speed": found.run.environment.get("speed"),
+    }
+
+
+def rates(rows: Sequence[tuple[int, float, float]], job: Job, preview_seconds: float | None) -> dict[str, Any]:
+    """Return the rates after warm-up.
+
+    Args:
+        rows: images, seconds, and seconds of the steps alone, all since the start, one row every few steps.
+        preview_seconds: of one preview.
+    """
+    start = next((row for row in rows if row[0] >= job.warmup_steps * job.train_batch_size), rows[0])
+    images, seconds, steps_seconds = (last - first for last, first in zip(rows[-1], start, strict=True))
+    if not images:
+        raise ValueError(f"no step after a warm-up of {job.warmup_steps}")
+    epoch = EPOCH_IMAGES * steps_seconds / images + (preview_seconds or 0.0)
+    return {
+        "images_per_second": round(images / seconds, 2),
+        "steps_images_per_second": round(images / steps_seconds, 2),
+        "preview_seconds": preview_seconds and round(preview_seconds, 3),
+        "epoch_images_per_second": round(EPOCH_IMAGES / epoch, 2),
+    }
+
+
+def last_preview_seconds(run_folder: Path) -> float | None:
+    """Return the time that the preview at the end of a run took: all its files, without the evaluation beside it."""
+    found = read_run_folder(run_folder)
+    if found.run.status != "finished" or not found.previews:
+        return None
+    files = [path for path in (found.previews[-1].ema, found.previews[-1].raw) if path is not None]
+    begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
+    evaluated = sum(row.seconds or 0.0 for row in found.evaluations if row.step == found.previews[-1].step)
+    return max(path.stat().st_mtime for path in files) - begun - evaluated
+
+
+def count_images(folder: Path) -> int:
+    """Return the number of files in a folder."""
+    return sum(path.is_file() for path in folder.iterdir())
+
+
+def _rows_so_far(path: Path) -> list[dict[str, Any]]:
+    return read_json_lines(path) if path.exists() else []

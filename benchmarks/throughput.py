@@ -1,0 +1,130 @@
+"""Images a second on the CPU: the whole command of ours against the plain loop, alternating.
+
+    python benchmarks/throughput.py --output_dir runs/throughput --results benchmarks/results/throughput-cpu.json
+
+Both train the same UNet on the same images with the same batch and number of threads, and make their own previews.
+Says besides what a step of ours is spent on. Let nothing else run.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands import Job, run_ours, run_plain
+from image_folders import write_avatars, write_photos
+from origin import origin
+from step_profile import profile_in_a_process
+
+UNET: dict[str, Any] = {
+    "layers_per_block": 2,
+    "block_out_channels": [32, 32, 64, 64],
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+}
+TINY_UNET = {**UNET, "block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "layers_per_block": 1}
+RATES = ("command_images_per_second", "images_per_second", "steps_images_per_second", "epoch_images_per_second")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to train on."""
+
+    what: str
+    resolution: int
+    num_images: int
+    steps: int
+    save_images_epochs: int
+    """So that there is a preview about every 7,400 images, or an epoch where that is said."""
+    write: Callable[[Path, int], Path]
+
+
+CASES = {
+    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 150, 3, write_avatars),
+    "64x64": Case("the same files, at 64x64", 64, 2400, 30, 3, write_avatars),
+    "photos": Case("JPEG files of 2048x1536, at 64x64", 64, 200, 30, 40, write_photos),
+}
+
+
+def main() -> None:
+    """Measure, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
+    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=3, help="of both commands")
+    parser.add_argument("--steps", type=int, help="of each run (default: by case)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--dry_run", action="store_true", help="a tiny UNet for a few steps, to see that it runs")
+    given = parser.parse_args()
+    cases = {}
+    for name in given.cases:
+        images, job = prepare_case(CASES[name], given.output_dir / name, given.threads, given.steps, given.dry_run)
+        print(f"{name}: {images} images, {job.steps} steps")
+        cases[name] = {"what": CASES[name].what, "num_images": images, **compare(job, given.output_dir, given.rounds)}
+        cases[name]["step"] = profile_in_a_process(job, given.output_dir / "profile", given.dry_run)
+    results = {**origin(given.threads), "rounds": given.rounds, "cases": cases}
+    write_results(results, given.results or given.output_dir / "throughput-cpu.json")
+
+
+def prepare_case(
+    case: Case, folder: Path, threads: int, steps: int | None = None, dry_run: bool = False
+) -> tuple[int, Job]:
+    """Write the images and the UNet's config of a case; return the number of images and what to train."""
+    num_images = min(case.num_images, 24) if dry_run else case.num_images
+    images = case.write(folder / f"images-{num_images}", num_images)
+    unet = folder / "unet.json"
+    unet.write_text(json.dumps(TINY_UNET if dry_run else UNET))
+    warmup = 1 if dry_run else 10
+    length = 12 if dry_run else steps or case.steps
+    job = Job(images, unet, case.resolution, length, threads, 16, warmup, case.save_images_epochs)
+    return num_images, job
+
+
+def compare(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
+    """Run both commands in turn; return all runs, medians and ratios."""
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+    for number in range(rounds):
+        runs["plain"].append(run_plain(job))
+        runs["ours"].append(run_ours(job, folder / "ours"))
+        told = {name: rows[-1]["command_images_per_second"] for name, rows in runs.items()}
+        print(f"  round {number + 1}: images/s of the whole command, plain {told['plain']}, ours {told['ours']}")
+    medians = {name: median_row(rows) for name, rows in runs.items()}
+    return {
+        "resolution": job.resolution,
+        "train_batch_size": job.train_batch_size,
+        "steps": job.steps,
+        "save_images_epochs": job.save_images_epochs,
+        **medians,
+        "ratio": ratios(medians["ours"], medians["plain"]),
+        "runs": runs,
+    }
+
+
+def median_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the median of each number, and what is no number as it is in the first row."""
+    names, first = rows[0].keys(), rows[0]
+    return {
+        name: round(statistics.median(row[name] for row in rows), 3) if isinstance(first[name], int | float) else value
+        for name, value in zip(names, first.values(), strict=True)
+    }
+
+
+def ratios(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many times as many images a second ours trains, by each way to count them."""
+    return {name: round(ours[name] / plain[name], 3) for name in RATES}
+
+
+def write_results(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
