@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-ready
 DEVELOPMENT := .venv/.development-ready
+BENCH := .venv/.bench-ready
+BENCH_OUT ?= benchmarks/results
+SAMPLED := $(if $(wildcard runs/demo/model_index.json),runs/demo,runs/bench/short)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint pictures bench-faults clean
+.PHONY: demo test test-slow lint pictures bench bench-quality bench-gpu bench-faults clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -26,6 +29,25 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
 
+bench: $(BENCH)  ## how fast, without a GPU: under 15 minutes on two cores with nothing else running
+	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json
+	$(BIN)/python benchmarks/growth.py --output_dir runs/bench/growth --steps 100 --results $(BENCH_OUT)/growth.json
+	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 600 \
+	  --output_dir $(SAMPLED) --overwrite_output_dir
+	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 256 --results $(BENCH_OUT)/sampling.json \
+	  --picture docs/pictures/sampling.png
+	$(BIN)/python benchmarks/around.py --images runs/bench/throughput/16x16/images-2400 --results $(BENCH_OUT)/around.json
+	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
+
+bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an hour and a half on one thread
+	$(BIN)/python benchmarks/time_to_quality.py --output_dir runs/bench/quality --jobs $(or $(JOBS),1) \
+	  --results $(BENCH_OUT)/time-to-quality.json --figure docs/pictures/time-to-quality.png
+	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
+
+bench-gpu: $(BENCH)  ## how fast on a GPU: under 9 minutes; BENCH_FLAGS=--dry_run tries the script without one
+	$(BIN)/python benchmarks/throughput_gpu.py --output_dir runs/bench/gpu --results_dir $(BENCH_OUT) $(BENCH_FLAGS)
+	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT) $(if $(BENCH_FLAGS),--page runs/bench/gpu/dry.md)
+
 bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
 	  --pictures docs/pictures --results benchmarks/what-slows.json
@@ -42,4 +64,8 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): $(RUNTIME)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BENCH): $(DEVELOPMENT)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

@@ -1,5 +1,6 @@
 """Whole commands, ours and the plain loop's, run and measured from outside."""
 
+import itertools
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ from typing import Any
 
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
+from openddpm.record.schema import MetricsRow
 
 EPOCH_IMAGES = 7400  # of the data set that the copied script's command names: what is extrapolated to
-LOGGING_STEPS = 10
+WINDOW_STEPS = 5  # both note the time after so many
 PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
 PEAK = "peak bytes of the device: "
 OURS_WITH_PEAK = f"""
@@ -86,6 +88,7 @@ def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:
     """Train with the plain loop, and return its rates."""
     command = [sys.executable, str(PLAIN_LOOP), "--images", str(job.images), "--unet", str(job.unet), *job.options()]
     command += ["--max_train_steps", str(job.steps), "--threads", str(job.threads)]
+    command += ["--window_steps", str(WINDOW_STEPS)]
     ended = run([*command, *(["--switch", *switched] if switched else [])], job.threads)
     told = json.loads(ended.output.splitlines()[-1])
     previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
@@ -108,6 +111,7 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-c", OURS_WITH_PEAK, "train", "--dataset", str(job.images), "--model", str(job.unet)]
     command += ["--max_train_steps", str(job.steps), "--output_dir", str(folder / "run")]
+    command += ["--logging_steps", str(WINDOW_STEPS)]
     command += ["--logging_dir", str(folder / "logs"), "--cache_dir", str(folder / "cache")]
     metrics = folder / "run" / "metrics.jsonl"
 
@@ -116,14 +120,12 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
 
     ended = run([*command, *job.options(), *options], job.threads, is_enough)
     found = read_run_folder(folder / "run")
-    steps_seconds, rows = 0.0, []
-    for row, before in zip(found.metrics, [None, *found.metrics], strict=False):
-        steps_seconds += (row.images - (before.images if before else 0)) / row.images_per_second
-        rows.append((row.images, row.wall_seconds, steps_seconds))
+    alone = steps_seconds(found.metrics)
+    rows = [(row.images, row.wall_seconds, own) for row, own in zip(found.metrics, alone, strict=True)]
     return {
         "command_seconds": round(ended.seconds, 2),
         "command_images_per_second": round(found.metrics[-1].images / ended.seconds, 2),
-        **rates(rows, job, last_preview_seconds(folder / "run")),
+        **rates(rows, job, preview_seconds(folder / "run")),
         "resident_mib": round(ended.resident_bytes / 2**20),
         "device_mib": round(int(ended.output.rpartition(PEAK)[2].split()[0]) / 2**20),
         "gflops_per_image": found.run.model.gflops_per_image,
@@ -131,35 +133,52 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
     }
 
 
-def rates(rows: Sequence[tuple[int, float, float]], job: Job, preview_seconds: float | None) -> dict[str, Any]:
+def rates(rows: Sequence[tuple[int, float, float]], job: Job, a_preview: float | None) -> dict[str, Any]:
     """Return the rates after warm-up.
 
     Args:
         rows: images, seconds, and seconds of the steps alone, all since the start, one row every few steps.
-        preview_seconds: of one preview.
+        a_preview: seconds that one takes.
     """
     start = next((row for row in rows if row[0] >= job.warmup_steps * job.train_batch_size), rows[0])
     images, seconds, steps_seconds = (last - first for last, first in zip(rows[-1], start, strict=True))
     if not images:
         raise ValueError(f"no step after a warm-up of {job.warmup_steps}")
-    epoch = EPOCH_IMAGES * steps_seconds / images + (preview_seconds or 0.0)
+    epoch = EPOCH_IMAGES * steps_seconds / images + (a_preview or 0.0)
     return {
         "images_per_second": round(images / seconds, 2),
         "steps_images_per_second": round(images / steps_seconds, 2),
-        "preview_seconds": preview_seconds and round(preview_seconds, 3),
+        "preview_seconds": a_preview and round(a_preview, 3),
         "epoch_images_per_second": round(EPOCH_IMAGES / epoch, 2),
     }
 
 
-def last_preview_seconds(run_folder: Path) -> float | None:
-    """Return the time that the preview at the end of a run took: all its files, without the evaluation beside it."""
+def preview_seconds(run_folder: Path) -> float | None:
+    """Return the time that a preview took, all its files, without the evaluation beside it; None if there was none.
+
+    It is the last one's of a run that has finished; else the mean of those so far.
+    """
     found = read_run_folder(run_folder)
-    if found.run.status != "finished" or not found.previews:
+    if not found.previews:
         return None
-    files = [path for path in (found.previews[-1].ema, found.previews[-1].raw) if path is not None]
-    begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
-    evaluated = sum(row.seconds or 0.0 for row in found.evaluations if row.step == found.previews[-1].step)
-    return max(path.stat().st_mtime for path in files) - begun - evaluated
+    evaluated = {row.step: 0.0 for row in found.evaluations}
+    for row in found.evaluations:
+        evaluated[row.step] += row.seconds or 0.0
+    if found.run.status == "finished":
+        last = found.previews[-1]
+        files = [path for path in (last.ema, last.raw) if path is not None]
+        begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
+        return max(path.stat().st_mtime for path in files) - begun - evaluated.get(last.step, 0.0)
+    aside = found.metrics[-1].wall_seconds - steps_seconds(found.metrics)[-1]
+    before = [seconds for step, seconds in evaluated.items() if step < found.metrics[-1].step]
+    return max(0.0, aside - sum(before)) / len(found.previews)
+
+
+def steps_seconds(metrics: Sequence[MetricsRow]) -> list[float]:
+    """Return the time of the steps alone up to each line of metrics.jsonl."""
+    images = [0, *(row.images for row in metrics)]
+    own = [(row.images - before) / row.images_per_second for row, before in zip(metrics, images, strict=False)]
+    return list(itertools.accumulate(own))
 
 
 def count_images(folder: Path) -> int:

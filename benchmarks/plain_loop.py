@@ -64,7 +64,7 @@ class Options:
     """Epochs between previews; there is one at the end besides."""
     previews: bool = True
     seed: int = 0
-    window_steps: int = 10
+    window_steps: int = 5
     """Steps from one entry of `Outcome.windows` to the next."""
     switched: frozenset[str] = frozenset()
     """Names in MEASURES and FAULTS."""
@@ -271,6 +271,7 @@ def main() -> None:
     parser.add_argument("--random_flip", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--save_images_epochs", type=int, default=1)
     parser.add_argument("--previews", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--window_steps", type=int, default=5, help="steps after which the time is noted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the CPU (default: what torch takes)")
     parser.add_argument("--switch", nargs="*", default=[], choices=[*MEASURES, *FAULTS], help="measures and faults")

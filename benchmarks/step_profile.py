@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--train_batch_size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=10, help="of each stretch")
+    parser.add_argument("--steps", type=int, default=5, help="of each stretch")
     parser.add_argument("--options", type=json.loads, default={}, help="more options of TrainConfig, as JSON")
     parser.add_argument("--dry_run", action="store_true")
     given = parser.parse_args()
@@ -177,7 +177,7 @@ def main() -> None:
         num_inference_steps=1,
         **given.options,
     )
-    warmup, steps = (1, 1) if given.dry_run else (10, given.steps)
+    warmup, steps = (1, 1) if given.dry_run else (3, given.steps)
     size = 256 if given.dry_run else 8192 if torch.cuda.is_available() else 2048
     print(json.dumps(profile(config, warmup, steps, size)))
 

@@ -39,14 +39,14 @@ class Case:
     num_images: int
     steps: int
     save_images_epochs: int
-    """So that there is a preview about every 7,400 images, or an epoch where that is said."""
+    """So that there is a preview about every 7,400 images, and one at the end."""
     write: Callable[[Path, int], Path]
 
 
 CASES = {
-    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 150, 3, write_avatars),
-    "64x64": Case("the same files, at 64x64", 64, 2400, 30, 3, write_avatars),
-    "photos": Case("JPEG files of 2048x1536, at 64x64", 64, 200, 30, 40, write_photos),
+    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 100, 3, write_avatars),
+    "64x64": Case("the same files, at 64x64", 64, 2400, 15, 3, write_avatars),
+    "photos": Case("JPEG files of 2048x1536, at 64x64", 64, 200, 15, 40, write_photos),
 }
 
 
@@ -79,8 +79,8 @@ def prepare_case(
     images = case.write(folder / f"images-{num_images}", num_images)
     unet = folder / "unet.json"
     unet.write_text(json.dumps(TINY_UNET if dry_run else UNET))
-    warmup = 1 if dry_run else 10
-    length = 12 if dry_run else steps or case.steps
+    warmup = 1 if dry_run else 5
+    length = 10 if dry_run else steps or case.steps
     job = Job(images, unet, case.resolution, length, threads, 16, warmup, case.save_images_epochs)
     return num_images, job
 

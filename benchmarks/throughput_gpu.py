@@ -97,7 +97,7 @@ def prepare_job(folder: Path, threads: int, steps: int, dry_run: bool) -> Job:
     unet = folder / "unet.json"
     unet.write_text(json.dumps(TINY_UNET if dry_run else SIZES["default"]))
     warmup, resolution = (1, 16) if dry_run else (20, 64)
-    length = warmup + (11 if dry_run else steps)  # lines are logged every ten steps
+    length = warmup + (6 if dry_run else steps)  # the time is noted every five
     return Job(images, unet, resolution, length, threads, warmup_steps=warmup, save_images_epochs=SAVE_IMAGES_EPOCHS)
 
 
@@ -108,7 +108,7 @@ def measure(row: Row, job: Job, folder: Path) -> dict[str, Any]:
         return run_plain(job, row.switched)
     if not row.is_planned_long:
         return run_ours(job, folder, row.options)
-    long = replace(job, steps=NUM_EPOCHS * EPOCH_IMAGES // row.batch_size)
+    long = replace(job, steps=NUM_EPOCHS * EPOCH_IMAGES // row.batch_size, save_images_epochs=1)  # previews, too
     return run_ours(long, folder, row.options, enough_steps=job.steps)
 
 

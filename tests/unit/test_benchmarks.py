@@ -1,18 +1,21 @@
-"""The faults that benchmarks/ puts into runs."""
+"""What benchmarks/ puts into runs, and how it counts."""
 
+import json
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from torchmetrics.image.kid import poly_mmd
 
 from openddpm.config import TrainConfig
 from openddpm.record.reader import read_run_folder
-from tiny import differing, newest_tensors, tiny_config, write_tiny_folder
+from tiny import TINY_UNET, differing, newest_tensors, tiny_config, write_tiny_folder
 
 
 def _load(name: str) -> ModuleType:
@@ -25,6 +28,14 @@ def _load(name: str) -> ModuleType:
 
 
 faults = _load("faults")
+commands = _load("commands")
+plain_loop = _load("plain_loop")
+kernel_distance = _load("kernel_distance")
+_load("image_folders"), _load("origin"), _load("step_profile")
+throughput = _load("throughput")
+_load("time_to_quality_figure")
+time_to_quality = _load("time_to_quality")
+performance_page = _load("performance_page")
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +72,131 @@ def test_all_faults_go_together_and_leave_nothing_behind(folder: Path) -> None:
     faults.train_with(_config(folder, "all"), faults.COMMON)
     faults.train_with(_config(folder, "after"), [])
     assert differing(_weights(folder / "right"), _weights(folder / "after")) == []
+
+
+def _plain(folder: Path, *switched: str, **options: Any) -> Any:
+    """Train six steps, two epochs, of the plain loop on tiny images."""
+    files = plain_loop.image_files(write_tiny_folder(folder / "images", count=12))
+    unet = {**TINY_UNET, "dropout": 0.0, "sample_size": 8}
+    values = {"max_train_steps": 6, "train_batch_size": 4, "lr_warmup_steps": 1, "window_steps": 2, **options}
+    with patch.multiple(plain_loop, PREVIEW_IMAGES=2, PREVIEW_STEPS=2):
+        return plain_loop.train(
+            plain_loop.Options(files, unet, 8, random_flip=False, switched=frozenset(switched), **values)
+        )
+
+
+def _losses(outcome: Any) -> list[float]:
+    return [float(loss) for loss in outcome.losses]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what the plain loop comes to as it stands."""
+    return _plain(tmp_path_factory.mktemp("plain"))
+
+
+def test_the_plain_loop_counts_what_it_does(plain: Any) -> None:
+    """Its windows go on to the last image, previews cost time, and the average is not the weights."""
+    assert [row["images"] for row in plain.windows] == [8, 16, 24]
+    assert 0 < plain.preview_seconds < plain.seconds
+    assert not torch.equal(plain.ema[0], next(plain.unet.parameters()))
+
+
+@pytest.mark.parametrize("measure", ["device-noise", "no-waits", "fused-adamw", "foreach-ema", "half-previews", "tf32"])
+def test_a_measure_leaves_what_is_learned(plain: Any, measure: str, tmp_path: Path) -> None:
+    """A measure that is about speed alone leaves losses and averages the same up to rounding."""
+    faster = _plain(tmp_path, measure)
+    assert _losses(faster) == pytest.approx(_losses(plain), rel=1e-4)
+    for ours, theirs in zip(faster.ema, plain.ema, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["decoded-once", "bf16"])
+def test_a_measure_that_changes_numbers_trains_alike(plain: Any, measure: str, tmp_path: Path) -> None:
+    """Another order of the images, or half precision, leaves losses nearly the same."""
+    assert _losses(_plain(tmp_path, measure))[-1] == pytest.approx(_losses(plain)[-1], rel=0.2)
+
+
+@pytest.mark.parametrize("fault", plain_loop.FAULTS)
+def test_a_fault_of_the_plain_loop_changes_what_is_learned(plain: Any, fault: str, tmp_path: Path) -> None:
+    """Each fault leads to other losses."""
+    assert _losses(_plain(tmp_path, fault)) != _losses(plain)
+
+
+def test_kept_images_are_those_decoded_each_time(tmp_path: Path) -> None:
+    """Images decoded once and images decoded at every step are the same, up to their order."""
+    files = plain_loop.image_files(write_tiny_folder(tmp_path, count=12))
+    kept, decoded = (
+        plain_loop.Options(files, {}, 8, 1, random_flip=False, switched=frozenset(switched))
+        for switched in (["decoded-once"], [])
+    )
+    epochs = [next(plain_loop._batches(options, torch.device("cpu")))[1] for options in (kept, decoded)]
+    first, second = (images.flatten(1).sort(dim=0).values for images in epochs)
+    torch.testing.assert_close(first, second)
+
+
+def test_rates_leave_out_the_warm_up_and_previews_where_they_say_so(tmp_path: Path) -> None:
+    """After a warm-up of two steps: all seconds, those of the steps, and those of an epoch with a preview."""
+    job = commands.Job(tmp_path, tmp_path, 8, 6, 1, train_batch_size=4, warmup_steps=2)
+    found = commands.rates([(4, 9.0, 9.0), (8, 10.0, 10.0), (24, 14.0, 12.0)], job, 75.0)
+    assert found["images_per_second"] == 4.0
+    assert found["steps_images_per_second"] == 8.0
+    assert found["epoch_images_per_second"] == round(7400 / (7400 / 8 + 75), 2)
+
+
+def test_the_kernel_distance_is_that_of_torchmetrics() -> None:
+    """The unbiased estimate equals the library's, which takes sets of one size; a set's own half is at about 0."""
+    generator = np.random.default_rng(0)
+    samples, reference = generator.normal(size=(64, 8)), generator.normal(size=(64, 8)) + 0.3
+    found = kernel_distance.KernelDistance(reference).of(samples)
+    assert found.value == pytest.approx(float(poly_mmd(torch.tensor(samples), torch.tensor(reference))), rel=1e-9)
+    same = kernel_distance.KernelDistance(generator.normal(size=(256, 8))).of(generator.normal(size=(256, 8)))
+    assert abs(same.value) < 3 * same.error() < found.value
+    assert same.error_of_difference(same) == 0
+
+
+def test_the_error_of_a_mean_is_the_usual_one() -> None:
+    """With one sample a block, the jackknife gives a mean's standard error exactly."""
+    values = np.random.default_rng(0).normal(size=50)
+    without = (values.sum() - values) / 49
+    assert kernel_distance.jackknife_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(50))
+
+
+def test_when_a_loss_was_reached_is_interpolated_in_its_logarithm() -> None:
+    """Halfway between 0.4 and 0.1 lies 0.2; what was never reached has no time."""
+    points = [{"seconds": 0.0, "ema": 0.4, "raw": 0.4}, {"seconds": 10.0, "ema": 0.1, "raw": 0.05}]
+    assert time_to_quality.seconds_to(0.2, points) == pytest.approx(5.0)
+    assert time_to_quality.seconds_to(0.5, points) == 0.0
+    assert time_to_quality.seconds_to(0.07, points) is None
+    plain = [{"seconds": 50.0, "ema": 0.2, "raw": 0.3}]
+    row = time_to_quality.against(plain, points)
+    assert row["ratio"] == pytest.approx(10.0)
+    assert row["our_seconds_of_the_better"] < row["our_seconds"]
+
+
+def test_the_page_says_what_is_not_measured(tmp_path: Path) -> None:
+    """Without results each section names the command that measures it; twice the same results give the same page."""
+    page = performance_page.make_page(tmp_path)
+    assert page.count("Not measured yet") == len(performance_page.SECTIONS)
+    points = [
+        {"images": 16, "seconds": 2.0, "ema": 0.5, "raw": 0.4},
+        {"images": 32, "seconds": 4.0, "ema": 0.1, "raw": 0.1},
+    ]
+    runs = [{"name": name, "seed": 0, "total_images": 32, "points": points} for name in time_to_quality.RUNS]
+    results = {"commit": "abc", "versions": {"torch": "9"}, "recipe": "avatars-16", **time_to_quality.compare(runs)}
+    (tmp_path / "time-to-quality.json").write_text(json.dumps({**results, "runs": runs}))
+    (tmp_path / "around.json").write_text(json.dumps({"commit": "abc", "help": {"seconds": 0.31234}}))
+    page = performance_page.make_page(tmp_path)
+    assert "| plain loop without them | 0 | 0.1000 | 4 s | 4.0 s | 1.00 × | 1.00 × |" in page  # noqa: RUF001
+    assert "| help: seconds | 0.3123 |" in page and "commit abc" in page
+    assert page == performance_page.make_page(tmp_path)
+
+
+@pytest.mark.slow
+def test_both_commands_are_measured_from_outside(tmp_path: Path) -> None:
+    """Each trains, and is told in images a second and memory; a command that fails says why."""
+    _, job = throughput.prepare_case(throughput.CASES["16x16"], tmp_path, threads=1, dry_run=True)
+    for told in (commands.run_plain(job), commands.run_ours(job, tmp_path / "ours")):
+        assert told["steps_images_per_second"] > 0 and told["preview_seconds"] > 0 and told["resident_mib"] > 50
+    with pytest.raises(RuntimeError, match="ended with 2"):
+        commands.run([sys.executable, str(commands.PLAIN_LOOP)], threads=1)

@@ -1,0 +1,261 @@
+"""Makes docs/performance.md from the numbers in benchmarks/results/.
+
+python benchmarks/performance_page.py --results_dir benchmarks/results --page docs/performance.md
+"""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Results = Mapping[str, Any]
+
+HEAD = """# How fast
+
+<!-- Made by benchmarks/performance_page.py from benchmarks/results/; `make bench` and others measure it. -->
+
+The *plain loop* is our own plain writing of the way widely copied scripts train, `benchmarks/plain_loop.py`: it decodes
+its images at every step in the main process, makes noise on the CPU, waits for the device twice a step, averages the
+weights one tensor at a time, and makes a preview of 16 images by 50 DDIM steps after every epoch. Numbers are medians.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results_dir", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    given = parser.parse_args()
+    given.page.write_text(make_page(given.results_dir), encoding="utf-8")
+    print(f"written: {given.page}")
+
+
+def make_page(results_dir: Path) -> str:
+    """Return the page; a section without a file of results says so."""
+    sections = []
+    for title, (name, command, write) in SECTIONS.items():
+        path = results_dir / name
+        body = f"Not measured yet: `{command}` does."
+        if path.exists():
+            results = json.loads(path.read_text("utf-8"))
+            body = "\n\n".join(map(wrapped, [*write(results), origin_line(results)]))
+        sections.append(f"## {title}\n\n{body}\n")
+    return "\n".join([HEAD, *sections])
+
+
+def throughput_cpu(results: Results) -> list[str]:
+    """Return the rates on the CPU, and what a step is spent on."""
+    ways = {
+        "the whole command": "command_images_per_second",
+        "after warm-up, previews and evaluations included": "images_per_second",
+        "the steps alone": "steps_images_per_second",
+        "epochs of 7,400 images, each with a preview": "epoch_images_per_second",
+    }
+    lines = [
+        [case["what"], way, f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", times(case["ratio"][name])]
+        for case in results["cases"].values()
+        for way, name in ways.items()
+    ]
+    steps = [
+        [
+            *(case["what"], f"{case['step']['step_seconds'] * 1000:.0f} ms"),
+            *(percent(case["step"][name]) for name in ("outside_share", "data_share", "share_of_matmul_peak")),
+        ]
+        for case in results["cases"].values()
+    ]
+    return [
+        f"The same UNet, batch size and images in both, {results['rounds']} whole commands of each in turn, which "
+        "make their own previews. These commands are short, so that their start and the preview at their end weigh "
+        "more than in a run of hours; the last way to count is computed from the steps and the preview.",
+        table(["images", "counted over", "plain loop, images/s", "openddpm, images/s", "ratio"], lines),
+        "What a step of ours is spent on: time outside convolutions, attention and matrix products is what a loop "
+        "can lose; the peak is a product of two square float32 matrices, measured beside.",
+        table(["images", "a step", "outside", "waiting for data", "share of the peak"], steps),
+    ]
+
+
+def time_to_quality(results: Results) -> list[str]:
+    """Return how much sooner ours has the loss at which the plain loops end."""
+    names = {"copied": "with the faults of the copied script", "plain": "without them"}
+    lines = [
+        [
+            *(f"plain loop {names[row['against']]}", str(row["seed"]), f"{row['loss']:.4f}"),
+            *(f"{row['plain_seconds']:.0f} s", seconds(row["our_seconds"]), times(row["ratio"])),
+            times(row["ratio_of_the_better"]),
+        ]
+        for row in results["seeds"]
+    ]
+    lines += [
+        [
+            *(f"**plain loop {names[name]}**", "median", f"{row['loss']:.4f}", f"{row['plain_seconds']:.0f} s"),
+            *(seconds(row["our_seconds"]), times(row["ratio"]), times(row["ratio_of_the_better"])),
+        ]
+        for name, row in results["medians"].items()
+    ]
+    columns = ["against the", "seed", "held-out loss at its end", "reached in", "by ours in", "sooner", "best weights"]
+    total = results["runs"][0]["total_images"]
+    return [
+        f"The recipe {results['recipe']} against the plain loop with the copied script's learning rate, warm-up "
+        f"and average, on the same UNet, the same images and {total:,} of them in total. *Sooner* compares the "
+        "loss of the averaged weights; the last column that of the better of averaged and raw weights, on "
+        "either side. Evaluations are not counted, previews are.",
+        table(columns, lines),
+        "![held-out loss against seconds](pictures/time-to-quality.png)",
+    ]
+
+
+def sampling(results: Results) -> list[str]:
+    """Return the time and the distance of fewer steps."""
+    lines = [
+        [
+            *(f"{row['solver']}, {row['steps']} steps", f"{1000 * row['seconds_per_image']:.1f} ms"),
+            *(f"{row['time_ratio']:.2f}", f"{row['kernel_distance']:.5f} ± {row['error']:.5f}"),
+            "" if row["difference"] == 0 else "{:+.5f} to {:+.5f}".format(*row["difference_interval"]),
+        ]
+        for row in results["rows"]
+    ]
+    real, run = results["real_images"], results["run"]
+    solver, steps = results["best_of_20_steps"]
+    return [
+        f"{results['num_images']} samples of a run on {run['dataset']} at {run['resolution']}x{run['resolution']} "
+        f"({run['images']:,} images seen), by each way from the same noises. The kernel distance is the unbiased "
+        f"squared maximum mean discrepancy to {results['num_reference']:,} images of the data set, on features of "
+        "EfficientNet-Lite0; it is no KID. Its standard error, and the 95 % interval of the difference, are by a "
+        "jackknife over blocks of samples, paired where they are compared. As many real images, kept out of the "
+        f"reference, score {real['kernel_distance']:.5f} ± {real['error']:.5f}.",
+        table(["samples by", "an image", "time", "kernel distance", "difference, 95 % interval"], lines),
+        "![samples of both](pictures/sampling.png)",
+        f"*Left by {REFERENCE}, right by {solver} in {steps} steps, from the same noises.*",
+    ]
+
+
+def growth(results: Results) -> list[str]:
+    """Return rate and memory by the number of images."""
+    lines = [
+        [
+            *(f"{row['num_images']:,}", f"{row['images_per_second']:.0f}", f"{row['rate_ratio']:.3f}"),
+            *(f"{row['private_mib']:.0f} MiB", f"{row['memory_ratio']:.3f}"),
+            *(seconds(row["first_set_up_seconds"]), seconds(row["set_up_seconds"])),
+        ]
+        for row in results["rows"]
+    ]
+    columns = ["training images", "images/s", "of the first", "private memory", "of the first"]
+    return [
+        "A tiny UNet on random images of 32x32, memory-mapped. Private memory is the most that the steps take, "
+        "without pages of the mapped file, which the system takes back when it needs them. Set-up is everything "
+        "before the first step but decoding; the rulers are measured once for a set of images.",
+        table([*columns, "first set-up", "later ones"], lines),
+    ]
+
+
+def around(results: Results) -> list[str]:
+    """Return the numbers of around.py, whatever they are."""
+    rows = [[name.replace("_", " "), number(value)] for name, value in flat(results) if name not in ORIGIN_KEYS]
+    return [table(["what", "measured"], rows)]
+
+
+def throughput_gpu(results: Results) -> list[str]:
+    """Return the rates on a GPU, a row a measure."""
+    lines = []
+    for name, row in results["rows"].items():
+        if "error" in row:
+            lines.append([name, str(row["batch_size"]), *[""] * 5, row["error"]])
+            continue
+        share = percent(row["share_of_matmul_peak"]) if "share_of_matmul_peak" in row else ""
+        lines.append(
+            [
+                *(name, str(row["batch_size"]), f"{row['steps_images_per_second']:.1f}"),
+                *(f"{row['epoch_images_per_second']:.1f}", f"{row['device_mib'] / 1024:.1f} GiB", share),
+                *(f"{row['hours']:.1f}", "" if row["preview_seconds"] else "without previews"),
+            ]
+        )
+    step = results["step"]
+    peak = f"The measured peak of a bfloat16 matrix product is {step['matmul_tflops']:.0f} TFLOP/s. "
+    data = f"Of a step of ours, {percent(step['data_share'])} goes by waiting for data." if "data_share" in step else ""
+    words = (
+        "The default UNet at 64x64 on JPEG files of 475x475. The plain loop with one measure after another; ours by "
+        "each `--speed`, and with larger batches. Hours are those of 400 epochs of 7,400 images, computed from the "
+        "steps and the previews. " + (peak if "matmul_tflops" in step else "") + data
+    )
+    columns = ["", "batch", "images/s, steps", "with previews", "memory", "of the peak", "hours", ""]
+    found = [words]
+    if "ratio" in results:
+        whole, steps = (results["ratio"][name] for name in ("epoch_images_per_second", "steps_images_per_second"))
+        found.append(
+            f"At batch 16 `--speed auto` trains {times(steps)} as many images a second, {times(whole)} with previews."
+        )
+    if results.get("dry_run"):
+        found.insert(0, "**A dry run with a tiny UNet: these numbers say only that the script runs.**")
+    return [*found, table(columns, lines)]
+
+
+REFERENCE = "ddim in 50 steps"
+ORIGIN_KEYS = ("commit", "device", "threads", "cores")
+
+SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
+    "Images a second, on a CPU": ("throughput-cpu.json", "make bench", throughput_cpu),
+    "Seconds until it has learned": ("time-to-quality.json", "make bench-quality", time_to_quality),
+    "Sampling in fewer steps": ("sampling.json", "make bench", sampling),
+    "As the data set grows": ("growth.json", "make bench", growth),
+    "Everything around": ("around.json", "make bench", around),
+    "Images a second, on a GPU": ("throughput-gpu.json", "make bench-gpu", throughput_gpu),
+}
+
+
+def wrapped(text: str) -> str:
+    """Return prose in lines of at most 120 characters, and anything else as it is."""
+    if text.startswith(("|", "!")):
+        return text
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def origin_line(results: Results) -> str:
+    """Return where numbers come from, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())
+    place = f"{results.get('device', 'unknown device')}, {results.get('threads')} of {results.get('cores')} cores"
+    return f"*{place}; {versions}; commit {results.get('commit', 'unknown')}.*"
+
+
+def flat(values: Results, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested numbers as pairs of name and value; lists and versions are left out."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += flat(value, f"{prefix}{name}: ") if name != "versions" else []
+        elif not isinstance(value, list):
+            pairs.append((prefix + name, value))
+    return pairs
+
+
+def number(value: Any) -> str:
+    """Return a number in at most four digits, or anything else as text."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as per cent."""
+    return f"{100 * share:.1f} %"
+
+
+def seconds(value: float | None) -> str:
+    """Return seconds; None stands for what never came."""
+    return "never" if value is None or value == float("inf") else f"{value:.1f} s"
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio; None stands for what never came."""
+    return "–" if ratio is None or ratio == float("inf") else f"{ratio:.2f} ×"  # noqa: RUF001
+
+
+if __name__ == "__main__":
+    main()
