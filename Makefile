@@ -46,7 +46,7 @@ bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an h
 
 bench-gpu: $(BENCH)  ## how fast on a GPU: under 9 minutes; BENCH_FLAGS=--dry_run tries the script without one
 	$(BIN)/python benchmarks/throughput_gpu.py --output_dir runs/bench/gpu --results_dir $(BENCH_OUT) $(BENCH_FLAGS)
-	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT) $(if $(BENCH_FLAGS),--page runs/bench/gpu/dry.md)
+	test -n "$(BENCH_FLAGS)" || $(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
 
 bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \

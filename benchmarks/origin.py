@@ -1,8 +1,10 @@
 """Where numbers were measured, and with what."""
 
 import os
+import shutil
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from openddpm import __version__
 from openddpm.training.describe import processor_name
 
 PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow")
+MADE_HERE = ("benchmarks/results", "benchmarks/*.json", "docs")  # which change as benchmarks run
 
 
 def origin(threads: int | None = None) -> dict[str, Any]:
@@ -19,11 +22,19 @@ def origin(threads: int | None = None) -> dict[str, Any]:
     Args:
         threads: of the CPU, that the measured programs were given (default: what torch takes).
     """
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in MADE_HERE))
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": (_git("describe", "--always") or "unknown") + ("-dirty" if changed else ""),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "threads": threads or torch.get_num_threads(),
         "cores": os.cpu_count(),
         "versions": {"openddpm": __version__, **{name: version(name) for name in PACKAGES}},
     }
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says of this repository, or nothing where there is none."""
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

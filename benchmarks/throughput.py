@@ -107,10 +107,10 @@ def compare(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
 
 def median_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the median of each number, and what is no number as it is in the first row."""
-    names, first = rows[0].keys(), rows[0]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
     return {
-        name: round(statistics.median(row[name] for row in rows), 3) if isinstance(first[name], int | float) else value
-        for name, value in zip(names, first.values(), strict=True)
+        name: round(statistics.median(values), 3) if all(isinstance(v, int | float) for v in values) else values[0]
+        for name, values in columns.items()
     }
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/throughput_gpu.py --output_dir runs/throughput-gpu --results_dir benchmarks/results
 
-Rows are measured in the order of what they tell, as far as --minutes lets them; the results are written after each.
+Rows are measured in the order of what they tell, as far as --minutes lets them; the results are written after each,
+and rows of an earlier call are kept: --parts may be measured one by one.
 Runs of ours that are marked so are planned as long as 400 epochs of 7,400 images and ended early, since `--speed auto`
 chooses by the planned length.
 """
@@ -11,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ NUM_EPOCHS = 400
 NUM_IMAGES, IMAGE_SIZE = 740, (475, 475)
 SAVE_IMAGES_EPOCHS = 10  # of a tenth as many images as are extrapolated to
 LADDER = [name for name in MEASURES if name not in ("workers", "half-previews")]
-BATCH_SIZES = (63, 64, 128, 256)
+BATCH_SIZES = (128, 63, 64, 256)
+PARTS = ("main", "ladder", "batches")
+ROW_MINUTES, COMPILE_MINUTES = 0.5, 2.0  # assumed: what a row takes, and its compilation besides
 
 
 @dataclass(frozen=True)
@@ -43,38 +46,54 @@ class Row:
     options: tuple[str, ...] = ()
     is_planned_long: bool = False
 
+    @property
+    def compiles(self) -> bool:
+        """Tell whether the UNet is compiled, or may be."""
+        return self.is_planned_long or "max" in self.options or "compile" in (self.switched or ())
 
-def planned_rows(rounds: int) -> list[Row]:
+
+def planned_rows(parts: Sequence[str], rounds: int) -> list[Row]:
     """Return what to measure, the most telling first."""
-    rows = []
-    for _ in range(rounds):
-        rows += [Row("plain loop", 16, ()), Row("ours, --speed auto", 16, is_planned_long=True)]
-    ours = [Row(f"ours, --speed {speed}", 16, options=("--speed", speed)) for speed in ("max", "exact")]
-    large = [Row(f"ours, --speed max, batch {size}", size, options=("--speed", "max")) for size in BATCH_SIZES]
-    workers = Row("plain loop: workers and bf16", 16, ("workers", "bf16"))
-    ladder = [Row(f"plain loop: + {LADDER[n]}", 16, tuple(LADDER[: n + 1])) for n in range(len(LADDER))]
-    return [*rows, ours[0], workers, large[2], *ladder, ours[1], *large[:2], large[3]]
+    ours, plain = Row("ours, --speed auto", 16, is_planned_long=True), Row("plain loop", 16, ())
+    rows = {
+        "main": [
+            *[row for _ in range(rounds) for row in (plain, ours)],
+            Row("ours, --speed max", 16, options=("--speed", "max")),
+            Row("plain loop: workers and bf16", 16, ("workers", "bf16")),
+            Row("ours, --speed exact", 16, options=("--speed", "exact")),
+        ],
+        "ladder": [Row(f"plain loop: + {LADDER[n]}", 16, tuple(LADDER[: n + 1])) for n in range(len(LADDER))],
+        "batches": [Row(f"ours, --speed max, batch {n}", n, options=("--speed", "max")) for n in BATCH_SIZES],
+    }
+    return [row for part in parts for row in rows[part]]
 
 
 def main() -> None:
     """Measure, print and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--results_dir", type=Path, help="folder of throughput-gpu.json (default: the output folder)")
+    parser.add_argument(
+        "--results_dir", type=Path, help="folder of throughput-gpu.json; a dry run writes to --output_dir"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of the plain loop and ours at batch 16")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=40, help="after warm-up")
-    parser.add_argument("--minutes", type=float, default=8.5, help="after which no row is begun")
+    parser.add_argument("--minutes", type=float, default=9.0, help="that all may take")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dry_run", action="store_true", help="a tiny UNet for a few steps, with or without a GPU")
     given = parser.parse_args()
     begun = time.monotonic()
-    path = (given.results_dir or given.output_dir) / "throughput-gpu.json"
+    folder = given.output_dir if given.dry_run or given.results_dir is None else given.results_dir
+    path = folder / "throughput-gpu.json"
     job = prepare_job(given.output_dir, given.threads, given.steps, given.dry_run)
-    results: dict[str, Any] = {**origin(given.threads), "dry_run": given.dry_run, "rounds": given.rounds, "rows": {}}
-    results["step"] = attempt(lambda: profile_in_a_process(job, given.output_dir / "profile", given.dry_run))
+    results: dict[str, Any] = {**origin(given.threads), "dry_run": given.dry_run, "rounds": given.rounds}
+    results |= kept(path, results)
+    if "step" not in results:
+        results["step"] = attempt(lambda: profile_in_a_process(job, given.output_dir / "profile", given.dry_run))
     runs: dict[str, list[dict[str, Any]]] = {}
-    for row in planned_rows(given.rounds):
-        if time.monotonic() - begun > 60 * given.minutes:
+    for row in planned_rows(given.parts, given.rounds):
+        needed = ROW_MINUTES + COMPILE_MINUTES * (row.compiles and row.name not in runs)
+        if (time.monotonic() - begun) / 60 + needed > given.minutes and not given.dry_run:
             results["rows"].setdefault(row.name, {"batch_size": row.batch_size, "error": "not reached in the time"})
             continue
         if given.dry_run and "compile" in (row.switched or ()):
@@ -88,6 +107,15 @@ def main() -> None:
             results["ratio"] = ratios(ours, plain)
         print(f"{row.name}: {told.get('steps_images_per_second', told.get('error'))} images/s")
         write_results(results, path)
+
+
+def kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured by an earlier call with the same versions on the same device."""
+    earlier = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    is_same = all(earlier.get(name) == value for name, value in origin.items() if name != "rounds")
+    rows = {name: row for name, row in earlier.get("rows", {}).items() if "error" not in row}
+    step = {"step": earlier["step"]} if "error" not in earlier.get("step", {"error": ""}) else {}
+    return {**step, "rows": rows} if is_same else {"rows": {}}
 
 
 def prepare_job(folder: Path, threads: int, steps: int, dry_run: bool) -> Job:
