@@ -42,7 +42,9 @@ def sample_run(
     _check_numbers(num_images, solver, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
     _check_writable(output_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoise = denoiser(unet.to(device), {**dict(unet.named_parameters()), **dict(unet.named_buffers())})
+    weights = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
+    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+    denoise = denoiser(unet, weights, torch.bfloat16 if has_bf16 else None)
     shape = (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
     images = []
     starts = range(0, num_images, batch_size)

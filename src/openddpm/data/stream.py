@@ -1,6 +1,7 @@
 """Which images come when, and how they reach the device: all a function of position."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +55,19 @@ class TrainingOrder:
         return np.concatenate([self._permutation(epoch)[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            self._permutations = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
-            self._permutations[epoch] = numpy_generator(self._seed, "order", epoch).permutation(self.num_images)
-        return self._permutations[epoch]
+        permutation = self._permutations.get(epoch)
+        if permutation is None:
+            permutation = numpy_generator(self._seed, "order", epoch).permutation(self.num_images)
+            kept = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
+            self._permutations = {**kept, epoch: permutation}  # replaced whole: two threads may look things up
+        return permutation
 
 
 class BatchStream:
-    """Turns positions of the training order into augmented float images on the device."""
+    """Turns positions of the training order into augmented float images on the device.
+
+    On a GPU all images lie there if `on_device`; else a thread brings the next micro-batch into pinned memory.
+    """
 
     def __init__(
         self,
@@ -71,6 +77,8 @@ class BatchStream:
         seed: int,
         random_flip: bool,
         transform: Transform | None = None,
+        on_device: bool = False,
+        num_processes: int = 1,
     ) -> None:
         self.order = TrainingOrder(len(train_indices), seed)
         self._images = images
@@ -79,6 +87,10 @@ class BatchStream:
         self._seed = seed
         self._random_flip = random_flip
         self._transform = transform
+        self._on_device = torch.from_numpy(np.array(images)).to(device) if on_device else None
+        self._num_processes = num_processes
+        self._loader = ThreadPoolExecutor(1) if device.type == "cuda" and not on_device else None
+        self._ahead: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
 
     def image_indices(self, start: int, count: int) -> np.ndarray:
         """Return the indices in the store, (count,) int64, of the images at positions start .. start + count - 1."""
@@ -91,7 +103,7 @@ class BatchStream:
             step, micro_index: key the augmentation; `micro_index` counts the micro-batches of a step over all
                 accumulation steps and processes.
         """
-        images = load_images(self._images, self.image_indices(start, count), self._device)
+        images = self._load(start, count)
         if self._random_flip:
             flipped = uniform((count, 1, 1, 1), self._device, self._seed, "flip", step, micro_index) < 0.5
             images = torch.where(flipped, images.flip(-1), images)
@@ -99,6 +111,25 @@ class BatchStream:
             seed_global_generators(self._seed, "transform", step, micro_index)
             images = _checked(self._transform(images), images.shape)
         return uint8_to_signed_unit(images)
+
+    def close(self) -> None:
+        """End the thread that loads ahead."""
+        if self._loader is not None:
+            self._loader.shutdown(cancel_futures=True)
+
+    def _load(self, start: int, count: int) -> torch.Tensor:
+        if self._on_device is not None:
+            return self._on_device[torch.from_numpy(self.image_indices(start, count)).to(self._device)]
+        if self._loader is None:
+            return load_images(self._images, self.image_indices(start, count), self._device)
+        is_next = self._ahead is not None and self._ahead[0] == (start, count)
+        images = self._ahead[1].result() if is_next and self._ahead else self._pinned(start, count)
+        following = start + self._num_processes * count  # the processes take turns
+        self._ahead = (following, count), self._loader.submit(self._pinned, following, count)
+        return images.to(self._device, non_blocking=True)
+
+    def _pinned(self, start: int, count: int) -> torch.Tensor:
+        return load_images(self._images, self.image_indices(start, count), torch.device("cpu")).pin_memory()
 
 
 def _checked(transformed: object, shape: torch.Size) -> torch.Tensor:

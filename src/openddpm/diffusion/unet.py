@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch.utils.flop_counter import FlopCounterMode
 
 from openddpm.errors import UserError, closest
@@ -85,6 +87,19 @@ def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
         found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
         raise UserError(found, "Mend the config given as --model.") from error
     return UNet2DModel(**options)
+
+
+def zero_residuals(unet: UNet2DModel) -> None:
+    """Set to 0, in place, what each residual block and each attention adds, and the prediction itself.
+
+    As in Ho et al. (2020), whose blocks begin so; diffusers begins with random weights everywhere.
+    """
+    last = [module.conv2 for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+    last += [module.to_out[0] for module in unet.modules() if isinstance(module, Attention)]
+    for layer in [*last, unet.conv_out]:
+        torch.nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            torch.nn.init.zeros_(layer.bias)
 
 
 def check_own_unet(unet: UNet2DModel, resolution: int, channels: int) -> None:

@@ -16,7 +16,6 @@ from openddpm.config import TrainConfig
 from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
-from openddpm.diffusion.unet import gflops_per_image
 from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, Resumption, RunRecord
 from openddpm.training.earlier import Earlier
 from openddpm.training.timetable import Timetable
@@ -31,10 +30,11 @@ def new_record(
     store: ImageStore,
     split: Split,
     unet: UNet2DModel,
+    gflops: float,
     timetable: Timetable,
     own_parts: list[str],
 ) -> RunRecord:
-    """Describe a run at step 0. `unet` may lie on the meta device."""
+    """Describe a run at step 0. `unet` may lie on the meta device; `gflops` are an image's, forward and backward."""
     return RunRecord(
         run_id=secrets.token_hex(8),
         name=Path(config.output_dir).resolve().name,
@@ -57,7 +57,7 @@ def new_record(
         ),
         model=ModelRecord(
             num_parameters=unet.num_parameters(),
-            gflops_per_image=round(gflops_per_image(unet), 3),
+            gflops_per_image=round(gflops, 3),
             config=_plain(dict(unet.config)),
         ),
         environment=_environment(accelerator),

@@ -11,7 +11,7 @@ from openddpm.record.schema import RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
-_SHAPES_THE_STATE = ("model", "resolution", "use_ema")
+_SHAPES_THE_STATE = ("model", "resolution", "use_ema", "optimizer")
 
 
 @dataclass(frozen=True)

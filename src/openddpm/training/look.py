@@ -11,6 +11,8 @@ from openddpm.training.previews import write_preview
 from openddpm.training.run import Training
 from openddpm.training.stop import StopRequest
 
+PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class _Stopped(Exception):
     """A signal came while the weights were looked at."""
@@ -30,11 +32,14 @@ def look(training: Training, stop: StopRequest) -> None:
             for kind, weights in kinds.items():
                 if weights is None:
                     continue
-                denoise = _until_stopped(denoiser(training.frozen_unet, weights), stop)
                 if timetable.is_evaluation(state.step):
+                    denoise = _until_stopped(denoiser(training.frozen_unet, weights), stop)
                     rows.append(training.evaluation.score(denoise, kind, state.step, state.images))
-                if timetable.is_preview(state.step) and (path := _preview(training, denoise, kind)):
-                    written[kind] = path
+                if timetable.is_preview(state.step):
+                    precision = PRECISIONS[training.config.mixed_precision]
+                    denoise = _until_stopped(denoiser(training.frozen_unet, weights, precision), stop)
+                    if path := _preview(training, denoise, kind):
+                        written[kind] = path
         except _Stopped:
             return
         for row in rows:

@@ -1,4 +1,4 @@
-"""AdamW and the learning rate, the latter as a pure function of the step."""
+"""The optimizer, and the learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,9 +10,13 @@ from diffusers.optimization import get_scheduler
 from openddpm.config import OptimizationOptions
 from openddpm.record.schema import Resumption
 
+MIN_MUON_SIZE = 16  # assumed: rows and columns of a matrix that is worth Muon's trouble
 
-def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.AdamW:
-    """Return AdamW over all parameters, fused where torch has that."""
+
+def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
+    """Return AdamW over all parameters, fused where torch has that; or Muon for the matrices among them."""
+    if options.optimizer == "muon":
+        return _muon(unet, options)
     return torch.optim.AdamW(
         unet.parameters(),
         lr=options.learning_rate,
@@ -21,6 +25,27 @@ def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.op
         eps=options.adam_epsilon,
         fused=next(unet.parameters()).device.type in ("cpu", "cuda"),
     )
+
+
+def _muon(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
+    """Return Muon (Jordan, 2024) for the weights that are matrices once flattened, and AdamW for the rest.
+
+    Muon's steps are scaled to be as large as AdamW's (Liu et al., 2025, equation 4): both take the same learning rate.
+    """
+    from pytorch_optimizer import Muon  # takes a second to import
+
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for parameter in unet.parameters():
+        is_matrix = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= MIN_MUON_SIZE
+        (matrices if is_matrix else rest).append(parameter)
+    shared = {"lr": options.learning_rate, "weight_decay": options.adam_weight_decay}
+    betas = (options.adam_beta1, options.adam_beta2)
+    groups = [
+        {"params": matrices, "use_muon": True, "use_adjusted_lr": True, **shared},
+        {"params": rest, "use_muon": False, "betas": betas, "eps": options.adam_epsilon, **shared},
+    ]
+    return Muon([group for group in groups if group["params"]])
 
 
 def learning_rate_schedule(

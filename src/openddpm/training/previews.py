@@ -17,10 +17,10 @@ from openddpm.seeding import standard_normal
 def write_preview(
     path: Path, denoise: Denoiser, process: DiffusionProcess, config: TrainConfig, channels: int, device: torch.device
 ) -> None:
-    """Write a grid of eval_batch_size samples by DDIM, from the noise that the run's seed fixes, as a PNG."""
+    """Write a grid of eval_batch_size samples, from the noise that the run's seed fixes, as a PNG."""
     shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
     noise = standard_normal(shape, device, config.seed, "preview")
-    images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps)
+    images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps, config.preview_solver)
     picture = io.BytesIO()
     image_grid(signed_unit_to_uint8(images).cpu().numpy()).save(picture, "PNG")
     write_atomically(path, picture.getvalue())

@@ -81,12 +81,12 @@ class Probe:
         """Return how long AdamW's last step was, over how long it would have been without epsilon: 1 if it is small."""
         with_epsilon = without = 0.0
         for group in self._training.state.optimizer.param_groups:
-            beta1, beta2 = group["betas"]
+            beta1, beta2 = group.get("betas", (0.0, 0.0))
             for parameter in group["params"]:
                 entry = self._training.state.optimizer.state.get(parameter)
-                if not entry:  # frozen
+                if not entry or "exp_avg_sq" not in entry:  # frozen, or Muon's, which has no epsilon
                     continue
-                step = float(entry["step"])
+                step = float(entry["step"] if "step" in entry else group["step"])
                 mean = entry["exp_avg"] / (1 - beta1**step)
                 root = (entry["exp_avg_sq"] / (1 - beta2**step)).sqrt()
                 with_epsilon += float((mean / (root + group["eps"])).square().sum())
@@ -148,3 +148,4 @@ class Probe:
         state.optimizer.state.clear()
         for group in state.optimizer.param_groups:
             group.update(betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay)
+            group.pop("step", None)

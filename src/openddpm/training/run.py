@@ -71,6 +71,7 @@ class Training:
     def close(self) -> None:
         """Leave the run folder to others."""
         self.saver.close()
+        self.stream.close()
         self.claim.release()
 
     def progress(self) -> Progress:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from openddpm.data.sources import open_source
 from openddpm.data.store import default_cache_dir, open_store
 from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.unet import build_unet, check_own_unet, unet_config
+from openddpm.diffusion.unet import build_unet, check_own_unet, gflops_per_image, unet_config, zero_residuals
 from openddpm.errors import UserError
 from openddpm.seeding import seed_global_generators
 from openddpm.training.describe import new_record, resumed_record
@@ -34,6 +35,7 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.run import Training
 from openddpm.training.saver import Saver
+from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import make_timetable
 
@@ -61,6 +63,7 @@ def prepare(
         UserError: for whatever in the config, the data or the output folder has to be mended first.
     """
     check_own_folder(config)
+    config = with_fast_precision(config)
     with lost_ranks_named():
         accelerator = _accelerator(config)
         claim = Claim(Path(config.output_dir), accelerator.is_main_process)
@@ -108,8 +111,13 @@ def _prepare(
 
     unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
-    run = new_record(config, accelerator, source, store, split, frozen_unet, timetable, own_parts)
-    model, state = _initial_state(config, accelerator, unet)
+    gflops = gflops_per_image(frozen_unet)
+    num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
+    speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
+    model, state = _initial_state(config, accelerator, unet, speed)
+    speed, compile_seconds = compiled_by_a_first_pass(speed, model, unet, config.train_batch_size)
+    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, timetable, own_parts)
+    run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images, rolled_back_from)
@@ -137,7 +145,11 @@ def _prepare(
         process=process,
         images=store.images,
         split=split,
-        stream=BatchStream(store.images, split.train, device, config.seed, config.random_flip, transform),
+        stream=BatchStream(
+            *(store.images, split.train, device, config.seed, config.random_flip, transform),
+            on_device=speed.images_on_device,
+            num_processes=accelerator.num_processes,
+        ),
         evaluation=evaluation,
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, total_steps, run.resumptions),
@@ -156,14 +168,20 @@ def _initial_unet(
         own_unet.__dict__.pop("_is_accelerate_prepared", None)  # by an earlier run, maybe in another precision
         return extract_model_from_parallel(own_unet, keep_fp32_wrapper=False)
     seed_global_generators(config.seed, "initial weights")
-    return build_unet(structure, channels)
+    unet = build_unet(structure, channels)
+    if config.zero_init_residuals:
+        zero_residuals(unet)
+    return unet
 
 
-def _initial_state(config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel) -> tuple[Any, TrainingState]:
+def _initial_state(
+    config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
+) -> tuple[Any, TrainingState]:
     """Return the UNet prepared for training, and the state of a run at step 0 around it."""
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a caller's may have been trained before
+    speed.apply(unet)
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
     ema = None
     if config.use_ema:

@@ -53,9 +53,14 @@ class TrainingState:
         names = (name for name, _ in self.unet.named_parameters())
         return {**dict(zip(names, self.ema.shadow_params, strict=True)), **dict(self.unet.named_buffers())}
 
+    def _optimizer_names(self) -> list[str]:
+        """Return the names of the parameters as the optimizer numbers them."""
+        names = {id(parameter): name for name, parameter in self.unet.named_parameters()}
+        return [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def tensors(self) -> Tensors:
         """Return what a checkpoint keeps as tensors (not copies)."""
-        names = [name for name, _ in self.unet.named_parameters()]
+        names = self._optimizer_names()
         optimizer = {
             f"{names[index]}/{key}": value
             for index, entry in self.optimizer.state_dict()["state"].items()
@@ -74,6 +79,7 @@ class TrainingState:
             "loss_sums": loss_sums.tolist(),  # type: ignore[union-attr]
             "steps_since_log": self.steps_since_log,
             "look_due": self.look_due,
+            "optimizer_steps": [group.get("step") for group in self.optimizer.param_groups],
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
@@ -86,12 +92,15 @@ class TrainingState:
             for name, shadow in (self.ema_weights() or {}).items():
                 shadow.data.copy_(tensors["ema"][name])
             self.ema.optimization_step = scalars["step"]
-        names = [name for name, _ in self.unet.named_parameters()]
+        names = self._optimizer_names()
         entries: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors["optimizer"].items():
             parameter, key = name.rsplit("/", 1)
             entries.setdefault(names.index(parameter), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
+        for group, steps in zip(groups, scalars.get("optimizer_steps", []), strict=False):
+            if steps is not None:  # AdamW counts for each parameter, Muon for a group
+                group["step"] = steps
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         if self.scaler is not None and scalars["scaler"]:
             self.scaler.load_state_dict(scalars["scaler"])

@@ -56,6 +56,9 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
         "timestep_sampling": "stratified",
         "small_images": "drop",
         "mixed_precision": "bf16",
+        "speed": "max",
+        "optimizer": "muon",
+        "preview_solver": "unipc",
     }
     annotation = TrainConfig.model_fields[name].annotation
     if annotation is bool:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -163,3 +164,25 @@ def test_conversion_round_trips_exactly() -> None:
 def test_conversion_rounds_and_clamps(signed: float, expected: int) -> None:
     """Values beyond [-1, 1] are clamped, others go to the nearest integer."""
     assert signed_unit_to_uint8(torch.tensor([signed], dtype=torch.float64)).item() == expected
+
+
+def test_images_on_the_device_are_those_of_the_store() -> None:
+    """Whether all images lie on the device or are loaded as they come makes no difference to a batch."""
+    loaded = stream(random_flip=True)
+    resident = BatchStream(IMAGES, TRAIN, CPU, 0, True, on_device=True)
+    for step in range(4):
+        torch.testing.assert_close(
+            resident.micro_batch(5 * step, 5, step, 0), loaded.micro_batch(5 * step, 5, step, 0), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize("starts", [[0, 5, 10, 15], [0, 10, 20], [3, 0, 40, 45], [5, 5, 10]])
+def test_loading_ahead_is_loading(starts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread has brought ahead is what is asked for, also after jumps to a position that was not foreseen."""
+    ahead = BatchStream(IMAGES, TRAIN, CPU, 0, True, num_processes=2 if starts == [0, 10, 20] else 1)
+    ahead._loader = ThreadPoolExecutor(1)  # as on a GPU
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    for step, start in enumerate(starts):
+        expected = stream(random_flip=True).micro_batch(start, 5, step, 0)
+        torch.testing.assert_close(ahead.micro_batch(start, 5, step, 0), expected, rtol=0, atol=0)
+    ahead.close()
