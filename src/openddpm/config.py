@@ -12,6 +12,8 @@ LearningRateSchedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
 ]
 
+TimestepSampling = Literal["uniform", "stratified", "importance"]
+
 
 class _Options(BaseModel):
     model_config = ConfigDict(
@@ -98,8 +100,10 @@ class OptimizationOptions(_Options):
     """Added to AdamW's denominator; from about 1e-5 on it swamps the gradients and slows training."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm, over all parameters, when they exceed it."""
-    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
-    """Draw each image's timestep independently, or spread a micro-batch evenly over the noise levels."""
+    timestep_sampling: TimestepSampling = "uniform"
+    """Draw each image's timestep independently; spread a micro-batch evenly over the noise levels (stratified); or
+    besides draw more of little noise, where most of the error is, and weigh each error so that the loss stays the mean
+    over all timesteps (importance)."""
     use_ema: bool = True
     """Keep an exponential moving average of the weights; it is what samples best."""
     ema_inv_gamma: float = Field(1.0, gt=0)

@@ -3,11 +3,13 @@
 import torch
 from diffusers import DDIMScheduler
 
-from openddpm.config import ModelOptions
+from openddpm.config import ModelOptions, TimestepSampling
 from openddpm.record.schema import Band
 
 BANDS: dict[Band, tuple[float, float]] = {"detail": (10.0, float("inf")), "shape": (0.1, 10.0), "layout": (0.0, 0.1)}
 """Half-open intervals [low, high) of the signal-to-noise ratio; measured to tell what a picture will look like."""
+
+IMPORTANCE_POWER = 2.0  # measured: docs/lab-log.md
 
 
 class DiffusionProcess:
@@ -58,18 +60,30 @@ class DiffusionProcess:
         return signal * prediction + sigma * noisy
 
 
-def sample_timesteps(draws: torch.Tensor, num_timesteps: int, stratified: bool) -> torch.Tensor:
+def sample_timesteps(
+    draws: torch.Tensor, num_timesteps: int, sampling: TimestepSampling
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn uniform draws into timesteps.
+
+    stratified gives each of B equal parts of the draws to one image. Which image gets which part need not be random,
+    since the images come in random order. importance does so too, and makes timestep t as likely as the interval from
+    t / T to (t + 1) / T is long once both are raised to 1 / IMPORTANCE_POWER: the smaller t, the likelier. Sampling
+    where the loss is large, weighted back, is what Nichol and Dhariwal (2021, section 3.3) learn as they train.
 
     Args:
         draws: (B,) float32 in [0, 1).
-        stratified: give each of B equal parts of the noise levels to one image. Which image gets which part need not
-            be random, since the images come in random order.
 
     Returns:
-        (B,) int64 in 0 .. num_timesteps - 1, each value equally likely.
+        timesteps: (B,) int64 in 0 .. num_timesteps - 1.
+        weights: (B,) float32, under which every timestep counts the same in the mean.
     """
     count = len(draws)
-    if stratified:
+    if sampling != "uniform":
         draws = (torch.arange(count, device=draws.device) + draws) / count
-    return (draws * num_timesteps).long().clamp(max=num_timesteps - 1)
+    if sampling == "importance":
+        draws = draws**IMPORTANCE_POWER
+    timesteps = (draws * num_timesteps).long().clamp(max=num_timesteps - 1)
+    if sampling != "importance":
+        return timesteps, torch.ones_like(draws)
+    edges = (torch.arange(num_timesteps + 1, device=draws.device) / num_timesteps) ** (1 / IMPORTANCE_POWER)
+    return timesteps, 1 / (num_timesteps * edges.diff())[timesteps]

@@ -149,10 +149,12 @@ def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tenso
     micro_index = accumulation_index * training.accelerator.num_processes + training.accelerator.process_index
     images = training.stream.micro_batch(state.images + micro_index * size, size, step, micro_index)
     noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)
-    timesteps = training.timesteps_of(micro_index)
+    timesteps, weights = training.timesteps_of(micro_index)
     seed_global_generators(seed, "dropout", step, micro_index)
     prediction = training.model(process.add_noise(images, noise, timesteps), timesteps).sample
-    return F.mse_loss(prediction.float(), process.target(images, noise, timesteps))
+    target = process.target(images, noise, timesteps)
+    errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    return (weights * errors).mean()
 
 
 def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torch.Tensor) -> None:

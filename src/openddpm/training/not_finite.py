@@ -32,7 +32,7 @@ def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool
     faulty = [index for index, loss in enumerate(by_micro_index) if not math.isfinite(loss)]
     what = f"the training loss is {by_micro_index[faulty[0]]}" if faulty else "the gradient is not finite"
     places = [
-        f"  timesteps {_listed(training.timesteps_of(index))} of images {_listed(training.image_indices_of(index))}"
+        f"  timesteps {_listed(training.timesteps_of(index)[0])} of images {_listed(training.image_indices_of(index))}"
         for index in faulty or range(len(by_micro_index))
     ]
     return NotFinite(

@@ -56,12 +56,12 @@ class Training:
         """Images a step consumes, over all processes and accumulation steps."""
         return self.timetable.global_batch_size
 
-    def timesteps_of(self, micro_index: int) -> torch.Tensor:
-        """Return the timesteps (B,) int64 of a micro-batch of the step in hand, whichever process it belongs to."""
+    def timesteps_of(self, micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
         config, num_timesteps = self.config, self.process.num_timesteps
         shape, device = (config.train_batch_size,), self.accelerator.device
         draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
-        return sample_timesteps(draws, num_timesteps, config.timestep_sampling == "stratified")
+        return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
 
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
         """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
