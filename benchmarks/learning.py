@@ -50,6 +50,7 @@ FIRST_RECIPE: dict[str, Any] = {
     "save_images_epochs": 1_000_000,  # at the end only
     "checkpointing_steps": 1_000_000,
 }
+FIRST_UNET = {"block_out_channels": (32, 64), "attention_head_dim": 32}  # what differs from the present unet-16
 DATA: dict[str, tuple[dict[str, Any], int]] = {  # options, images to train on
     "avatars-16": ({"dataset": "avatars-16", "resolution": 16}, 16_000),
     "digits-8": ({"resolution": 8}, 16_000),
@@ -82,12 +83,17 @@ VARIANTS = {
     "muon": Variant("Muon", _MUON),
     "zero": Variant("residual blocks begin at 0", _ZERO),
     "muon-zero": Variant("Muon, and residual blocks begin at 0", {**_MUON, **_ZERO}),
-    "all": Variant("Muon, residual blocks at 0, importance", _ALL),
+    "all": Variant("all: Muon, residual blocks at 0, importance", _ALL),
     "all-batch-32": Variant(
-        "the same, batch 32, learning rate 6e-3", {**_ALL, "train_batch_size": 32, "learning_rate": 6e-3}
+        "all, batch 32, learning rate 6e-3", {**_ALL, "train_batch_size": 32, "learning_rate": 6e-3}
     ),
-    "all-lr-8e-3": Variant("the same, learning rate 8e-3", {**_ALL, "learning_rate": 8e-3}),
-    "all-lr-2e-3": Variant("the same, learning rate 2e-3", {**_ALL, "learning_rate": 2e-3}),
+    "all-batch-32-even": Variant(
+        "all, batch 32, channels (48, 48)",
+        {**_ALL, "train_batch_size": 32, "learning_rate": 6e-3},
+        {"block_out_channels": (48, 48), "attention_head_dim": 48},
+    ),
+    "all-lr-8e-3": Variant("all, learning rate 8e-3", {**_ALL, "learning_rate": 8e-3}),
+    "all-lr-2e-3": Variant("all, learning rate 2e-3", {**_ALL, "learning_rate": 2e-3}),
     "uniform": Variant("timesteps drawn independently", {"timestep_sampling": "uniform"}),
     "batch-32": Variant("batch 32", {"train_batch_size": 32}),
     "lr-8e-3": Variant("learning rate 8e-3", {"learning_rate": 8e-3}),
@@ -195,7 +201,7 @@ def _config(given: argparse.Namespace, data: str, variant: Variant, seed: int, f
 def prepared(config: TrainConfig, variant: Variant) -> Training:
     """Return a run of a variant, ready to be trained."""
     with (
-        patch.dict(unets.SIZES, {"unet-16": {**unets.SIZES["unet-16"], **variant.unet}}),
+        patch.dict(unets.SIZES, {"unet-16": {**unets.SIZES["unet-16"], **FIRST_UNET, **variant.unet}}),
         patch.multiple(timetable, **TIMETABLE),
     ):
         training = setup.prepare(config)

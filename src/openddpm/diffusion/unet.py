@@ -35,10 +35,10 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "unet-16": {
         "layers_per_block": 1,
-        "block_out_channels": (32, 64),
+        "block_out_channels": (48, 48),
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": 32,
+        "attention_head_dim": 48,
         "norm_num_groups": 8,
     },
 }

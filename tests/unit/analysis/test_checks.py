@@ -107,6 +107,8 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "EMA of all steps": (plan(ema_power=1.0, ema_max_decay=0.99999), "ema_horizon", "warning"),
     "EMA of a few steps": (plan(ema_max_decay=0.5), "ema_horizon", "warning"),
     "demo rate x 100": (plan(learning_rate=0.4), "learning_rate", "fault"),
+    "Muon's rate x 10": (plan(learning_rate=0.08, optimizer="muon"), "learning_rate", "warning"),
+    "AdamW with Muon's rate": (plan(optimizer="adamw"), "learning_rate", "warning"),
     "demo rate / 1000": (plan(learning_rate=4e-6), "learning_rate", "warning"),
     "seed rate x 100": (seed_plan(learning_rate=1e-2), "learning_rate", "warning"),
     "seed rate / 1000": (seed_plan(learning_rate=1e-7), "learning_rate", "fault"),
@@ -120,7 +122,7 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "batch of two": (plan(train_batch_size=2), "batch_size", "warning"),
     "batch beyond the set": (plan(300, train_batch_size=512), "batch_size", "warning"),
     "bf16 on a CPU": (plan(mixed_precision="bf16"), "precision", "warning"),
-    "previews of tiny epochs": (plan(250, 60), "previews", "warning"),
+    "previews of tiny epochs": (plan(250, 60, num_inference_steps=50), "previews", "warning"),
     "large model on a CPU": (seed_plan(CPU), "duration", "warning"),
 }
 

@@ -51,7 +51,7 @@ def test_measurements_are_judged(measured: dict[str, Any], expected: dict[str, s
 
 @pytest.mark.parametrize(
     ("batch_size", "words"),
-    [(4, "--train_batch_size 4 --gradient_accumulation_steps 4 "), (None, "--gradient_checkpointing")],
+    [(4, "--train_batch_size 4 --gradient_accumulation_steps 8 "), (None, "--gradient_checkpointing")],
 )
 def test_a_batch_too_large_names_one_that_fits(batch_size: int | None, words: str, run: RunRecord) -> None:
     """Where memory is short, the options named make steps of as many images; where nothing fits, they save memory."""

@@ -11,7 +11,7 @@ def test_only_changed_options_come_first(tmp_path: Path) -> None:
     """The first table holds exactly the options that differ from the defaults, with both values and the help text."""
     tables = all_tables(read_run_folder(write_made_up_run(tmp_path)))
     rows = {row.name: row for row in tables.changed_options}
-    assert (rows["learning_rate"].value, rows["learning_rate"].default) == ("0.004", "0.0001")
+    assert (rows["learning_rate"].value, rows["learning_rate"].default) == ("0.008", "0.0001")
     assert rows["learning_rate"].help == "Highest learning rate of the schedule."
     assert "adam_weight_decay" not in rows
     assert "adam_weight_decay" in [row.name for row in tables.options]
