@@ -16,6 +16,8 @@ def _report(run: RunFolder, /) -> int:
     """
     from openddpm.analysis.report import write_report
     from openddpm.publishing.card import write_card
+    from openddpm.record.reader import read_run_folder
 
-    print(f"report: {write_report(run)}\ncard:   {write_card(run)}")
+    record = read_run_folder(run)
+    print(f"report: {write_report(run, record)}\ncard:   {write_card(run, record)}")
     return 0

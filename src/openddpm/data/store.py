@@ -36,6 +36,8 @@ __all__ = [
 
 STORE_VERSION = 2  # part of the digest: raise it when decoding changes what it makes
 
+WRITE_BYTES = 2**20  # assumed
+
 Check = Callable[[DataRecord], None]
 """Raises where a data set is not worth training on."""
 
@@ -138,6 +140,13 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     digest, shape, first_path, census = hashlib.sha256(), None, "", Census()
+    waiting = bytearray()  # what is written together: each write hands the interpreter to the threads that decode
+
+    def write_waiting() -> None:
+        file.write(waiting)
+        digest.update(waiting)
+        waiting.clear()
+
     with (
         Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress,
         (folder / "images.uint8").open("wb") as file,
@@ -158,8 +167,10 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
                 )
             if shape is None:
                 shape, first_path = pixels.shape, path
-            file.write(pixels.data)
-            digest.update(pixels.data)
+            waiting += pixels.data.cast("B")
+            if len(waiting) >= WRITE_BYTES:
+                write_waiting()
+        write_waiting()
         file.flush()
         os.fsync(file.fileno())
     data = census.record()

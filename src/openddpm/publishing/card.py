@@ -5,17 +5,22 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from openddpm.analysis.curves import curves_png
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
-from openddpm.record.reader import read_run_folder
+from openddpm.record.reader import RunFolder, read_run_folder
 
 CURVES_FILE = "curves.png"
 
 
-def write_card(folder: Path) -> Path:
-    """Write README.md and curves.png of a run folder, from its record alone; returns the path of the card."""
-    run = read_run_folder(folder)
+def write_card(folder: Path, run: RunFolder | None = None) -> Path:
+    """Write README.md and curves.png of a run folder, from its record alone; returns the path of the card.
+
+    Args:
+        run: that record, if it has been read already.
+    """
+    from openddpm.analysis.curves import curves_png  # matplotlib, which no run should wait for to begin
+
+    run = run or read_run_folder(folder)
     write_atomically(folder / CURVES_FILE, curves_png(run))
     template = resources.files("openddpm.publishing").joinpath("card.md.j2").read_text("utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown

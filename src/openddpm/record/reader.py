@@ -139,15 +139,23 @@ def _checked(kind: type[Record], fields: Any) -> Record:
 
 
 def _check_numbers(record: BaseModel) -> None:
-    for name, value in record:
-        values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else (value,)
-        for one in values:
-            if isinstance(one, BaseModel):
-                _check_numbers(one)
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"{name}: {one} is no finite number")
-            elif isinstance(one, int) and not 0 <= one <= MAX_COUNT and name not in _FREE:
-                raise ValueError(f"{name}: beyond 0 to {MAX_COUNT}")
+    for name, value in vars(record).items():
+        if isinstance(value, list | dict):
+            for one in value if isinstance(value, list) else value.values():
+                _check_number(name, one)
+        else:
+            _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: {value} is no finite number")
+    elif isinstance(value, int):
+        if not 0 <= value <= MAX_COUNT and name not in _FREE:
+            raise ValueError(f"{name}: beyond 0 to {MAX_COUNT}")
+    elif isinstance(value, BaseModel):
+        _check_numbers(value)
 
 
 _FREE = ("seed", "config", "environment")  # any whole number; options are checked by themselves

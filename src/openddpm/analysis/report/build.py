@@ -27,14 +27,17 @@ MAX_FINDINGS = 1000  # more stay in data.json
 SCRIPTS = ("page.js", "film.js", "plots.js")
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, run: RunFolder | None = None) -> Path:
     """Write `folder`/report.html from the record that stands there, whole or still growing; return its path.
+
+    Args:
+        run: that record, if it has been read already.
 
     Raises:
         UserError: no run there, or a damaged or newer record.
     """
     path = folder / REPORT_FILE
-    write_atomically(path, render_report(read_run_folder(folder), datetime.now(UTC)))
+    write_atomically(path, render_report(run or read_run_folder(folder), datetime.now(UTC)))
     return path
 
 

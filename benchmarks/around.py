@@ -1,0 +1,164 @@
+"""What surrounds training, as whole processes: help, reports of long runs, decoding, the start of a run.
+
+    python benchmarks/around.py --output_dir runs/bench/around --images IMAGES.parquet --results around.json
+
+Medians of several runs each. Let nothing else run.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from origin import origin
+from throughput import write_results
+
+from openddpm.config import TrainConfig
+from openddpm.record.files import read_json_lines
+from openddpm.record.schema import DatasetRecord, MetricsRow, ModelRecord, Progress, RunRecord
+from openddpm.record.writer import RunWriter
+
+OPENDDPM = [sys.executable, "-m", "openddpm"]
+DECODE = """
+import sys, time
+from pathlib import Path
+from openddpm.config import TrainConfig
+from openddpm.data.decode import Preprocessing
+from openddpm.data.sources import open_source
+from openddpm.data.store import open_store
+start = time.perf_counter()
+config = TrainConfig(dataset=sys.argv[1], resolution=int(sys.argv[2]))
+preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
+store = open_store(open_source(config, None), preprocessing, Path(sys.argv[3]), 1.0, quiet=True)
+print(len(store.images), time.perf_counter() - start)
+"""
+REPORT = """
+import sys
+from openddpm.cli.main import main
+status = main(["report", sys.argv[1]])
+sys.exit(status or 3 * ("torch" in sys.modules))
+"""
+
+
+def main() -> None:
+    """Measure all, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/bench/around"))
+    parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
+    parser.add_argument("--images", type=Path, help="images to decode: a folder, zip or parquet file")
+    parser.add_argument("--resolution", type=int, default=64, help="to decode them to")
+    parser.add_argument("--report_steps", type=int, default=100_000, help="logged by the run that is reported on")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    given.output_dir.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {
+        **origin(),
+        "help_seconds": median(given.rounds, lambda: timed([*OPENDDPM, "--help"])),
+        "train_help_seconds": median(given.rounds, lambda: timed([*OPENDDPM, "train", "--help"])),
+        "report": report(given.output_dir / "long-run", given.report_steps, given.rounds),
+        "decode": "no --images given" if given.images is None else decode(given),
+        "start": start(given.output_dir, given.rounds),
+    }
+    write_results(results, given.results or given.output_dir / "around.json")
+    print(json.dumps(results, indent=1))
+
+
+def timed(command: list[str]) -> float:
+    """Return the seconds that a command takes.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return time.perf_counter() - begun
+
+
+def median(rounds: int, measure: Any) -> float:
+    """Return the median of `rounds` measurements."""
+    return round(statistics.median(measure() for _ in range(rounds)), 3)
+
+
+def report(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
+    """Rebuild the report of a made-up run that has logged every step; fails if that imports torch."""
+    shutil.rmtree(folder, ignore_errors=True)
+    batch, num_train = 16, 6000
+    dataset = DatasetRecord(
+        source="made up", revision=None, split=None, num_images=num_train, num_train=num_train, num_heldout=0,
+        resolution=16, channels=3, sha256="0" * 64,
+    )  # fmt: skip
+    progress = Progress(step=steps, images=steps * batch, epoch=steps * batch / num_train)
+    run = RunRecord(
+        run_id="0" * 16, name="long", status="finished", created="2026-01-01T00:00:00+00:00", seed=0,
+        total_steps=steps, num_processes=1, config=TrainConfig().model_dump(), dataset=dataset,
+        model=ModelRecord(num_parameters=1, gflops_per_image=1.0, config={}), environment={}, progress=progress,
+    )  # fmt: skip
+    RunWriter(folder).write_run(run)
+    rows = (
+        MetricsRow(
+            step=step, images=step * batch, epoch=step * batch / num_train, wall_seconds=step / 10,
+            train_loss=0.02 + math.exp(-step / 1000) + 0.001 * math.sin(step), learning_rate=1e-4, grad_norm=0.1,
+            ema_decay=0.999, images_per_second=160.0,
+        ).model_dump_json()
+        for step in range(1, steps + 1)
+    )  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
+    seconds = median(rounds, lambda: timed([sys.executable, "-c", REPORT, str(folder)]))
+    size = (folder / "report.html").stat().st_size
+    return {"logged_steps": steps, "seconds": seconds, "page_bytes": size, "imports_torch": False}
+
+
+def decode(given: argparse.Namespace) -> dict[str, Any]:
+    """Decode a data set into an empty cache."""
+    cache, counts = given.output_dir / "cache-to-fill", set()
+
+    def once() -> float:
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [sys.executable, "-c", DECODE, str(given.images), str(given.resolution), str(cache)]
+        count, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        counts.add(int(count))
+        return float(seconds)
+
+    return {"seconds": median(given.rounds, once), "images": counts.pop(), "resolution": given.resolution}
+
+
+def start(folder: Path, rounds: int) -> dict[str, Any]:
+    """Start the demo recipe on images that are decoded already: from the command to its first logged step."""
+    shared = ["--logging_dir", str(folder / "logs"), "--cache_dir", str(folder / "cache"), "--logging_steps", "1"]
+    run = folder / "start"
+    train = [*OPENDDPM, "train", "--recipe", "avatars-16", "--output_dir", str(run), "--overwrite_output_dir", *shared]
+    begin = [*train, "--max_train_steps", "3"]
+    timed(begin)  # decodes, and measures the rulers
+    first = median(rounds, lambda: until_step(begin, run, 1))
+    going_on = [*OPENDDPM, "resume", str(run), "--accept_changes", "--max_train_steps"]
+    steps = iter(range(4, 4 + rounds))
+    resumed = median(rounds, lambda: until_step([*going_on, str(step := next(steps))], run, step))
+    sampled = median(rounds, lambda: timed([*OPENDDPM, "sample", str(run), "--num_images", "1"]))
+    return {"first_step_seconds": first, "first_step_after_resuming_seconds": resumed, "one_sample_seconds": sampled}
+
+
+def until_step(command: list[str], run: Path, step: int) -> float:
+    """Return the seconds from the start of a command to the line of `step` in metrics.jsonl; waits for its end."""
+    metrics = run / "metrics.jsonl"
+    begun, begun_at = time.perf_counter(), time.time()
+    seconds = None
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while seconds is None and process.poll() is None:
+        is_new = metrics.exists() and metrics.stat().st_mtime >= begun_at
+        if is_new and any(row["step"] >= step for row in read_json_lines(metrics)):
+            seconds = time.perf_counter() - begun
+        time.sleep(0.01)
+    if process.wait() or seconds is None:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}, without step {step}")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
