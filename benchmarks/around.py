@@ -7,7 +7,6 @@ Medians of several runs each. Let nothing else run.
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -20,11 +19,9 @@ from typing import Any
 from origin import origin
 from throughput import write_results
 
-from openddpm.config import TrainConfig
 from openddpm.record.files import read_json_lines
-from openddpm.record.schema import DatasetRecord, MetricsRow, ModelRecord, Progress, RunRecord
-from openddpm.record.writer import RunWriter
 
+SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"
 OPENDDPM = [sys.executable, "-m", "openddpm"]
 DECODE = """
 import sys, time
@@ -38,6 +35,13 @@ config = TrainConfig(dataset=sys.argv[1], resolution=int(sys.argv[2]))
 preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
 store = open_store(open_source(config, None), preprocessing, Path(sys.argv[3]), 1.0, quiet=True)
 print(len(store.images), time.perf_counter() - start)
+"""
+MADE_UP_RUN = """
+import sys
+from pathlib import Path
+from made_up_run import write_made_up_run
+folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+write_made_up_run(folder, steps=steps, rows=steps, evaluations=int(sys.argv[3]), previews=int(sys.argv[4]))
 """
 REPORT = """
 import sys
@@ -89,30 +93,13 @@ def median(rounds: int, measure: Any) -> float:
 def report(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
     """Rebuild the report of a made-up run that has logged every step; fails if that imports torch."""
     shutil.rmtree(folder, ignore_errors=True)
-    batch, num_train = 16, 6000
-    dataset = DatasetRecord(
-        source="made up", revision=None, split=None, num_images=num_train, num_train=num_train, num_heldout=0,
-        resolution=16, channels=3, sha256="0" * 64,
-    )  # fmt: skip
-    progress = Progress(step=steps, images=steps * batch, epoch=steps * batch / num_train)
-    run = RunRecord(
-        run_id="0" * 16, name="long", status="finished", created="2026-01-01T00:00:00+00:00", seed=0,
-        total_steps=steps, num_processes=1, config=TrainConfig().model_dump(), dataset=dataset,
-        model=ModelRecord(num_parameters=1, gflops_per_image=1.0, config={}), environment={}, progress=progress,
-    )  # fmt: skip
-    RunWriter(folder).write_run(run)
-    rows = (
-        MetricsRow(
-            step=step, images=step * batch, epoch=step * batch / num_train, wall_seconds=step / 10,
-            train_loss=0.02 + math.exp(-step / 1000) + 0.001 * math.sin(step), learning_rate=1e-4, grad_norm=0.1,
-            ema_decay=0.999, images_per_second=160.0,
-        ).model_dump_json()
-        for step in range(1, steps + 1)
-    )  # fmt: skip
-    (folder / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
+    evaluations, previews = 300, 100  # each of both weights kinds
+    write = [sys.executable, "-c", MADE_UP_RUN, str(folder), str(steps), str(evaluations), str(previews)]
+    subprocess.run(write, check=True, env={**os.environ, "PYTHONPATH": str(SUPPORT)})
     seconds = median(rounds, lambda: timed([sys.executable, "-c", REPORT, str(folder)]))
-    size = (folder / "report.html").stat().st_size
-    return {"logged_steps": steps, "seconds": seconds, "page_bytes": size, "imports_torch": False}
+    sizes = {"logged_steps": steps, "evaluations": evaluations, "previews": previews}
+    page_bytes = (folder / "report.html").stat().st_size
+    return {**sizes, "seconds": seconds, "page_bytes": page_bytes, "imports_torch": False}
 
 
 def decode(given: argparse.Namespace) -> dict[str, Any]:

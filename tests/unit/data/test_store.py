@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openddpm.data import pool
+from openddpm.data import pool, store
 from openddpm.data.decode import EncodedImage, Preprocessing
 from openddpm.data.image_source import ImageSource
 from openddpm.data.store import ImageStore, default_cache_dir, open_store
@@ -88,8 +88,10 @@ def test_images_without_a_digest_are_never_cached(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_order_is_kept(tmp_path: Path) -> None:
-    """However long each image takes, they are stored in the order of the source, under their joint checksum."""
+@pytest.mark.parametrize("write_bytes", [1, 100, store.WRITE_BYTES])
+def test_order_is_kept(write_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long each takes, and in whatever pieces they are written, images keep their order and joint checksum."""
+    monkeypatch.setattr(store, "WRITE_BYTES", write_bytes)
     images = [image.repeat(1 if number % 3 else 300, axis=0) for number, image in enumerate(gray(250))]
     images = [np.ascontiguousarray(image) for image in images]
     found = opened(source(images), tmp_path)
