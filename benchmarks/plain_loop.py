@@ -97,7 +97,7 @@ def train(options: Options, look: Look | None = None) -> Outcome:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in options.switched
+    torch.backends.cuda.matmul.allow_tf32 = "tf32" in options.switched  # convolutions may anyway, by default
     torch.backends.cudnn.benchmark = "tf32" in options.switched
     unet = UNet2DModel(**options.unet).to(device).train()
     model: Any = unet

@@ -95,7 +95,7 @@ class OptimizationOptions(_Options):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of AdamW's second moment."""
     adam_weight_decay: float = Field(1e-6, ge=0)
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay, of Muon too."""
     adam_epsilon: float = Field(1e-8, gt=0)
     """Added to AdamW's denominator; from about 1e-5 on it swamps the gradients and slows training."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -115,8 +115,8 @@ class OptimizationOptions(_Options):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the forward and backward pass; weights stay float32."""
     speed: Literal["auto", "exact", "max"] = "auto"
-    """On a GPU: exact gives the same bits each time; auto computes the same, up to rounding, and compiles the UNet for
-    long runs; max always compiles it, and takes half precision. On a CPU all are exact."""
+    """On a GPU: exact gives the same bits each time; auto computes the same, up to rounding (TF32), and compiles the
+    UNet for long runs; max always compiles it, and takes half precision. On a CPU all are exact."""
     seed: int = Field(0, ge=0)
     """Fixes the order, noise, timesteps, flips and initial weights."""
 

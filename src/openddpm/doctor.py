@@ -25,6 +25,7 @@ from openddpm.training.output import check_own_folder
 from openddpm.training.probe import Probe, own_settings
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
+from openddpm.training.speed import with_fast_precision
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -97,7 +98,7 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("own_folder", "fault", error.found, "The run would write among its images.", error.todo)
     try:
-        find_earlier_run(config, num_processes=1)
+        find_earlier_run(with_fast_precision(config), num_processes=1)
     except UserError as error:
         yield Finding("earlier_run", "warning", error.found, "`openddpm train` would stop at this.", error.todo)
 

@@ -22,6 +22,8 @@ def _sample(
 ) -> int:
     """Make images with the averaged weights of a run: a grid, and each image as a PNG.
 
+    A GPU that has bfloat16 computes in it.
+
     Args:
         run: The run folder.
         output_dir: Where to write (default: RUN/generated/SOLVER-STEPS-seed-SEED).

@@ -12,6 +12,7 @@ from openddpm.seeding import numpy_generator, seed_global_generators, uniform
 
 DEFAULT_HELDOUT_SHARE = 10  # one image in ten
 DEFAULT_MAX_HELDOUT = 512
+IMAGES_MOVED_AT_ONCE = 4096  # assumed
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 """A caller's augmentation: uint8 (B, C, H, W) on the device in, the same shape out."""
@@ -87,7 +88,7 @@ class BatchStream:
         self._seed = seed
         self._random_flip = random_flip
         self._transform = transform
-        self._on_device = torch.from_numpy(np.array(images)).to(device) if on_device else None
+        self._on_device = _moved(images, device) if on_device else None
         self._num_processes = num_processes
         self._loader = ThreadPoolExecutor(1) if device.type == "cuda" and not on_device else None
         self._ahead: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
@@ -119,7 +120,10 @@ class BatchStream:
 
     def _load(self, start: int, count: int) -> torch.Tensor:
         if self._on_device is not None:
-            return self._on_device[torch.from_numpy(self.image_indices(start, count)).to(self._device)]
+            indices = torch.from_numpy(self.image_indices(start, count))
+            if self._device.type == "cuda":  # from other memory a copy would wait for the device
+                indices = indices.pin_memory()
+            return self._on_device[indices.to(self._device, non_blocking=True)]
         if self._loader is None:
             return load_images(self._images, self.image_indices(start, count), self._device)
         is_next = self._ahead is not None and self._ahead[0] == (start, count)
@@ -130,6 +134,15 @@ class BatchStream:
 
     def _pinned(self, start: int, count: int) -> torch.Tensor:
         return load_images(self._images, self.image_indices(start, count), torch.device("cpu")).pin_memory()
+
+
+def _moved(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return all of a store on `device`, without a second copy of it in memory."""
+    moved = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), IMAGES_MOVED_AT_ONCE):
+        chunk = slice(start, start + IMAGES_MOVED_AT_ONCE)
+        moved[chunk] = torch.from_numpy(np.array(images[chunk]))
+    return moved
 
 
 def _checked(transformed: object, shape: torch.Size) -> torch.Tensor:

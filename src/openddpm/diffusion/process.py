@@ -85,5 +85,6 @@ def sample_timesteps(
     timesteps = (draws * num_timesteps).long().clamp(max=num_timesteps - 1)
     if sampling != "importance":
         return timesteps, torch.ones_like(draws)
-    edges = (torch.arange(num_timesteps + 1, device=draws.device) / num_timesteps) ** (1 / IMPORTANCE_POWER)
-    return timesteps, 1 / (num_timesteps * edges.diff())[timesteps]
+    edges = torch.arange(num_timesteps + 1, device=draws.device, dtype=torch.float64) / num_timesteps
+    likelihoods = (edges ** (1 / IMPORTANCE_POWER)).diff()
+    return timesteps, (1 / (num_timesteps * likelihoods[timesteps])).float()

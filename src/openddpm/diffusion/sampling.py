@@ -23,8 +23,10 @@ _SOLVERS: dict[str, Any] = {
 }
 
 # ddim and ddpm clip their estimate of x_0 to [-1, 1] by `clip_sample`; the others by dynamic thresholding (Saharia et
-# al., 2022) with 1 as its largest value. Unclipped, some samples of pixel models blow up.
-_CLIPPING = {"dpmsolver++": {"thresholding": True}, "unipc": {"thresholding": True}}
+# al., 2022) with 1 as its largest value. Unclipped, some samples of pixel models blow up. Their steps are those of
+# Karras et al. (2022, equation 5), most of them where noise is little: measured, docs/lab-log.md.
+_FEW_STEPS = {"thresholding": True, "use_karras_sigmas": True}
+_OPTIONS: dict[str, dict[str, bool]] = {"dpmsolver++": _FEW_STEPS, "unipc": _FEW_STEPS}
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(noisy images (B, C, H, W), timesteps (B,) or ()) -> prediction (B, C, H, W)."""
@@ -65,8 +67,10 @@ def sample(
     Returns:
         images, (B, C, H, W) float32, about [-1, 1], not clamped.
     """
-    scheduler = _SOLVERS[solver].from_config(scheduler_config, **_CLIPPING.get(solver, {}))
+    scheduler = _SOLVERS[solver].from_config(scheduler_config, **_OPTIONS.get(solver, {}))
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    if solver in _OPTIONS:
+        scheduler.set_begin_index(0)  # else they look up where they are by the timestep, which may come twice
     options = {"generator": generators} if solver == "ddpm" else {}
     images = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:

@@ -92,6 +92,7 @@ def resumed_record(
             "failure": None,
             "failure_text": None,
             "config": {**planned.config, "recipe": record.config.get("recipe")},
+            "environment": {**record.environment, "speed": planned.environment.get("speed")},
             "seed": planned.seed,
             "dataset": planned.dataset.model_copy(update={"source": source}),
             "total_steps": planned.total_steps,
@@ -105,7 +106,7 @@ def resumed_record(
 
 def _environment(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
-    packages = ("torch", "diffusers", "accelerate", "datasets", "numpy", "pillow")
+    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device_type": device.type,

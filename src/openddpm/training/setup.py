@@ -115,7 +115,7 @@ def _prepare(
     num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
     speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
     model, state = _initial_state(config, accelerator, unet, speed)
-    speed, compile_seconds = compiled_by_a_first_pass(speed, model, unet, config.train_batch_size)
+    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
     run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, timetable, own_parts)
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:
@@ -165,7 +165,11 @@ def _initial_unet(
 ) -> UNet2DModel:
     if own_unet is not None:
         check_own_unet(own_unet, config.resolution, channels)
+        if config.zero_init_residuals:
+            todo = "Leave the option out; openddpm.diffusion.unet.zero_residuals(unet) does so beforehand."
+            raise UserError("zero_init_residuals is for UNets that openddpm builds, and this one is given", todo)
         own_unet.__dict__.pop("_is_accelerate_prepared", None)  # by an earlier run, maybe in another precision
+        own_unet._compiled_call_impl = None
         return extract_model_from_parallel(own_unet, keep_fp32_wrapper=False)
     seed_global_generators(config.seed, "initial weights")
     unet = build_unet(structure, channels)

@@ -7,9 +7,10 @@ images), so that all choices are one there.
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+import torch.backends.cuda as cuda
 from diffusers import UNet2DModel
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +19,7 @@ from openddpm.config import TrainConfig
 
 CompileMode = Literal["default", "reduce-overhead"]
 
-MAX_SHARE_OF_MEMORY = 0.3  # assumed: of the device's free memory, for the images; the rest is the model's
+MAX_SHARE_OF_MEMORY = 0.1  # assumed: of the device's free memory, for the images; the rest is the model's
 TFLOPS_EAGER = 100.0  # assumed: what a present GPU makes of a UNet before it is compiled, in TF32
 COMPILE_SECONDS = 120.0  # assumed: for a UNet, forward and backward
 COMPILE_GAIN = 0.25  # assumed: of the time of a step
@@ -47,10 +48,12 @@ class Speed:
             return
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+        cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
         torch.backends.cudnn.benchmark = self.autotune
         torch.backends.cudnn.deterministic = self.deterministic
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        for enable in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
+            enable(not self.deterministic)  # their gradients are sums in whatever order threads end
         if self.compile_mode is not None:
             self.compile(unet)
 
@@ -62,11 +65,8 @@ class Speed:
         unet.compile(mode=self.compile_mode)
 
 
-def compiled_by_a_first_pass(speed: Speed, model: Any, unet: UNet2DModel, batch_size: int) -> tuple[Speed, float]:
-    """Compile, which takes a minute or more, before the clock of the run starts.
-
-    Args:
-        model: `unet` as Accelerate has prepared it.
+def compiled_by_a_first_pass(speed: Speed, unet: UNet2DModel, batch_size: int) -> tuple[Speed, float]:
+    """Compile, which takes a minute or more, before the clock of the run starts. Each process does so by itself.
 
     Returns:
         the speed, without compilation where it fails, which is said; and the seconds that it took.
@@ -79,8 +79,10 @@ def compiled_by_a_first_pass(speed: Speed, model: Any, unet: UNet2DModel, batch_
     noisy = torch.zeros((batch_size, unet.config["in_channels"], size, size), device=unet.device)
     try:
         for _ in range(3):  # CUDA graphs are recorded at the second pass, and first replayed at the third
-            model(noisy, torch.zeros((batch_size,), dtype=torch.long, device=unet.device)).sample.sum().backward()
+            unet(noisy, torch.zeros((batch_size,), dtype=torch.long, device=unet.device)).sample.sum().backward()
             unet.zero_grad(set_to_none=True)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # of a compiler, which may be missing or fail in any way
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
         console.print(f"the UNet cannot be compiled here, and is run as it is: {escape(reason)}")
@@ -110,7 +112,9 @@ def choose_speed(
     eager_seconds = total_images * gflops_per_image / (1000 * TFLOPS_EAGER)
     pays = config.speed == "max" or eager_seconds * COMPILE_GAIN > COMPILE_SECONDS
     step_seconds = config.train_batch_size * gflops_per_image / (1000 * TFLOPS_EAGER)
-    mode: CompileMode = "reduce-overhead" if step_seconds < LAUNCH_SECONDS else "default"
+    # A recorded pass writes its gradients to the same place each time: it cannot add to those of the pass before.
+    may_record = config.gradient_accumulation_steps == 1
+    mode: CompileMode = "reduce-overhead" if may_record and step_seconds < LAUNCH_SECONDS else "default"
     return Speed(images_on_device, tf32=True, autotune=True, compile_mode=mode if pays else None)
 
 

@@ -93,10 +93,14 @@ class TrainingState:
                 shadow.data.copy_(tensors["ema"][name])
             self.ema.optimization_step = scalars["step"]
         names = self._optimizer_names()
+        parameters = dict(self.unet.named_parameters())
         entries: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors["optimizer"].items():
-            parameter, key = name.rsplit("/", 1)
-            entries.setdefault(names.index(parameter), {})[key] = tensor
+            name, key = name.rsplit("/", 1)
+            parameter = parameters[name].detach()
+            if tensor.shape == parameter.shape:  # fused AdamW goes through memory: moments lie there as weights do
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            entries.setdefault(names.index(name), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         for group, steps in zip(groups, scalars.get("optimizer_steps", []), strict=False):
             if steps is not None:  # AdamW counts for each parameter, Muon for a group

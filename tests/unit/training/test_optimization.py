@@ -1,6 +1,7 @@
 """Optimizers other than AdamW, and the weights that training begins with."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from diffusers import UNet2DModel
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import zero_residuals
+from openddpm.errors import UserError
 from openddpm.training.loop import fit
 from openddpm.training.optimization import build_optimizer
 from openddpm.training.setup import prepare
@@ -54,6 +56,30 @@ def test_muon_resumes_to_the_bit(tmp_path: Path) -> None:
     fit(prepare(tiny_config(tmp_path, "parts", **options, **going_on), own_dataset=tiny_images()))
     assert differing(newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")) == []
     assert exact_metrics(tmp_path / "whole") == exact_metrics(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weights_in_channels_last_resume_to_the_bit(tmp_path: Path, optimizer: str) -> None:
+    """Moments come back in the order of memory that weights have, whatever that is."""
+
+    def train(name: str, **options: Any) -> None:
+        torch.manual_seed(0)
+        unet = UNet2DModel(**{**WIDE_UNET, "dropout": 0.0}).to(memory_format=torch.channels_last)
+        config = tiny_config(tmp_path, name, optimizer=optimizer, lr_scheduler="constant", **options)
+        fit(prepare(config, own_dataset=tiny_images(), own_unet=unet))
+
+    torch.set_num_threads(1)
+    train("whole")
+    train("parts", max_train_steps=5)
+    train("parts", resume_from_checkpoint="latest", accept_changes=True)
+    assert differing(newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")) == []
+
+
+def test_a_given_unet_keeps_its_weights(tmp_path: Path) -> None:
+    """Zeroed residual blocks are refused for a UNet that is given, rather than asked for and not made."""
+    config = tiny_config(tmp_path, zero_init_residuals=True)
+    with pytest.raises(UserError, match="zero_init_residuals is for UNets that openddpm builds"):
+        prepare(config, own_dataset=tiny_images(), own_unet=UNet2DModel(**WIDE_UNET))
 
 
 def test_zeroed_residuals_add_nothing() -> None:

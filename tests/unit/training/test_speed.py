@@ -46,6 +46,7 @@ def test_a_cpu_has_one_speed(tmp_path: Path) -> None:
         ({}, 30_000, {"compile_mode": None}),  # minutes of training: compiling would take longer than it saves
         ({}, 3_000_000, {"compile_mode": "default"}),
         ({"train_batch_size": 4}, 3_000_000, {"compile_mode": "reduce-overhead"}),
+        ({"train_batch_size": 4, "gradient_accumulation_steps": 2}, 3_000_000, {"compile_mode": "default"}),
         ({"speed": "max"}, 30_000, {"compile_mode": "default"}),
         (
             {"speed": "exact"},
@@ -65,8 +66,8 @@ def test_a_gpu_is_used_by_what_pays(
 
 def test_images_stay_in_memory_where_the_gpu_has_no_room(a_gpu: None, tmp_path: Path) -> None:
     """Images that would take much of the GPU's free memory are not put there."""
-    assert choose_speed(tiny_config(tmp_path), GPU, 1, 1, 18 * GB).images_on_device
-    assert not choose_speed(tiny_config(tmp_path), GPU, 1, 1, 19 * GB).images_on_device
+    assert choose_speed(tiny_config(tmp_path), GPU, 1, 1, 6 * GB - 1).images_on_device
+    assert not choose_speed(tiny_config(tmp_path), GPU, 1, 1, 6 * GB + 1).images_on_device
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((8, 0), "bf16"), ((7, 0), "fp16")])
@@ -136,4 +137,4 @@ def test_a_compiler_that_fails_ends_no_run(
 def test_nothing_is_compiled_unasked() -> None:
     """Without a mode no pass is made."""
     speed = Speed(tf32=True)
-    assert compiled_by_a_first_pass(speed, None, UNet2DModel(**TINY_UNET, sample_size=8), 4) == (speed, 0.0)
+    assert compiled_by_a_first_pass(speed, UNet2DModel(**TINY_UNET, sample_size=8), 4) == (speed, 0.0)
