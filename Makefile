@@ -29,7 +29,7 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
 
-bench: $(BENCH)  ## how fast, without a GPU: under 15 minutes on two cores with nothing else running
+bench: $(BENCH)  ## how fast, without a GPU: about 20 minutes on two cores with nothing else running
 	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json
 	$(BIN)/python benchmarks/growth.py --output_dir runs/bench/growth --steps 100 --results $(BENCH_OUT)/growth.json
 	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 600 \
