@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from origin import origin
-from throughput import write_results
+from origin import origin, write_results
 
 from openddpm.record.files import read_json_lines
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,28 @@ def run(command: Sequence[str], threads: int, is_enough: Callable[[], bool] = la
         if process.returncode not in (0, *([128 + signal.SIGTERM] if stopped else [])):
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-3000:]}")
         return Ended(seconds, output.read(), ended[2].ru_maxrss * 1024)
+
+
+def run_all(commands: Mapping[str, Sequence[str]], jobs: int, threads: int) -> None:
+    """Run commands by their names, `jobs` at a time, each on cores of its own where several run at once.
+
+    Raises:
+        SystemExit: one failed.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    waiting, running = list(commands.items()), dict[int, subprocess.Popen[bytes]]()
+    while waiting or running:
+        for place in range(jobs):
+            if place in running and running[place].poll() is not None and running.pop(place).returncode:
+                raise SystemExit("a run failed; see above")
+            if place not in running and waiting:
+                name, command = waiting.pop(0)
+                print(f"{name}; {len(waiting)} more to come", flush=True)
+                running[place] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+                own = cores[place * threads : (place + 1) * threads] if jobs > 1 else []
+                if own:
+                    os.sched_setaffinity(running[place].pid, own)
+        time.sleep(0.2)
 
 
 def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 import torch
-from origin import origin
-from throughput import write_results
+from origin import origin, write_results
 
 from openddpm.config import TrainConfig
 from openddpm.data import store

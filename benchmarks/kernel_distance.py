@@ -11,9 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-SIDE = (
-    128  # pixels that images are enlarged to; measured to rank noise, blur and collapse as 224 does, in a third of it
-)
+SIDE = 128  # pixels that images are enlarged to; measured to rank noise, blur and collapse as 224 does
 NUM_BLOCKS = 32
 
 

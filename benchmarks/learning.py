@@ -10,9 +10,7 @@ prints what is there.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +21,9 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from commands import run_all
 from digits import write_digits
-from origin import origin
-from throughput import write_results
+from origin import origin, write_results
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion import unet as unets
@@ -143,7 +141,8 @@ def main() -> None:
         measure_rates(given)
     elif not given.table:
         wanted = [(d, v, s) for s in given.seeds for d in given.data for v in given.variants]
-        train_missing([key for key in wanted if not _result(output_dir, *key).exists()], given)
+        missing = [key for key in wanted if not _result(output_dir, *key).exists()]
+        run_all({f"{d}, {v}, seed {s}": _command(given, d, v, s) for d, v, s in missing}, given.jobs, threads=1)
     runs = [json.loads(path.read_text()) for path in sorted(output_dir.glob("*.json")) if path.stem.count("--") == 2]
     rates = output_dir / "rates.json"
     results = {**origin(1), "rates": json.loads(rates.read_text()) if rates.exists() else {}, "runs": runs}
@@ -155,27 +154,11 @@ def _result(output_dir: Path, data: str, variant: str, seed: int) -> Path:
     return output_dir / f"{data}--{variant}--{seed}.json"
 
 
-def train_missing(missing: list[tuple[str, str, int]], given: argparse.Namespace) -> None:
-    """Train each in a process of its own, `--jobs` at a time."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    num_left = len(missing)
-    while missing or running:
-        for place in range(given.jobs):
-            if place in running and running[place].poll() is not None:
-                if running.pop(place).returncode:
-                    raise SystemExit("a run failed; see above")
-                num_left -= 1
-            if place not in running and missing:
-                data, variant, seed = missing.pop(0)
-                print(f"{num_left} to go: {data}, {variant}, seed {seed}", flush=True)
-                command = [sys.executable, __file__, "--run", "--output_dir", str(given.output_dir), "--data", data]
-                command += ["--variants", variant, "--seeds", str(seed)]
-                command += ["--own_dataset", str(given.own_dataset)] if given.own_dataset else []
-                running[place] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-                if cores and given.jobs > 1:
-                    os.sched_setaffinity(running[place].pid, [cores[place % len(cores)]])
-        time.sleep(0.2)
+def _command(given: argparse.Namespace, data: str, variant: str, seed: int) -> list[str]:
+    """Return the command that trains one run here and now."""
+    command = [sys.executable, __file__, "--run", "--output_dir", str(given.output_dir), "--data", data]
+    command += ["--variants", variant, "--seeds", str(seed)]
+    return [*command, *(["--own_dataset", str(given.own_dataset)] if given.own_dataset else [])]
 
 
 def _config(given: argparse.Namespace, data: str, variant: Variant, seed: int, folder: Path) -> TrainConfig:
@@ -204,8 +187,7 @@ def prepared(config: TrainConfig, variant: Variant) -> Training:
         patch.dict(unets.SIZES, {"unet-16": {**unets.SIZES["unet-16"], **FIRST_UNET, **variant.unet}}),
         patch.multiple(timetable, **TIMETABLE),
     ):
-        training = setup.prepare(config)
-    return training
+        return setup.prepare(config)
 
 
 def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> None:

@@ -1,5 +1,6 @@
-"""Where numbers were measured, and with what."""
+"""Where numbers were measured, and with what; and how they are written."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,13 @@ def origin(threads: int | None = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": {"openddpm": __version__, **{name: version(name) for name in PACKAGES}},
     }
+
+
+def write_results(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written: {path}")
 
 
 def _git(*arguments: str) -> str:

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from kernel_distance import SIDE, Distance, Features, KernelDistance, features_of
-from origin import origin
+from origin import origin, write_results
 from PIL import Image
-from throughput import write_results
 
 from openddpm.config import recorded_config
 from openddpm.data.decode import Preprocessing

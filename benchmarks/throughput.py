@@ -17,7 +17,7 @@ from typing import Any
 
 from commands import Job, run_ours, run_plain
 from image_folders import write_avatars, write_photos
-from origin import origin
+from origin import origin, write_results
 from step_profile import profile_in_a_process
 
 UNET: dict[str, Any] = {
@@ -117,13 +117,6 @@ def median_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def ratios(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, float]:
     """Return how many times as many images a second ours trains, by each way to count them."""
     return {name: round(ours[name] / plain[name], 3) for name in RATES}
-
-
-def write_results(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":

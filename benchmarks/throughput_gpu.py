@@ -19,10 +19,10 @@ from typing import Any
 
 from commands import EPOCH_IMAGES, Job, run_ours, run_plain
 from image_folders import write_photos
-from origin import origin
+from origin import origin, write_results
 from plain_loop import MEASURES
 from step_profile import profile_in_a_process
-from throughput import TINY_UNET, median_row, ratios, write_results
+from throughput import TINY_UNET, median_row, ratios
 
 from openddpm.diffusion.unet import SIZES
 

@@ -9,9 +9,7 @@ time that is not counted. A result that is in its folder already is not computed
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,10 +21,10 @@ from unittest.mock import patch
 import numpy as np
 import plain_loop
 import torch
+from commands import run_all
 from diffusers import UNet2DModel
 from image_folders import write_arrays
-from origin import origin
-from throughput import write_results
+from origin import origin, write_results
 from time_to_quality_figure import draw_figure
 
 from openddpm import api
@@ -67,7 +65,9 @@ def main() -> None:
         train_one(given.run, _config(given, given.run, given.seeds[0]), given.output_dir)
         return
     wanted = {(name, seed): _config(given, name, seed) for seed in given.seeds for name in RUNS}
-    _train_missing(wanted, given)
+    missing = [key for key, config in wanted.items() if not _is_there(*key, config, given.output_dir)]
+    commands = {f"{RUNS[name][0]}, seed {seed}": _command(given, name, seed) for name, seed in missing}
+    run_all(commands, given.jobs, given.threads)
     runs = [json.loads(result_path(given.output_dir, name, seed).read_text()) for name, seed in wanted]
     results = {**origin(given.threads), "recipe": given.recipe, **compare(runs), "runs": runs}
     write_results(results, given.results or given.output_dir / "time-to-quality.json")
@@ -91,31 +91,11 @@ def _config(given: argparse.Namespace, name: str, seed: int) -> TrainConfig:
     return config.model_copy(update={"max_train_steps": steps})
 
 
-def _train_missing(wanted: dict[tuple[str, int], TrainConfig], given: argparse.Namespace) -> None:
-    """Train each in a process, `--jobs` at a time, each on cores of its own."""
-    missing = [key for key, config in wanted.items() if not _is_there(*key, config, given.output_dir)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    while missing or running:
-        for place in range(given.jobs):
-            if place in running and running[place].poll() is not None and running.pop(place).returncode:
-                raise SystemExit("a run failed; see above")
-            if place not in running and missing:
-                name, seed = missing.pop(0)
-                print(f"training: {RUNS[name][0]}, seed {seed}", flush=True)
-                own = cores[place * given.threads : (place + 1) * given.threads] if given.jobs > 1 else []
-                running[place] = _started(name, seed, given, own)
-        time.sleep(0.2)
-
-
-def _started(name: str, seed: int, given: argparse.Namespace, cores: Sequence[int]) -> "subprocess.Popen[bytes]":
+def _command(given: argparse.Namespace, name: str, seed: int) -> list[str]:
+    """Return the command that trains one run here and now."""
     command = [sys.executable, __file__, "--run", name, "--seeds", str(seed), "--recipe", given.recipe]
     command += ["--output_dir", str(given.output_dir), "--threads", str(given.threads)]
-    command += ["--total_images", str(given.total_images)] if given.total_images else []
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(given.threads)})
-    if cores:
-        os.sched_setaffinity(process.pid, cores)
-    return process
+    return [*command, *(["--total_images", str(given.total_images)] if given.total_images else [])]
 
 
 def _is_there(name: str, seed: int, config: TrainConfig, output_dir: Path) -> bool:

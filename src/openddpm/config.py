@@ -247,6 +247,11 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     ]
 
 
+def most_inference_steps(solver: str, num_train_timesteps: int) -> int:
+    """Return the most steps that a solver can take: dpmsolver++ and unipc step between as many + 1 noise levels."""
+    return num_train_timesteps - (solver in ("dpmsolver++", "unipc"))
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -258,7 +263,7 @@ def _is_utf8(text: str) -> bool:
 def _contradictions(config: TrainConfig) -> list[str]:
     """Return a line for each option that is wrong beside another, or as a name of files."""
     faults = []
-    most_steps = config.num_train_timesteps - (config.preview_solver != "ddim")  # the others stop at one level more
+    most_steps = most_inference_steps(config.preview_solver, config.num_train_timesteps)
     if config.num_inference_steps > most_steps:
         faults.append(
             f"num_inference_steps: found {config.num_inference_steps}, more than the {most_steps} that "

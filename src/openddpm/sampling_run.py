@@ -8,12 +8,14 @@ from diffusers import DDIMScheduler, UNet2DModel
 from rich.console import Console
 from rich.progress import track
 
+from openddpm.config import most_inference_steps
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion.sampling import Solver, denoiser, sample
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid, to_picture
 from openddpm.record.reader import read_run_record
 from openddpm.seeding import standard_normal, torch_generator
+from openddpm.training.speed import gpu_has_bf16
 
 
 def sample_run(
@@ -43,8 +45,7 @@ def sample_run(
     _check_writable(output_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
-    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
-    denoise = denoiser(unet, weights, torch.bfloat16 if has_bf16 else None)
+    denoise = denoiser(unet, weights, torch.bfloat16 if device.type == "cuda" and gpu_has_bf16() else None)
     shape = (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
     images = []
     starts = range(0, num_images, batch_size)
@@ -64,7 +65,7 @@ def _check_numbers(
     at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
     at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}
     wrong = [f"--{name} {value} is less than {least}" for name, (value, least) in at_least.items() if value < least]
-    most = num_timesteps - (solver in ("dpmsolver++", "unipc"))  # these two step between as many + 1 noise levels
+    most = most_inference_steps(solver, num_timesteps)
     if num_inference_steps > most:
         wrong.append(
             f"--num_inference_steps {num_inference_steps} is more than {most}, the most that --solver {solver} can "

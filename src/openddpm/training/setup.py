@@ -35,7 +35,7 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.run import Training
 from openddpm.training.saver import Saver
-from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
+from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, gpu_has_bf16, with_fast_precision
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import make_timetable
 
@@ -213,8 +213,8 @@ def _initial_state(
 def _accelerator(config: TrainConfig) -> Accelerator:
     precision = config.mixed_precision
     if torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability()
-        if precision == "bf16" and capability < (8, 0):
+        if precision == "bf16" and not gpu_has_bf16():
+            capability = torch.cuda.get_device_capability()
             raise UserError(
                 f"--mixed_precision bf16 needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}",
                 "Use --mixed_precision fp16.",

@@ -122,8 +122,12 @@ def with_fast_precision(config: TrainConfig) -> TrainConfig:
     """Return the config with half precision where `--speed max` asks for it and no other has been chosen."""
     if config.speed != "max" or config.mixed_precision != "no" or not torch.cuda.is_available():
         return config
-    has_bf16 = torch.cuda.get_device_capability() >= (8, 0)  # torch says of older ones that they have it, too
-    return config.model_copy(update={"mixed_precision": "bf16" if has_bf16 else "fp16"})
+    return config.model_copy(update={"mixed_precision": "bf16" if gpu_has_bf16() else "fp16"})
+
+
+def gpu_has_bf16() -> bool:
+    """Tell whether the GPU computes in bfloat16; torch says so of older ones, too, which have no convolutions in it."""
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 def may_train_in_eval_mode(unet: UNet2DModel) -> bool:

@@ -95,8 +95,8 @@ class TrainingState:
         names = self._optimizer_names()
         parameters = dict(self.unet.named_parameters())
         entries: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors["optimizer"].items():
-            name, key = name.rsplit("/", 1)
+        for path, tensor in tensors["optimizer"].items():
+            name, key = path.rsplit("/", 1)
             parameter = parameters[name].detach()
             if tensor.shape == parameter.shape:  # fused AdamW goes through memory: moments lie there as weights do
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
