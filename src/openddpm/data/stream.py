@@ -20,7 +20,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a store, each array ascending, int64."""
+    """Indices into a store, each array ascending, int32."""
 
     train: np.ndarray
     heldout: np.ndarray
@@ -37,7 +37,7 @@ def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
     if num_heldout >= num_images:
         todo = "Hold out fewer, or bring more images."
         raise UserError(f"--heldout_images {num_heldout} leaves none of {num_images} images to train on", todo)
-    order = numpy_generator(seed, "heldout").permutation(num_images)
+    order = _permutation(num_images, seed, "heldout")
     return Split(train=np.sort(order[num_heldout:]), heldout=np.sort(order[:num_heldout]))
 
 
@@ -53,12 +53,13 @@ class TrainingOrder:
         """Return the image indices, (count,) int64, at positions start .. start + count - 1."""
         positions = np.arange(start, start + count)
         epochs, offsets = np.divmod(positions, self.num_images)
-        return np.concatenate([self._permutation(epoch)[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
+        parts = [self._permutation(epoch)[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts).astype(np.int64)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         permutation = self._permutations.get(epoch)
         if permutation is None:
-            permutation = numpy_generator(self._seed, "order", epoch).permutation(self.num_images)
+            permutation = _permutation(self.num_images, self._seed, "order", epoch)
             kept = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
             self._permutations = {**kept, epoch: permutation}  # replaced whole: two threads may look things up
         return permutation
@@ -95,7 +96,7 @@ class BatchStream:
 
     def image_indices(self, start: int, count: int) -> np.ndarray:
         """Return the indices in the store, (count,) int64, of the images at positions start .. start + count - 1."""
-        return self._train_indices[self.order.indices(start, count)]
+        return self._train_indices[self.order.indices(start, count)].astype(np.int64)
 
     def micro_batch(self, start: int, count: int, step: int, micro_index: int) -> torch.Tensor:
         """Return the images at positions start .. start + count - 1, (count, C, H, W) float32 in [-1, 1].
@@ -134,6 +135,13 @@ class BatchStream:
 
     def _pinned(self, start: int, count: int) -> torch.Tensor:
         return load_images(self._images, self.image_indices(start, count), torch.device("cpu")).pin_memory()
+
+
+def _permutation(count: int, seed: int, purpose: str, *counters: int) -> np.ndarray:
+    """Return the keyed generator's `permutation(count)` as int32, never having held it in twice that memory."""
+    numbers = np.arange(count, dtype=np.int32)
+    numpy_generator(seed, purpose, *counters).shuffle(numbers)
+    return numbers
 
 
 def _moved(images: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,7 @@ from openddpm.data.stream import (
     uint8_to_signed_unit,
 )
 from openddpm.errors import UserError
+from openddpm.seeding import numpy_generator
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -52,6 +53,15 @@ def test_something_is_left_to_train_on(num_heldout: int) -> None:
     """Holding out all there is, or more, is the user's error."""
     with pytest.raises(UserError, match=f"--heldout_images {num_heldout} leaves none of 10"):
         split_heldout(10, num_heldout, 0)
+
+
+@given(num_images=st.integers(1, 3000), epoch=st.integers(0, 10**9), seed=st.integers(0, 2**64))
+def test_order_is_that_of_earlier_versions(num_images: int, epoch: int, seed: int) -> None:
+    """Order and split are numpy's permutations, whatever they are kept in: old runs go on with the same images."""
+    order = TrainingOrder(num_images, seed).indices(epoch * num_images, num_images)
+    np.testing.assert_array_equal(order, numpy_generator(seed, "order", epoch).permutation(num_images))
+    chosen = numpy_generator(seed, "heldout").permutation(num_images)[: num_images // 10]
+    np.testing.assert_array_equal(split_heldout(num_images, num_images // 10, seed).heldout, np.sort(chosen))
 
 
 @given(num_images=st.integers(1, 40), epoch=st.integers(0, 10**9), seed=st.integers(0, 2**64))
