@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ class Job:
     warmup_steps: int = 10
     save_images_epochs: int = 1
     random_flip: bool = True
+    previews: bool = True
+    """Whether they are to be measured; ours makes one of a single step if not."""
 
     def options(self) -> list[str]:
         """Return the options that both commands know."""
@@ -111,14 +114,16 @@ def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:
     command = [sys.executable, str(PLAIN_LOOP), "--images", str(job.images), "--unet", str(job.unet), *job.options()]
     command += ["--max_train_steps", str(job.steps), "--threads", str(job.threads)]
     command += ["--window_steps", str(WINDOW_STEPS)]
+    command += [] if job.previews else ["--no-previews"]
     ended = run([*command, *(["--switch", *switched] if switched else [])], job.threads)
     told = json.loads(ended.output.splitlines()[-1])
     previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
+    a_preview = told["preview_seconds"] / previews if job.previews else None
     rows = [(row["images"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
     return {
         "command_seconds": round(ended.seconds, 2),
         "command_images_per_second": round(told["num_images"] / ended.seconds, 2),
-        **rates(rows, job, told["preview_seconds"] / previews),
+        **rates(rows, job, a_preview),
         "resident_mib": round(ended.resident_bytes / 2**20),
         "device_mib": round(told.get("peak_memory_bytes", 0) / 2**20),
     }
@@ -135,6 +140,7 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
     command += ["--max_train_steps", str(job.steps), "--output_dir", str(folder / "run")]
     command += ["--logging_steps", str(WINDOW_STEPS)]
     command += ["--logging_dir", str(folder / "logs"), "--cache_dir", str(folder / "cache")]
+    command += [] if job.previews else ["--num_inference_steps", "1"]
     metrics = folder / "run" / "metrics.jsonl"
 
     def is_enough() -> bool:
@@ -147,7 +153,7 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
     return {
         "command_seconds": round(ended.seconds, 2),
         "command_images_per_second": round(found.metrics[-1].images / ended.seconds, 2),
-        **rates(rows, job, preview_seconds(folder / "run")),
+        **rates(rows, job, preview_seconds(folder / "run") if job.previews else None),
         "resident_mib": round(ended.resident_bytes / 2**20),
         "device_mib": round(int(ended.output.rpartition(PEAK)[2].split()[0]) / 2**20),
         "gflops_per_image": found.run.model.gflops_per_image,
@@ -156,22 +162,22 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: 
 
 
 def rates(rows: Sequence[tuple[int, float, float]], job: Job, a_preview: float | None) -> dict[str, Any]:
-    """Return the rates after warm-up.
+    """Return the rates after warm-up; that of the steps alone is the median over `rows`, so that a disturbance is none.
 
     Args:
         rows: images, seconds, and seconds of the steps alone, all since the start, one row every few steps.
-        a_preview: seconds that one takes.
+        a_preview: seconds that one takes; None if they are not measured.
     """
-    start = next((row for row in rows if row[0] >= job.warmup_steps * job.train_batch_size), rows[0])
-    images, seconds, steps_seconds = (last - first for last, first in zip(rows[-1], start, strict=True))
-    if not images:
-        raise ValueError(f"no step after a warm-up of {job.warmup_steps}")
-    epoch = EPOCH_IMAGES * steps_seconds / images + (a_preview or 0.0)
+    after = [row for row in rows if row[0] >= job.warmup_steps * job.train_batch_size]
+    windows = [(last[0] - first[0]) / (last[2] - first[2]) for first, last in itertools.pairwise(after)]
+    if not windows:
+        raise ValueError(f"too few steps after a warm-up of {job.warmup_steps}")
+    steps_rate = statistics.median(windows)
     return {
-        "images_per_second": round(images / seconds, 2),
-        "steps_images_per_second": round(images / steps_seconds, 2),
+        "images_per_second": round((after[-1][0] - after[0][0]) / (after[-1][1] - after[0][1]), 2),
+        "steps_images_per_second": round(steps_rate, 2),
         "preview_seconds": a_preview and round(a_preview, 3),
-        "epoch_images_per_second": round(EPOCH_IMAGES / epoch, 2),
+        "epoch_images_per_second": round(EPOCH_IMAGES / (EPOCH_IMAGES / steps_rate + (a_preview or 0.0)), 2),
     }
 
 

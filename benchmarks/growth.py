@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of images")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200, help="of each run, a quarter of them warm-up")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=80, help="of each run, a quarter of them warm-up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--one", action="store_true", help="measure the first size, here and now")
     given = parser.parse_args()
@@ -81,15 +81,21 @@ def main() -> None:
 
 
 def rows(runs: dict[int, list[dict[str, float]]]) -> list[dict[str, float]]:
-    """Return medians by size, and rate and memory as multiples of those of the smallest."""
+    """Return medians by size, of rate and memory also as multiples of those of the smallest in the same round."""
     medians = {
         size: {name: statistics.median(run[name] for run in measured) for name in measured[0]}
         for size, measured in runs.items()
     }
-    first = medians[min(medians)]
+    firsts = runs[min(runs)]
+
+    def times_the_first(size: int, name: str) -> float:
+        return round(
+            statistics.median(own[name] / first[name] for own, first in zip(runs[size], firsts, strict=True)), 4
+        )
+
     kept = {"rate_ratio": "images_per_second", "memory_ratio": "private_mib"}
     return [
-        {"num_images": size, **row, **{ratio: round(row[name] / first[name], 4) for ratio, name in kept.items()}}
+        {"num_images": size, **row, **{ratio: times_the_first(size, name) for ratio, name in kept.items()}}
         | {f"first_{name}": runs[size][0][name] for name in ("set_up_seconds", "set_up_private_mib")}
         for size, row in medians.items()
     ]
@@ -143,10 +149,10 @@ def measure(output_dir: Path, count: int, steps: int) -> dict[str, float]:
         set_up_mib, peak.mib = peak.mib, private_mib()
         fit(training)
     warmup = steps // 4
-    spent = times.ends[-1] - times.ends[warmup - 1]
+    a_step = statistics.median(np.diff(times.ends[warmup - 1 :]))
     shutil.rmtree(run)
     return {
-        "images_per_second": round((steps - warmup) * config.train_batch_size / spent, 2),
+        "images_per_second": round(config.train_batch_size / a_step, 2),
         "private_mib": round(peak.mib, 1),
         "set_up_private_mib": round(set_up_mib, 1),
         "set_up_seconds": round(set_up_seconds, 2),

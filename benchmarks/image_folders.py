@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
-PHOTO_SIZE = (2048, 1536)
+PHOTO_SIZE = (4000, 3000)  # of a phone's camera
 
 
 def write_avatars(folder: Path, count: int | None = None) -> Path:

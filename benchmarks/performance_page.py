@@ -57,6 +57,7 @@ def throughput_cpu(results: Results) -> list[str]:
         [case["what"], way, f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", times(case["ratio"][name])]
         for case in results["cases"].values()
         for way, name in ways.items()
+        if case["plain"]["preview_seconds"] or name == "steps_images_per_second"
     ]
     steps = [
         [
@@ -66,9 +67,11 @@ def throughput_cpu(results: Results) -> list[str]:
         for case in results["cases"].values()
     ]
     return [
-        f"The same UNet, batch size and images in both, {results['rounds']} whole commands of each in turn, which "
-        "make their own previews. These commands are short, so that their start and the preview at their end weigh "
-        "more than in a run of hours; the last way to count is computed from the steps and the preview.",
+        "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
+        "the plain loop one of the averaged weights, ours one of either weights. These commands are short, so that "
+        "their start (ours measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
+        "of hours; the rate of the steps is the median over windows of five, and the last way to count is computed "
+        "from it and the time of a preview.",
         table(["images", "counted over", "plain loop, images/s", "openddpm, images/s", "ratio"], lines),
         "What a step of ours is spent on: time outside convolutions, attention and matrix products is what a loop "
         "can lose; the peak is a product of two square float32 matrices, measured beside.",
@@ -198,7 +201,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "Images a second, on a CPU": ("throughput-cpu.json", "make bench", throughput_cpu),
     "Seconds until it has learned": ("time-to-quality.json", "make bench-quality", time_to_quality),
     "Sampling in fewer steps": ("sampling.json", "make bench", sampling),
-    "As the data set grows": ("growth.json", "make bench", growth),
+    "As the data set grows": ("growth.json", "make bench-growth", growth),
     "Everything around": ("around.json", "make bench", around),
     "Images a second, on a GPU": ("throughput-gpu.json", "make bench-gpu", throughput_gpu),
 }

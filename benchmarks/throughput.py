@@ -41,12 +41,14 @@ class Case:
     save_images_epochs: int
     """So that there is a preview about every 7,400 images, and one at the end."""
     write: Callable[[Path, int], Path]
+    previews: bool = True
+    rounds: int = 2
 
 
 CASES = {
-    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 100, 3, write_avatars),
+    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 120, 3, write_avatars, rounds=3),
     "64x64": Case("the same files, at 64x64", 64, 2400, 15, 3, write_avatars),
-    "photos": Case("JPEG files of 2048x1536, at 64x64", 64, 200, 15, 40, write_photos),
+    "photos": Case("JPEG files of 4000x3000, at 64x64", 64, 100, 15, 80, write_photos, previews=False),
 }
 
 
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=3, help="of both commands")
+    parser.add_argument("--rounds", type=int, help="of both commands (default: by case)")
     parser.add_argument("--steps", type=int, help="of each run (default: by case)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dry_run", action="store_true", help="a tiny UNet for a few steps, to see that it runs")
@@ -65,9 +67,10 @@ def main() -> None:
     for name in given.cases:
         images, job = prepare_case(CASES[name], given.output_dir / name, given.threads, given.steps, given.dry_run)
         print(f"{name}: {images} images, {job.steps} steps")
-        cases[name] = {"what": CASES[name].what, "num_images": images, **compare(job, given.output_dir, given.rounds)}
+        rounds = given.rounds or CASES[name].rounds
+        cases[name] = {"what": CASES[name].what, "num_images": images, **compare(job, given.output_dir, rounds)}
         cases[name]["step"] = profile_in_a_process(job, given.output_dir / "profile", given.dry_run)
-    results = {**origin(given.threads), "rounds": given.rounds, "cases": cases}
+    results = {**origin(given.threads), "cases": cases}
     write_results(results, given.results or given.output_dir / "throughput-cpu.json")
 
 
@@ -81,7 +84,12 @@ def prepare_case(
     unet.write_text(json.dumps(TINY_UNET if dry_run else UNET))
     warmup = 1 if dry_run else 5
     length = 10 if dry_run else steps or case.steps
-    job = Job(images, unet, case.resolution, length, threads, 16, warmup, case.save_images_epochs)
+    job = Job(
+        *(images, unet, case.resolution, length, threads),
+        warmup_steps=warmup,
+        save_images_epochs=case.save_images_epochs,
+        previews=case.previews,
+    )
     return num_images, job
 
 
@@ -91,14 +99,15 @@ def compare(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
     for number in range(rounds):
         runs["plain"].append(run_plain(job))
         runs["ours"].append(run_ours(job, folder / "ours"))
-        told = {name: rows[-1]["command_images_per_second"] for name, rows in runs.items()}
-        print(f"  round {number + 1}: images/s of the whole command, plain {told['plain']}, ours {told['ours']}")
+        told = {name: rows[-1]["steps_images_per_second"] for name, rows in runs.items()}
+        print(f"  round {number + 1}: images/s of the steps, plain {told['plain']}, ours {told['ours']}", flush=True)
     medians = {name: median_row(rows) for name, rows in runs.items()}
     return {
         "resolution": job.resolution,
         "train_batch_size": job.train_batch_size,
         "steps": job.steps,
         "save_images_epochs": job.save_images_epochs,
+        "rounds": rounds,
         **medians,
         "ratio": ratios(medians["ours"], medians["plain"]),
         "runs": runs,

@@ -207,15 +207,17 @@ def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if name != "ours":
             rows.append({"against": name, "seed": seed, **against(points, by_key["ours", seed])})
     medians = {
-        name: {
-            key: statistics.median(row[key] if row[key] is not None else math.inf for row in chosen)
-            for key in chosen[0]
-            if key not in ("against", "seed")
-        }
+        name: {key: _median([row[key] for row in chosen]) for key in chosen[0] if key not in ("against", "seed")}
         for name in RUNS
         if (chosen := [row for row in rows if row["against"] == name])
     }
     return {"seeds": rows, "medians": medians}
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Return the median; None, as where a loss was never reached, if any value is."""
+    numbers = [value for value in values if value is not None]
+    return statistics.median(numbers) if len(numbers) == len(values) else None
 
 
 def against(plain: Sequence[Point], ours: Sequence[Point]) -> dict[str, Any]:
