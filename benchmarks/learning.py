@@ -1,15 +1,18 @@
 """What makes a small DDPM learn faster: one change at a time, on equal images, several seeds and data sets.
 
     python benchmarks/learning.py --output_dir runs/learning --data avatars-16 digits --seeds 0 1 2 --jobs 2
-    python benchmarks/learning.py --output_dir runs/learning --rates       # seconds a step of each, with nothing else
+    python benchmarks/learning.py --output_dir runs/learning --rates       # images a second of each, with nothing else
+    python benchmarks/learning.py --output_dir runs/learning --equal_time  # as long as the first recipe, by those rates
 
 Every run is a process of its own on one thread, and is not trained again if its result is there. Skill is that of the
-EMA weights on 288 held-out (image, timestep, noise) tuples, the same for all variants of a data set and seed. `--table`
-prints what is there.
+EMA weights on 288 held-out (image, timestep, noise) tuples, the same for all variants of a data set and seed; the
+kernel distance is that of samples of theirs (see kernel_distance.py; needs openddpm[bench]). `--table` prints what is
+there.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -19,15 +22,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from commands import run_all
 from digits import write_digits
+from kernel_distance import Features, KernelDistance, features_of
 from origin import origin, write_results
+from sampling import dataset_images, open_run, starting_noise
 
 from openddpm.config import TrainConfig
+from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
-from openddpm.diffusion.sampling import Denoiser
+from openddpm.diffusion.sampling import Denoiser, sample
 from openddpm.record.reader import read_run_folder
 from openddpm.training import loop, setup, timetable
 from openddpm.training.heldout import FixedTuples
@@ -55,6 +62,8 @@ DATA: dict[str, tuple[dict[str, Any], int]] = {  # options, images to train on
     "own-32": ({"resolution": 32}, 8_000),
 }
 TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "TUPLE_COUNTS": (288,), "MIN_EVALUATIONS": 1}
+NUM_SAMPLES, SAMPLED_AT_ONCE, NUM_REFERENCE = 256, 64, 2048
+EQUAL_TIME = "equal-time"  # folder of such runs and their results
 MIN_SNR_GAMMA = 5.0  # cited: Hang et al., 2023
 
 
@@ -75,8 +84,9 @@ _IMPORTANCE: dict[str, Any] = {"timestep_sampling": "importance"}
 _ALL = {**_MUON, **_ZERO, **_IMPORTANCE}
 _PLAIN_BLOCKS = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
 
+BASE = "first-recipe"
 VARIANTS = {
-    "first-recipe": Variant("the first recipe: AdamW, batch 16, learning rate 4e-3"),
+    BASE: Variant("the first recipe: AdamW, batch 16, learning rate 4e-3"),
     "importance": Variant("timesteps by importance", _IMPORTANCE),
     "muon": Variant("Muon", _MUON),
     "zero": Variant("residual blocks begin at 0", _ZERO),
@@ -85,9 +95,9 @@ VARIANTS = {
     "all-batch-32": Variant(
         "all, batch 32, learning rate 6e-3", {**_ALL, "train_batch_size": 32, "learning_rate": 6e-3}
     ),
-    "all-batch-32-even": Variant(
-        "all, batch 32, channels (48, 48)",
-        {**_ALL, "train_batch_size": 32, "learning_rate": 6e-3},
+    "demo": Variant(
+        "all, batch 32, learning rate 8e-3, channels (48, 48): the demo's",
+        {**_ALL, "train_batch_size": 32, "learning_rate": 8e-3},
         {"block_out_channels": (48, 48), "attention_head_dim": 48},
     ),
     "all-lr-8e-3": Variant("all, learning rate 8e-3", {**_ALL, "learning_rate": 8e-3}),
@@ -129,40 +139,66 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a core of its own")
     parser.add_argument("--rates", action="store_true", help="measure the time of a step of each variant instead")
+    parser.add_argument("--equal_time", action="store_true", help="train on more or fewer images, by the rates")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--run", action="store_true", help="train the first of all, here and now")
     given = parser.parse_args()
-    output_dir: Path = given.output_dir
     if given.run:
         torch.set_num_threads(1)
-        train_one(given, given.data[0], given.variants[0], given.seeds[0])
+        key = given.data[0], given.variants[0], given.seeds[0]
+        if not result_path(given, *key).exists():
+            train_one(given, *key)
+        score_samples(given, *key)
         return
     if given.rates:
         measure_rates(given)
     elif not given.table:
         wanted = [(d, v, s) for s in given.seeds for d in given.data for v in given.variants]
-        missing = [key for key in wanted if not _result(output_dir, *key).exists()]
+        missing = [key for key in wanted if not _is_complete(result_path(given, *key))]
         run_all({f"{d}, {v}, seed {s}": _command(given, d, v, s) for d, v, s in missing}, given.jobs, threads=1)
-    runs = [json.loads(path.read_text()) for path in sorted(output_dir.glob("*.json")) if path.stem.count("--") == 2]
-    rates = output_dir / "rates.json"
-    results = {**origin(1), "rates": json.loads(rates.read_text()) if rates.exists() else {}, "runs": runs}
-    write_results(results, given.results or output_dir / "learning" / "learning.json")
-    print(table(results))
+    results = {**origin(1), "rates": rates(given), "runs": read_results(given.output_dir)}
+    results["runs_equal_time"] = read_results(given.output_dir / EQUAL_TIME)
+    write_results(results, given.results or given.output_dir / "learning" / "learning.json")
+    for title, runs in {"equal images": results["runs"], "equal time": results["runs_equal_time"]}.items():
+        print(f"{title}:\n{table(runs, results['rates'])}")
 
 
-def _result(output_dir: Path, data: str, variant: str, seed: int) -> Path:
-    return output_dir / f"{data}--{variant}--{seed}.json"
+def result_path(given: argparse.Namespace, data: str, variant: str, seed: int) -> Path:
+    """Return where the result of a run lies."""
+    folder = given.output_dir / EQUAL_TIME if given.equal_time else given.output_dir
+    return Path(folder) / f"{data}--{variant}--{seed}.json"
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Return the results in a folder."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem.count("--") == 2]
+
+
+def rates(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the images a second of each data set's variants, as far as they are measured."""
+    path = given.output_dir / "rates.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _is_complete(path: Path) -> bool:
+    return path.exists() and "kernel_distance" in json.loads(path.read_text())
 
 
 def _command(given: argparse.Namespace, data: str, variant: str, seed: int) -> list[str]:
     """Return the command that trains one run here and now."""
     command = [sys.executable, __file__, "--run", "--output_dir", str(given.output_dir), "--data", data]
     command += ["--variants", variant, "--seeds", str(seed)]
+    command += ["--equal_time"] if given.equal_time else []
     return [*command, *(["--own_dataset", str(given.own_dataset)] if given.own_dataset else [])]
 
 
-def _config(given: argparse.Namespace, data: str, variant: Variant, seed: int, folder: Path) -> TrainConfig:
+def _config(given: argparse.Namespace, data: str, name: str, seed: int, folder: Path) -> TrainConfig:
     options, num_images = DATA[data]
+    if given.equal_time:
+        found = rates(given).get(data, {})
+        if name not in found:
+            raise SystemExit(f"no rate of {name} on {data}: --rates measures it")
+        num_images = round(num_images * found[name] / found[BASE])
     if data == "own-32" and given.own_dataset is None:
         raise SystemExit("own-32 needs --own_dataset")
     dataset = {
@@ -171,7 +207,7 @@ def _config(given: argparse.Namespace, data: str, variant: Variant, seed: int, f
     }
     options = {**options, "dataset": options.get("dataset") or dataset[data]()}
     config = TrainConfig(
-        **{**FIRST_RECIPE, **options, **variant.options},
+        **{**FIRST_RECIPE, **options, **VARIANTS[name].options},
         seed=seed,
         output_dir=str(folder),
         overwrite_output_dir=True,
@@ -193,8 +229,8 @@ def prepared(config: TrainConfig, variant: Variant) -> Training:
 def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> None:
     """Train one run and write its result."""
     variant = VARIANTS[name]
-    folder = given.output_dir / "runs" / f"{data}--{name}--{seed}"
-    training = prepared(_config(given, data, variant, seed, folder), variant)
+    folder = run_folder(given, data, name, seed)
+    training = prepared(_config(given, data, name, seed, folder), variant)
     if variant.options.get("beta_schedule"):
         _judge_on_linear_noise(training, data, given, seed)
     loss = weighted_loss(variant) if variant.weight else loop.micro_batch_loss
@@ -211,7 +247,42 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
         "bands": {band: score.skill for band, score in ema.bands.items()},
         "cpu_seconds": round(time.process_time() - start, 1),
     }
-    _result(given.output_dir, data, name, seed).write_text(json.dumps(result) + "\n")
+    path = result_path(given, data, name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result) + "\n")
+
+
+def run_folder(given: argparse.Namespace, data: str, name: str, seed: int) -> Path:
+    """Return where a run is trained."""
+    return Path(given.output_dir) / (EQUAL_TIME if given.equal_time else "runs") / f"{data}--{name}--{seed}"
+
+
+def score_samples(given: argparse.Namespace, data: str, name: str, seed: int) -> None:
+    """Add the kernel distance of a run's samples to its result."""
+    folder, device = run_folder(given, data, name, seed), torch.device("cpu")
+    denoise, config, shape = open_run(folder, device)
+    batches = []
+    for first in range(0, NUM_SAMPLES, SAMPLED_AT_ONCE):
+        noise = starting_noise(shape, device, seed, range(first, first + SAMPLED_AT_ONCE))
+        batches.append(signed_unit_to_uint8(sample(denoise, noise, config, 20, "dpmsolver++")).numpy())
+    features = Features()
+    distance = KernelDistance(_reference(given, data, folder, features)).of(
+        features_of(np.concatenate(batches), features)
+    )
+    path = result_path(given, data, name, seed)
+    found = {"kernel_distance": round(distance.value, 5), "kernel_distance_error": round(distance.error(), 5)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **found}) + "\n")
+
+
+def _reference(given: argparse.Namespace, data: str, folder: Path, features: Features) -> np.ndarray:
+    """Return the features of images of a data set, (M, D), computed once."""
+    path = given.output_dir / f"features-{data}.npy"
+    if not path.exists():
+        _, images = dataset_images(folder, 0, NUM_REFERENCE)
+        own = path.with_suffix(f".{os.getpid()}.npy")  # two runs may be here at once
+        np.save(own, features_of(images, features))
+        own.replace(path)
+    return np.load(path)
 
 
 def weighted_loss(variant: Variant) -> Callable[[Training, int], torch.Tensor]:
@@ -237,9 +308,8 @@ _PLAIN_LOSS = loop.micro_batch_loss
 
 def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namespace, seed: int) -> None:
     """Score a model of another noise schedule on the tuples of the linear one, at the timesteps of like noise."""
-    linear = prepared(
-        _config(given, data, Variant(""), seed, given.output_dir / "runs" / f"{data}--linear--{seed}"), Variant("")
-    )
+    folder = given.output_dir / "runs" / f"{data}--linear--{seed}"
+    linear = prepared(_config(given, data, BASE, seed, folder), VARIANTS[BASE])
     linear.close()
     theirs, ours = linear.process.snr().log(), training.process.snr().log()
     nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
@@ -257,39 +327,35 @@ def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namesp
 def measure_rates(given: argparse.Namespace) -> None:
     """Write the images a second of each variant: medians over rounds in which all take turns."""
     torch.set_num_threads(1)
-    rates: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     for data in given.data:
         probes = {}
         for name in given.variants:
             folder = given.output_dir / "runs" / "rate"
-            training = prepared(_config(given, data, VARIANTS[name], 0, folder), VARIANTS[name])
+            training = prepared(_config(given, data, name, 0, folder), VARIANTS[name])
             training.close()
             probes[name] = (Probe(training), training.config.train_batch_size)
         seconds: dict[str, list[float]] = {name: [] for name in probes}
         for _ in range(9):
             for name, (probe, _) in probes.items():
                 seconds[name].append(probe._timed_step())
-        rates[data] = {
+        measured[data] = {
             name: round(size / statistics.median(seconds[name][1:]), 1) for name, (_, size) in probes.items()
         }
-    path = given.output_dir / "rates.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, **rates}, indent=1) + "\n")
+    (given.output_dir / "rates.json").write_text(json.dumps({**rates(given), **measured}, indent=1) + "\n")
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return Markdown: a row a variant, a column a data set; skill as mean and range over seeds."""
-    runs = results["runs"]
+def table(runs: Sequence[dict[str, Any]], rates: dict[str, dict[str, float]]) -> str:
+    """Return Markdown: a row a variant; for each data set skill and kernel distance, mean and range over seeds."""
     names = [data for data in DATA if any(run["data"] == data for run in runs)]
-    lines = [
-        "| what | " + " | ".join(f"{n}: skill | images/s" for n in names) + " |",
-        "|---" * (1 + 2 * len(names)) + "|",
-    ]
+    columns = [column for name in names for column in (f"{name}: skill", "kernel distance", "images/s")]
+    lines = ["| what | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, variant in VARIANTS.items():
         cells: list[str] = []
         for data in names:
-            skills = [run["skill"] for run in runs if (run["data"], run["variant"]) == (data, name)]
-            cells += [_spread(skills), str(results["rates"].get(data, {}).get(name, ""))]
+            chosen = [run for run in runs if (run["data"], run["variant"]) == (data, name)]
+            cells += [_spread([run[key] for run in chosen if key in run]) for key in ("skill", "kernel_distance")]
+            cells.append(str(rates.get(data, {}).get(name, "")) if chosen else "")
         if any(cells):
             lines.append(f"| {variant.what} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
