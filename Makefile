@@ -29,11 +29,11 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
 
-bench: $(BENCH)  ## how fast, without a GPU: under 15 minutes on two cores with nothing else running
+bench: $(BENCH)  ## how fast, without a GPU: about 15 minutes on two cores with nothing else running
 	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json
 	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 600 \
 	  --output_dir $(SAMPLED) --overwrite_output_dir
-	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 256 --results $(BENCH_OUT)/sampling.json \
+	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 192 --results $(BENCH_OUT)/sampling.json \
 	  --picture docs/pictures/sampling.png
 	$(BIN)/python benchmarks/around.py --images runs/bench/throughput/16x16/images-2400 --results $(BENCH_OUT)/around.json
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
@@ -42,7 +42,7 @@ bench-growth: $(BENCH)  ## rate and memory for 1,000 to 1,000,000 images: 3 GB o
 	$(BIN)/python benchmarks/growth.py --output_dir runs/bench/growth --results $(BENCH_OUT)/growth.json
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
 
-bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an hour and a half on one thread
+bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an hour and a quarter; JOBS=2 halves it
 	$(BIN)/python benchmarks/time_to_quality.py --output_dir runs/bench/quality --jobs $(or $(JOBS),1) \
 	  --results $(BENCH_OUT)/time-to-quality.json --figure docs/pictures/time-to-quality.png
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)

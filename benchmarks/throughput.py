@@ -46,7 +46,7 @@ class Case:
 
 
 CASES = {
-    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 120, 3, write_avatars, rounds=3),
+    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 100, 3, write_avatars, rounds=3),
     "64x64": Case("the same files, at 64x64", 64, 2400, 15, 3, write_avatars),
     "photos": Case("JPEG files of 4000x3000, at 64x64", 64, 40, 15, 80, write_photos, previews=False),
 }
