@@ -48,13 +48,16 @@ def make_page(results_dir: Path) -> str:
 def throughput_cpu(results: Results) -> list[str]:
     """Return the rates on the CPU, and what a step is spent on."""
     ways = {
-        "the whole command": "command_images_per_second",
+        "the whole command, of {images:,} images": "command_images_per_second",
         "after warm-up, previews and evaluations included": "images_per_second",
         "the steps alone": "steps_images_per_second",
         "epochs of 7,400 images, each with a preview": "epoch_images_per_second",
     }
     lines = [
-        [case["what"], way, f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", times(case["ratio"][name])]
+        [
+            *(case["what"], way.format(images=case["steps"] * case["train_batch_size"])),
+            *(f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", times(case["ratio"][name])),
+        ]
         for case in results["cases"].values()
         for way, name in ways.items()
         if case["plain"]["preview_seconds"] or name == "steps_images_per_second"
@@ -103,7 +106,7 @@ def time_to_quality(results: Results) -> list[str]:
         f"The recipe {results['recipe']} against the plain loop with the copied script's learning rate, warm-up "
         f"and average, on the same UNet, the same images and {total:,} of them in total. *Sooner* compares the "
         "loss of the averaged weights; the last column that of the better of averaged and raw weights, on "
-        "either side. Evaluations are not counted, previews are.",
+        "either side. Seconds count from the first step on; evaluations are not counted, previews are.",
         table(columns, lines),
         "![held-out loss against seconds](pictures/time-to-quality.png)",
     ]
