@@ -27,7 +27,7 @@ VERSION = 2  # part of the cache's key: raise it when a ruler changes
 MAX_GAUSSIAN_IMAGES = 30_000  # assumed: several times the correlated coefficients; more change the ruler little
 MAX_MEMORY_VALUES = 2_000_000_000  # pixels times channels: minutes on two cores
 CHUNK_VALUES = 8_000_000  # 64 MB in float64
-MAX_TUPLES_AT_A_TIME = 192  # of a kind; measured: each time takes as long to read the known images as to compare them
+MAX_TUPLES_AT_A_TIME = 384  # of all kinds; measured: reading known images takes as long as comparing 64 with them
 MAX_LEFT_OUT = 0.1  # of the training images: those of training tuples, which a ruler fitted to them would flatter
 SNR_LIMITS = (1e-12, 1e12)  # the first and the last timesteps of long schedules are beyond float32
 
@@ -77,7 +77,9 @@ class RulerMeasurement:
 
     @property
     def _tuples_at_a_time(self) -> int:
-        return min(MAX_TUPLES_AT_A_TIME, max(1, CHUNK_VALUES // self._values_per_image))
+        """Of a kind; those of all kinds are held at once."""
+        num_kinds = 1 if self.evaluation.heldout is None else 2
+        return max(1, min(MAX_TUPLES_AT_A_TIME, CHUNK_VALUES // self._values_per_image) // num_kinds)
 
     @property
     def _place(self) -> torch.device:
@@ -122,7 +124,8 @@ class RulerMeasurement:
         return _Scores(errors, len(fitted_on), len(known), gaussian.shrinkage, seconds)
 
     def _chunks(self, indices: np.ndarray, progress: Progress, task: TaskID) -> ImageChunks:
-        size = max(1, CHUNK_VALUES // self._values_per_image)
+        values = max(self._values_per_image, MAX_TUPLES_AT_A_TIME)  # of an image, or its likeness to each tuple
+        size = max(1, CHUNK_VALUES // values)
 
         def start_over() -> Iterator[torch.Tensor]:
             for first in range(0, len(indices), size):

@@ -1,6 +1,7 @@
 """Fixed tuples, what is measured on them, and the rulers beside it."""
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,20 @@ def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
     record = Case(tmp_path, smooth_images()).record
     assert record.num_images_gaussian == 50 and 10 <= record.num_images_memory <= 10 + 96
     assert record.memory_train[0] < 1e-6
+
+
+@pytest.mark.parametrize("num_heldout", [40, 0])
+def test_tuples_may_take_turns(num_heldout: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored in several turns, the last one smaller, each kind's tuples have the errors that they have all at once."""
+    whole = Case(tmp_path / "whole", smooth_images(), num_heldout).evaluation.rulers
+    monkeypatch.setattr(rulers_module, "MAX_TUPLES_AT_A_TIME", 70)
+    in_turns = Case(tmp_path / "turns", smooth_images(), num_heldout).evaluation.rulers
+    assert whole is not None and in_turns is not None
+    assert (whole.heldout is None, in_turns.heldout is None) == (num_heldout == 0, num_heldout == 0)
+    for ours, theirs in zip(astuple(in_turns), astuple(whole), strict=True):
+        for found, expected in zip(ours or (), theirs or (), strict=True):
+            assert len(found) == 96
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_extreme_noise_levels_have_rulers(tmp_path: Path) -> None:
