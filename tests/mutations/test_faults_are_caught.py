@@ -114,8 +114,8 @@ FAULTS = [
     Fault(
         "the same order in every epoch",
         "data/stream.py",
-        'numpy_generator(self._seed, "order", epoch)',
-        'numpy_generator(self._seed, "order")',
+        'self.num_images, self._seed, "order", epoch)',
+        'self.num_images, self._seed, "order")',
         "tests/unit/data/test_stream.py",
     ),
     Fault(
