@@ -1,6 +1,6 @@
 """What makes a small DDPM learn faster: one change at a time, on equal images, several seeds and data sets.
 
-    python benchmarks/learning.py --output_dir runs/learning --data avatars-16 digits --seeds 0 1 2 --jobs 2
+    python benchmarks/learning.py --output_dir runs/learning --data avatars-16 digits-8 --seeds 0 1 2 --jobs 2
     python benchmarks/learning.py --output_dir runs/learning --rates       # images a second of each, with nothing else
     python benchmarks/learning.py --output_dir runs/learning --equal_time  # as long as the first recipe, by those rates
 
@@ -29,13 +29,14 @@ from commands import run_all
 from digits import write_digits
 from kernel_distance import Features, KernelDistance, features_of
 from origin import origin, write_results
-from sampling import dataset_images, open_run, starting_noise
+from sampling import FEW_STEPS, dataset_images
 
 from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
 from openddpm.diffusion.sampling import Denoiser, sample
 from openddpm.record.reader import read_run_folder
+from openddpm.sampling_run import open_run, starting_noise
 from openddpm.training import loop, setup, timetable
 from openddpm.training.heldout import FixedTuples
 from openddpm.training.probe import Probe
@@ -264,7 +265,7 @@ def score_samples(given: argparse.Namespace, data: str, name: str, seed: int) ->
     batches = []
     for first in range(0, NUM_SAMPLES, SAMPLED_AT_ONCE):
         noise = starting_noise(shape, device, seed, range(first, first + SAMPLED_AT_ONCE))
-        batches.append(signed_unit_to_uint8(sample(denoise, noise, config, 20, "dpmsolver++")).numpy())
+        batches.append(signed_unit_to_uint8(sample(denoise, noise, config, FEW_STEPS, "dpmsolver++")).numpy())
     features = Features()
     distance = KernelDistance(_reference(given, data, folder, features)).of(
         features_of(np.concatenate(batches), features)

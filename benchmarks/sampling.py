@@ -7,13 +7,11 @@ The distance is to images of the run's data set, held-out ones among them. Needs
 
 import argparse
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
 from kernel_distance import SIDE, Distance, Features, KernelDistance, features_of
 from origin import origin, write_results
 from PIL import Image
@@ -23,10 +21,11 @@ from openddpm.data.decode import Preprocessing
 from openddpm.data.sources import open_source
 from openddpm.data.store import default_cache_dir, open_store
 from openddpm.data.stream import signed_unit_to_uint8
-from openddpm.diffusion.sampling import Denoiser, Solver, denoiser, sample
+from openddpm.diffusion.sampling import Solver, sample
 from openddpm.pictures import image_grid
 from openddpm.record.reader import read_run_record
-from openddpm.seeding import numpy_generator, standard_normal
+from openddpm.sampling_run import open_run, starting_noise
+from openddpm.seeding import numpy_generator
 
 REFERENCE: tuple[Solver, int] = ("ddim", 50)
 CANDIDATES: tuple[tuple[Solver, int], ...] = (
@@ -105,19 +104,6 @@ def sample_all(
             seconds[solver, steps].append((time.perf_counter() - start) / len(batch))
             images[solver, steps].append(batch)
     return {way: np.concatenate(images[way]) for way in ways}, {way: float(np.median(seconds[way])) for way in ways}
-
-
-def open_run(run: Path, device: torch.device) -> tuple[Denoiser, Any, tuple[int, ...]]:
-    """Return what samples are made with: a run's denoiser, the config of its scheduler, and an image's shape."""
-    unet = UNet2DModel.from_pretrained(run / "unet").eval().to(device)
-    denoise = denoiser(unet, {**dict(unet.named_parameters()), **dict(unet.named_buffers())})
-    shape = (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
-    return denoise, DDIMScheduler.from_pretrained(run / "scheduler").config, shape
-
-
-def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numbers: Iterable[int]) -> torch.Tensor:
-    """Return the noises of samples by their numbers, (B, C, H, W) float32."""
-    return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
 
 
 def dataset_images(run: Path, num_first: int, num_reference: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
 """Images from a run folder's exported weights."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from rich.progress import track
 
 from openddpm.config import most_inference_steps
 from openddpm.data.stream import signed_unit_to_uint8
-from openddpm.diffusion.sampling import Solver, denoiser, sample
+from openddpm.diffusion.sampling import Denoiser, Solver, denoiser, sample
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid, to_picture
 from openddpm.record.reader import read_run_record
@@ -32,6 +34,27 @@ def sample_run(
     Raises:
         UserError: no run, no exported weights yet, a number out of range, or a folder that cannot be written.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    denoise, config, shape = open_run(folder, device)
+    _check_numbers(num_images, solver, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
+    _check_writable(output_dir)
+    images = []
+    starts = range(0, num_images, batch_size)
+    for start in track(starts, description="sampling", transient=True, console=Console(stderr=True)):
+        numbers = range(start, min(start + batch_size, num_images))
+        noise = starting_noise(shape, device, seed, numbers)
+        generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
+        batch = sample(denoise, noise, config, num_inference_steps, solver, generators)
+        images.append(signed_unit_to_uint8(batch).cpu().numpy())
+    return _write(np.concatenate(images), output_dir)
+
+
+def open_run(folder: Path, device: torch.device) -> tuple[Denoiser, Any, tuple[int, ...]]:
+    """Return what samples are made with: the denoiser, the config of its scheduler, an image's shape (C, H, W).
+
+    Raises:
+        UserError: no run, or no weights that can be read.
+    """
     read_run_record(folder)
     if not (folder / "model_index.json").exists():
         raise UserError(f"'{folder}' has no weights yet", "They come with the first checkpoint; train on.")
@@ -41,21 +64,14 @@ def sample_run(
     except (OSError, ValueError) as error:
         todo = "Restore them from a checkpoint: openddpm resume goes on from the newest whole one."
         raise UserError(f"the weights in '{folder}' cannot be read: {error}", todo) from error
-    _check_numbers(num_images, solver, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
-    _check_writable(output_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
     denoise = denoiser(unet, weights, torch.bfloat16 if device.type == "cuda" and gpu_has_bf16() else None)
-    shape = (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
-    images = []
-    starts = range(0, num_images, batch_size)
-    for start in track(starts, description="sampling", transient=True, console=Console(stderr=True)):
-        numbers = range(start, min(start + batch_size, num_images))
-        noise = torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
-        generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
-        batch = sample(denoise, noise, config, num_inference_steps, solver, generators)
-        images.append(signed_unit_to_uint8(batch).cpu().numpy())
-    return _write(np.concatenate(images), output_dir)
+    return denoise, config, (unet.config["in_channels"], unet.config["sample_size"], unet.config["sample_size"])
+
+
+def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numbers: Iterable[int]) -> torch.Tensor:
+    """Return the noises of samples by their numbers, (B, C, H, W) float32."""
+    return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
 
 
 def _check_numbers(
