@@ -42,7 +42,7 @@ bench-growth: $(BENCH)  ## rate and memory for 1,000 to 1,000,000 images: 3 GB o
 	$(BIN)/python benchmarks/growth.py --output_dir runs/bench/growth --results $(BENCH_OUT)/growth.json
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
 
-bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an hour and a quarter; JOBS=2 halves it
+bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an hour and a quarter, 43 minutes with JOBS=2
 	$(BIN)/python benchmarks/time_to_quality.py --output_dir runs/bench/quality --jobs $(or $(JOBS),1) \
 	  --results $(BENCH_OUT)/time-to-quality.json --figure docs/pictures/time-to-quality.png
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)

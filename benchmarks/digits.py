@@ -12,5 +12,7 @@ def write_digits(folder: Path, count: int | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     levels = load_digits().images[:count]  # (N, 8, 8), 0..16
     for number, image in enumerate(np.round(levels * 255 / 16).astype(np.uint8)):
-        Image.fromarray(image).save(folder / f"{number:04d}.png")
+        path = folder / f"{number:04d}.png"
+        if not path.exists():  # as new, it would be decoded again
+            Image.fromarray(image).save(path)
     return folder

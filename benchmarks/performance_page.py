@@ -71,10 +71,10 @@ def throughput_cpu(results: Results) -> list[str]:
     ]
     return [
         "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
-        "the plain loop one of the averaged weights, ours one of either weights. These commands are short, so that "
+        "the plain loop one of the averaged weights, ours one of each weights. These commands are short, so that "
         "their start (ours measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
-        "of hours; the rate of the steps is the median over windows of five, and the last way to count is computed "
-        "from it and the time of a preview.",
+        "of hours; the rate of the steps is the median over windows of five steps, and the last way to count is "
+        "computed from it and the time of a preview.",
         table(["images", "counted over", "plain loop, images/s", "openddpm, images/s", "ratio"], lines),
         "What a step of ours is spent on: time outside convolutions, attention and matrix products is what a loop "
         "can lose; the peak is a product of two square float32 matrices, measured beside.",
@@ -255,12 +255,12 @@ def percent(share: float) -> str:
 
 def seconds(value: float | None) -> str:
     """Return seconds; None stands for what never came."""
-    return "never" if value is None or value == float("inf") else f"{value:.1f} s"
+    return "never" if value is None else f"{value:.1f} s"
 
 
 def times(ratio: float | None) -> str:
     """Return a ratio; None stands for what never came."""
-    return "–" if ratio is None or ratio == float("inf") else f"{ratio:.2f} ×"  # noqa: RUF001
+    return "–" if ratio is None else f"{ratio:.2f} ×"  # noqa: RUF001
 
 
 if __name__ == "__main__":
