@@ -174,6 +174,7 @@ def rates(rows: Sequence[tuple[int, float, float]], job: Job, a_preview: float |
         raise ValueError(f"too few steps after a warm-up of {job.warmup_steps}")
     steps_rate = statistics.median(windows)
     return {
+        "windows": len(windows),
         "images_per_second": round((after[-1][0] - after[0][0]) / (after[-1][1] - after[0][1]), 2),
         "steps_images_per_second": round(steps_rate, 2),
         "preview_seconds": a_preview and round(a_preview, 3),

@@ -66,6 +66,7 @@ TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "TUPLE_COUNTS": (288,), 
 NUM_SAMPLES, SAMPLED_AT_ONCE, NUM_REFERENCE = 256, 64, 2048
 EQUAL_TIME = "equal-time"  # folder of such runs and their results
 MIN_SNR_GAMMA = 5.0  # cited: Hang et al., 2023
+LOG_SNR_MEAN, LOG_SNR_SD = 2.4, 2.4  # cited: Karras et al., 2022, ln sigma normal around -1.2 (SD 1.2); SNR = sigma^-2
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Variant:
     unet: dict[str, Any] = field(default_factory=dict)
     weight: Callable[[torch.Tensor], torch.Tensor] | None = None
     """Of an image's error, from its signal-to-noise ratio; the product has none of these."""
+    density: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Of timesteps, from log-SNR, not weighted back; the product has none of these either."""
 
 
 _MUON: dict[str, Any] = {"optimizer": "muon"}
@@ -120,6 +123,10 @@ VARIANTS = {
         {"prediction_type": "v_prediction"},
         weight=lambda snr: snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1),
     ),
+    "log-snr": Variant(
+        "log-SNR of timesteps normal, not weighted back (Karras et al., 2022)",
+        density=lambda log_snr: (-((log_snr - LOG_SNR_MEAN) ** 2) / (2 * LOG_SNR_SD**2)).exp(),
+    ),
     "cosine-noise": Variant("cosine noise schedule", {"beta_schedule": "squaredcos_cap_v2"}),
     "scale-shift": Variant("time embedding scales and shifts", unet={"resnet_time_scale_shift": "scale_shift"}),
     "wide": Variant("channels (48, 64)", unet={"block_out_channels": (48, 64)}),
@@ -144,10 +151,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--run", action="store_true", help="train the first of all, here and now")
     given = parser.parse_args()
+    if given.rates and given.equal_time:
+        parser.error("--rates is measured first, and --equal_time goes by it")
     if given.run:
         torch.set_num_threads(1)
         key = given.data[0], given.variants[0], given.seeds[0]
-        if not result_path(given, *key).exists():
+        if not (_is_trained(given, *key) and run_folder(given, *key).exists()):
             train_one(given, *key)
         score_samples(given, *key)
         return
@@ -155,7 +164,7 @@ def main() -> None:
         measure_rates(given)
     elif not given.table:
         wanted = [(d, v, s) for s in given.seeds for d in given.data for v in given.variants]
-        missing = [key for key in wanted if not _is_complete(result_path(given, *key))]
+        missing = [key for key in wanted if not _is_complete(given, *key)]
         run_all({f"{d}, {v}, seed {s}": _command(given, d, v, s) for d, v, s in missing}, given.jobs, threads=1)
     results = {**origin(1), "rates": rates(given), "runs": read_results(given.output_dir)}
     results["runs_equal_time"] = read_results(given.output_dir / EQUAL_TIME)
@@ -175,14 +184,36 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem.count("--") == 2]
 
 
-def rates(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the images a second of each data set's variants, as far as they are measured."""
+def rates(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the rates of each data set's variants, as far as they are measured (see measure_rates)."""
     path = given.output_dir / "rates.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _is_complete(path: Path) -> bool:
-    return path.exists() and "kernel_distance" in json.loads(path.read_text())
+def _is_trained(given: argparse.Namespace, data: str, variant: str, seed: int) -> bool:
+    """Tell whether there is a result of as many images as wanted."""
+    path = result_path(given, data, variant, seed)
+    steps = _num_steps(given, data, variant)
+    return path.exists() and json.loads(path.read_text())["images"] == steps * _batch_size(variant)
+
+
+def _is_complete(given: argparse.Namespace, data: str, variant: str, seed: int) -> bool:
+    path = result_path(given, data, variant, seed)
+    return _is_trained(given, data, variant, seed) and "kernel_distance" in json.loads(path.read_text())
+
+
+def _batch_size(variant: str) -> int:
+    return int({**FIRST_RECIPE, **VARIANTS[variant].options}["train_batch_size"])
+
+
+def _num_steps(given: argparse.Namespace, data: str, variant: str) -> int:
+    num_images = DATA[data][1]
+    if given.equal_time:
+        found = rates(given).get(data, {})
+        if variant not in found:
+            raise SystemExit(f"no rate of {variant} on {data}: --rates measures it")
+        num_images = round(num_images * found[variant]["of_base"])
+    return num_images // _batch_size(variant)
 
 
 def _command(given: argparse.Namespace, data: str, variant: str, seed: int) -> list[str]:
@@ -194,12 +225,7 @@ def _command(given: argparse.Namespace, data: str, variant: str, seed: int) -> l
 
 
 def _config(given: argparse.Namespace, data: str, name: str, seed: int, folder: Path) -> TrainConfig:
-    options, num_images = DATA[data]
-    if given.equal_time:
-        found = rates(given).get(data, {})
-        if name not in found:
-            raise SystemExit(f"no rate of {name} on {data}: --rates measures it")
-        num_images = round(num_images * found[name] / found[BASE])
+    options = DATA[data][0]
     if data == "own-32" and given.own_dataset is None:
         raise SystemExit("own-32 needs --own_dataset")
     dataset = {
@@ -207,15 +233,15 @@ def _config(given: argparse.Namespace, data: str, name: str, seed: int, folder: 
         "own-32": lambda: str(given.own_dataset),
     }
     options = {**options, "dataset": options.get("dataset") or dataset[data]()}
-    config = TrainConfig(
+    return TrainConfig(
         **{**FIRST_RECIPE, **options, **VARIANTS[name].options},
+        max_train_steps=_num_steps(given, data, name),
         seed=seed,
         output_dir=str(folder),
         overwrite_output_dir=True,
         logging_dir=str(given.output_dir / "logs"),
         cache_dir=str(given.output_dir / "cache"),
     )
-    return config.model_copy(update={"max_train_steps": num_images // config.train_batch_size})
 
 
 def prepared(config: TrainConfig, variant: Variant) -> Training:
@@ -235,6 +261,8 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
     if variant.options.get("beta_schedule"):
         _judge_on_linear_noise(training, data, given, seed)
     loss = weighted_loss(variant) if variant.weight else loop.micro_batch_loss
+    if variant.density:
+        _draw_timesteps(training, variant.density)
     start = time.process_time()
     with patch.object(loop, "micro_batch_loss", loss):
         status = loop.fit(training).status
@@ -307,6 +335,21 @@ def weighted_loss(variant: Variant) -> Callable[[Training, int], torch.Tensor]:
 _PLAIN_LOSS = loop.micro_batch_loss
 
 
+def _draw_timesteps(training: Training, density: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Make a run draw its timesteps, stratified, by a density over log-SNR."""
+    log_snr = training.process.snr().double().log()
+    likelihoods = density(log_snr) * log_snr.diff(append=2 * log_snr[-1:] - log_snr[-2:-1]).abs()
+    cumulated = (likelihoods / likelihoods.sum()).cumsum(0)
+    even = training.timesteps_of
+
+    def drawn(micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        timesteps, weights = even(micro_index)
+        draws = (timesteps + 0.5) / len(log_snr)
+        return torch.searchsorted(cumulated, draws.double()).clamp(max=len(log_snr) - 1), weights
+
+    training.timesteps_of = drawn  # type: ignore[method-assign]
+
+
 def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namespace, seed: int) -> None:
     """Score a model of another noise schedule on the tuples of the linear one, at the timesteps of like noise."""
     folder = given.output_dir / "runs" / f"{data}--linear--{seed}"
@@ -326,12 +369,12 @@ def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namesp
 
 
 def measure_rates(given: argparse.Namespace) -> None:
-    """Write the images a second of each variant: medians over rounds in which all take turns."""
+    """Write the images a second of each variant, medians over rounds in which all take turns, and that of the base."""
     torch.set_num_threads(1)
-    measured: dict[str, dict[str, float]] = {}
+    measured = rates(given)
     for data in given.data:
         probes = {}
-        for name in given.variants:
+        for name in [BASE, *(name for name in given.variants if name != BASE)]:
             folder = given.output_dir / "runs" / "rate"
             training = prepared(_config(given, data, name, 0, folder), VARIANTS[name])
             training.close()
@@ -340,33 +383,39 @@ def measure_rates(given: argparse.Namespace) -> None:
         for _ in range(9):
             for name, (probe, _) in probes.items():
                 seconds[name].append(probe._timed_step())
-        measured[data] = {
-            name: round(size / statistics.median(seconds[name][1:]), 1) for name, (_, size) in probes.items()
-        }
-    (given.output_dir / "rates.json").write_text(json.dumps({**rates(given), **measured}, indent=1) + "\n")
+        found = {name: size / statistics.median(seconds[name][1:]) for name, (_, size) in probes.items()}
+        measured.setdefault(data, {}).update(
+            {
+                name: {"images_per_second": round(rate, 1), "of_base": round(rate / found[BASE], 3)}
+                for name, rate in found.items()
+            }
+        )
+    (given.output_dir / "rates.json").write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def table(runs: Sequence[dict[str, Any]], rates: dict[str, dict[str, float]]) -> str:
+def table(runs: Sequence[dict[str, Any]], rates: dict[str, dict[str, dict[str, float]]]) -> str:
     """Return Markdown: a row a variant; for each data set skill and kernel distance, mean and range over seeds."""
     names = [data for data in DATA if any(run["data"] == data for run in runs)]
-    columns = [column for name in names for column in (f"{name}: skill", "kernel distance", "images/s")]
+    columns = [column for name in names for column in (f"{name}: skill", "kernel distance", "rate")]
     lines = ["| what | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, variant in VARIANTS.items():
         cells: list[str] = []
         for data in names:
             chosen = [run for run in runs if (run["data"], run["variant"]) == (data, name)]
-            cells += [_spread([run[key] for run in chosen if key in run]) for key in ("skill", "kernel_distance")]
-            cells.append(str(rates.get(data, {}).get(name, "")) if chosen else "")
+            for key, style in (("skill", "+.3f"), ("kernel_distance", ".3f")):
+                cells.append(_spread([run[key] for run in chosen if key in run], style))
+            rate = rates.get(data, {}).get(name)
+            cells.append(f"{rate['of_base']:.2f}" if chosen and rate else "")
         if any(cells):
             lines.append(f"| {variant.what} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _spread(skills: Sequence[float]) -> str:
-    if not skills:
+def _spread(values: Sequence[float], style: str) -> str:
+    if not values:
         return ""
-    mean = f"{statistics.mean(skills):+.3f}"
-    return mean if len(skills) == 1 else f"{mean} ({min(skills):+.3f} to {max(skills):+.3f})"
+    mean, least, most = (format(value, style) for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 if __name__ == "__main__":

@@ -56,11 +56,11 @@ def throughput_cpu(results: Results) -> list[str]:
     lines = [
         [
             *(case["what"], way.format(images=case["steps"] * case["train_batch_size"])),
-            *(f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", times(case["ratio"][name])),
+            *(f"{case['plain'][name]:.1f}", f"{case['ours'][name]:.1f}", spread(case["ratio"][name])),
         ]
         for case in results["cases"].values()
         for way, name in ways.items()
-        if case["plain"]["preview_seconds"] or name == "steps_images_per_second"
+        if case["plain"]["preview_seconds"] or name in ("command_images_per_second", "steps_images_per_second")
     ]
     steps = [
         [
@@ -68,13 +68,20 @@ def throughput_cpu(results: Results) -> list[str]:
             *(percent(case["step"][name]) for name in ("outside_share", "data_share", "share_of_matmul_peak")),
         ]
         for case in results["cases"].values()
+        if "step" in case
     ]
+    windows = "; ".join(
+        f"{case['what']}: {case['rounds']} runs of {case['plain']['windows']:.0f}" for case in results["cases"].values()
+    )
     return [
         "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
-        "the plain loop one of the averaged weights, ours one of each weights. These commands are short, so that "
-        "their start (ours measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
-        "of hours; the rate of the steps is the median over windows of five steps, and the last way to count is "
-        "computed from it and the time of a preview.",
+        "the plain loop one of the averaged weights, ours one of each weights (of the photos, which are to show the "
+        "cost of decoding, the plain loop makes none). These commands are short, so that their start (ours decodes "
+        "all images once, measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
+        "of hours. The rate of the steps is the median over windows of five steps after five of warm-up, without "
+        "what ours decodes before the first; the last way to count is computed from it and the time of a preview. "
+        "The ratio is the median of those of the rounds, with the least and the most.",
+        f"Windows: {windows}.",
         table(["images", "counted over", "plain loop, images/s", "openddpm, images/s", "ratio"], lines),
         "What a step of ours is spent on: time outside convolutions, attention and matrix products is what a loop "
         "can lose; the peak is a product of two square float32 matrices, measured beside.",
@@ -106,7 +113,8 @@ def time_to_quality(results: Results) -> list[str]:
         f"The recipe {results['recipe']} against the plain loop with the copied script's learning rate, warm-up "
         f"and average, on the same UNet, the same images and {total:,} of them in total. *Sooner* compares the "
         "loss of the averaged weights; the last column that of the better of averaged and raw weights, on "
-        "either side. Seconds count from the first step on; evaluations are not counted, previews are.",
+        "either side. Seconds count from the first step on; evaluations are not counted, previews are. "
+        f"Runs went {results['jobs']} at a time, each on cores of its own.",
         table(columns, lines),
         "![held-out loss against seconds](pictures/time-to-quality.png)",
     ]
@@ -150,8 +158,9 @@ def growth(results: Results) -> list[str]:
     columns = ["training images", "images/s", "of the first", "private memory", "of the first"]
     return [
         "A tiny UNet on random images of 32x32, memory-mapped. Private memory is the most that the steps take, "
-        "without pages of the mapped file, which the system takes back when it needs them. Set-up is everything "
-        "before the first step but decoding; the rulers are measured once for a set of images.",
+        "without pages of the mapped file, which the system takes back when it needs them. The rate is that of the "
+        "median step of a run; what a row is of the first is the median over rounds, in which all sizes take turns. "
+        "Set-up is everything before the first step but decoding; the rulers are measured once for a set of images.",
         table([*columns, "first set-up", "later ones"], lines),
     ]
 
@@ -190,7 +199,7 @@ def throughput_gpu(results: Results) -> list[str]:
     if "ratio" in results:
         whole, steps = (results["ratio"][name] for name in ("epoch_images_per_second", "steps_images_per_second"))
         found.append(
-            f"At batch 16 `--speed auto` trains {times(steps)} as many images a second, {times(whole)} with previews."
+            f"At batch 16 `--speed auto` trains {spread(steps)} as many images a second, {spread(whole)} with previews."
         )
     if results.get("dry_run"):
         found.insert(0, "**A dry run with a tiny UNet: these numbers say only that the script runs.**")
@@ -251,6 +260,11 @@ def number(value: Any) -> str:
 def percent(share: float) -> str:
     """Return a share of 1 as per cent."""
     return f"{100 * share:.1f} %"
+
+
+def spread(ratio: Mapping[str, float]) -> str:
+    """Return the median of ratios, and their range."""
+    return f"{times(ratio['median'])} ({ratio['least']:.2f} to {ratio['most']:.2f})"
 
 
 def seconds(value: float | None) -> str:

@@ -102,8 +102,10 @@ def main() -> None:
         runs.setdefault(row.name, []).append({"batch_size": row.batch_size, **told})
         whole = [one for one in runs[row.name] if "error" not in one]
         results["rows"][row.name] = extrapolated(median_row(whole), results["step"]) if whole else runs[row.name][0]
-        plain, ours = (results["rows"].get(name, {}) for name in ("plain loop", "ours, --speed auto"))
-        if "error" not in {**plain, **ours} and plain and ours:
+        plain, ours = (
+            [one for one in runs.get(name, []) if "error" not in one] for name in ("plain loop", "ours, --speed auto")
+        )
+        if plain and len(plain) == len(ours):
             results["ratio"] = ratios(ours, plain)
         print(f"{row.name}: {told.get('steps_images_per_second', told.get('error'))} images/s")
         write_results(results, path)
@@ -114,8 +116,8 @@ def kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
     earlier = json.loads(path.read_text("utf-8")) if path.exists() else {}
     is_same = all(earlier.get(name) == value for name, value in origin.items() if name != "rounds")
     rows = {name: row for name, row in earlier.get("rows", {}).items() if "error" not in row}
-    step = {"step": earlier["step"]} if "error" not in earlier.get("step", {"error": ""}) else {}
-    return {**step, "rows": rows} if is_same else {"rows": {}}
+    others = {name: earlier[name] for name in ("step", "ratio") if "error" not in earlier.get(name, {"error": ""})}
+    return {**others, "rows": rows} if is_same else {"rows": {}}
 
 
 def prepare_job(folder: Path, threads: int, steps: int, dry_run: bool) -> Job:

@@ -69,7 +69,7 @@ def main() -> None:
     commands = {f"{RUNS[name][0]}, seed {seed}": _command(given, name, seed) for name, seed in missing}
     run_all(commands, given.jobs, given.threads)
     runs = [json.loads(result_path(given.output_dir, name, seed).read_text()) for name, seed in wanted]
-    results = {**origin(given.threads), "recipe": given.recipe, **compare(runs), "runs": runs}
+    results = {**origin(given.threads), "jobs": given.jobs, "recipe": given.recipe, **compare(runs), "runs": runs}
     write_results(results, given.results or given.output_dir / "time-to-quality.json")
     draw_figure(runs, {name: what for name, (what, _) in RUNS.items()}, given.figure or given.output_dir / "figure.png")
     print(json.dumps(results["medians"], indent=1))
@@ -207,17 +207,18 @@ def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if name != "ours":
             rows.append({"against": name, "seed": seed, **against(points, by_key["ours", seed])})
     medians = {
-        name: {key: _median([row[key] for row in chosen]) for key in chosen[0] if key not in ("against", "seed")}
+        name: {key: _median(chosen, key) for key in chosen[0] if key not in ("against", "seed")}
         for name in RUNS
         if (chosen := [row for row in rows if row["against"] == name])
     }
     return {"seeds": rows, "medians": medians}
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    """Return the median; None, as where a loss was never reached, if any value is."""
-    numbers = [value for value in values if value is not None]
-    return statistics.median(numbers) if len(numbers) == len(values) else None
+def _median(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Return the median, with a loss that was never reached (None) as the slowest; None if half of them were not."""
+    numbers = [row[key] for row in rows if row[key] is not None]
+    never = [0.0 if key.startswith("ratio") else math.inf] * (len(rows) - len(numbers))
+    return statistics.median([*numbers, *never]) if len(numbers) > len(never) else None
 
 
 def against(plain: Sequence[Point], ours: Sequence[Point]) -> dict[str, Any]:

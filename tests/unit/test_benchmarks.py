@@ -174,6 +174,25 @@ def test_when_a_loss_was_reached_is_interpolated_in_its_logarithm() -> None:
     assert row["our_seconds_of_the_better"] < row["our_seconds"]
 
 
+def test_a_median_counts_what_was_never_reached() -> None:
+    """One seed of three that never came is the slowest, whether in seconds or in ratios; two of three are never."""
+    rows = [
+        {"ratio": 2.0, "our_seconds": 5.0},
+        {"ratio": None, "our_seconds": None},
+        {"ratio": 4.0, "our_seconds": 1.0},
+    ]
+    assert time_to_quality._median(rows, "ratio") == 2.0
+    assert time_to_quality._median(rows, "our_seconds") == 5.0
+    assert time_to_quality._median([*rows[:2], rows[1]], "our_seconds") is None
+
+
+def test_ratios_are_of_commands_of_one_round() -> None:
+    """A machine that is half as fast in one round changes no ratio."""
+    ours = [dict.fromkeys(throughput.RATES, 12.0), dict.fromkeys(throughput.RATES, 6.0)]
+    plain = [dict.fromkeys(throughput.RATES, 10.0), dict.fromkeys(throughput.RATES, 5.0)]
+    assert set(throughput.ratios(ours, plain)["images_per_second"].values()) == {1.2}
+
+
 def test_the_page_says_what_is_not_measured(tmp_path: Path) -> None:
     """Without results each section names the command that measures it; twice the same results give the same page."""
     page = performance_page.make_page(tmp_path)
@@ -183,7 +202,13 @@ def test_the_page_says_what_is_not_measured(tmp_path: Path) -> None:
         {"images": 32, "seconds": 4.0, "ema": 0.1, "raw": 0.1},
     ]
     runs = [{"name": name, "seed": 0, "total_images": 32, "points": points} for name in time_to_quality.RUNS]
-    results = {"commit": "abc", "versions": {"torch": "9"}, "recipe": "avatars-16", **time_to_quality.compare(runs)}
+    results = {
+        "commit": "abc",
+        "versions": {"torch": "9"},
+        "recipe": "avatars-16",
+        "jobs": 2,
+        **time_to_quality.compare(runs),
+    }
     (tmp_path / "time-to-quality.json").write_text(json.dumps({**results, "runs": runs}))
     (tmp_path / "around.json").write_text(json.dumps({"commit": "abc", "help": {"seconds": 0.31234}}))
     page = performance_page.make_page(tmp_path)
