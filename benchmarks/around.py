@@ -24,15 +24,11 @@ SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"
 OPENDDPM = [sys.executable, "-m", "openddpm"]
 DECODE = """
 import sys, time
-from pathlib import Path
-from openddpm.config import TrainConfig
-from openddpm.data.decode import Preprocessing
-from openddpm.data.sources import open_source
-from openddpm.data.store import open_store
+from openddpm.config import DataOptions
+from openddpm.data.store import open_images
 start = time.perf_counter()
-config = TrainConfig(dataset=sys.argv[1], resolution=int(sys.argv[2]))
-preprocessing = Preprocessing(config.resolution, config.image_mode, config.background)
-store = open_store(open_source(config, None), preprocessing, Path(sys.argv[3]), 1.0, quiet=True)
+options = DataOptions(dataset=sys.argv[1], resolution=int(sys.argv[2]), cache_dir=sys.argv[3], max_refused_share=1)
+_, store = open_images(options, quiet=True)
 print(len(store.images), time.perf_counter() - start)
 """
 MADE_UP_RUN = """

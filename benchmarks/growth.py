@@ -139,8 +139,7 @@ def measure(output_dir: Path, count: int, steps: int) -> dict[str, float]:
     times = _Times()
     with (
         patch.multiple(timetable, MAX_SHARE_OF_TIME=0.0, MAX_SHARE_FOR_A_TREND=0.0),
-        patch.object(setup, "open_source", lambda *_: _Source()),
-        patch.object(setup, "open_store", lambda *_: store._read(images)),
+        patch.object(setup, "open_images", lambda *_, **__: (_Source(), store._read(images))),
         PeakMemory() as peak,
     ):
         start = time.perf_counter()

@@ -17,9 +17,7 @@ from origin import origin, write_results
 from PIL import Image
 
 from openddpm.config import recorded_config
-from openddpm.data.decode import Preprocessing
-from openddpm.data.sources import open_source
-from openddpm.data.store import default_cache_dir, open_store
+from openddpm.data.store import open_images
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion.sampling import Solver, sample
 from openddpm.pictures import image_grid
@@ -108,10 +106,7 @@ def sample_all(
 
 def dataset_images(run: Path, num_first: int, num_reference: int) -> tuple[np.ndarray, np.ndarray]:
     """Return two disjoint sets of the images that a run was given, chosen at random, held-out ones among them."""
-    config = recorded_config(read_run_record(run).config)
-    cache = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background, config.small_images)
-    images = open_store(open_source(config), preprocessing, cache, config.max_refused_share).images
+    images = open_images(recorded_config(read_run_record(run).config))[1].images
     order = numpy_generator(0, "kernel distance").permutation(len(images))
     num_first = min(num_first, len(images) // 2)
     return images[np.sort(order[:num_first])], images[np.sort(order[num_first:][:num_reference])]

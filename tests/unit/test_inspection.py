@@ -14,9 +14,7 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.census import DUPLICATE
-from openddpm.data.decode import Preprocessing
-from openddpm.data.sources import open_source
-from openddpm.data.store import open_store
+from openddpm.data.store import open_images
 from openddpm.errors import UserError
 from openddpm.inspection import Inspection, inspect_images
 from openddpm.inspection.album import GALLERY_SIZE, MAX_SHOWN, MIXED
@@ -64,9 +62,8 @@ def test_the_record_is_that_of_training(tmp_path: Path) -> None:
     Image.new("RGB", (5, 7), RED).save(folder / "small.png")
     Image.new("RGB", (5, 7), RED).save(folder / "small-again.png")
     (folder / "empty.png").write_bytes(b"")
-    options = DataOptions(dataset=str(folder), resolution=8)
-    preprocessing = Preprocessing(8, "auto", "white", "upscale")
-    store = open_store(open_source(options), preprocessing, tmp_path / "cache", max_refused_share=0.05, quiet=True)
+    options = DataOptions(dataset=str(folder), resolution=8, cache_dir=str(tmp_path / "cache"))
+    _, store = open_images(options, quiet=True)
     inspection = inspect_images(options)
     assert inspection.data == store.data
     assert inspection.shape == list(store.images.shape)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from openddpm.config import DataOptions
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
@@ -41,6 +42,11 @@ class Preprocessing:
     image_mode: Literal["auto", "rgb", "gray"]
     background: str
     small_images: Literal["upscale", "drop", "error"] = "upscale"
+
+    @classmethod
+    def of(cls, options: DataOptions) -> "Preprocessing":
+        """Return what `options` ask for."""
+        return cls(options.resolution, options.image_mode, options.background, options.small_images)
 
     def background_rgb(self) -> tuple[int, int, int]:
         """Return the background as (red, green, blue) in 0..255."""

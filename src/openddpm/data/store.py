@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from openddpm.config import DataOptions
 from openddpm.data.census import DUPLICATE, Census, check_usable
 from openddpm.data.decode import Preprocessing, RefusedImage
 from openddpm.data.pool import Decoded, decoded_in_order
-from openddpm.data.sources import ImageSource
+from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
 from openddpm.record.files import write_json
 from openddpm.record.schema import DataRecord
@@ -28,9 +30,11 @@ __all__ = [
     "Census",
     "Decoded",
     "ImageStore",
+    "cache_dir_of",
     "check_usable",
     "decoded_in_order",
     "default_cache_dir",
+    "open_images",
     "open_store",
 ]
 
@@ -58,6 +62,22 @@ def default_cache_dir() -> Path:
     """Return OPENDDPM_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("OPENDDPM_CACHE") or Path(base) / "openddpm")
+
+
+def cache_dir_of(options: DataOptions) -> Path:
+    """Return where `options` have images and rulers kept."""
+    return Path(options.cache_dir).expanduser() if options.cache_dir else default_cache_dir()
+
+
+def open_images(options: DataOptions, own_dataset: Any = None, quiet: bool = False) -> tuple[ImageSource, ImageStore]:
+    """Return where the images of `options` come from, and what they are once decoded.
+
+    Raises:
+        UserError: see open_source and open_store.
+    """
+    source = open_source(options, own_dataset)
+    preprocessing = Preprocessing.of(options)
+    return source, open_store(source, preprocessing, cache_dir_of(options), options.max_refused_share, quiet)
 
 
 def open_store(

@@ -50,7 +50,7 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
         UserError: no such data set, or an option that cannot be used.
     """
     source = open_source(options)
-    preprocessing = Preprocessing(options.resolution, options.image_mode, options.background, options.small_images)
+    preprocessing = Preprocessing.of(options)
     census, album = Census(), Album(source.num_items)
     in_flight: deque[EncodedImage] = deque()
 

@@ -15,9 +15,7 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from openddpm.config import TrainConfig
-from openddpm.data.decode import Preprocessing
-from openddpm.data.sources import open_source
-from openddpm.data.store import default_cache_dir, open_store
+from openddpm.data.store import cache_dir_of, open_images
 from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet, check_own_unet, gflops_per_image, unet_config, zero_residuals
@@ -96,11 +94,7 @@ def _prepare(
         check_own_parts(own_parts, earlier.record.own_parts)
         config, structure = earlier.config, earlier.record.model.config
         data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
-    source = open_source(data_options, own_dataset)
-    preprocessing = Preprocessing(config.resolution, config.image_mode, config.background, config.small_images)
-    cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    is_quiet = not accelerator.is_local_main_process
-    store = open_store(source, preprocessing, cache_dir, config.max_refused_share, is_quiet)
+    source, store = open_images(data_options, own_dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:
         earlier = check_images(earlier, store)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
@@ -132,7 +126,7 @@ def _prepare(
 
     if accelerator.is_main_process:
         measurement = RulerMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
-        rulers = measurement.measure(cache_dir, quiet=False)
+        rulers = measurement.measure(cache_dir_of(config), quiet=False)
         begin_folder(folder, earlier, run, state, store, split, rulers)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export(earlier.checkpoint.folder)
