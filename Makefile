@@ -33,7 +33,7 @@ bench: $(BENCH)  ## how fast, without a GPU: about 15 minutes on two cores with 
 	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json
 	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 600 \
 	  --output_dir $(SAMPLED) --overwrite_output_dir
-	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 192 --results $(BENCH_OUT)/sampling.json \
+	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 192 --num_reference 1024 --results $(BENCH_OUT)/sampling.json \
 	  --picture docs/pictures/sampling.png
 	$(BIN)/python benchmarks/around.py --images runs/bench/throughput/16x16/images-2400 --results $(BENCH_OUT)/around.json
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)

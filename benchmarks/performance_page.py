@@ -75,8 +75,8 @@ def throughput_cpu(results: Results) -> list[str]:
     )
     return [
         "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
-        "the plain loop one of the averaged weights, ours one of each weights (of the photos, which are to show the "
-        "cost of decoding, the plain loop makes none). These commands are short, so that their start (ours decodes "
+        "the plain loop one of the averaged weights, ours one of each weights (none at 64x64, to save time, but "
+        "for one of a single step by ours). These commands are short, so that their start (ours decodes "
         "all images once, measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
         "of hours. The rate of the steps is the median over windows of five steps after five of warm-up, without "
         "what ours decodes before the first; the last way to count is computed from it and the time of a preview. "

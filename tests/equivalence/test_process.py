@@ -9,7 +9,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
 from openddpm.config import ModelOptions, TimestepSampling
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
-from openddpm.diffusion.sampling import Solver, denoiser, sample
+from openddpm.diffusion.sampling import _FEW_STEPS, _SOLVERS, Solver, _clip, denoiser, sample
 from tiny import TINY_UNET
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -131,3 +131,12 @@ def test_no_solver_blows_up(solver: Solver) -> None:
     generators = [torch.Generator().manual_seed(number) for number in range(2)]
     images = sample(lambda noisy, _: 0.5 * noisy, noise, _process().scheduler.config, 10, solver, generators)
     assert images.abs().max() <= 1.01
+
+
+@pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
+def test_clipping_is_diffusers_thresholding(solver: Solver) -> None:
+    """Estimates of x_0 inside [-1, 1] and far outside come out as diffusers' dynamic thresholding leaves them."""
+    scheduler = _SOLVERS[solver].from_config(_process().scheduler.config, **_FEW_STEPS)
+    for scale in (0.1, 1.0, 30.0):
+        images = scale * torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+        assert torch.equal(scheduler._threshold_sample(images), _clip(images))

@@ -23,8 +23,9 @@ _SOLVERS: dict[str, Any] = {
 }
 
 # ddim and ddpm clip their estimate of x_0 to [-1, 1] by `clip_sample`; the others by dynamic thresholding (Saharia et
-# al., 2022) with 1 as its largest value. Unclipped, some samples of pixel models blow up. Their steps are those of
-# Karras et al. (2022, equation 5), most of them where noise is little: measured, docs/lab-log.md.
+# al., 2022) with 1 as its largest value: `_clip` is the same without a sort of all pixels at each step. Unclipped, some
+# samples of pixel models blow up. Their steps are those of Karras et al. (2022, equation 5), most of them where noise
+# is little: measured, docs/lab-log.md.
 _FEW_STEPS = {"thresholding": True, "use_karras_sigmas": True}
 _OPTIONS: dict[str, dict[str, bool]] = {"dpmsolver++": _FEW_STEPS, "unipc": _FEW_STEPS}
 
@@ -71,9 +72,14 @@ def sample(
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
     if solver in _OPTIONS:
         scheduler.set_begin_index(0)  # else they look up where they are by the timestep, which may come twice
+        scheduler._threshold_sample = _clip
     options = {"generator": generators} if solver == "ddpm" else {}
     images = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         prediction = denoise(scheduler.scale_model_input(images, timestep), timestep)
         images = scheduler.step(prediction, timestep, images, **options).prev_sample
     return images
+
+
+def _clip(images: torch.Tensor) -> torch.Tensor:
+    return images.clamp(-1.0, 1.0)
