@@ -45,7 +45,7 @@ class Case:
 
 
 CASES = {
-    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 100, write_avatars, rounds=3),
+    "16x16": Case("avatars as PNG files of 16x16", 16, 2400, 50, write_avatars, rounds=6),
     "64x64": Case("the same files, at 64x64", 64, 2400, 20, write_avatars, previews=False),
     "photos": Case("JPEG files of 4000x3000, at 64x64", 64, 48, 20, write_photos, previews=False),
 }
