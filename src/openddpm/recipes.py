@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "resolution": 64,
         "num_epochs": 400,
         "mixed_precision": "bf16",
-        "timestep_sampling": "stratified",
+        "timestep_sampling": "importance",
         "output_dir": "runs/pokemon-64",
     },
 }
