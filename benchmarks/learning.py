@@ -4,10 +4,10 @@
     python benchmarks/learning.py --output_dir runs/learning --rates       # images a second of each, with nothing else
     python benchmarks/learning.py --output_dir runs/learning --equal_time  # as long as the first recipe, by those rates
 
-Every run is a process of its own on one thread, and is not trained again if its result is there. Skill is that of the
+Every run is a process of its own on one thread, and is not trained again if its folder and a result of as many images
+are there, whatever has changed in this file since: take another --output_dir then. Skill is that of the
 EMA weights on 288 held-out (image, timestep, noise) tuples, the same for all variants of a data set and seed; the
-kernel distance is that of samples of theirs (see kernel_distance.py; needs openddpm[bench]). `--table` prints what is
-there.
+kernel distance is that of samples of theirs (see kernel_distance.py; needs openddpm[bench]). `--table` trains nothing.
 """
 
 import argparse
@@ -140,15 +140,17 @@ def main() -> None:
     """Train what is missing, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
+    parser.add_argument(
+        "--results", type=Path, help="file for the numbers (default: learning/learning.json in the output folder)"
+    )
     parser.add_argument("--data", nargs="+", default=["avatars-16"], choices=list(DATA))
     parser.add_argument("--own_dataset", type=Path, help="the images of own-32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a core of its own")
-    parser.add_argument("--rates", action="store_true", help="measure the time of a step of each variant instead")
+    parser.add_argument("--rates", action="store_true", help="measure images a second of each variant instead")
     parser.add_argument("--equal_time", action="store_true", help="train on more or fewer images, by the rates")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="only write and print what is there")
     parser.add_argument("--run", action="store_true", help="train the first of all, here and now")
     given = parser.parse_args()
     if given.rates and given.equal_time:
@@ -369,7 +371,10 @@ def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namesp
 
 
 def measure_rates(given: argparse.Namespace) -> None:
-    """Write the images a second of each variant, medians over rounds in which all take turns, and that of the base."""
+    """Write the images a second of each variant, and as multiples of the base's: medians over rounds of all in turn.
+
+    A variant's weights of errors and its density of timesteps, which cost next to nothing, are left out.
+    """
     torch.set_num_threads(1)
     measured = rates(given)
     for data in given.data:

@@ -49,7 +49,7 @@ def throughput_cpu(results: Results) -> list[str]:
     """Return the rates on the CPU, and what a step is spent on."""
     ways = {
         "the whole command, of {images:,} images": "command_images_per_second",
-        "after warm-up, previews and evaluations included": "images_per_second",
+        "after warm-up, evaluations included, without the preview at the end": "images_per_second",
         "the steps alone": "steps_images_per_second",
         "epochs of 7,400 images, each with a preview": "epoch_images_per_second",
     }
@@ -75,10 +75,10 @@ def throughput_cpu(results: Results) -> list[str]:
     )
     return [
         "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
-        "the plain loop one of the averaged weights, ours one of each weights (none at 64x64, to save time, but "
-        "for one of a single step by ours). These commands are short, so that their start (ours decodes "
-        "all images once, measures rulers, and evaluates) and the preview at their end weigh far more than in a run "
-        "of hours. The rate of the steps is the median over windows of five steps after five of warm-up, without "
+        "the plain loop one of the averaged weights, ours one of each weights (where there is no row of epochs, the "
+        "plain loop makes none, and ours one of a single step). These commands are short, so that their start (ours "
+        "decodes all images once, measures rulers, and evaluates) and the preview at their end weigh far more than in "
+        "a run of hours. The rate of the steps is the median over windows of five steps after five of warm-up, without "
         "what ours decodes before the first; the last way to count is computed from it and the time of a preview. "
         "The ratio is the median of those of the rounds, with the least and the most.",
         f"Windows: {windows}.",

@@ -102,10 +102,9 @@ def main() -> None:
         runs.setdefault(row.name, []).append({"batch_size": row.batch_size, **told})
         whole = [one for one in runs[row.name] if "error" not in one]
         results["rows"][row.name] = extrapolated(median_row(whole), results["step"]) if whole else runs[row.name][0]
-        plain, ours = (
-            [one for one in runs.get(name, []) if "error" not in one] for name in ("plain loop", "ours, --speed auto")
-        )
-        if plain and len(plain) == len(ours):
+        rounds = zip(runs.get("plain loop", []), runs.get("ours, --speed auto", []), strict=False)
+        if whole_rounds := [pair for pair in rounds if "error" not in {**pair[0], **pair[1]}]:
+            plain, ours = zip(*whole_rounds, strict=True)
             results["ratio"] = ratios(ours, plain)
         print(f"{row.name}: {told.get('steps_images_per_second', told.get('error'))} images/s")
         write_results(results, path)
