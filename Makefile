@@ -29,9 +29,9 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
 	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
 
-bench: $(BENCH)  ## how fast, without a GPU: about 15 minutes on two cores with nothing else running
+bench: $(BENCH)  ## how fast, without a GPU: 13 to 15 minutes on two cores with nothing else running
 	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json
-	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 600 \
+	test -e $(SAMPLED)/model_index.json || $(BIN)/openddpm train --recipe avatars-16 --max_train_steps 300 \
 	  --output_dir $(SAMPLED) --overwrite_output_dir
 	$(BIN)/python benchmarks/sampling.py $(SAMPLED) --num_images 192 --num_reference 1024 --results $(BENCH_OUT)/sampling.json \
 	  --picture docs/pictures/sampling.png
