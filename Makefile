@@ -8,6 +8,8 @@ BENCH_OUT ?= benchmarks/results
 SAMPLED := $(if $(wildcard runs/demo/model_index.json),runs/demo,runs/bench/short)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+TEST_PROCESSES ?= 2
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 .PHONY: demo test test-slow lint pictures bench bench-growth bench-quality bench-gpu bench-faults clean
 
@@ -15,10 +17,10 @@ demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
 
 test: $(DEVELOPMENT)  ## what CI runs
-	$(TEST_ENV) $(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(DEVELOPMENT)  ## the suites that take longer
-	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 	$(BIN)/ruff check .
