@@ -1,5 +1,6 @@
 """Whole commands, ours and the plain loop's, run and measured from outside."""
 
+import argparse
 import itertools
 import json
 import os
@@ -28,6 +29,18 @@ import atexit, runpy, torch
 atexit.register(lambda: print("{PEAK}", torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0))
 runpy.run_module("openddpm", run_name="__main__", alter_sys=True)
 """  # `python -m openddpm`, and a line at its end
+
+
+def int_of_at_least(least: int) -> Callable[[str], int]:
+    """Return the type of a command-line argument: a whole number that is not below `least`."""
+
+    def parse(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"found {text}, expected {least} or more")
+        return int(text)
+
+    parse.__name__ = "whole number"
+    return parse
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ DATA: dict[str, tuple[dict[str, Any], int]] = {  # options, images to train on
 }
 TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "TUPLE_COUNTS": (288,), "MIN_EVALUATIONS": 1}
 NUM_SAMPLES, SAMPLED_AT_ONCE, NUM_REFERENCE = 256, 64, 2048
+RATE_ROUNDS = 24
 EQUAL_TIME = "equal-time"  # folder of such runs and their results
 MIN_SNR_GAMMA = 5.0  # cited: Hang et al., 2023
 LOG_SNR_MEAN, LOG_SNR_SD = 2.4, 2.4  # cited: Karras et al., 2022, ln sigma normal around -1.2 (SD 1.2); SNR = sigma^-2
@@ -104,6 +105,7 @@ VARIANTS = {
         {**_ALL, "train_batch_size": 32, "learning_rate": 8e-3},
         {"block_out_channels": (48, 48), "attention_head_dim": 48},
     ),
+    "all-cosine": Variant("all, cosine noise schedule", {**_ALL, "beta_schedule": "squaredcos_cap_v2"}),
     "all-lr-8e-3": Variant("all, learning rate 8e-3", {**_ALL, "learning_rate": 8e-3}),
     "all-lr-2e-3": Variant("all, learning rate 2e-3", {**_ALL, "learning_rate": 2e-3}),
     "uniform": Variant("timesteps drawn independently", {"timestep_sampling": "uniform"}),
@@ -273,6 +275,7 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
         [row for row in read_run_folder(folder).evaluations if row.weights == kind][-1] for kind in ("ema", "raw")
     )
     result = {
+        "commit": origin(1)["commit"],
         **{"data": data, "variant": name, "seed": seed, "images": ema.images, "skill": ema.skill},
         **{"skill_raw": raw.skill, "skill_error": ema.skill_error, "heldout_loss": ema.heldout_loss},
         "bands": {band: score.skill for band, score in ema.bands.items()},
@@ -385,7 +388,7 @@ def measure_rates(given: argparse.Namespace) -> None:
             training.close()
             probes[name] = (Probe(training), training.config.train_batch_size)
         seconds: dict[str, list[float]] = {name: [] for name in probes}
-        for _ in range(9):
+        for _ in range(1 + RATE_ROUNDS):
             for name, (probe, _) in probes.items():
                 seconds[name].append(probe._timed_step())
         found = {name: size / statistics.median(seconds[name][1:]) for name, (_, size) in probes.items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from commands import int_of_at_least
 from kernel_distance import SIDE, Distance, Features, KernelDistance, features_of
 from origin import origin, write_results
 from PIL import Image
@@ -35,6 +36,7 @@ CANDIDATES: tuple[tuple[Solver, int], ...] = (
 FEW_STEPS = 20
 BATCH_SIZE = 32
 PICTURE_IMAGES = 36
+MIN_IMAGES = 3  # for the error of a distance
 INTERVAL = 1.96  # standard errors: 95 % of a normal distribution
 
 Way = tuple[Solver, int]
@@ -46,9 +48,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--results", type=Path, default=Path("sampling.json"))
     parser.add_argument("--picture", type=Path, help="PNG file (default: beside the results)")
-    parser.add_argument("--num_images", type=int, default=512)
-    parser.add_argument("--num_reference", type=int, default=2048)
-    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--num_images", type=int_of_at_least(MIN_IMAGES), default=512)
+    parser.add_argument("--num_reference", type=int_of_at_least(MIN_IMAGES), default=2048)
+    parser.add_argument("--batch_size", type=int_of_at_least(1), default=BATCH_SIZE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()

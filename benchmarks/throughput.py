@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import EPOCH_IMAGES, Job, run_ours, run_plain
+from commands import EPOCH_IMAGES, WINDOW_STEPS, Job, int_of_at_least, run_ours, run_plain
 from image_folders import write_avatars, write_photos
 from origin import origin, write_results
 from step_profile import profile_in_a_process
@@ -27,6 +27,8 @@ UNET: dict[str, Any] = {
     "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
 }
 TINY_UNET = {**UNET, "block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "layers_per_block": 1}
+WARMUP_STEPS = 5
+MIN_STEPS = WARMUP_STEPS + WINDOW_STEPS  # for one window
 RATES = ("command_images_per_second", "images_per_second", "steps_images_per_second", "epoch_images_per_second")
 
 
@@ -54,10 +56,10 @@ def main() -> None:
     """Measure, print and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="file for the numbers (default: in the output folder)")
+    parser.add_argument("--results", type=Path, help="file for the numbers; a dry run writes to --output_dir")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, help="of both commands (default: by case)")
-    parser.add_argument("--steps", type=int, help="of each run (default: by case)")
+    parser.add_argument("--rounds", type=int_of_at_least(1), help="of both commands (default: by case)")
+    parser.add_argument("--steps", type=int_of_at_least(MIN_STEPS), help="of each run (default: by case)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dry_run", action="store_true", help="a tiny UNet for a few steps, to see that it runs")
     given = parser.parse_args()
@@ -70,8 +72,9 @@ def main() -> None:
         if job.resolution not in profiled:
             profiled.add(job.resolution)
             cases[name]["step"] = profile_in_a_process(job, given.output_dir / "profile", given.dry_run)
-    results = {**origin(given.threads), "cases": cases}
-    write_results(results, given.results or given.output_dir / "throughput-cpu.json")
+    results = {**origin(given.threads), "dry_run": given.dry_run, "cases": cases}
+    own = given.output_dir / "throughput-cpu.json"
+    write_results(results, own if given.dry_run else given.results or own)
 
 
 def prepare_case(
@@ -82,7 +85,7 @@ def prepare_case(
     images = case.write(folder / f"images-{num_images}", num_images)
     unet = folder / "unet.json"
     unet.write_text(json.dumps(TINY_UNET if dry_run else UNET))
-    warmup = 1 if dry_run else 5
+    warmup = 1 if dry_run else WARMUP_STEPS
     length = 10 if dry_run else steps or case.steps
     job = Job(
         *(images, unet, case.resolution, length, threads),
@@ -94,11 +97,12 @@ def prepare_case(
 
 
 def compare(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
-    """Run both commands in turn; return all runs, medians, and ratios within a round."""
-    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+    """Run both commands in turn, another first in each round; return all runs, medians, and ratios within a round."""
+    commands = {"plain": lambda: run_plain(job), "ours": lambda: run_ours(job, folder / "ours")}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds):
-        runs["plain"].append(run_plain(job))
-        runs["ours"].append(run_ours(job, folder / "ours"))
+        for name in sorted(commands, reverse=number % 2 == 0):
+            runs[name].append(commands[name]())
         told = {name: rows[-1]["steps_images_per_second"] for name, rows in runs.items()}
         print(f"  round {number + 1}: images/s of the steps, plain {told['plain']}, ours {told['ours']}", flush=True)
     medians = {name: median_row(rows) for name, rows in runs.items()}

@@ -1,10 +1,11 @@
 """What benchmarks/ puts into runs, and how it counts."""
 
+import argparse
 import json
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from openddpm.config import TrainConfig
+from openddpm.config import ModelOptions, TrainConfig
+from openddpm.diffusion.process import DiffusionProcess
 from openddpm.record.reader import read_run_folder
 from tiny import TINY_UNET, differing, newest_tensors, tiny_config, write_tiny_folder
 
@@ -36,6 +38,8 @@ throughput = _load("throughput")
 _load("time_to_quality_figure")
 time_to_quality = _load("time_to_quality")
 performance_page = _load("performance_page")
+_load("digits"), _load("sampling")
+learning = _load("learning")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +196,40 @@ def test_ratios_are_of_commands_of_one_round() -> None:
     plain = [dict.fromkeys(throughput.RATES, 10.0), dict.fromkeys(throughput.RATES, 4.0)]
     found = throughput.ratios(ours, plain)["images_per_second"]
     assert found == {"median": 1.35, "least": 1.2, "most": 1.5}
+
+
+def test_each_round_begins_with_another_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the machine does to the second of two commands falls on both in turn; each is a row of its own."""
+    begun: list[str] = []
+    for name in ("plain", "ours"):
+        row = dict.fromkeys(throughput.RATES, 1.0)
+        monkeypatch.setattr(throughput, f"run_{name}", lambda *_, name=name, row=row: begun.append(name) or row)
+    _, job = throughput.prepare_case(throughput.CASES["16x16"], tmp_path, threads=1, dry_run=True)
+    found = throughput.compare(job, tmp_path, rounds=3)
+    assert begun == ["plain", "ours", "ours", "plain", "plain", "ours"]
+    assert [len(rows) for rows in found["runs"].values()] == [3, 3]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two"])
+def test_counts_of_benchmarks_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is too small or no number ends the command with 2 and is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=commands.int_of_at_least(1))
+    assert parser.parse_args(["--rounds", "1"]).rounds == 1
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--rounds", text])
+    assert text in capsys.readouterr().err
+
+
+def test_timesteps_drawn_by_log_snr() -> None:
+    """The log-SNR of timesteps drawn by a density over it has that density's mean and spread, in any order."""
+    process = DiffusionProcess(ModelOptions(), torch.device("cpu"))
+    timesteps = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    training = SimpleNamespace(process=process, timesteps_of=lambda _: (timesteps, torch.ones(1000)))
+    learning._draw_timesteps(training, learning.VARIANTS["log-snr"].density)
+    log_snr = process.snr()[training.timesteps_of(0)[0]].log()
+    assert log_snr.mean().item() == pytest.approx(learning.LOG_SNR_MEAN, abs=0.05)
+    assert log_snr.std().item() == pytest.approx(learning.LOG_SNR_SD, abs=0.05)
 
 
 def test_the_page_says_what_is_not_measured(tmp_path: Path) -> None:
