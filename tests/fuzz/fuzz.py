@@ -71,20 +71,22 @@ def _told(options: argparse.Namespace, first: int, count: int) -> Iterator[tuple
     command = [sys.executable, str(HERE / "fuzz.py"), options.kind, "--child", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment()) as process:
         assert process.stdout is not None
-        case, torn, limit = first, b"", START_SECONDS
+        case, torn, limit, has_begun = first, b"", START_SECONDS, False
         while case != DONE:
             if not select.select([process.stdout], [], [], limit)[0]:
                 process.kill()
                 yield case, f"still at it after {limit:.0f} seconds"
                 return
             received = os.read(process.stdout.fileno(), 2**16)
+            if not received and not has_begun:
+                raise SystemExit(f"ended before any case began: status {process.wait()}")
             if not received:
                 yield case, f"ended the process: status {process.wait()}"
                 return
             *lines, torn = (torn + received).split(b"\n")
             for line in lines:
                 number, said = line.decode().split(" ", 1)
-                case, limit = int(number), options.seconds
+                case, limit, has_begun = int(number), options.seconds, True
                 yield case, said
 
 

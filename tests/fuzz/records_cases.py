@@ -22,12 +22,12 @@ from mutations import mutate_bytes
 from safetensors.numpy import save_file
 
 from made_up_run import write_made_up_run
+from openddpm.analysis import curves
 from openddpm.analysis.report import build
 from openddpm.analysis.verdict import judge
 from openddpm.cli.main import main
 from openddpm.config import recorded_config
 from openddpm.errors import UserError
-from openddpm.publishing import card
 from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.schema import ImageFinding
 from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, RULERS_FILE, RUN_FILE, VERDICT_FILE
@@ -64,7 +64,7 @@ def cases() -> Callable[[random.Random], str]:
     scratch = Path(tempfile.mkdtemp(prefix="openddpm-fuzz-"))
     build.get_plotlyjs = lambda: ""  # 5 MB a page, the same in each
     build._environment = cache(build._environment)
-    drawn = card.curves_png
+    drawn = curves.curves_png
     wholes = [_whole_run(scratch / f"whole-{index}", **state) for index, state in enumerate(_STATES)]
 
     def run(rng: random.Random) -> str:
@@ -72,7 +72,7 @@ def cases() -> Callable[[random.Random], str]:
         shutil.copytree(rng.choice(wholes), folder)
         try:
             damaged = _damage(folder, rng)
-            card.curves_png = drawn if damaged & {METRICS_FILE, EVALUATIONS_FILE} else lambda run: b""  # it is slow
+            curves.curves_png = drawn if damaged & {METRICS_FILE, EVALUATIONS_FILE} else lambda run: b""  # it is slow
             return _fault_of(folder)
         finally:
             shutil.rmtree(folder)
