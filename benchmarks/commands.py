@@ -106,8 +106,6 @@ def run_all(commands: Mapping[str, Sequence[str]], jobs: int, threads: int) -> N
     Raises:
         SystemExit: one failed.
     """
-    if jobs < 1:
-        raise SystemExit(f"--jobs: found {jobs}, expected 1 or more")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     waiting, running = list(commands.items()), dict[int, subprocess.Popen[bytes]]()
     while waiting or running:

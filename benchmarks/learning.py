@@ -25,7 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
-from commands import run_all
+from commands import int_of_at_least, run_all
 from digits import write_digits
 from kernel_distance import Features, KernelDistance, features_of
 from origin import origin, write_results
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--own_dataset", type=Path, help="the images of own-32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a core of its own")
+    parser.add_argument("--jobs", type=int_of_at_least(1), default=1, help="runs at a time, each on a core of its own")
     parser.add_argument("--rates", action="store_true", help="measure images a second of each variant instead")
     parser.add_argument("--equal_time", action="store_true", help="train on more or fewer images, by the rates")
     parser.add_argument("--table", action="store_true", help="only write and print what is there")

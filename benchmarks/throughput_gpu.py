@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commands import EPOCH_IMAGES, Job, run_ours, run_plain
+from commands import EPOCH_IMAGES, Job, int_of_at_least, run_ours, run_plain
 from image_folders import write_photos
 from origin import origin, write_results
 from plain_loop import MEASURES
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--results_dir", type=Path, help="folder of throughput-gpu.json; a dry run writes to --output_dir"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of the plain loop and ours at batch 16")
+    parser.add_argument("--rounds", type=int_of_at_least(1), default=3, help="of the plain loop and ours at batch 16")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=40, help="after warm-up")
     parser.add_argument("--minutes", type=float, default=9.0, help="that all may take")

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import plain_loop
 import torch
-from commands import run_all
+from commands import int_of_at_least, run_all
 from diffusers import UNet2DModel
 from image_folders import write_arrays
 from origin import origin, write_results
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--total_images", type=int, help="to train on, repeats counted (default: the recipe's)")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on cores of its own")
+    parser.add_argument("--jobs", type=int_of_at_least(1), default=1, help="runs at a time, each on cores of its own")
     parser.add_argument("--run", choices=list(RUNS), help="train this one for the first seed, here and now")
     given = parser.parse_args()
     if given.run is not None:
