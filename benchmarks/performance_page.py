@@ -179,20 +179,23 @@ def throughput_gpu(results: Results) -> list[str]:
             lines.append([name, str(row["batch_size"]), *[""] * 5, row["error"]])
             continue
         share = percent(row["share_of_matmul_peak"]) if "share_of_matmul_peak" in row else ""
+        memory = f"{row['device_mib'] / 1024:.1f} GiB" if "device_mib" in row else ""
         lines.append(
             [
                 *(name, str(row["batch_size"]), f"{row['steps_images_per_second']:.1f}"),
-                *(f"{row['epoch_images_per_second']:.1f}", f"{row['device_mib'] / 1024:.1f} GiB", share),
+                *(f"{row['epoch_images_per_second']:.1f}", memory, share),
                 *(f"{row['hours']:.1f}", "" if row["preview_seconds"] else "without previews"),
             ]
         )
     step = results["step"]
-    peak = f"The measured peak of a bfloat16 matrix product is {step['matmul_tflops']:.0f} TFLOP/s. "
+    peak = ""
+    if "matmul_tflops" in step:
+        peak = f"The measured peak of a bfloat16 matrix product is {step['matmul_tflops']:.0f} TFLOP/s. "
     data = f"Of a step of ours, {percent(step['data_share'])} goes by waiting for data." if "data_share" in step else ""
     words = (
         "The default UNet at 64x64 on JPEG files of 475x475. The plain loop with one measure after another; ours by "
         "each `--speed`, and with larger batches. Hours are those of 400 epochs of 7,400 images, computed from the "
-        "steps and the previews. " + (peak if "matmul_tflops" in step else "") + data
+        "steps and the previews. " + peak + data
     )
     columns = ["", "batch", "images/s, steps", "with previews", "memory", "of the peak", "hours", ""]
     found = [words]
@@ -201,6 +204,7 @@ def throughput_gpu(results: Results) -> list[str]:
         found.append(
             f"At batch 16 `--speed auto` trains {spread(steps)} as many images a second, {spread(whole)} with previews."
         )
+    found += [f"{name.replace('_', ' ').capitalize()}: {text}." for name, text in results.get("checked", {}).items()]
     if results.get("dry_run"):
         found.insert(0, "**A dry run with a tiny UNet: these numbers say only that the script runs.**")
     return [*found, table(columns, lines)]
