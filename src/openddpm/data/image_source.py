@@ -11,6 +11,7 @@ from openddpm.config import DataOptions
 from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
+from openddpm.record.schema import LeftOut
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ImageSource:
     items: Callable[[], Iterator[tuple[str, EncodedImage]]]
     revision: str | None = None
     split: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies there besides and is not among the items, each kind once."""
 
 
 def read_encoded(path: Path) -> bytes | RefusedImage:

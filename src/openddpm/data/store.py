@@ -105,7 +105,7 @@ def open_store(
     if source.digest is None:  # nothing says that the images are the same next time
         with _disk_errors(tempfile.gettempdir(), "Set TMPDIR to one."), _temporary_folder(None, "openddpm-") as folder:
             _decode_all(source, preprocessing, folder, check, quiet)
-            return _read(folder)  # the memory map outlives the folder
+            return _read(folder, source)  # the memory map outlives the folder
     key = json.dumps([STORE_VERSION, source.digest, asdict(preprocessing)])
     folder = cache_dir / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.exists():
@@ -113,7 +113,7 @@ def open_store(
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 _decode_into_cache(source, preprocessing, folder, check, quiet)
-    store = _read(folder)
+    store = _read(folder, source)
     check(store.data)  # it may have been decoded for a run that accepts more
     return store
 
@@ -147,11 +147,12 @@ def _disk_errors(folder: Path | str, todo: str) -> Iterator[None]:
         raise UserError(found, f"It takes a folder with room and write access. {todo}") from error
 
 
-def _read(folder: Path) -> ImageStore:
+def _read(folder: Path, source: ImageSource) -> ImageStore:
     try:
         header = json.loads((folder / "store.json").read_text("utf-8"))
         images = np.memmap(folder / "images.uint8", np.uint8, mode="r", shape=tuple(header["shape"]))
-        return ImageStore(images, header["sha256"], DataRecord.model_validate(header["data"]))
+        data = DataRecord.model_validate(header["data"]).model_copy(update={"left_out": list(source.left_out)})
+        return ImageStore(images, header["sha256"], data)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"the decoded images in '{folder}' are damaged: {error}", "Remove that folder.") from error
 

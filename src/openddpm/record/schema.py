@@ -236,6 +236,18 @@ class ImageFinding(_Record):
     action: Literal["refused", "dropped", "converted", "kept"]
 
 
+class LeftOut(_Record):
+    """Files, rows or images of a source that are not among its images at all: passed over before any decoding."""
+
+    reason: str
+    """What they are and why they are passed over, for people: "split 'test'", ".heic", "hidden folder"."""
+    count: int
+    examples: list[str] = []
+    """Names of the first few."""
+    is_data: bool = True
+    """Whether they may be images that were meant: false of other splits, and of what a system leaves (thumbnails)."""
+
+
 class DataRecord(_Record):
     """data.json: counts by reason, every image that they are of, and how bright the images are.
 
@@ -245,6 +257,8 @@ class DataRecord(_Record):
     num_images: int
     counts: dict[str, int]
     images: list[ImageFinding]
+    left_out: list[LeftOut] = []
+    """What the source holds besides its images."""
     num_duplicates: int | None = None
     """Images whose decoded pixels are those of an earlier one, to the bit."""
     pixel_min: int | None = None
