@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from openddpm.config import DataOptions
+from openddpm.data.formats import LFS_POINTER, RUN_GIT_LFS, image_formats
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+IMAGE_FORMATS = image_formats()
 MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first
 MAX_ENCODED_BYTES = 8 * MAX_PIXELS  # what four uncompressed 16-bit channels take
 MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS  # over all threads; a pixel takes up to 20 bytes while alpha is composited
@@ -68,8 +69,16 @@ class TooSmall(RefusedImage):
     """This one image is smaller than the resolution, and is not to be enlarged."""
 
 
-EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage
-"""The bytes of a file, a Pillow image, a uint8 array, or why there is none of these."""
+@dataclass(frozen=True)
+class ImageInMode:
+    """The bytes of a file whose image is to be seen in another of Pillow's modes than its own."""
+
+    content: bytes
+    mode: str
+
+
+EncodedImage = bytes | ImageInMode | Image.Image | np.ndarray | RefusedImage
+"""The bytes of a file, these with a mode, a Pillow image, a uint8 array, or why there is none of these."""
 
 
 def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
@@ -89,11 +98,16 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
         UserError: the background is no colour.
     """
     background = preprocessing.background_rgb()
+    mode = None
+    if isinstance(encoded, ImageInMode):
+        encoded, mode = encoded.content, encoded.mode
     try:
         opened = _open(encoded)
         with _memory.taken(opened.width * opened.height):
             image, changes = _load(opened)
             image = _flatten(image, background, changes)
+            if mode is not None and not mode.startswith(("I", "F")):  # these are of what has more than 8 bits anyway
+                image = _in_mode(image, mode, changes)
             return _fit(image, preprocessing, changes), changes
     except RefusedImage:
         raise
@@ -139,7 +153,7 @@ class _PixelBudget:
 _memory = _PixelBudget(MAX_PIXELS_AT_ONCE)  # the process has one memory, whoever decodes
 
 
-def _open(encoded: EncodedImage) -> Image.Image:
+def _open(encoded: bytes | Image.Image | np.ndarray | RefusedImage) -> Image.Image:
     if isinstance(encoded, RefusedImage):
         raise encoded
     if isinstance(encoded, Image.Image):
@@ -154,6 +168,8 @@ def _open(encoded: EncodedImage) -> Image.Image:
         )
     if not encoded:
         raise RefusedImage("empty file")
+    if encoded.startswith(LFS_POINTER):
+        raise RefusedImage(RUN_GIT_LFS)
     if len(encoded) > MAX_ENCODED_BYTES:
         raise RefusedImage(f"{len(encoded):,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
     image = _checked_size(Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS))
@@ -210,6 +226,15 @@ def _fit(image: Image.Image, preprocessing: Preprocessing, changes: list[str]) -
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _in_mode(image: Image.Image, mode: str, changes: list[str]) -> Image.Image:
+    """Return `image`, L or RGB, as it looks in another mode, again as L or RGB."""
+    if mode == image.mode:
+        return image
+    changes.append(f"seen as {mode}, as its feature says")
+    seen = image.convert(mode)
+    return seen if seen.mode in ("L", "RGB") else seen.convert("L" if mode in ("1", "LA", "La") else "RGB")
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int], changes: list[str]) -> Image.Image:

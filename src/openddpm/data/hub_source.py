@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openddpm.config import DataOptions
+from openddpm.data.splits import split_of
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
 
@@ -52,7 +53,7 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
         names = datasets.get_dataset_config_names(options.dataset, revision=commit)
         config = _choose(options.dataset_config, names, "--dataset_config", "default" if "default" in names else None)
         splits = datasets.get_dataset_split_names(options.dataset, config, revision=commit)
-        split = _choose(options.dataset_split, splits, "--dataset_split", None)
+        split = _choose(_spelled_as_one_of(options.dataset_split, splits), splits, "--dataset_split", None)
         return datasets.load_dataset(options.dataset, config, split=split, revision=commit, cache_dir=options.cache_dir)
     except UserError:
         raise
@@ -167,6 +168,12 @@ def _choose(asked: str | None, names: list[str], option: str, default: str | Non
         return default or names[0]
     found = f"{option} '{as_text(asked)}' is not there" if asked else f"there are several to choose from with {option}"
     raise UserError(found, closest(asked or "", [as_text(name) for name in names]))
+
+
+def _spelled_as_one_of(asked: str, splits: list[str]) -> str:
+    """Return the only one of `splits` that spells the asked one in another way, or else what is asked for."""
+    alike = [split for split in splits if split_of(split) == split_of(asked)]
+    return alike[0] if asked not in splits and len(alike) == 1 else asked
 
 
 def _cause(error: BaseException) -> BaseException:

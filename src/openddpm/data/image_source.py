@@ -3,12 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
+from openddpm.data.formats import LFS_POINTER
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
@@ -66,6 +67,28 @@ def digest_files(paths: Sequence[Path]) -> str:
         except OSError as error:  # a link to nothing, or a file that was removed since it was listed
             digest.update(f" {error.errno}\n".encode())
     return digest.hexdigest()
+
+
+def digest_names(digest: str, names: Iterable[str]) -> str:
+    """Return a digest that differs from `digest` by the names of what was chosen there."""
+    parts = (name.encode("utf-8", "surrogateescape") for name in names)
+    return hashlib.sha256(b"\0".join([digest.encode(), *parts])).hexdigest()
+
+
+def check_no_lfs_pointer(path: Path) -> None:
+    """Check that a file that cannot be read is not merely a stand-in for itself.
+
+    Raises:
+        UserError: it is a Git LFS pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if head == LFS_POINTER:
+        todo = f"Fetch the files themselves: git -C '{as_text(path.parent)}' lfs pull"
+        raise UserError(f"'{as_text(path)}' is a Git LFS pointer in place of the file", todo)
 
 
 def choose_column(candidates: list[str], columns: list[str], options: DataOptions) -> str:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openddpm.config import DataOptions
 from openddpm.data.census import DUPLICATE, Census, check_usable
-from openddpm.data.decode import Preprocessing, RefusedImage
+from openddpm.data.decode import IMAGE_FORMATS, Preprocessing, RefusedImage
 from openddpm.data.pool import Decoded, decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
@@ -106,7 +106,9 @@ def open_store(
         with _disk_errors(tempfile.gettempdir(), "Set TMPDIR to one."), _temporary_folder(None, "openddpm-") as folder:
             _decode_all(source, preprocessing, folder, check, quiet)
             return _read(folder, source)  # the memory map outlives the folder
-    key = json.dumps([STORE_VERSION, source.digest, asdict(preprocessing)])
+    key = json.dumps(
+        [STORE_VERSION, source.digest, asdict(preprocessing), IMAGE_FORMATS]
+    )  # Pillow's plugins come and go
     folder = cache_dir / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.exists():
         with _disk_errors(cache_dir, "Choose one: --cache_dir FOLDER."):

@@ -3,10 +3,14 @@
 import contextlib
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.image_source import ImageSource, digest_files, too_large
+from openddpm.data.formats import HEAD_BYTES, suffix_of, why_left_out
+from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
+from openddpm.data.listing import IMAGES, Entry, nothing_to_read, select
+from openddpm.data.metadata_files import described
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
@@ -16,30 +20,63 @@ UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # w
 KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unfolds others past the size that is declared
 
 
-def zip_source(path: Path, names_image: Callable[[Path], bool]) -> ImageSource:
-    """Return the images in a zip file, in the order of their names.
-
-    Args:
-        names_image: tells by its name whether a member is meant as an image.
+def zip_source(path: Path, options: DataOptions) -> ImageSource:
+    """Return the images in a zip file, in the order of their names, by the rule that folders are read by.
 
     Raises:
-        UserError: it is damaged, its members share their bytes, or none of them is an image.
+        UserError: it is damaged, its members share their bytes, none of them is an image, or a split is not there.
     """
+    where = as_text(path)
     with _opened(path) as archive:
-        members = [member for member in archive.infolist() if names_image(Path(member.filename))]
-    members = sorted((member for member in members if not member.is_dir()), key=lambda member: member.filename)
-    if not members:
-        raise UserError(f"no images in '{as_text(path)}'", "It takes a zip file with image files in it.")
-    if sum(member.compress_size for member in members) > path.stat().st_size:
-        found = f"the members of '{as_text(path)}' are larger than the file: they overlap, or their sizes are made up"
+        members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
+        selection = select([_entry(archive, one) for one in members], options.dataset_split, where)
+        taken = selection.by_kind.pop(IMAGES.name, [])
+        for entry in (entry for entries in selection.by_kind.values() for entry in entries):
+            selection.left_out.add(*_unread(entry), is_data=True)
+        selection.left_out.extend(described(selection.others, [entry.path for entry in taken], _reader(archive)))
+    if not taken:
+        raise nothing_to_read(f"'{where}'", selection.left_out)
+    if sum(entry.file.compress_size for entry in taken) > path.stat().st_size:
+        found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
         raise UserError(found, "Make or download it again; a file from a stranger may be meant to fill your memory.")
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         with _opened(path) as archive:
-            for member in members:
-                yield as_text(member.filename), read_member(archive, member)
+            for entry in taken:
+                yield as_text(entry.file.filename), read_member(archive, entry.file)
 
-    return ImageSource(as_text(path), digest_files([path]), len(members), items)
+    return ImageSource(
+        name=where,
+        digest=digest_names(digest_files([path]), (entry.file.filename for entry in taken)),
+        num_items=len(taken),
+        items=items,
+        split=selection.split,
+        left_out=selection.left_out.listed(),
+    )
+
+
+def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry[zipfile.ZipInfo]:
+    path = PurePosixPath(member.filename.replace("\\", "/"))  # as some systems write them
+    return Entry(path, member, lambda: _read_head(archive, member))
+
+
+def _unread(entry: Entry[zipfile.ZipInfo]) -> tuple[str, list[str]]:
+    return why_left_out(suffix_of(entry.path.name))[0], [entry.file.filename]
+
+
+def _reader(archive: zipfile.ZipFile) -> Callable[[zipfile.ZipInfo], bytes | RefusedImage]:
+    return lambda member: read_member(archive, member)
+
+
+def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return the first bytes of a member, none where it is not to be read or cannot be."""
+    try:
+        if _misplaced(member) or member.compress_type not in KNOWN_METHODS:
+            return b""
+        with archive.open(member) as file:
+            return file.read(HEAD_BYTES)
+    except Exception:  # as in read_member
+        return b""
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | RefusedImage:
@@ -60,6 +97,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except UNREADABLE as error:
+        check_no_lfs_pointer(path)
         found = f"'{as_text(path)}' is not a whole zip file: {as_text(str(error))}"
         raise UserError(found, "Make or download it again.") from error
     with archive:

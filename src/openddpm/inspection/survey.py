@@ -67,7 +67,7 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
             album.add(path, in_flight.popleft(), pixels, census.findings[num_known:])
             advance(source.num_items)
     album.finish()
-    data = census.record()
+    data = census.record().model_copy(update={"left_out": list(source.left_out)})
     return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, album)))
 
 

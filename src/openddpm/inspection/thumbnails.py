@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from openddpm.data.decode import IMAGE_FORMATS, EncodedImage
+from openddpm.data.decode import IMAGE_FORMATS, EncodedImage, ImageInMode
 
 SIDE = 128  # pixels, at most: sharp where a page shows it at 96 on a screen of more than one pixel to each of its own
 EXACT_SIDE = 64  # up to here a picture shows every pixel, at no more bytes than a lossy one of SIDE takes
@@ -55,6 +55,8 @@ def original_thumbnail(encoded: EncodedImage) -> str | None:
 
 def _opened(encoded: EncodedImage) -> Image.Image:
     """Return `encoded` as a Pillow image, which decodes no pixel yet where it can wait."""
+    if isinstance(encoded, ImageInMode):
+        encoded = encoded.content
     if isinstance(encoded, bytes):
         return Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     if isinstance(encoded, Image.Image):

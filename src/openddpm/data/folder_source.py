@@ -1,0 +1,199 @@
+"""A folder as a data set: image files, tables, or what `datasets` saved, found by the rule in listing.py."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from openddpm.config import DataOptions
+from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.formats import HEAD_BYTES, suffix_of
+from openddpm.data.image_source import ImageSource, digest_files, read_encoded
+from openddpm.data.left_out import LeftOutCounts
+from openddpm.data.listing import ARROW, IMAGES, KINDS, PARQUET, Entry, Selection, nothing_to_read, select
+from openddpm.data.metadata_files import described
+from openddpm.data.saved_source import is_saved, saved_source
+from openddpm.data.shards import missing_shards
+from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
+from openddpm.errors import UserError
+from openddpm.names import as_text
+
+CLEAR_RATIO = 5  # assumed: so many times as many images leave no doubt which of two kinds is the data
+
+Open = Callable[[Sequence[Path], DataOptions], ImageSource]
+OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
+    PARQUET.name: parquet_source,
+    ARROW.name: arrow_source,
+}
+TABLES = (PARQUET.name, ARROW.name)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Files of one kind that may be the data set."""
+
+    noun: str
+    paths: list[Path]
+    source: ImageSource
+
+
+def folder_source(folder: Path, options: DataOptions) -> ImageSource:
+    """Return the images in a folder and its sub-folders.
+
+    Raises:
+        UserError: there are none, it is not clear which of several kinds of data is meant, or a split is not there.
+    """
+    entries, targets = _walk(folder)
+    where = as_text(folder)
+    left_out = LeftOutCounts()
+    left_out.add("what links beside them lead to", targets, is_data=False)
+    selection = select(entries, options.dataset_split, where, lambda entry: count_rows(entry.file))
+    selection.left_out.extend(left_out.listed())
+    candidates = list(_candidates(folder, selection, options))
+    if not candidates:
+        if selection.unlisted:
+            unlisted = as_text(selection.unlisted[0].file)
+            raise UserError(f"cannot list '{unlisted}', and found no images in '{where}'", "Make it readable.")
+        raise nothing_to_read(f"the folder '{where}'", selection.left_out)
+    chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
+    for other in rest:
+        if chosen.source.num_items < CLEAR_RATIO * other.source.num_items:
+            raise _ambiguous(folder, chosen, other)
+        reason = f"{other.noun}s: beside {chosen.source.num_items:,} images in {chosen.noun}s, which are the data"
+        names = [str(path.relative_to(folder)) for path in other.paths]
+        selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
+    if chosen.noun != IMAGES.noun:
+        selection.left_out.add(
+            "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
+        )
+    selection.left_out.extend(chosen.source.left_out)
+    split = chosen.source.split or selection.split
+    return replace(chosen.source, split=split, left_out=selection.left_out.listed())
+
+
+def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
+    """Return what lies in a folder and its sub-folders, linked ones too, each folder once, in the order of paths.
+
+    Returns:
+        all that is no folder, and the folders that cannot be listed; the names of files without a suffix that links
+        in the folder lead to, as in a cache of the Hub, and which are therefore left out.
+    """
+    paths: list[Path] = []
+    errors: list[OSError] = []
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # links in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        paths += [Path(parent, name) for name in names]
+    linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
+    targets = {path for path in paths if linked and not suffix_of(path.name) and _is_target(path, linked)}
+    entries = [_entry(folder, path) for path in sorted(paths) if path not in targets]
+    unlisted = sorted(Path(os.fsdecode(error.filename)) for error in errors)
+    entries += [_entry(folder, path, is_unlisted_folder=True) for path in unlisted if path != folder]
+    if folder in unlisted:
+        raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
+    return entries, sorted(str(path.relative_to(folder)) for path in targets)
+
+
+def _is_target(path: Path, linked: set[str]) -> bool:
+    return os.path.realpath(path) in linked and not path.is_symlink()
+
+
+def _entry(folder: Path, path: Path, is_unlisted_folder: bool = False) -> Entry[Path]:
+    relative = PurePosixPath(*path.relative_to(folder).parts)
+    return Entry(relative, path, lambda: _read_head(path), is_unlisted_folder)
+
+
+def _read_head(path: Path) -> bytes:
+    """Return a file's first bytes, none where it is no regular file or cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to read from a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return b""
+
+
+def _candidates(folder: Path, selection: Selection[Path], options: DataOptions) -> Iterator[_Candidate]:
+    """Yield each kind of data that lies there, and count tables that hold no images."""
+    present = {kind: [entry.file for entry in selection.by_kind.get(kind.name, [])] for kind in KINDS}
+    num_kinds = sum(map(bool, present.values()))
+    for kind, paths in present.items():
+        if kind is IMAGES:
+            if paths:
+                yield _Candidate(kind.noun, paths, _image_files(folder, selection, paths))
+            continue
+        if kind is ARROW and (saved := sorted({path.parent for path in paths if is_saved(path.parent)})):
+            paths = [path for path in paths if path.parent not in saved]
+            if len(saved) > 1:
+                names = ", ".join(as_text(one.relative_to(folder)) for one in saved)
+                found = f"'{as_text(folder)}' holds several data sets that `datasets` saved: {names}"
+                raise UserError(found, "Give the folder of one of them as --dataset.")
+            yield _Candidate("file of a saved data set", saved, saved_source(saved[0], options))
+        if paths and kind.name in TABLES:
+            paths = _tables_with_images(folder, paths, selection, options, is_only_kind=num_kinds == 1)
+        if paths:
+            yield _Candidate(kind.noun, paths, _with_missing_shards(OPENERS[kind.name](paths, options), paths))
+
+
+def _tables_with_images(
+    folder: Path, paths: list[Path], selection: Selection[Path], options: DataOptions, is_only_kind: bool
+) -> list[Path]:
+    """Return the tables that have a column for images; all of them where nothing else is, for the error to say so."""
+    holding = with_images(paths, options)
+    if not holding and is_only_kind:
+        return paths
+    names = [str(path.relative_to(folder)) for path in paths if path not in holding]
+    selection.left_out.add("tables without a column of images", names, is_data=False)
+    return holding
+
+
+def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:
+    left_out = LeftOutCounts()
+    left_out.extend(source.left_out)
+    left_out.add("parts of the table that are not there, by the numbers in their names", missing_shards(paths), True)
+    return replace(source, left_out=left_out.listed())
+
+
+def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) -> ImageSource:
+    root = folder / selection.root
+    unlisted = [entry.file for entry in selection.unlisted]
+    left_out = described(
+        selection.others, [entry.path for entry in selection.by_kind[IMAGES.name]], lambda path: read_encoded(path)
+    )
+
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        for path in unlisted:
+            yield as_text(path.relative_to(root)), RefusedImage("a folder that cannot be listed")
+        for path in paths:
+            yield as_text(path.relative_to(root)), read_encoded(path)
+
+    digest, num_items = digest_files(unlisted + paths), len(unlisted) + len(paths)
+    return ImageSource(as_text(root), digest, num_items, items, left_out=tuple(left_out))
+
+
+def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError:
+    """Return the error that asks which of two kinds is meant."""
+    kinds = [
+        f"{one.source.num_items:,} images in {one.noun}s, such as '{as_text(one.paths[0].relative_to(folder))}'"
+        for one in (first, second)
+    ]
+    places = [_place(one, other) for one, other in ((first, second), (second, first))]
+    options = " or ".join(f"--dataset '{as_text(place)}'" for place in places if place is not None)
+    todo = f"Give the one to train on: {options}." if options else "Keep them in folders of their own."
+    if options and None in places:
+        todo += " Or move what is not meant to another folder."
+    return UserError(f"'{as_text(folder)}' holds two kinds of data: {'; '.join(kinds)}", todo)
+
+
+def _place(one: _Candidate, other: _Candidate) -> Path | None:
+    """Return the file or folder that holds the one and nothing of the other."""
+    if len(one.paths) == 1 and one.noun != IMAGES.noun:
+        return one.paths[0]
+    common = Path(os.path.commonpath([path.parent for path in one.paths]))
+    return None if any(path.is_relative_to(common) for path in other.paths) else common

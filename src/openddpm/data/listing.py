@@ -1,0 +1,272 @@
+"""One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Generic, NamedTuple, TypeVar
+
+from openddpm.data import splits
+from openddpm.data.formats import TEXT_SUFFIXES, image_suffixes, is_image_head, suffix_of, suffix_of_head, why_left_out
+from openddpm.data.left_out import LeftOutCounts
+from openddpm.errors import UserError
+from openddpm.names import as_text
+from openddpm.record.writer import RUN_FILE
+
+SAVED_DICT_FILE = "dataset_dict.json"  # of datasets.DatasetDict.save_to_disk: every sub-folder is a split
+
+_SYSTEM_NAMES = frozenset(
+    ("@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle", "#snapshot")
+    + ("system volume information", "__pycache__")
+)
+
+File = TypeVar("File")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[File]):
+    """A file that lies in a folder or an archive, or a folder that cannot be listed."""
+
+    path: PurePosixPath
+    """Relative to the folder or archive."""
+    file: File
+    read_head: Callable[[], bytes] = bytes
+    """Reads the first HEAD_BYTES, or nothing where that cannot be."""
+    is_unlisted_folder: bool = False
+
+    @property
+    def folders(self) -> tuple[PurePosixPath, ...]:
+        """Return the folders on the way to it, the outermost first."""
+        parents = [folder for folder in self.path.parents if folder.parts]
+        return (*reversed(parents), *([self.path] if self.is_unlisted_folder else []))
+
+
+class _Place(NamedTuple):
+    """Where a file stands among the splits."""
+
+    split: str
+    folder: PurePosixPath | None
+    """The folder that is called so; None where the file itself is."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data that a folder can be made of."""
+
+    name: str
+    noun: str
+    """What one of its files is, for messages."""
+    is_one: Callable[[PurePosixPath], bool]
+    """Tells by its path whether a file is of this kind."""
+    is_container: bool = True
+    """Whether a file holds many images, so that its name can be that of a split."""
+
+
+IMAGES = Kind("images", "image file", lambda path: suffix_of(path.name) in image_suffixes(), is_container=False)
+PARQUET = Kind("parquet", "parquet file", lambda path: suffix_of(path.name) == ".parquet")
+ARROW = Kind("arrow", "arrow file", lambda path: suffix_of(path.name) == ".arrow")
+KINDS = (IMAGES, PARQUET, ARROW)  # a further kind takes an entry here, and how to open it in folder_source.py
+
+
+@dataclass
+class Selection(Generic[File]):
+    """What of a listing is the data: the files of each kind in the order of their paths."""
+
+    by_kind: dict[str, list[Entry[File]]] = field(default_factory=dict)
+    unlisted: list[Entry[File]] = field(default_factory=list)
+    """Folders that cannot be listed, in which there may be more."""
+    others: list[Entry[File]] = field(default_factory=list)
+    """What is no data of a known kind, and already counted as left out."""
+    left_out: LeftOutCounts = field(default_factory=LeftOutCounts)
+    split: str | None = None
+    """The split that was chosen, where there are several."""
+    root: PurePosixPath = PurePosixPath()
+    """The folder of that split, where it has just one."""
+
+
+def select(
+    entries: Sequence[Entry[File]],
+    asked_split: str,
+    where: str,
+    count_images: Callable[[Entry[File]], int] = lambda entry: 1,
+) -> Selection[File]:
+    """Choose the data among all that lies in a folder or an archive.
+
+    Args:
+        entries: all files, in the order of their paths.
+        asked_split: the value of --dataset_split.
+        where: the name of the folder or archive, for messages.
+        count_images: tells how many images a file of another split holds.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    selection: Selection[File] = Selection()
+    visible = list(_visible(entries, selection.left_out))
+    kinds = {entry.path: kind_of(entry) for entry in visible}
+    places = _splits(visible, kinds)
+    has_splits = any(kinds[path] for path in places)
+    chosen = _choose_split(asked_split, places, visible, kinds, where)
+    passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
+    folders: set[PurePosixPath | None] = set()
+    for entry in visible:
+        kind, place = kinds[entry.path], places.get(entry.path)
+        if chosen is None or (place is not None and place.split == chosen):
+            _take(entry, kind, selection)
+            folders.add(place.folder if place else None)
+        elif place is not None:
+            passed_over[place.split] += [entry] if kind else []
+        elif kind:
+            reason = "outside of the splits" if has_splits else f"beside what --dataset_split {asked_split} names"
+            selection.left_out.add(reason, [str(entry.path)], is_data=has_splits)
+        else:
+            _pass_over(entry, selection)
+    for split, members in passed_over.items():
+        names = [str(entry.path) for entry in members]
+        count = sum(map(count_images, members))
+        selection.left_out.add(f"split '{split}': --dataset_split chooses one", names, is_data=False, count=count)
+    selection.split = chosen
+    if chosen is not None and len(folders) == 1:
+        selection.root = folders.pop() or selection.root
+    return selection
+
+
+def nothing_to_read(where: str, left_out: LeftOutCounts) -> UserError:
+    """Return the error of a source that holds no images, with what it holds instead."""
+    held = f"; it holds {summary}" if (summary := left_out.summary()) else ""
+    suffixes = " ".join(sorted(image_suffixes()))
+    todo = f"Looked everywhere in it for {suffixes}, images without a suffix, and tables (.parquet, .arrow)."
+    return UserError(f"no images in {where}{held}", todo)
+
+
+def kind_of(entry: Entry[File]) -> Kind | None:
+    """Return the kind of data that a file is by its name, or by its first bytes if its name has no suffix."""
+    if entry.is_unlisted_folder:
+        return None
+    for kind in KINDS:
+        if kind.is_one(entry.path):
+            return kind
+    return IMAGES if not suffix_of(entry.path.name) and is_image_head(entry.read_head()) else None
+
+
+def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
+    """Yield what is neither hidden nor left by a system nor part of a run's folder; count the rest."""
+    runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
+    for entry in entries:
+        hidden = next((part for part in entry.path.parts if _is_hidden(part)), None)
+        if hidden is not None:
+            is_folder = hidden != entry.path.name or entry.is_unlisted_folder
+            what = f"folder {hidden}" if is_folder else "._* files" if hidden.startswith("._") else "files"
+            left_out.add(f"hidden or of a system: {what}", [str(entry.path)], is_data=False)
+        elif runs and not runs.isdisjoint(entry.path.parents):
+            if IMAGES.is_one(entry.path):
+                left_out.add("pictures of an earlier run", [str(entry.path)], is_data=False)
+        else:
+            yield entry
+
+
+def _is_hidden(part: str) -> bool:
+    return (part.startswith(".") and part != "..") or part.lower() in _SYSTEM_NAMES
+
+
+def _take(entry: Entry[File], kind: Kind | None, selection: Selection[File]) -> None:
+    if entry.is_unlisted_folder:
+        selection.unlisted.append(entry)
+    elif kind is not None:
+        selection.by_kind.setdefault(kind.name, []).append(entry)
+    else:
+        _pass_over(entry, selection)
+
+
+def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
+    """Count a file of no kind that is read."""
+    if entry.is_unlisted_folder:
+        return
+    suffix = suffix_of(entry.path.name)
+    reason, is_data = why_left_out(suffix)
+    head = b"" if is_data or suffix in TEXT_SUFFIXES else entry.read_head()
+    if is_image_head(head):
+        reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
+    elif not suffix and (by_content := suffix_of_head(head)):
+        reason, is_data = why_left_out(by_content)
+        reason = f"no suffix, but by content {reason}"
+    selection.others.append(entry)
+    selection.left_out.add(reason, [str(entry.path)], is_data)
+
+
+def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | None]) -> dict[PurePosixPath, _Place]:
+    """Return the split of each file that is of one, by the names of its folders, or of itself if it holds many."""
+    subfolders: dict[PurePosixPath, set[str]] = defaultdict(set)
+    siblings: dict[tuple[PurePosixPath, str], set[str]] = defaultdict(set)
+    saved = {entry.path.parent for entry in entries if entry.path.name == SAVED_DICT_FILE}
+    for entry in entries:
+        kind = kinds[entry.path]
+        if kind is None and not entry.is_unlisted_folder and not why_left_out(suffix_of(entry.path.name))[1]:
+            continue  # a text makes no split
+        for folder in entry.folders:
+            subfolders[folder.parent].add(folder.name)
+        if kind is not None and kind.is_container:
+            siblings[entry.path.parent, kind.name].add(entry.path.stem)
+    of_folders = {
+        parent / name: split
+        for parent, names in subfolders.items()
+        for name, split in _splits_of_folders(names, parent in saved).items()
+    }
+    of_files = {key: splits.splits_among(stems) for key, stems in siblings.items()}
+    places: dict[PurePosixPath, _Place] = {}
+    for entry in entries:
+        kind = kinds[entry.path]
+        folder = next((folder for folder in entry.folders if folder in of_folders), None)
+        if folder is not None:
+            places[entry.path] = _Place(of_folders[folder], folder)
+        elif kind is not None and entry.path.stem in of_files.get((entry.path.parent, kind.name), {}):
+            places[entry.path] = _Place(of_files[entry.path.parent, kind.name][entry.path.stem], None)
+    return places
+
+
+def _splits_of_folders(names: set[str], are_all_splits: bool) -> dict[str, str]:
+    return {name: splits.split_of(name) for name in names} if are_all_splits else splits.splits_among(names)
+
+
+def _choose_split(
+    asked: str,
+    places: dict[PurePosixPath, _Place],
+    entries: Sequence[Entry[File]],
+    kinds: dict[PurePosixPath, Kind | None],
+    where: str,
+) -> str | None:
+    """Return the split that is asked for, None where there are none and none is asked for.
+
+    A sub-folder or a table whose name is asked for is a split even without its like, and is added to `places`.
+    """
+    wanted = splits.split_of(asked)
+    present = Counter(place.split for path, place in places.items() if kinds[path])
+    if wanted in present or (not present and asked == splits.DEFAULT_SPLIT):
+        return wanted if present else None
+    if asked != splits.DEFAULT_SPLIT:
+        named = dict(_named(wanted, entries, kinds))
+        if any(kinds[path] for path in named):
+            places.update(named)
+            return wanted
+    if present:
+        raise UserError(
+            f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(splits.counted(present))} (files)",
+            f"Choose one: --dataset_split {as_text(next(iter(present)))}; or give a sub-folder as --dataset.",
+        )
+    subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in entries if entry.folders)
+    raise UserError(
+        f"'{where}' has no sub-folder, and no files of tables, of the split '{as_text(asked)}'",
+        f"Leave --dataset_split out, or give one of: {', '.join(subfolders) or 'no sub-folders there'}.",
+    )
+
+
+def _named(
+    wanted: str, entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | None]
+) -> Iterator[tuple[PurePosixPath, _Place]]:
+    """Yield what lies in a folder of that name, at most one folder deeper, or is a table of that name."""
+    for entry in entries:
+        kind = kinds[entry.path]
+        folder = next((folder for folder in entry.folders[:2] if splits.split_of(folder.name) == wanted), None)
+        is_table = kind is not None and kind.is_container and splits.named_in(entry.path.stem) == wanted
+        if folder is not None or is_table:
+            yield entry.path, _Place(wanted, folder)

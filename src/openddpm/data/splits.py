@@ -1,0 +1,52 @@
+"""Splits of a data set by the names of folders and files: train beside test, val and their other spellings."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+DEFAULT_SPLIT = "train"
+_SPELLINGS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation"),
+    "evaluation": ("eval", "evaluation"),
+    "dev": ("dev",),
+}
+_SPLIT_OF = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
+_WORDS = "|".join(sorted(_SPLIT_OF, key=len, reverse=True))
+_WORD = re.compile(rf"(?<![A-Za-z])(?i:{_WORDS})(?![a-z])")  # a word of its own, as in seg_train, train2017 and trainA
+_NUMBERING = re.compile(r"[\d._\s-]+|of(?![A-Za-z])")  # what tells shards, years and copies apart
+
+
+def split_of(name: str) -> str:
+    """Return the split that `name` spells in any case of letters, or the name itself: Val -> validation, boat -> boat.
+
+    Two names of one split are equal after this.
+    """
+    return _SPLIT_OF.get(name.lower(), name)
+
+
+def splits_among(names: Iterable[str]) -> dict[str, str]:
+    """Return the split of each of `names` that stands beside its like, by name.
+
+    A name is of a split if another one differs from it by the split alone: train beside test, train2017 beside
+    val2017, set-train-00000-of-00002 beside set-test-00000-of-00001. A class called train beside boat is none.
+    """
+    alike: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        words = list(_WORD.finditer(name))
+        if len(words) == 1:
+            before, after = name[: words[0].start()], name[words[0].end() :]
+            key = (_NUMBERING.sub("", before).lower(), _NUMBERING.sub("", after).lower())
+            alike.setdefault(key, {})[name] = _SPLIT_OF[words[0][0].lower()]
+    return {name: split for group in alike.values() if len(set(group.values())) > 1 for name, split in group.items()}
+
+
+def named_in(name: str) -> str | None:
+    """Return the split that a file's name alone speaks of, if it does of just one: test-00000-of-00001 -> test."""
+    words = {_SPLIT_OF[word[0].lower()] for word in _WORD.finditer(name)}
+    return words.pop() if len(words) == 1 else None
+
+
+def counted(num_by_split: Mapping[str, int]) -> str:
+    """{"train": 30, "test": 12} -> train (30), test (12)"""
+    return ", ".join(f"{split} ({number:,})" for split, number in num_by_split.items())
