@@ -100,7 +100,7 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
     background = preprocessing.background_rgb()
     mode = None
     if isinstance(encoded, ImageInMode):
-        encoded, mode = encoded.content, encoded.mode
+        mode, encoded = encoded.mode, encoded.content
     try:
         opened = _open(encoded)
         with _memory.taken(opened.width * opened.height):

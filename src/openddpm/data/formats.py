@@ -9,22 +9,8 @@ from PIL import Image, features
 
 TRUSTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # decoders in daily use
 TEXT_SUFFIXES = frozenset(
-    (
-        ".txt",
-        ".md",
-        ".json",
-        ".jsonl",
-        ".csv",
-        ".tsv",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".htm",
-        ".py",
-        ".log",
-        ".caption",
-    )
+    (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".log")
+    + (".caption", ".tags", ".toml", ".ini", ".cfg")
 )
 """Suffixes of what is never an image, and may lie beside each of them."""
 HEAD_BYTES = 32  # all that is read of a file without a suffix to tell what it is

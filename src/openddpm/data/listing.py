@@ -80,7 +80,7 @@ class Selection(Generic[File]):
     left_out: LeftOutCounts = field(default_factory=LeftOutCounts)
     split: str | None = None
     """The split that was chosen, where there are several."""
-    root: PurePosixPath = PurePosixPath()
+    root: PurePosixPath = field(default_factory=PurePosixPath)
     """The folder of that split, where it has just one."""
 
 
@@ -217,10 +217,11 @@ def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | No
     for entry in entries:
         kind = kinds[entry.path]
         folder = next((folder for folder in entry.folders if folder in of_folders), None)
+        stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None else {}
         if folder is not None:
             places[entry.path] = _Place(of_folders[folder], folder)
-        elif kind is not None and entry.path.stem in of_files.get((entry.path.parent, kind.name), {}):
-            places[entry.path] = _Place(of_files[entry.path.parent, kind.name][entry.path.stem], None)
+        elif entry.path.stem in stems:
+            places[entry.path] = _Place(stems[entry.path.stem], None)
     return places
 
 

@@ -106,10 +106,8 @@ def _other_parts(path: Path) -> tuple[LeftOut, ...]:
     left_out = LeftOutCounts()
     others = other_shards(path)
     present = [other for other in others if other.is_file()]
-    whole = f"a part of {len(others) + 1:,} is trained on alone; give the folder for all of them"
-    left_out.add(
-        f"other parts, beside it: {whole}", [other.name for other in present], True, sum(map(count_rows, present))
-    )
+    reason = f"other parts, beside this one of {len(others) + 1:,} that is taken alone; give their folder for all"
+    left_out.add(reason, [other.name for other in present], is_data=True, count=sum(map(count_rows, present)))
     missing = [other.name for other in others if other not in present]
     left_out.add("parts of the table that are not there, by the numbers in their names", missing, is_data=True)
     return left_out.listed()
@@ -168,6 +166,6 @@ def _own_image(item: Any, options: DataOptions) -> EncodedImage:
     if not isinstance(item, Image.Image | np.ndarray | bytes):
         todo = "Give Pillow images, the bytes of image files, or uint8 arrays (H, W, C)."
         if type(item).__name__ == "Tensor":
-            todo += " Leave ToTensor and Normalize out of its transform: images are scaled here, and flipped by random_flip."
+            todo += " Leave ToTensor and Normalize out of its transform: images are scaled here."
         raise UserError(f"the data set holds {type(item).__name__}, not images", todo)
     return item

@@ -69,7 +69,7 @@ def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """
     import datasets
 
-    parts = []
+    parts: list[datasets.Dataset] = []
     for path in paths:
         with damage_named(path):
             part = datasets.Dataset.from_file(str(path))

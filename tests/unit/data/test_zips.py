@@ -59,8 +59,8 @@ def test_encrypted_zip_members_are_refused(tmp_path: Path) -> None:
 )
 def test_names_that_lead_out_of_a_zip_are_refused(name: str, tmp_path: Path) -> None:
     """A member named like a path outside, on any system, is refused and listed, and nothing is written anywhere."""
-    path = write_zip(tmp_path / "a.zip", [(name, png(1)), ("..b/c..d.png", png(2))])
-    assert tones(open_path(path)) == {name: "its name leads out of the archive", "..b/c..d.png": 2}
+    path = write_zip(tmp_path / "a.zip", [(name, png(1)), ("b../c..d.png", png(2))])
+    assert tones(open_path(path)) == {name: "its name leads out of the archive", "b../c..d.png": 2}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zip"]
 
 
