@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from openddpm.analysis.data_checks import check_images, check_pixels
 from openddpm.analysis.finding import Finding, by_severity
+from openddpm.analysis.left_out import check_left_out
 from openddpm.analysis.text import number_of
 from openddpm.record.schema import DataRecord, RunRecord
 
@@ -31,7 +32,8 @@ FEW_IMAGES_SEEN = 20_000  # measured: 16x16 faces are no better than a linear de
 
 def check_plan(run: RunRecord, data: DataRecord | None) -> list[Finding]:
     """Return what is to be said of a planned run, the gravest first; of a sound one little or nothing."""
-    findings = [*check_images(run, data, _total_images(run))]
+    findings = [*check_left_out(data)] if data is not None else []
+    findings += check_images(run, data, _total_images(run))
     if data is not None:
         findings += check_pixels(run, data)
     for check in (_model, _average, _learning_rate, _optimizer, _batch, _precision, _previews, _length):

@@ -113,14 +113,22 @@ def _show(inspection: "Inspection", page: Path) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from openddpm.analysis import left_out
     from openddpm.inspection import words
 
+    data = inspection.data
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{escape(inspection.source.name)}:[/] {words.summary(inspection)} pixels\n")
+    if left_out.is_more_than_taken(data):
+        console.print(f"[bold red]warning:[/] {left_out.WARNING}\n")
     lines = [*words.facts(inspection).items()]
     lines += [("converted", f"{name}: {section.num_images:,}") for name, section in words.converted(inspection)]
     for name, value in lines:
         console.print(f"  {name:12}{escape(value)}")
+    if data.left_out:
+        console.print(f"\n{left_out.headline(data)}")
+        for line, is_data in left_out.lines(data):
+            console.print(f"[bold yellow]{escape(line)}[/]" if is_data else escape(line))
     refused = inspection.album.sections.get("refused")
     if refused and not inspection.objections:  # which name the refused ones, if these are what is wrong
         console.print("\nrefused")

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from openddpm.data.decode import Preprocessing, RefusedImage, TooSmall
+from openddpm.data.formats import RUN_GIT_LFS
 from openddpm.data.pool import Decoded
 from openddpm.errors import UserError
 from openddpm.record.schema import DataRecord, ImageFinding
@@ -81,14 +82,17 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
             "Choose what becomes of them: --small_images upscale or --small_images drop; or a lower --resolution.",
         )
     num_judged = data.num_images + len(refused)
+    num_pointers = sum(finding.reason == RUN_GIT_LFS for finding in refused)
+    repair = "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share."
+    fetch = "Fetch the files that Git LFS pointers stand for: run git lfs pull in the data set's folder."
     if refused and not data.num_images:
         found = f"none of the {num_judged} images in '{name}' can be used:\n{_examples(refused)}"
-        raise UserError(found, "Check that this is the data set you mean.")
+        raise UserError(found, fetch if num_pointers else "Check that this is the data set you mean.")
     if len(refused) > max_refused_share * num_judged:
         raise UserError(
             f"{len(refused)} of {num_judged} images in '{name}' cannot be used, {_percent(len(refused) / num_judged)} "
             f"where {_percent(max_refused_share)} is the limit:\n{_examples(refused)}",
-            "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share.",
+            fetch if 2 * num_pointers > len(refused) else repair,
         )
     if not data.num_images and too_small:
         found = f"all {len(too_small)} images in '{name}' are smaller than the resolution of {preprocessing.resolution}"

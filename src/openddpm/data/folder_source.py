@@ -8,18 +8,27 @@ from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.formats import HEAD_BYTES, suffix_of
-from openddpm.data.image_source import ImageSource, digest_files, read_encoded
+from openddpm.data.formats import ARCHIVE_SUFFIXES, HEAD_BYTES, suffix_of
+from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import ARROW, IMAGES, KINDS, PARQUET, Entry, Selection, nothing_to_read, select
+from openddpm.data.listing import (
+    ARROW,
+    CLEAR_RATIO,
+    IMAGES,
+    KINDS,
+    PARQUET,
+    Entry,
+    Selection,
+    check_no_larger_archives,
+    nothing_to_read,
+    select,
+)
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
 from openddpm.errors import UserError
 from openddpm.names import as_text
-
-CLEAR_RATIO = 5  # assumed: so many times as many images leave no doubt which of two kinds is the data
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
 OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
@@ -55,7 +64,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         if selection.unlisted:
             unlisted = as_text(selection.unlisted[0].file)
             raise UserError(f"cannot list '{unlisted}', and found no images in '{where}'", "Make it readable.")
-        raise nothing_to_read(f"the folder '{where}'", selection.left_out)
+        raise nothing_to_read(f"the folder '{where}'", selection.left_out, " and for tables (.parquet, .arrow)")
+    _check_archives(where, selection)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
     for other in rest:
         if chosen.source.num_items < CLEAR_RATIO * other.source.num_items:
@@ -63,13 +73,33 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         reason = f"{other.noun}s: beside {chosen.source.num_items:,} images in {chosen.noun}s, which are the data"
         names = [str(path.relative_to(folder)) for path in other.paths]
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
-    if chosen.noun != IMAGES.noun:
+    is_of_files = chosen.noun == IMAGES.noun
+    images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
+    selection.left_out.extend(described(selection.others, images, read_encoded))
+    if not is_of_files:
         selection.left_out.add(
             "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
         )
     selection.left_out.extend(chosen.source.left_out)
     split = chosen.source.split or selection.split
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
+
+
+def _check_archives(where: str, selection: Selection[Path]) -> None:
+    """Check that what is not opened cannot be the data: see check_no_larger_archives."""
+    archives = [entry.file for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
+    if archives:
+        for path in archives:
+            check_no_lfs_pointer(path)
+        num_bytes = sum(_size(entry.file) for entry in selection.all_data())
+        check_no_larger_archives(where, num_bytes, {str(path): _size(path) for path in archives})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
@@ -163,9 +193,6 @@ def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSou
 def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) -> ImageSource:
     root = folder / selection.root
     unlisted = [entry.file for entry in selection.unlisted]
-    left_out = described(
-        selection.others, [entry.path for entry in selection.by_kind[IMAGES.name]], lambda path: read_encoded(path)
-    )
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for path in unlisted:
@@ -174,7 +201,7 @@ def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) ->
             yield as_text(path.relative_to(root)), read_encoded(path)
 
     digest, num_items = digest_files(unlisted + paths), len(unlisted) + len(paths)
-    return ImageSource(as_text(root), digest, num_items, items, left_out=tuple(left_out))
+    return ImageSource(as_text(root), digest, num_items, items)
 
 
 def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError:

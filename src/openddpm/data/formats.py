@@ -8,6 +8,7 @@ import sys
 from PIL import Image, features
 
 TRUSTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # decoders in daily use
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".tfrecord", ".tfrecords")
 TEXT_SUFFIXES = frozenset(
     (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".log")
     + (".caption", ".tags", ".toml", ".ini", ".cfg")
@@ -34,9 +35,9 @@ _ARRAY = "not read as images; save their arrays as PNG files"
 _CONVERT = "a format that is not read; convert them to PNG"
 _OTHER_DATA = {  # suffixes of what may hold images, or be meant as one, and the way on
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"), _VIDEO),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z"), _ARCHIVE),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, _ARCHIVE),
     **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".pickle"), _ARRAY),
-    **dict.fromkeys((".lmdb", ".mdb", ".tfrecord", ".tfrecords", ".beton", ".mds", ".dcm", ".nii"), _ARRAY),
+    **dict.fromkeys((".lmdb", ".mdb", ".beton", ".mds", ".dcm", ".nii"), _ARRAY),
     **dict.fromkeys((".tga", ".psd", ".ico", ".qoi", ".dds", ".exr", ".hdr", ".svg", ".eps", ".pdf", ".xcf"), _CONVERT),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".dib"), _CONVERT),
     **dict.fromkeys((".sgi", ".ras", ".xbm", ".xpm", ".icns", ".cur", ".fits", ".jls"), _CONVERT),
@@ -92,7 +93,7 @@ def why_left_out(suffix: str) -> tuple[str, bool]:
         return f"{suffix}: these images need a package that is not here: {_NEEDS[suffix]}", True
     if suffix in _OTHER_DATA:
         return f"{suffix}: {_OTHER_DATA[suffix]}", True
-    return (suffix or "no suffix"), False
+    return (f"{suffix} files" if suffix else "files without a suffix"), False
 
 
 def suffix_of_head(head: bytes) -> str:

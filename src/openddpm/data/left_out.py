@@ -7,6 +7,7 @@ from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
 
 NUM_EXAMPLES = 3
+MAX_LINES = 6
 
 
 @dataclass
@@ -39,5 +40,5 @@ class LeftOutCounts:
         return tuple(sorted(self._by_reason.values(), key=lambda one: (not one.is_data, -one.count, one.reason)))
 
     def summary(self) -> str:
-        """Return what there is and why it is not taken, in half a sentence for an error."""
-        return "; ".join(f"{one.count:,} {one.reason}" for one in self.listed())
+        """Return what there is and why it is not taken, in lines for an error."""
+        return "".join(f"\n  {one.count:,}  {one.reason}" for one in self.listed()[:MAX_LINES])

@@ -1,7 +1,7 @@
 """One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Generic, NamedTuple, TypeVar
@@ -14,6 +14,8 @@ from openddpm.names import as_text
 from openddpm.record.writer import RUN_FILE
 
 SAVED_DICT_FILE = "dataset_dict.json"  # of datasets.DatasetDict.save_to_disk: every sub-folder is a split
+CLEAR_RATIO = 5  # assumed: what is so many times as much leaves no doubt which of two kinds is the data
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")  # as the `datasets` library has them beside images
 
 _SYSTEM_NAMES = frozenset(
     ("@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle", "#snapshot")
@@ -76,12 +78,18 @@ class Selection(Generic[File]):
     unlisted: list[Entry[File]] = field(default_factory=list)
     """Folders that cannot be listed, in which there may be more."""
     others: list[Entry[File]] = field(default_factory=list)
-    """What is no data of a known kind, and already counted as left out."""
+    """What is no data of a known kind, and already counted as left out, but for METADATA_NAMES."""
+    other_splits: list[Entry[File]] = field(default_factory=list)
+    """Data of splits that were not asked for, already counted as left out."""
     left_out: LeftOutCounts = field(default_factory=LeftOutCounts)
     split: str | None = None
     """The split that was chosen, where there are several."""
     root: PurePosixPath = field(default_factory=PurePosixPath)
     """The folder of that split, where it has just one."""
+
+    def all_data(self) -> list[Entry[File]]:
+        """Return the data of every kind and split."""
+        return [entry for entries in self.by_kind.values() for entry in entries] + self.other_splits
 
 
 def select(
@@ -106,7 +114,7 @@ def select(
     kinds = {entry.path: kind_of(entry) for entry in visible}
     places = _splits(visible, kinds)
     has_splits = any(kinds[path] for path in places)
-    chosen = _choose_split(asked_split, places, visible, kinds, where)
+    chosen = _choose_split(asked_split, places, visible, kinds, where, count_images)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
     for entry in visible:
@@ -125,18 +133,35 @@ def select(
         names = [str(entry.path) for entry in members]
         count = sum(map(count_images, members))
         selection.left_out.add(f"split '{split}': --dataset_split chooses one", names, is_data=False, count=count)
+        selection.other_splits += members
     selection.split = chosen
     if chosen is not None and len(folders) == 1:
         selection.root = folders.pop() or selection.root
     return selection
 
 
-def nothing_to_read(where: str, left_out: LeftOutCounts) -> UserError:
+def nothing_to_read(where: str, left_out: LeftOutCounts, also: str = "") -> UserError:
     """Return the error of a source that holds no images, with what it holds instead."""
-    held = f"; it holds {summary}" if (summary := left_out.summary()) else ""
+    held = f"; it holds{summary}" if (summary := left_out.summary()) else ""
     suffixes = " ".join(sorted(image_suffixes()))
-    todo = f"Looked everywhere in it for {suffixes}, images without a suffix, and tables (.parquet, .arrow)."
-    return UserError(f"no images in {where}{held}", todo)
+    return UserError(f"no images in {where}{held}", f"Looked in all sub-folders for {suffixes}{also}.")
+
+
+def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, int]) -> None:
+    """Check that the images that are taken are not a mere preview of what unopened archives beside them hold.
+
+    Args:
+        num_bytes: of the images beside them, of all splits.
+        archives: the bytes of each archive, by name.
+
+    Raises:
+        UserError: an archive is CLEAR_RATIO times as large as all of the images.
+    """
+    name = max(archives, key=lambda name: archives[name], default=None)
+    if name is not None and archives[name] > CLEAR_RATIO * num_bytes:
+        found = f"'{where}' holds images of {num_bytes:,} bytes beside '{as_text(name)}' of {archives[name]:,} bytes, "
+        todo = "Unpack it and give its folder as --dataset, or give the folder of the images alone."
+        raise UserError(f"{found}which is not opened and may be the data", todo)
 
 
 def kind_of(entry: Entry[File]) -> Kind | None:
@@ -189,9 +214,10 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
         reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
     elif not suffix and (by_content := suffix_of_head(head)):
         reason, is_data = why_left_out(by_content)
-        reason = f"no suffix, but by content {reason}"
+        reason = f"no suffix, but by their content {reason}"
     selection.others.append(entry)
-    selection.left_out.add(reason, [str(entry.path)], is_data)
+    if entry.path.name not in METADATA_NAMES:
+        selection.left_out.add(reason, [str(entry.path)], is_data)
 
 
 def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | None]) -> dict[PurePosixPath, _Place]:
@@ -216,10 +242,10 @@ def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | No
     places: dict[PurePosixPath, _Place] = {}
     for entry in entries:
         kind = kinds[entry.path]
-        folder = next((folder for folder in entry.folders if folder in of_folders), None)
+        named = next((folder for folder in entry.folders if folder in of_folders), None)
         stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None else {}
-        if folder is not None:
-            places[entry.path] = _Place(of_folders[folder], folder)
+        if named is not None:
+            places[entry.path] = _Place(of_folders[named], named)
         elif entry.path.stem in stems:
             places[entry.path] = _Place(stems[entry.path.stem], None)
     return places
@@ -235,13 +261,14 @@ def _choose_split(
     entries: Sequence[Entry[File]],
     kinds: dict[PurePosixPath, Kind | None],
     where: str,
+    count_images: Callable[[Entry[File]], int],
 ) -> str | None:
     """Return the split that is asked for, None where there are none and none is asked for.
 
     A sub-folder or a table whose name is asked for is a split even without its like, and is added to `places`.
     """
     wanted = splits.split_of(asked)
-    present = Counter(place.split for path, place in places.items() if kinds[path])
+    present = {place.split: None for path, place in places.items() if kinds[path]}
     if wanted in present or (not present and asked == splits.DEFAULT_SPLIT):
         return wanted if present else None
     if asked != splits.DEFAULT_SPLIT:
@@ -250,8 +277,12 @@ def _choose_split(
             places.update(named)
             return wanted
     if present:
+        counts: Counter[str] = Counter()
+        for entry in entries:
+            if kinds[entry.path] and entry.path in places:
+                counts[places[entry.path].split] += count_images(entry)
         raise UserError(
-            f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(splits.counted(present))} (files)",
+            f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(splits.counted(counts))}",
             f"Choose one: --dataset_split {as_text(next(iter(present)))}; or give a sub-folder as --dataset.",
         )
     subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in entries if entry.folders)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from openddpm.data.decode import RefusedImage
-from openddpm.data.listing import Entry, File
+from openddpm.data.left_out import NUM_EXAMPLES
+from openddpm.data.listing import METADATA_NAMES, Entry, File
 from openddpm.record.schema import LeftOut
 
 MAX_BYTES = 64 * 2**20  # assumed: a line for each of half a million images
@@ -26,23 +27,21 @@ def described(
     """
     taken = set(images)
     for entry in others:
-        if entry.path.name in ("metadata.csv", "metadata.jsonl"):
-            content = read(entry.file)
-            if isinstance(content, RefusedImage) or len(content) > MAX_BYTES:
-                continue
-            named = {entry.path.parent / name for name in _names(entry.path.suffix, content)}
-            below = sum(path.is_relative_to(entry.path.parent) for path in taken)
+        if entry.path.name not in METADATA_NAMES:
+            continue
+        content = read(entry.file) if taken else b""
+        if isinstance(content, RefusedImage) or not content or len(content) > MAX_BYTES:
+            yield LeftOut(reason=f"{entry.path.suffix} files", count=1, examples=[str(entry.path)], is_data=False)
+            continue
+        named = {entry.path.parent / name for name in _names(entry.path.suffix, content)}
+        num_below = sum(path.is_relative_to(entry.path.parent) for path in taken)
+        reason = f"{entry.path.name}: names {len(named & taken):,} of the {num_below:,} images beside it"
+        reason += "; all of these are taken, captions and labels are not"
+        yield LeftOut(reason=reason, count=1, examples=[str(entry.path)], is_data=False)
+        if missing := sorted(map(str, named - taken)):
             yield LeftOut(
-                reason=f"{entry.path.name}: names {len(named & taken):,} of the {below:,} images beside it, of which "
-                "all are taken; captions and labels are not used",
-                count=1,
-                examples=[str(entry.path)],
-                is_data=False,
+                reason=f"named by {entry.path.name} and not there", count=len(missing), examples=missing[:NUM_EXAMPLES]
             )
-            if missing := sorted(map(str, named - taken)):
-                yield LeftOut(
-                    reason=f"named by {entry.path.name} and not there", count=len(missing), examples=missing[:3]
-                )
 
 
 def _names(suffix: str, content: bytes) -> Iterator[str]:

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.formats import HEAD_BYTES, suffix_of, why_left_out
+from openddpm.data.formats import ARCHIVE_SUFFIXES, HEAD_BYTES, suffix_of, why_left_out
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
-from openddpm.data.listing import IMAGES, Entry, nothing_to_read, select
+from openddpm.data.listing import IMAGES, Entry, check_no_larger_archives, nothing_to_read, select
 from openddpm.data.metadata_files import described
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -31,11 +31,17 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
         selection = select([_entry(archive, one) for one in members], options.dataset_split, where)
         taken = selection.by_kind.pop(IMAGES.name, [])
-        for entry in (entry for entries in selection.by_kind.values() for entry in entries):
-            selection.left_out.add(*_unread(entry), is_data=True)
+        unread = [entry for entries in selection.by_kind.values() for entry in entries]
+        for entry in unread:
+            reason, _ = why_left_out(suffix_of(entry.path.name))
+            selection.left_out.add(reason, [entry.file.filename], is_data=True)
         selection.left_out.extend(described(selection.others, [entry.path for entry in taken], _reader(archive)))
     if not taken:
         raise nothing_to_read(f"'{where}'", selection.left_out)
+    unread += [entry for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
+    sizes = {entry.file.filename: entry.file.compress_size for entry in unread}
+    num_bytes = sum(entry.file.compress_size for entry in [*taken, *selection.other_splits])
+    check_no_larger_archives(where, num_bytes, sizes)
     if sum(entry.file.compress_size for entry in taken) > path.stat().st_size:
         found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
         raise UserError(found, "Make or download it again; a file from a stranger may be meant to fill your memory.")
@@ -58,10 +64,6 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
 def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry[zipfile.ZipInfo]:
     path = PurePosixPath(member.filename.replace("\\", "/"))  # as some systems write them
     return Entry(path, member, lambda: _read_head(archive, member))
-
-
-def _unread(entry: Entry[zipfile.ZipInfo]) -> tuple[str, list[str]]:
-    return why_left_out(suffix_of(entry.path.name))[0], [entry.file.filename]
 
 
 def _reader(archive: zipfile.ZipFile) -> Callable[[zipfile.ZipInfo], bytes | RefusedImage]:

@@ -1,10 +1,13 @@
 """What the page and the terminal both say of an inspection."""
 
+from openddpm.analysis import left_out
 from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD
 from openddpm.analysis.text import count, number_of, significant
 from openddpm.data.census import DUPLICATE
 from openddpm.inspection.album import MIXED, Section, Size
 from openddpm.inspection.survey import Inspection
+
+__all__ = ["left_out"]  # what the page says of it is the terminal's
 
 TITLES = {"refused": "Refused", "dropped": "Dropped", DUPLICATE: "Exact duplicates", MIXED: "Gray and colour mixed"}
 UNUSED = ("refused", "dropped")

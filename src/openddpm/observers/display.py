@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from openddpm.analysis import left_out
 from openddpm.analysis.checks import check_plan
 from openddpm.names import as_text
 from openddpm.record.reader import Preview
@@ -72,12 +73,23 @@ class Display(Observer):
             )
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
+        self._say_left_out(record)
         for finding in check_plan(run, record):
-            if finding.severity != "note":
+            if finding.severity != "note" and finding.name != "left_out":
                 say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:
             self._live.start()
+
+    def _say_left_out(self, data: DataRecord | None) -> None:
+        """Tell what the data set's source holds besides the images that are taken."""
+        if data is None or not data.left_out:
+            return
+        if left_out.is_more_than_taken(data):
+            self._say(f"[bold red]warning:[/] {left_out.WARNING}")
+        self._say(f"[bold]{left_out.headline(data)}[/]")
+        for line, is_data in left_out.lines(data):
+            self._say(f"[bold yellow]{escape(line)}[/]" if is_data else escape(line))
 
     def logged(self, row: MetricsRow) -> None:
         self._row = row
