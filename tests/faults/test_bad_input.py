@@ -216,7 +216,7 @@ WRONG_SETS: dict[str, tuple[Callable[[Path], object], dict[str, str], list[str]]
     "missing split": (
         lambda path: (write(path / "train" / "a.png", png(1)), write(path / "val" / "a.png", png(1))),
         {"dataset_split": "test"},
-        ["split 'test'", "train, val"],
+        ["split 'test'", "train (1), val (1)"],
     ),
     "only bad images": (
         lambda path: write(path / "a.jpg", b"<html>"),

@@ -245,3 +245,17 @@ def test_no_such_colour(tmp_path: Path) -> None:
     """A background that is no colour is a user error, not a set of refused images."""
     with pytest.raises(UserError, match="mauvish"):
         inspected(write_tiny_folder(tmp_path / "images", 1), background="mauvish")
+
+
+def test_what_is_left_out_stands_on_the_page(tmp_path: Path) -> None:
+    """The page counts what lies beside the images with examples, and warns if it is more than they are."""
+    folder = write_tiny_folder(tmp_path / "images", 3)
+    for index in range(4):
+        (folder / f"<b>clip{index}.mp4").write_bytes(b"video")
+    inspection = inspected(folder)
+    assert [(one.count, one.is_data) for one in inspection.data.left_out] == [(4, True)]
+    page = render_page(inspection, BUILT)
+    assert "more was left out than taken" in page
+    assert "&lt;b&gt;clip0.mp4" in page and "<b>clip" not in page
+    (folder / "<b>clip0.mp4").unlink()
+    assert "more was left out than taken" not in render_page(inspected(folder), BUILT)

@@ -81,7 +81,7 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
             "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
         )
     selection.left_out.extend(chosen.source.left_out)
-    split = chosen.source.split or selection.split
+    split = as_text(selection.split) if selection.split else chosen.source.split
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
 
 

@@ -71,7 +71,7 @@ def digest_files(paths: Sequence[Path]) -> str:
 
 def digest_names(digest: str, names: Iterable[str]) -> str:
     """Return a digest that differs from `digest` by the names of what was chosen there."""
-    parts = (name.encode("utf-8", "surrogateescape") for name in names)
+    parts = (name.encode("utf-8", "surrogatepass") for name in names)
     return hashlib.sha256(b"\0".join([digest.encode(), *parts])).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ SAVED_DICT_FILE = "dataset_dict.json"  # of datasets.DatasetDict.save_to_disk: e
 CLEAR_RATIO = 5  # assumed: what is so many times as much leaves no doubt which of two kinds is the data
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")  # as the `datasets` library has them beside images
 
+_DATASETS_CACHE = re.compile(r"cache-[0-9a-f]{16}.*\.arrow")  # what map and filter made of a data set beside it
 _SYSTEM_NAMES = frozenset(
     ("@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle", "#snapshot")
     + ("system volume information", "__pycache__")
@@ -49,6 +51,11 @@ class _Place(NamedTuple):
     split: str
     folder: PurePosixPath | None
     """The folder that is called so; None where the file itself is."""
+
+    @property
+    def shown(self) -> str:
+        """Return the split as it is spelled there."""
+        return self.folder.name if self.folder else self.split
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def select(
             _take(entry, kind, selection)
             folders.add(place.folder if place else None)
         elif place is not None:
-            passed_over[place.split] += [entry] if kind else []
+            passed_over[place.shown] += [entry] if kind else []
         elif kind:
             reason = "outside of the splits" if has_splits else f"beside what --dataset_split {asked_split} names"
             selection.left_out.add(reason, [str(entry.path)], is_data=has_splits)
@@ -186,6 +193,8 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
         elif runs and not runs.isdisjoint(entry.path.parents):
             if IMAGES.is_one(entry.path):
                 left_out.add("pictures of an earlier run", [str(entry.path)], is_data=False)
+        elif _DATASETS_CACHE.fullmatch(entry.path.name):
+            left_out.add("caches of the `datasets` library", [str(entry.path)], is_data=False)
         else:
             yield entry
 
@@ -280,10 +289,10 @@ def _choose_split(
         counts: Counter[str] = Counter()
         for entry in entries:
             if kinds[entry.path] and entry.path in places:
-                counts[places[entry.path].split] += count_images(entry)
+                counts[places[entry.path].shown] += count_images(entry)
         raise UserError(
             f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(splits.counted(counts))}",
-            f"Choose one: --dataset_split {as_text(next(iter(present)))}; or give a sub-folder as --dataset.",
+            f"Choose one: --dataset_split {as_text(next(iter(counts)))}; or give a sub-folder as --dataset.",
         )
     subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in entries if entry.folders)
     raise UserError(

@@ -136,7 +136,8 @@ def dataset_source(
     """
     import datasets
 
-    shown = [name for name in dataset.column_names if name in dataset.format["columns"]]  # a format may hide others
+    formatted = dataset.column_names if dataset.format["output_all_columns"] else dataset.format["columns"]
+    shown = [name for name in dataset.column_names if name in formatted]  # a format may hide the others
     candidates = [name for name in shown if isinstance(dataset.features[name], datasets.Image)]
     column = choose_column(candidates, shown, options)
     encoded = dataset.with_format(None).select_columns([column])

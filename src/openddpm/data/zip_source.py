@@ -56,7 +56,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         digest=digest_names(digest_files([path]), (entry.file.filename for entry in taken)),
         num_items=len(taken),
         items=items,
-        split=selection.split,
+        split=as_text(selection.split) if selection.split else None,
         left_out=selection.left_out.listed(),
     )
 

@@ -81,6 +81,7 @@ def test_arrays_of_the_right_size_are_kept_exactly(shape: tuple[int, ...]) -> No
     ("encoded", "reason"),
     [
         (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run git lfs pull"),
         (b"<!DOCTYPE html><html><title>404</title></html>", "not an image in a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "not an image in a known format"),
         (encode(noise(64, 64, 3), "JPEG")[:900], "truncated"),
@@ -94,7 +95,7 @@ def test_arrays_of_the_right_size_are_kept_exactly(shape: tuple[int, ...]) -> No
         (RefusedImage("cannot be read: Permission denied"), "cannot be read: Permission denied"),
     ],
     ids=[
-        *("empty", "html", "eps", "torn jpeg", "torn png", "float tiff", "32-bit tiff"),
+        *("empty", "pointer", "html", "eps", "torn jpeg", "torn png", "float tiff", "32-bit tiff"),
         *("float array", "channels first", "no rows", "premultiplied", "refused by the source"),
     ],
 )

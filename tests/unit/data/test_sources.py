@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from openddpm.config import DataOptions
@@ -201,6 +202,20 @@ def test_sequences_of_ones_own_are_read(own: object, options: dict[str, str]) ->
     source = open_source(DataOptions(**options), own)
     assert tones(source) == {"item 0": 7}
     assert source.digest is None
+
+
+@pytest.mark.parametrize("own", [[Image.new("L", (4, 4), 7)], image_dataset(7)], ids=["list", "Dataset"])
+def test_own_data_sets_refuse_a_split(own: object) -> None:
+    """A data set given from Python has no splits to choose from, and says so where one is asked for."""
+    with pytest.raises(UserError, match="no splits, and --dataset_split asks for 'test'"):
+        open_source(DataOptions(dataset_split="test"), own)
+
+
+def test_tensors_are_refused_with_the_way_on() -> None:
+    """Tensors of a transform made for another training loop are refused with what to leave out of it."""
+    own = image_dataset(1).with_transform(lambda rows: {"pixels": [torch.zeros(3, 4, 4) for _ in rows["image"]]})
+    with pytest.raises(UserError, match=r"holds Tensor, not images\n.*Leave ToTensor and Normalize out"):
+        list(open_source(DataOptions(), own).items())
 
 
 def test_own_images_that_fail_to_open_are_refused() -> None:

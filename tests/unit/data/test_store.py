@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from openddpm.config import DataOptions
 from openddpm.data import pool, store
 from openddpm.data.decode import EncodedImage, Preprocessing
 from openddpm.data.image_source import ImageSource
-from openddpm.data.store import ImageStore, default_cache_dir, open_store
+from openddpm.data.store import ImageStore, default_cache_dir, open_images, open_store
 from openddpm.errors import UserError
 from openddpm.record.schema import ImageFinding
 
@@ -347,3 +349,22 @@ def test_the_cache_folder_follows_the_environment(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert default_cache_dir() == Path(expected)
+
+
+def test_pointers_of_git_lfs_say_how_to_fetch_the_images(tmp_path: Path) -> None:
+    """Where the images are Git LFS pointers, what to do is to fetch them."""
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match="Git LFS pointer") as error:
+        open_images(DataOptions(dataset=str(tmp_path), cache_dir=str(tmp_path / "cache")), quiet=True)
+    assert "run git lfs pull" in error.value.todo
+
+
+def test_what_is_left_out_stands_in_the_record_each_time(tmp_path: Path) -> None:
+    """The record says what lies beside the images as it is at the time, also where the decoded images are kept."""
+    options = DataOptions(dataset=str(tmp_path), cache_dir=str(tmp_path.with_name("cache")), resolution=4)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert open_images(options, quiet=True)[1].data.left_out == []
+    (tmp_path / "b.mp4").write_bytes(b"video")
+    (left_out,) = open_images(options, quiet=True)[1].data.left_out
+    assert (left_out.count, left_out.examples, left_out.is_data) == (1, ["b.mp4"], True)

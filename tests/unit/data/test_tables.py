@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from openddpm.config import DataOptions
+from openddpm.data.decode import Preprocessing, decode_image
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
 from picture_files import image_dataset, open_path, png, tone, tones, write, write_parquet, write_zip
@@ -111,6 +114,48 @@ def test_datasets_of_ones_own_keep_their_rows(
     assert list(tones(source).values()) == expected
     assert source.digest is not None
     assert (source.digest == open_source(DataOptions(), own).digest) == (change(own)._fingerprint == own._fingerprint)
+
+
+def test_transforms_of_ones_own_are_used() -> None:
+    """A datasets.Dataset with a transform gives what the transform makes, and is decoded afresh every time."""
+    own = image_dataset(1, 2).with_transform(
+        lambda rows: {"image": [Image.eval(image, lambda tone: 255 - tone) for image in rows["image"]]}
+    )
+    source = open_source(DataOptions(), own)
+    assert list(tones(source).values()) == [254, 253]
+    assert source.digest is None
+
+
+def test_columns_that_a_format_hides_are_not_used() -> None:
+    """A datasets.Dataset whose format shows labels alone has no image column for its caller, and none here."""
+    with pytest.raises(UserError, match="no image column: its columns are label"):
+        open_source(DataOptions(), image_dataset(1).with_format("numpy", columns=["label"]))
+    shown = image_dataset(1).with_format("numpy", columns=["label"], output_all_columns=True)
+    assert list(tones(open_source(DataOptions(), shown)).values()) == [1]
+
+
+@pytest.mark.parametrize("kind", ["own", "parquet"])
+@pytest.mark.parametrize(("mode", "shape"), [("L", (1, 4, 4)), ("RGB", (3, 4, 4)), ("1", (1, 4, 4)), (None, (3, 4, 4))])
+def test_modes_of_features_are_honoured(kind: str, mode: str | None, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Images come in the mode that their feature has, from Python and from a parquet file that says so."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (200, 0, 0)).save(buffer, "PNG")
+    rows = {"image": [{"bytes": buffer.getvalue(), "path": None}]}
+    own = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image(mode=mode)}))
+    own.to_parquet(tmp_path / "a.parquet")
+    source = open_source(DataOptions(), own) if kind == "own" else open_path(tmp_path / "a.parquet")
+    ((_, encoded),) = source.items()
+    pixels, changes = decode_image(encoded, Preprocessing(4, "auto", "white"))
+    assert pixels.shape == shape
+    assert np.array_equal(
+        pixels,
+        np.asarray(own[0]["image"].convert("L" if mode == "1" else own[0]["image"].mode))
+        .reshape(4, 4, -1)
+        .transpose(2, 0, 1),
+    )
+    assert len(changes) == (mode in ("L", "1"))
+    unlike = open_source(DataOptions(), own.cast_column("image", datasets.Image(mode="CMYK")))
+    assert unlike.digest != open_source(DataOptions(), own).digest
 
 
 def test_datasets_that_point_to_files_have_no_digest(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from openddpm.observers.report import ReportObserver
 from openddpm.observers.tensorboard import TensorBoardObserver
 from openddpm.publishing.hub import HubError
 from openddpm.record.reader import Preview, read_run_folder
-from openddpm.record.schema import MetricsRow, Progress, RunRecord
+from openddpm.record.schema import DataRecord, LeftOut, MetricsRow, Progress, RunRecord
 
 
 def a_run(folder: Path, name: str = "run", step: int = 0, total_steps: int = 100) -> RunRecord:
@@ -182,3 +182,18 @@ def test_a_warm_up_longer_than_the_run_is_noted(tmp_path: Path, warmup: int, sch
     config = {**run.config, "lr_warmup_steps": warmup, "lr_scheduler": scheduler}
     Display(Console(file=output)).started(run.model_copy(update={"config": config}), tmp_path)
     assert ("--lr_warmup_steps" in output.getvalue()) == told
+
+
+def test_what_is_left_out_is_told_at_the_start(tmp_path: Path) -> None:
+    """What lies beside the images is told by count before training, and a warning comes first if it is more."""
+    run = a_run(tmp_path / "run")
+    left_out = [LeftOut(reason=".heic files", count=7), LeftOut(reason="split 'test'", count=3, is_data=False)]
+    for num_images, is_warning in ((6, True), (8, False)):
+        data = DataRecord(num_images=num_images, counts={}, images=[], left_out=left_out)
+        (tmp_path / "data.json").write_text(data.model_dump_json())
+        output = io.StringIO()
+        Display(Console(file=output)).started(run, tmp_path)
+        said = output.getvalue()
+        assert ("more was left out than taken" in said) == is_warning
+        assert "7  .heic files" in said and "3  split 'test'" in said
+        assert said.index("left out") < said.index("7  .heic files")

@@ -1,0 +1,34 @@
+"""What is said of what a data set's source holds and does not take."""
+
+from openddpm.analysis.left_out import check_left_out, headline, is_more_than_taken, lines
+from openddpm.record.schema import DataRecord, LeftOut
+
+
+def record(*left_out: LeftOut) -> DataRecord:
+    """Return the record of ten images beside `left_out`."""
+    return DataRecord(num_images=10, counts={}, images=[], left_out=list(left_out))
+
+
+def test_nothing_left_out_is_nothing_said() -> None:
+    """Where all is taken there is no finding."""
+    assert list(check_left_out(record())) == [] and lines(record()) == []
+
+
+def test_more_left_out_than_taken_is_a_warning() -> None:
+    """More of what may be meant than of images is a warning; other splits and thumbnails make none."""
+    meant, split = LeftOut(reason=".heic", count=11), LeftOut(reason="split 'test'", count=900, is_data=False)
+    (warning,) = check_left_out(record(meant, split))
+    assert warning.severity == "warning" and "more was left out (11) than taken (10 images)" in warning.what
+    for harmless in (split, LeftOut(reason=".heic", count=10)):
+        (note,) = check_left_out(record(harmless))
+        assert note.severity == "note" and not is_more_than_taken(record(harmless))
+
+
+def test_lines_are_few_and_lose_no_count() -> None:
+    """Of many reasons the first are told one by one and the others in sum, so that all counts add up."""
+    data = record(*(LeftOut(reason=f".{index}", count=index + 1000, is_data=index == 9) for index in range(10)))
+    told = lines(data, 4)
+    assert len(told) == 4
+    assert [int(line.split()[0].replace(",", "")) for line, _ in told] == [1000, 1001, 1002, 7042]
+    assert told[-1][1] and told[-1][0].endswith("for 7 other reasons")
+    assert headline(data).endswith(": 10,045")
