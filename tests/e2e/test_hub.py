@@ -220,6 +220,22 @@ def test_missing_parts_are_listed(hub: HubStandIn, command: Command, flags: Flag
     assert_one_message(empty, "cannot be loaded", "data files")
 
 
+def test_splits_of_the_hub_have_several_spellings(hub: HubStandIn, command: Command, tmp_path: Path) -> None:
+    """`--dataset_split val` finds the split validation of the Hub, and what the other splits hold is counted."""
+    files = {
+        f"data/{name}-00000-of-00001.parquet": parquet_bytes(num) for name, num in (("train", 6), ("validation", 4))
+    }
+    hub.add_dataset("huggan/splits", files)
+    answer = command(
+        *("inspect", "huggan/splits", "--dataset_split", "val", "--resolution", "8", "--json"),
+        *("--page", tmp_path / "page.html"),
+    )
+    data = json.loads(answer["out"])
+    assert data["num_images"] == 4
+    assert [(one["count"], one["is_data"]) for one in data["left_out"]] == [(6, False)]
+    assert "'train'" in data["left_out"][0]["reason"]
+
+
 def test_a_dead_endpoint(workshop: Path, flags: Flags, tmp_path: Path) -> None:
     """Where nobody listens, training and pushing are each one message that names the endpoint, without retries."""
     dead = Server(environment_for(DEAD_ENDPOINT, workshop / "hf_home_unused"))
