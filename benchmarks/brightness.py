@@ -2,8 +2,8 @@
 
     python benchmarks/brightness.py --results benchmarks/results/brightness.json
 
-The images are plain: each has one value everywhere, normally distributed over images. What the best denoiser predicts of
-them is known, and so are the samples that it should lead to, so that whatever is off is the solver's or the schedule's.
+The images are plain: each has one value everywhere, normally distributed over images. What the best denoiser predicts
+of them is known, and so are the samples that it should lead to: whatever is off is the solver's or the schedule's.
 "before" is diffusers' own spacing of timesteps, with betas from 1e-4 to 0.02 whatever the number of timesteps.
 """
 
@@ -114,7 +114,7 @@ def brightness(way: Way, images: PlainImages, config: Any, spacing: str | None =
 def sample_as_diffusers(
     denoise: Denoiser, images: torch.Tensor, config: Any, way: Way, generator: torch.Generator, spacing: str
 ) -> torch.Tensor:
-    """Return samples at the timesteps that diffusers spaces by `spacing`, or by Karras et al. for two of the solvers."""
+    """Return samples at timesteps as diffusers spaces them, by `spacing` or, for two solvers, by Karras et al."""
     few_steps = {"thresholding": True, "use_karras_sigmas": True} if way.solver in _FEW_STEPS else {}
     scheduler = _SOLVERS[way.solver].from_config(config, timestep_spacing=spacing, **few_steps)
     scheduler.set_timesteps(way.num_steps)
@@ -186,7 +186,7 @@ def table(rows: list[dict[str, Any]], images: PlainImages) -> list[str]:
 
 
 def pipeline_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the lines of a Markdown table: mean brightness by DDIMPipeline's scheduler, leading, trailing, linspace."""
+    """Return the lines of a Markdown table: mean brightness by DDIMPipeline, spaced leading, trailing, linspace."""
     lines = ["| steps | " + " | ".join(SCHEDULES) + " |", "|" + "---|" * 4]
     for steps in PIPELINE_STEPS:
         mine = {row["schedule"]: row for row in rows if row["num_steps"] == steps}

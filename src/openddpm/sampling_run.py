@@ -73,9 +73,7 @@ def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numb
     return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
 
 
-def _check_numbers(
-    num_images: int, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int
-) -> None:
+def _check_numbers(num_images: int, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int) -> None:
     """Refuse what no solver can do."""
     at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
     at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}

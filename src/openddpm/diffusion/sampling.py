@@ -100,8 +100,8 @@ def inference_timesteps(signal2: torch.Tensor, num_inference_steps: int, solver:
     if solver not in _FEW_STEPS:
         return np.linspace(last, 0, num_inference_steps).round().astype(np.int64)
     levels = ((1 - signal2.double()) / signal2.double()).sqrt().numpy()  # s_t / a_t, rising
-    ends = np.array([min(levels[-1], LARGEST_NOISE), levels[0]]) ** (1 / KARRAS_POWER)
-    wanted = np.linspace(*ends, num_inference_steps) ** KARRAS_POWER
+    most, least = (level ** (1 / KARRAS_POWER) for level in (min(levels[-1], LARGEST_NOISE), levels[0]))
+    wanted = np.linspace(most, least, num_inference_steps) ** KARRAS_POWER
     nearest = np.interp(np.log(wanted), np.log(levels), np.arange(last + 1)).round().astype(np.int64)
     nearest[0] = last
     places = np.arange(num_inference_steps)

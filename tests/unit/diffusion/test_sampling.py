@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from openddpm.analysis.checks import brightness_error
 from openddpm.config import TrainConfig
 from openddpm.diffusion.sampling import Solver, inference_timesteps, sample
 from openddpm.errors import UserError
@@ -79,6 +80,18 @@ def test_brightness_of_all_ways(schedule: str) -> None:
         _check(way)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_darkening_by_the_schedule_is_reckoned_right(schedule: str) -> None:
+    """Samples in as many steps as timesteps are as much too dark as the doctor says by what is left of an image."""
+    images = benchmark.PlainImages(side=64)
+    way = Way("ddim", schedule, 1000, 1000)
+    config = benchmark.config_of(way)
+    left = float(DDIMScheduler.from_config(config).alphas_cumprod[-1].sqrt())
+    error = brightness_error(left, images.side)
+    assert images.mean - images.as_the_schedule_has_it(left)[0] == pytest.approx(error)
+    assert images.mean - benchmark.brightness(way, images, config)[0] == pytest.approx(error, abs=0.002)
+
+
 def test_spacing_of_diffusers_fails_these_tests() -> None:
     """The same measurement finds diffusers' default spacing, and betas that are not scaled, to be wrong."""
     found = [
@@ -95,7 +108,7 @@ def test_spacing_of_diffusers_fails_these_tests() -> None:
 
 
 def test_pipeline_draws_the_brightness() -> None:
-    """The scheduler that is exported, stepped through as DDIMPipeline does, draws it in numbers of steps that divide T."""
+    """The exported scheduler, stepped through as DDIMPipeline does, draws it in numbers of steps that divide T."""
     for schedule in ("linear", "squaredcos_cap_v2"):
         for steps in (1, 2, 10, 20, 50, 100):
             way = Way("ddim", schedule, 1000, steps)
