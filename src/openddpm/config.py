@@ -60,7 +60,7 @@ class ModelOptions(_Options):
     model: str = "default"
     """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder."""
     num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
-    """Number of noise levels of the forward process."""
+    """Number of noise levels of the forward process. A multiple of 50 suits the 50 steps of diffusers' DDIMPipeline."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """How the noise grows over the timesteps (squaredcos_cap_v2 is the cosine schedule)."""
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
@@ -248,9 +248,14 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     ]
 
 
-def most_inference_steps(solver: str, num_train_timesteps: int) -> int:
-    """Return the most steps that a solver can take: dpmsolver++ and unipc step between as many + 1 noise levels."""
-    return num_train_timesteps - (solver in ("dpmsolver++", "unipc"))
+def beta_range(num_train_timesteps: int) -> tuple[float, float]:
+    """Return the first and the last beta of the linear and scaled_linear schedules.
+
+    1e-4 and 0.02 for 1000 timesteps (Ho et al., 2020), and for T timesteps 1000 / T as much, so that as little is left
+    of an image at the last one (as in the code of Nichol and Dhariwal, 2021).
+    """
+    scale = 1000 / num_train_timesteps
+    return 1e-4 * scale, 0.02 * scale
 
 
 def _is_utf8(text: str) -> bool:
@@ -264,11 +269,17 @@ def _is_utf8(text: str) -> bool:
 def _contradictions(config: TrainConfig) -> list[str]:
     """Return a line for each option that is wrong beside another, or as a name of files."""
     faults = []
-    most_steps = most_inference_steps(config.preview_solver, config.num_train_timesteps)
-    if config.num_inference_steps > most_steps:
+    num_timesteps, last_beta = config.num_train_timesteps, beta_range(config.num_train_timesteps)[1]
+    if config.num_inference_steps > num_timesteps:
         faults.append(
-            f"num_inference_steps: found {config.num_inference_steps}, more than the {most_steps} that "
-            f"{config.preview_solver} can take of num_train_timesteps {config.num_train_timesteps}"
+            f"num_inference_steps: found {config.num_inference_steps}, more than the num_train_timesteps "
+            f"{num_timesteps} that there are to step through"
+        )
+    if config.beta_schedule != "squaredcos_cap_v2" and last_beta >= 1:
+        faults.append(
+            f"num_train_timesteps: found {num_timesteps}; the last step of the {config.beta_schedule} schedule would "
+            f"take beta = 0.02 * 1000 / {num_timesteps} = {last_beta:g}, but with 1 nothing is left of an image: take "
+            "21 or more (1000 is usual), or beta_schedule squaredcos_cap_v2"
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")

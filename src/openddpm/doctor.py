@@ -73,6 +73,7 @@ def examine(
         training = prepare(planned, dataset, transform, unet)
         try:
             run, data = training.recorder.run, read_run_folder(training.recorder.folder).data
+            measured.signal_left = run.model.signal_left
             _measure_disk(config, run, measured)
             if data is not None and data.num_duplicates:
                 tell("looking for held-out images that are trained on")

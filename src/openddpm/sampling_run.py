@@ -10,7 +10,6 @@ from diffusers import DDIMScheduler, UNet2DModel
 from rich.console import Console
 from rich.progress import track
 
-from openddpm.config import most_inference_steps
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion.sampling import Denoiser, Solver, denoiser, sample
 from openddpm.errors import UserError
@@ -36,7 +35,7 @@ def sample_run(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise, config, shape = open_run(folder, device)
-    _check_numbers(num_images, solver, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
+    _check_numbers(num_images, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
     _check_writable(output_dir)
     images = []
     starts = range(0, num_images, batch_size)
@@ -74,19 +73,13 @@ def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numb
     return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
 
 
-def _check_numbers(
-    num_images: int, solver: Solver, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int
-) -> None:
+def _check_numbers(num_images: int, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int) -> None:
     """Refuse what no solver can do."""
     at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
     at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}
     wrong = [f"--{name} {value} is less than {least}" for name, (value, least) in at_least.items() if value < least]
-    most = most_inference_steps(solver, num_timesteps)
-    if num_inference_steps > most:
-        wrong.append(
-            f"--num_inference_steps {num_inference_steps} is more than {most}, the most that --solver {solver} can "
-            f"take of the run's {num_timesteps} timesteps"
-        )
+    if num_inference_steps > num_timesteps:
+        wrong.append(f"--num_inference_steps {num_inference_steps} is more than the run's {num_timesteps} timesteps")
     if wrong:
         raise UserError("\n".join(wrong), "See `openddpm sample --help`.")
 

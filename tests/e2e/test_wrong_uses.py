@@ -109,6 +109,6 @@ def test_wrong_commands(cli: Cli, arguments: list[str], words: list[str], tmp_pa
 
 def test_more_preview_steps_than_timesteps(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     """Previews of more steps than there are timesteps are refused at the start."""
-    options = {"num_train_timesteps": 10, "num_inference_steps": 11, "max_train_steps": 1}
+    options = {"num_train_timesteps": 30, "num_inference_steps": 31, "max_train_steps": 1}
     outcome = cli("train", *flags(output_dir=tmp_path / "run", **options))
     assert_one_message(outcome, ["num_inference_steps", "num_train_timesteps"])

@@ -9,7 +9,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
 from openddpm.config import ModelOptions, TimestepSampling
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
-from openddpm.diffusion.sampling import _FEW_STEPS, _SOLVERS, Solver, _clip, denoiser, sample
+from openddpm.diffusion.sampling import _CLIPPING, _SOLVERS, Solver, _clip, denoiser, inference_timesteps, sample
 from tiny import TINY_UNET
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -108,20 +108,44 @@ def test_timesteps_at_the_edges_stay_inside() -> None:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_sampling_is_the_pipelines(prediction: str) -> None:
-    """DDIM sampling with weights lent to a UNet without any is DDIMPipeline's, to 1e-6."""
+@pytest.mark.parametrize("steps", [1, 24])
+def test_sampling_is_the_pipelines(prediction: str, steps: int) -> None:
+    """DDIM sampling with weights lent to a UNet without any is DDIMPipeline's, to 1e-6, where both stop at the same
+    timesteps: one, or all."""
     torch.manual_seed(0)
     unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, **TINY_UNET).eval()
-    process = _process(prediction_type=prediction)
+    process = _process(prediction_type=prediction, num_train_timesteps=24)
     generator = torch.Generator().manual_seed(3)
     pipeline = DDIMPipeline(unet=unet, scheduler=process.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(batch_size=2, generator=generator, num_inference_steps=4, output_type="pt").images
+    expected = pipeline(batch_size=2, generator=generator, num_inference_steps=steps, output_type="pt").images
     noise = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(3))
     weights = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
     hollow = UNet2DModel.from_config(unet.config).to("meta").eval()
-    images = sample(denoiser(hollow, weights), noise, process.scheduler.config, 4)
+    images = sample(denoiser(hollow, weights), noise, process.scheduler.config, steps)
     assert ((images / 2 + 0.5).clamp(0, 1) - expected).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_ddim_steps_are_the_papers(prediction: str) -> None:
+    """Between timesteps however far apart, DDIM steps as Song et al. (2021, equation 12) have it, in float64 here."""
+    process = _process(prediction_type=prediction)
+    config, alphas_bar = process.scheduler.config, process.scheduler.alphas_cumprod
+    noise = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    expected, timesteps = noise.double(), inference_timesteps(alphas_bar, 7, "ddim").tolist()
+    for timestep, earlier in zip(timesteps, [*timesteps[1:], None], strict=True):
+        signal2 = alphas_bar[timestep].double()
+        earlier2 = torch.tensor(1.0).double() if earlier is None else alphas_bar[earlier].double()
+        signal, sigma, predicted = signal2.sqrt(), (1 - signal2).sqrt(), 0.5 * expected.cos()
+        implied = {
+            "epsilon": predicted,
+            "sample": (expected - signal * predicted) / sigma,
+            "v_prediction": signal * predicted + sigma * expected,
+        }[prediction]
+        clean = ((expected - sigma * implied) / signal).clamp(-1, 1)
+        expected = earlier2.sqrt() * clean + (1 - earlier2).sqrt() * implied
+    images = sample(lambda noisy, _: 0.5 * noisy.cos(), noise, config, 7)
+    assert (images - expected).abs().max() <= 2e-5
 
 
 @pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpmsolver++", "unipc"])
@@ -136,7 +160,7 @@ def test_no_solver_blows_up(solver: Solver) -> None:
 @pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
 def test_clipping_is_diffusers_thresholding(solver: Solver) -> None:
     """Estimates of x_0 inside [-1, 1] and far outside come out as diffusers' dynamic thresholding leaves them."""
-    scheduler = _SOLVERS[solver].from_config(_process().scheduler.config, **_FEW_STEPS)
+    scheduler = _SOLVERS[solver].from_config(_process().scheduler.config, **_CLIPPING)
     for scale in (0.1, 1.0, 30.0):
         images = scale * torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
         assert torch.equal(scheduler._threshold_sample(images), _clip(images))

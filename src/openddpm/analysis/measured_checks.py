@@ -42,6 +42,8 @@ class Measurements:
     """Weights whose requires_grad is False."""
     num_heldout_leaked: int | None = None
     """Held-out images that are trained on too, pixel for pixel."""
+    signal_left: float | None = None
+    """What is left of an image at the last timestep, as a share."""
     batch_size: int | None = None
     """Images in a timed step: train_batch_size, or its largest divisor that fits into memory."""
     out_of_memory: bool = False

@@ -108,6 +108,8 @@ def _facts(measured: "Measurements") -> list[tuple[str, str]]:
     if measured.training_seconds is not None and measured.preview_seconds is not None:
         previews = f"and {duration(measured.preview_seconds)} of previews"
         facts.append(("the whole run", f"about {duration(measured.training_seconds)} of training, {previews}"))
+    if measured.signal_left is not None:
+        facts.append(("left of an image at the last timestep", f"{measured.signal_left:.2%}"))
     if measured.memory_bytes is not None:
         facts.append(("memory, at most", byte_size(measured.memory_bytes)))
     if measured.disk_needed_bytes is not None and measured.disk_free_bytes is not None:

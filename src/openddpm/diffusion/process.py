@@ -3,7 +3,7 @@
 import torch
 from diffusers import DDIMScheduler
 
-from openddpm.config import ModelOptions, TimestepSampling
+from openddpm.config import ModelOptions, TimestepSampling, beta_range
 from openddpm.record.schema import Band
 
 BANDS: dict[Band, tuple[float, float]] = {"detail": (10.0, float("inf")), "shape": (0.1, 10.0), "layout": (0.0, 0.1)}
@@ -19,10 +19,14 @@ class DiffusionProcess:
     """
 
     def __init__(self, options: ModelOptions, device: torch.device) -> None:
+        first_beta, last_beta = beta_range(options.num_train_timesteps)
         self.scheduler = DDIMScheduler(
             num_train_timesteps=options.num_train_timesteps,
+            beta_start=first_beta,
+            beta_end=last_beta,
             beta_schedule=options.beta_schedule,
             prediction_type=options.prediction_type,
+            timestep_spacing="trailing",  # for DDIMPipeline; measured against "linspace": docs/lab-log.md
         )
         self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
         self.num_timesteps = options.num_train_timesteps
@@ -31,6 +35,10 @@ class DiffusionProcess:
     def snr(self) -> torch.Tensor:
         """Return a_t^2 / s_t^2 for every timestep, (T,) float32."""
         return self.scheduler.alphas_cumprod / (1 - self.scheduler.alphas_cumprod)
+
+    def signal_left(self) -> float:
+        """Return a_t of the last timestep: what is left of an image where samples start from noise alone."""
+        return float(self.scheduler.alphas_cumprod[-1].sqrt())
 
     def add_noise(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return x_t, (B, C, H, W) float32, for x_0 `images` and `noise` of that shape and timesteps (B,) int64."""

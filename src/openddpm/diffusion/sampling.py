@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -22,12 +23,16 @@ _SOLVERS: dict[str, Any] = {
     "unipc": UniPCMultistepScheduler,
 }
 
+_FEW_STEPS = ("dpmsolver++", "unipc")
+
 # ddim and ddpm clip their estimate of x_0 to [-1, 1] by `clip_sample`; the others by dynamic thresholding (Saharia et
 # al., 2022) with 1 as its largest value: `_clip` is the same without a sort of all pixels at each step. Unclipped, some
-# samples of pixel models blow up. Their steps are those of Karras et al. (2022, equation 5), most of them where noise
-# is little: measured, docs/lab-log.md.
-_FEW_STEPS = {"thresholding": True, "use_karras_sigmas": True}
-_OPTIONS: dict[str, dict[str, bool]] = {"dpmsolver++": _FEW_STEPS, "unipc": _FEW_STEPS}
+# samples of pixel models blow up.
+_CLIPPING = {"thresholding": True}
+
+KARRAS_POWER = 7  # cited: Karras et al. (2022, table 1)
+# Cosine noise has most of its last timesteps above: measured, steps spent there are missing where images are decided.
+LARGEST_NOISE = 160.0  # the linear schedule ends at 157
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(noisy images (B, C, H, W), timesteps (B,) or ()) -> prediction (B, C, H, W)."""
@@ -68,17 +73,61 @@ def sample(
     Returns:
         images, (B, C, H, W) float32, about [-1, 1], not clamped.
     """
-    scheduler = _SOLVERS[solver].from_config(scheduler_config, **_OPTIONS.get(solver, {}))
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    if solver in _OPTIONS:
-        scheduler.set_begin_index(0)  # else they look up where they are by the timestep, which may come twice
-        scheduler._threshold_sample = _clip
+    signal2 = DDIMScheduler.from_config(scheduler_config).alphas_cumprod
+    timesteps = inference_timesteps(signal2, num_inference_steps, solver)
+    scheduler = _spaced_scheduler(solver, scheduler_config, signal2[timesteps[::-1].copy()])
     options = {"generator": generators} if solver == "ddpm" else {}
-    images = noise * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        prediction = denoise(scheduler.scale_model_input(images, timestep), timestep)
-        images = scheduler.step(prediction, timestep, images, **options).prev_sample
+    images = noise
+    for step, timestep in zip(scheduler.timesteps, torch.from_numpy(timesteps).to(noise.device), strict=True):
+        images = scheduler.step(denoise(images, timestep), step, images, **options).prev_sample
     return images
+
+
+def inference_timesteps(signal2: torch.Tensor, num_inference_steps: int, solver: Solver) -> np.ndarray:
+    """Return the timesteps that a solver stops at: T - 1 first, where there is only noise, and 0 last; no two the same.
+
+    ddim and ddpm spread them evenly. For the others they are those nearest to the noise levels of Karras et al. (2022,
+    equation 5), most of them where noise is little: measured, docs/lab-log.md.
+
+    Args:
+        signal2: a_t^2 of all timesteps, (T,).
+        num_inference_steps: 1 .. T; 1 gives T - 1 alone.
+
+    Returns:
+        (num_inference_steps,) int64, falling.
+    """
+    last = len(signal2) - 1
+    if solver not in _FEW_STEPS:
+        return np.linspace(last, 0, num_inference_steps).round().astype(np.int64)
+    levels = ((1 - signal2.double()) / signal2.double()).sqrt().numpy()  # s_t / a_t, rising
+    most, least = (level ** (1 / KARRAS_POWER) for level in (min(levels[-1], LARGEST_NOISE), levels[0]))
+    wanted = np.linspace(most, least, num_inference_steps) ** KARRAS_POWER
+    nearest = np.interp(np.log(wanted), np.log(levels), np.arange(last + 1)).round().astype(np.int64)
+    nearest[0] = last
+    places = np.arange(num_inference_steps)
+    falling = np.minimum.accumulate(nearest + places) - places
+    return np.maximum(falling, places[::-1])  # and room for those that follow
+
+
+def _spaced_scheduler(solver: Solver, scheduler_config: Any, signal2: torch.Tensor) -> Any:
+    """Return a scheduler that knows no other timesteps than those it stops at, and so takes each step between them.
+
+    As in the code of Nichol and Dhariwal (2021, section 4.2). diffusers' schedulers space timesteps by rules of their
+    own: most begin below the last, DDIM's step takes them for evenly spaced, and with use_karras_sigmas images lie
+    between the noise levels that the model is told.
+
+    Args:
+        signal2: a_t^2 at these timesteps, from little noise to much, (N,).
+    """
+    options = _CLIPPING if solver in _FEW_STEPS else {}
+    count = len(signal2)
+    scheduler = _SOLVERS[solver].from_config(
+        scheduler_config, num_train_timesteps=count, timestep_spacing="trailing", **options
+    )
+    scheduler.alphas_cumprod = signal2
+    scheduler.set_timesteps(count)
+    scheduler._threshold_sample = _clip
+    return scheduler
 
 
 def _clip(images: torch.Tensor) -> torch.Tensor:

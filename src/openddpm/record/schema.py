@@ -40,6 +40,8 @@ class ModelRecord(_Record):
     gflops_per_image: float | None
     """Forward and backward, a multiply and an add counted as two."""
     config: dict[str, Any]
+    signal_left: float | None = None
+    """What is left of an image at the last timestep, a_T of a_T x_0 + s_T e; null in older records."""
 
 
 class Progress(_Record):

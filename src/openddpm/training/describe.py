@@ -31,6 +31,7 @@ def new_record(
     split: Split,
     unet: UNet2DModel,
     gflops: float,
+    signal_left: float,
     timetable: Timetable,
     own_parts: list[str],
 ) -> RunRecord:
@@ -59,6 +60,7 @@ def new_record(
             num_parameters=unet.num_parameters(),
             gflops_per_image=round(gflops, 3),
             config=_plain(dict(unet.config)),
+            signal_left=signal_left,
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),

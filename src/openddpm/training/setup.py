@@ -110,12 +110,13 @@ def _prepare(
     speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
     model, state = _initial_state(config, accelerator, unet, speed)
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
-    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, timetable, own_parts)
+    process = DiffusionProcess(config, device)
+    left = process.signal_left()
+    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts)
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images, rolled_back_from)
-    process = DiffusionProcess(config, device)
     evaluation = HeldoutEvaluation(
         store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_tuples
     )

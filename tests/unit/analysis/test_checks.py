@@ -29,6 +29,7 @@ def plan(
     num_parameters: int = 702_499,
     gflops: float = 0.385,
     environment: dict[str, Any] = CPU,
+    signal_left: float | None = 0.0064,
     **options: Any,
 ) -> RunRecord:
     """Return the record of a run that has not begun: the demo's, but for what is given."""
@@ -58,6 +59,7 @@ def plan(
             num_parameters=num_parameters,
             gflops_per_image=gflops,
             config={"block_out_channels": [32] * LEVELS[config.model]},
+            signal_left=signal_left,
         ),
         environment=environment,
         progress=Progress(step=0, images=0, epoch=0),
@@ -103,6 +105,8 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "lowest level too large": (plan(resolution=64, model="unet-16"), "levels", "warning"),
     "lowest level too small": (plan(resolution=16, model="unet-64"), "levels", "warning"),
     "few timesteps": (plan(num_train_timesteps=50), "timesteps", "warning"),
+    "timesteps that 50 does not divide": (plan(num_train_timesteps=128), "pipeline_steps", "warning"),
+    "scaled_linear": (plan(signal_left=0.0271), "signal_left", "warning"),
     "EMA without warm-up": (plan(ema_inv_gamma=1e-4, ema_max_decay=0.9999), "ema_horizon", "warning"),
     "EMA of all steps": (plan(ema_power=1.0, ema_max_decay=0.99999), "ema_horizon", "warning"),
     "EMA of a few steps": (plan(ema_max_decay=0.5), "ema_horizon", "warning"),
@@ -233,6 +237,15 @@ def test_duplicates_are_named() -> None:
     found = said(plan(), images(num_duplicates=4).model_copy(update={"images": copies}))["duplicates"]
     assert found.what.endswith(": 0.png, 1.png, 2.png, ...")
     assert found.images == ("0.png", "1.png", "2.png", "3.png")
+
+
+def test_what_is_left_of_an_image_is_told_by_its_number() -> None:
+    """With how bright samples are at the run's resolution; large images are told of linear noise in a note; a record
+    that does not hold it is passed over."""
+    found = said(seed_plan(signal_left=0.0271))["signal_left"]
+    assert found.what.startswith("2.7% of an image") and "+0.49" in found.why and "+0.37 at 64x64" in found.why
+    assert said(seed_plan(signal_left=0.00635, resolution=256))["signal_left"].severity == "note"
+    assert "signal_left" not in said(seed_plan(signal_left=0.00635)).keys() | said(seed_plan(signal_left=None)).keys()
 
 
 @pytest.mark.parametrize("num_train", [1, 2, 3])
