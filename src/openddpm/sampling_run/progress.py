@@ -39,7 +39,8 @@ class SamplingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
         if error is None:
             seconds = time.monotonic() - self._start
             rate = f", {self._made / seconds:,.1f} images/s" if self._made and seconds else ""
