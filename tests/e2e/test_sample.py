@@ -1,12 +1,20 @@
 """`openddpm sample`."""
 
+import errno
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from openddpm.sampling_run import folder as folder_module
+from openddpm.sampling_run import run as run_module
 
 Cli = Callable[..., Any]
 Flags = Callable[..., list[str]]
@@ -33,7 +41,8 @@ def test_an_image_depends_on_seed_and_number_alone(solver: str, cli: Cli, finish
     assert five.shape == (5, 8, 8, 3)
     assert np.abs(five[:3].astype(int) - three.astype(int)).max() <= 1
     assert len({image.tobytes() for image in five}) == 5
-    assert (tmp_path / "five" / "grid.png").is_file()
+    assert (tmp_path / "five.png").is_file()
+    assert sorted(path.name for path in (tmp_path / "five").iterdir()) == [f"0000{number}.png" for number in range(5)]
 
 
 def test_seeds_and_solvers_differ(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
@@ -47,17 +56,25 @@ def test_seeds_and_solvers_differ(cli: Cli, finished_run: Path, tmp_path: Path) 
 
 
 def test_the_default_folder_is_named(cli: Cli, flags: Flags, tmp_path: Path) -> None:
-    """Without --output_dir images go below RUN/generated, the command says where, and a gray run gives gray ones."""
+    """Without --output_dir images go below RUN/generated, by step and weights; the command says where; gray stays gray.
+
+    A run that keeps no average is sampled with its raw weights, which is said; averaged ones are not to be had.
+    """
     run = tmp_path / "gray run"
     gray = str(Path(flags()[1]).parent / "gray")
-    outcome = cli("train", *flags(output_dir=run, dataset=gray, max_train_steps=2, logging_dir=tmp_path / "logs"))
+    options = flags(output_dir=run, dataset=gray, max_train_steps=2, logging_dir=tmp_path / "logs")
+    outcome = cli("train", *options, "--no-use_ema")
     assert outcome.status == 0, outcome.err
     outcome = cli("sample", run, "--num_images", "3", "--num-inference-steps", "2")
-    folder = run / "generated" / "ddim-2-seed-0"
+    folder = run / "generated" / "step-00000002-raw-ddim-2-seed-0"
     assert outcome.status == 0
-    assert outcome.out == f"grid:   {folder / 'grid.png'}\nimages: {folder}\n"
+    assert outcome.out == f"grid:   {folder}.png\nimages: {folder}\n"
     assert "Loading" not in outcome.err
+    assert "keeps no averaged weights" in outcome.err
     assert read_images(folder).shape == (3, 8, 8)
+    outcome = cli("sample", run, "--weights", "ema")
+    assert outcome.status == 2
+    assert "has no ema weights" in outcome.err and "It has: raw" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_wrong_numbers(
     assert outcome.out == ""
     assert "Traceback" not in outcome.err
     assert [word for word in words if word not in outcome.err] == [], outcome.err
-    assert not list(Path().glob("out/*"))
+    assert sorted(path.name for path in Path().iterdir()) == ["a-file"]
 
 
 def test_as_many_steps_as_a_solver_takes(cli: Cli, flags: Flags, tmp_path: Path) -> None:
@@ -108,3 +125,153 @@ def test_a_run_without_weights(cli: Cli, finished_run: Path, tmp_path: Path) -> 
     outcome = cli("sample", tmp_path)
     assert outcome.status == 2
     assert "cannot be read" in outcome.err
+
+
+BATCHES = ("--num_images", "7", "--batch_size", "2", "--num_inference_steps", "2", "--solver", "ddpm", "--npz")
+"""Four batches, the last of a single image."""
+
+
+def before_batch(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], Any]) -> list[int]:
+    """Do something when the batch of an index, from 0, is made; returns the sizes of all that are made, as they are."""
+    made: list[int] = []
+    sample = run_module.sample
+
+    def sampling(denoise: Any, noise: torch.Tensor, *arguments: Any) -> Any:
+        made.append(len(noise))
+        changed = act() if len(made) == index + 1 else None
+        return sample(denoise, noise, *arguments) if changed is None else changed
+
+    monkeypatch.setattr(run_module, "sample", sampling)
+    return made
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the images, the grid and the npz by name."""
+    beside = [folder.with_name(f"{folder.name}{suffix}") for suffix in (".png", ".npz")]
+    return {path.name.replace(folder.name, "out"): path.read_bytes() for path in (*folder.iterdir(), *beside)}
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_costs_one_batch(
+    sent: int, status: int, cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made before a signal stays; the same command makes the rest alone, and all is as if left alone."""
+    assert cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "whole").status == 0
+    command = ("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        before_batch(patch, 2, lambda: os.kill(os.getpid(), sent))
+        outcome = cli(*command)
+    assert outcome.status == status
+    assert "stopped: 4 of 7 images are there; the same command goes on" in outcome.err
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [f"0000{n}.png" for n in range(4)]
+    (tmp_path / "stopped" / "00001.png").unlink()  # its batch is made again, and 00000.png is kept
+    made = before_batch(monkeypatch, 99, lambda: None)
+    outcome = cli(*command)
+    assert outcome.status == 0, outcome.err
+    assert "going on: 3 of 7 images are there" in outcome.err
+    assert made == [2, 2, 1]
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    assert outcome.out.splitlines()[-1] == f"npz:    {tmp_path / 'stopped.npz'}"
+    assert cli(*command).status == 0
+    assert len(made) == 3, "nothing is made twice"
+
+
+def test_a_full_disk(cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room is told in one message with status 2; once there is room the same command goes on."""
+    command = ("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, data: Any) -> int:
+        if path.name.startswith(".00003"):
+            write_bytes(path, data[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module.Path, "write_bytes", full)
+        outcome = cli(*command)
+    assert outcome.status == 2
+    assert "No space left on device; 3 of 7 images are there" in outcome.err
+    assert "the same command again" in outcome.err and "Traceback" not in outcome.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"0000{n}.png" for n in range(3)]
+    assert cli(*command).status == 0
+
+
+def test_a_folder_that_goes_away(cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder removed while it is filled is told in one message, and is not made anew with a part of the images."""
+    before_batch(monkeypatch, 1, lambda: shutil.rmtree(tmp_path / "out"))
+    outcome = cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
+    assert outcome.status == 2
+    assert f"cannot write to '{tmp_path / 'out'}': No such file or directory" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_weights_give_no_images(
+    cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels that are not finite are refused, not written as black."""
+    before_batch(monkeypatch, 1, lambda: torch.full((2, 3, 8, 8), torch.nan))
+    outcome = cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
+    assert outcome.status == 2
+    assert "not finite, in images 2 to 3" in outcome.err
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_folder_grows(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    """More images are added to those that are there, and the npz with them, asked for or not."""
+    command = ("sample", finished_run, "--num_inference_steps", "2", "--output_dir", tmp_path / "out")
+    assert cli(*command, "--num_images", "3", "--npz").status == 0
+    assert cli(*command, "--num_images", "5").status == 0
+    with np.load(tmp_path / "out.npz") as file:
+        assert (file["arr_0"] == read_images(tmp_path / "out")).all()
+    outcome = cli(*command, "--num_images", "4")
+    assert outcome.status == 2
+    assert "has 5 images, more than --num_images 4" in outcome.err
+
+
+def test_weights_and_checkpoints(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    """Raw and averaged weights draw differently, in folders that say which; a step that is missing names those there.
+
+    A checkpoint that is not whole is refused when it is asked for, and passed over, which is said, when it is not.
+    """
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    checkpoint = max((run / "checkpoints").iterdir())
+    step = int(checkpoint.name.removeprefix("step-"))
+    common = ("sample", run, "--num_images", "2", "--num_inference_steps", "2")
+    for extra in ((), ("--weights", "raw"), ("--weights", "ema", "--checkpoint", str(step))):
+        outcome = cli(*common, *extra)
+        assert outcome.status == 0, outcome.err
+        assert f"of step {step}, sha256" in outcome.err
+    ema, raw = (run / "generated" / f"step-{step:08d}-{name}-ddim-2-seed-0" for name in ("ema", "raw"))
+    assert (read_images(ema) != read_images(raw)).any()
+    outcome = cli(*common, "--checkpoint", "12345")
+    assert outcome.status == 2
+    assert "no checkpoint of that step" in outcome.err and str(step) in outcome.err.split("It has:")[1]
+    with (checkpoint / "unet.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    for extra, words in ((("--checkpoint", str(step)), "is not whole"), (("--weights", "raw"), "no whole one")):
+        outcome = cli(*common, *extra)
+        assert outcome.status == 2
+        assert words in outcome.err and "unet.safetensors has another sha256" in outcome.err
+
+
+def test_a_run_without_its_checkpoints(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    """A finished run from elsewhere is at its last step; weights of no known checkpoint are named for their sha256."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    step = int(max((run / "checkpoints").iterdir()).name.removeprefix("step-"))
+    shutil.move(run / "checkpoints", tmp_path / "elsewhere")
+    common = ("sample", run, "--num_images", "1", "--num_inference_steps", "1")
+    assert cli(*common).status == 0
+    assert (run / "generated" / f"step-{step:08d}-ema-ddim-1-seed-0").is_dir()
+    assert "has no whole one" in cli(*common, "--weights", "raw").err
+    record = run / "run.json"
+    record.write_text(record.read_text().replace('"status": "finished"', '"status": "running"'))
+    outcome = cli(*common)
+    assert outcome.status == 0
+    assert "their step is not known" in outcome.err
+    assert list((run / "generated").glob("weights-????????-ema-ddim-1-seed-0"))

@@ -1,8 +1,13 @@
 """openddpm sample"""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from openddpm.cli.arguments import OptionalPath, RunFolder, call
+
+_OptionalWeights = Annotated[Literal["ema", "raw"] | None, tyro.conf.arg(metavar="{ema,raw}", help_behavior_hint="")]
+_OptionalStep = Annotated[int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="")]
 
 
 def run(arguments: list[str]) -> int:
@@ -19,23 +24,35 @@ def _sample(
     num_inference_steps: int = 50,
     seed: int = 0,
     batch_size: int = 64,
+    weights: _OptionalWeights = None,
+    checkpoint: _OptionalStep = None,
+    npz: bool = False,
 ) -> int:
-    """Make images with the averaged weights of a run: a grid, and each image as a PNG.
+    """Make images with the weights of a run: each as a PNG in a folder of their own, and a grid beside it.
 
-    A GPU that has bfloat16 computes in it.
+    Each batch is written before the next is begun. After Ctrl-C, a SIGTERM, a crash or a full disk the same command
+    goes on; with a larger --num_images it adds to what is there. A GPU that has bfloat16 computes in it.
 
     Args:
         run: The run folder.
-        output_dir: Where to write (default: RUN/generated/SOLVER-STEPS-seed-SEED).
-        num_images: Images to make.
+        output_dir: Folder of the images and of nothing else; .png (a grid of at most 64), .json (how they were made)
+            and .npz of the same name lie beside it. One that holds anything else is refused
+            (default: RUN/generated/step-STEP-WEIGHTS-SOLVER-STEPS-seed-SEED).
+        num_images: Images that the folder holds in the end.
         solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
         num_inference_steps: Calls of the model an image.
-        seed: Image number N of a seed is the same whatever num_images and batch_size are.
+        seed: Image number N of a seed is the same whatever num_images is; up to rounding, also whatever batch_size is.
         batch_size: Images made at a time; lower it where memory is short.
+        weights: Averaged or raw weights (default: ema, or raw where the run keeps no average).
+        checkpoint: Step of the checkpoint whose weights are taken (default: the newest).
+        npz: Write the images into one file, too, as guided-diffusion's evaluator reads it: arr_0, uint8, (N, H, W, 3).
     """
     from openddpm.sampling_run import sample_run
 
-    default = run / "generated" / f"{solver}-{num_inference_steps}-seed-{seed}"
-    grid = sample_run(run, output_dir or default, num_images, solver, num_inference_steps, seed, batch_size)
-    print(f"grid:   {grid}\nimages: {grid.parent}")
+    images = sample_run(
+        run, output_dir, num_images, solver, num_inference_steps, seed, batch_size, weights, checkpoint, npz
+    )
+    print(f"grid:   {images.grid_file}\nimages: {images.folder}")
+    if images.npz_file.exists():
+        print(f"npz:    {images.npz_file}")
     return 0

@@ -1,0 +1,276 @@
+"""A folder of generated images, and what lies beside it: NAME.json (how they were made), NAME.png (a grid), NAME.npz.
+
+The folder holds single images and nothing else, because programs that compute FID read whole folders.
+"""
+
+import glob
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+from pydantic import BaseModel
+
+from openddpm.errors import UserError
+from openddpm.pictures import image_grid, to_picture
+from openddpm.record.files import TEMPORARY, parse_json, read_file, write_atomically, write_json
+from openddpm.sampling_run.npz import write_npz
+
+GRID_IMAGES = 64
+"""The most that a grid shows."""
+
+_NAME = re.compile(r"\d{5,}\.png")
+_CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by desktops when somebody looks into a folder
+_NAMES_SHOWN = 5
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"  # then width and height, 4 bytes each
+_PNG_TAIL = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk of a PNG (W3C PNG specification, 11.2.5)
+
+
+class Settings(BaseModel, frozen=True):
+    """How images were made. Two folders with the same settings hold the same images, up to their number."""
+
+    run_id: str
+    step: int | None
+    weights: str
+    sha256: str
+    """Of the file of weights."""
+    solver: str
+    num_inference_steps: int
+    seed: int
+    scheduler: dict[str, Any]
+    device: str
+    """Its kind: on another one the noises are others."""
+    precision: str
+    openddpm: str
+    """Its version."""
+    num_images: int
+    batch_size: int
+
+    def differences(self, earlier: "Settings") -> list[str]:
+        """Return a line for each setting that makes other images; their count and the batch size do not."""
+        ours, theirs = ({**one.model_dump(), **one.scheduler} for one in (self, earlier))
+        names = [name for name in {**theirs, **ours} if name not in ("num_images", "batch_size", "scheduler")]
+        return [
+            f"  {name}: {theirs.get(name)} there, {ours.get(name)} asked for"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
+
+
+class ImageFolder:
+    """The single images 00000.png to NUM_IMAGES - 1, each there as a whole or not at all.
+
+    Args:
+        folder: need not exist.
+        shape: of an image, (C, H, W), one channel or three.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], num_images: int) -> None:
+        self.folder = folder if folder.name not in ("", "..") else folder.resolve()
+        name = self.folder.name
+        self.settings_file, self.grid_file, self.npz_file = (
+            self.folder.with_name(f"{name}{suffix}") for suffix in (".json", ".png", ".npz")
+        )
+        self._lock_file = self.folder.with_name(f".{name}.lock")
+        self.shape, self._num_images = shape, num_images
+        self._is_there = bytearray(num_images)
+
+    @property
+    def num_there(self) -> int:
+        """How many images are there."""
+        return sum(self._is_there)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep others out of it.
+
+        Raises:
+            UserError: it cannot be written, or another process is at work in it.
+        """
+        lock = FileLock(self._lock_file)
+        is_new = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            probe = self.folder / f".probe.{os.getpid()}{TEMPORARY}"
+            probe.touch()
+            probe.unlink()
+        except Timeout:
+            todo = "Wait for it, or choose another --output_dir."
+            raise UserError(f"another openddpm sample is at work in '{self.folder}'", todo) from None
+        except OSError as error:
+            todo = "Choose a folder that you may write to: --output_dir FOLDER."
+            raise UserError(f"cannot write to '{self.folder}': {error.strerror}", todo) from error
+        try:
+            yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # not empty
+                    self.folder.rmdir()
+            self._lock_file.unlink(missing_ok=True)  # while it is held: nobody else can have it
+            lock.release()
+
+    def begin(self, settings: Settings) -> list[str]:
+        """Find what is there of these images, and note the settings; returns what there is to say of it.
+
+        Raises:
+            UserError: something else is there, or more images than asked for. Nothing is changed then.
+        """
+        earlier = self._earlier_settings()
+        torn, foreign, beyond = self._scan()
+        beside = [path.name for path in (self.grid_file, self.npz_file) if path.exists()]
+        if earlier is None:
+            images = [f"{number:05d}.png" for number in range(self._num_images) if self._is_there[number]]
+            if others := [*beside, *foreign, *images, *torn, *beyond]:
+                raise self._foreign(others)
+        elif (lines := settings.differences(earlier)) and (self.num_there or torn or foreign or beyond or beside):
+            found = f"'{self.folder}' has images that were made otherwise:\n" + "\n".join(lines)
+            raise UserError(found, f"Choose another --output_dir, or remove that folder and '{self.settings_file}'.")
+        elif foreign:
+            raise self._foreign(foreign)
+        elif beyond:
+            count = self.num_there + len(torn) + len(beyond)
+            found = f"'{self.folder}' has {count:,} images, more than --num_images {self._num_images}"
+            todo = f"Take --num_images {count}, or another --output_dir: programs that compute FID read whole folders."
+            raise UserError(found, todo)
+        self._remove_leftovers()
+        write_json(self.settings_file, settings.model_dump())
+        said = [f"{len(torn):,} images there are torn, as after a power loss, and made again"] if torn else []
+        if self.num_there:
+            said.append(f"going on: {self.num_there:,} of {self._num_images:,} images are there")
+            if earlier and earlier.batch_size != settings.batch_size and self.num_there < self._num_images:
+                said.append(
+                    f"in batches of {settings.batch_size}, earlier ones of {earlier.batch_size}: images are the same "
+                    "up to rounding"
+                )
+        return said
+
+    def missing(self, numbers: range) -> list[int]:
+        """Return those of `numbers` that are not there."""
+        return [number for number in numbers if not self._is_there[number]]
+
+    def write(self, number: int, image: np.ndarray) -> None:
+        """Write an image, (C, H, W) uint8, whole or not at all.
+
+        Not synced to the disk one by one: what a power loss tears is found by `begin`.
+
+        Raises:
+            OSError: no room, or the folder has gone.
+        """
+        encoded = io.BytesIO()
+        to_picture(image).save(encoded, "png")
+        temporary = self.folder / f".{number:05d}.{os.getpid()}{TEMPORARY}"
+        try:
+            temporary.write_bytes(encoded.getbuffer())
+            temporary.replace(self._path(number))
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._is_there[number] = True
+
+    def write_grid(self) -> None:
+        """Write the first images, at most `GRID_IMAGES`, in a grid beside the folder."""
+        images = np.stack([self._read(number) for number in range(min(GRID_IMAGES, self._num_images))])
+        encoded = io.BytesIO()
+        image_grid(images).save(encoded, "png")
+        write_atomically(self.grid_file, encoded.getvalue())
+
+    def write_npz(self) -> None:
+        """Write all images, three channels each, beside the folder."""
+        images = (self._read(number).transpose(1, 2, 0) for number in range(self._num_images))
+        write_npz(self.npz_file, images, (self._num_images, *self.shape[1:]))
+
+    def check_whole(self) -> None:
+        """Check that the folder has exactly the images asked for.
+
+        Raises:
+            UserError: some were removed meanwhile, or others put beside them.
+        """
+        torn, foreign, beyond = self._scan()
+        if foreign or beyond:
+            raise self._foreign(foreign + beyond)
+        if torn or self.num_there < self._num_images:
+            found = f"'{self.folder}' has {self.num_there:,} whole images of {self._num_images:,}: some have gone"
+            raise UserError(found, "Give the same command again: it makes those that are missing.")
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.png"
+
+    def _earlier_settings(self) -> Settings | None:
+        """Return the settings that lie beside the folder; None if none do."""
+        content = read_file(self.settings_file)
+        try:
+            return None if content is None else Settings.model_validate(parse_json(content))
+        except ValueError as error:
+            found = f"'{self.settings_file}' does not say how images were made by openddpm sample"
+            raise UserError(found, "It would be overwritten: choose another --output_dir.") from error
+
+    def _scan(self) -> tuple[list[str], list[str], list[str]]:
+        """Note which images are there; returns the names of torn ones, foreign files, and images beyond the count."""
+        self._is_there = bytearray(self._num_images)
+        torn, foreign, beyond = [], [], []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name in _CLUTTER or name.endswith(TEMPORARY):
+                    continue
+                is_ours = _NAME.fullmatch(name) and name == f"{int(name[:-4]):05d}.png" and entry.is_file()
+                state = self._state(Path(entry.path)) if is_ours else "foreign"
+                if state == "foreign":
+                    foreign.append(name)
+                elif int(name[:-4]) >= self._num_images:
+                    beyond.append(name)
+                elif state == "torn":
+                    torn.append(name)
+                else:
+                    self._is_there[int(name[:-4])] = True
+        return torn, foreign, beyond
+
+    def _state(self, path: Path) -> str:
+        """Tell a "whole" image from a "torn" one and from a "foreign" one of another size, by its two ends."""
+        size = b"".join(side.to_bytes(4, "big") for side in (self.shape[2], self.shape[1]))
+        head, length = _PNG_HEAD + size, path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(head))
+            if length < len(head) + len(_PNG_TAIL):
+                return "torn"
+            file.seek(-len(_PNG_TAIL), os.SEEK_END)
+            end = file.read()
+        if start != head and start.strip(b"\0"):
+            return "foreign"
+        return "whole" if start == head and end == _PNG_TAIL else "torn"
+
+    def _read(self, number: int) -> np.ndarray:
+        """Return an image that is there, (C, H, W) uint8."""
+        path = self._path(number)
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture)
+        except (OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            todo = "Remove it, then give the same command again."
+            raise UserError(f"'{path}' cannot be read back: {error}", todo) from error
+        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if image.shape != self.shape or image.dtype != np.uint8:
+            todo = "Remove it, then give the same command again."
+            raise UserError(f"'{path}' is not as it was written: {image.shape}, {image.dtype}", todo)
+        return image
+
+    def _foreign(self, names: list[str]) -> UserError:
+        more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+        shown = ", ".join(names[:_NAMES_SHOWN])
+        found = f"in '{self.folder}' or beside it is what openddpm sample did not make: {shown}{more}"
+        return UserError(found, "Nothing was overwritten. Move it away, or choose another --output_dir.")
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of a call that was killed."""
+        for path in self.folder.glob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+        for path in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*{TEMPORARY}"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""Images from a run folder, batch by batch, each batch on the disk before the next is begun."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from openddpm import __version__
+from openddpm.data.stream import signed_unit_to_uint8
+from openddpm.diffusion.sampling import Denoiser, Solver, sample
+from openddpm.errors import UserError
+from openddpm.names import as_text
+from openddpm.record.reader import read_run_record
+from openddpm.sampling_run.folder import GRID_IMAGES, ImageFolder, Settings
+from openddpm.sampling_run.progress import SamplingProgress
+from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
+from openddpm.seeding import standard_normal, torch_generator
+
+
+def sample_run(
+    folder: Path,
+    output_dir: Path | None,
+    num_images: int,
+    solver: Solver,
+    num_inference_steps: int,
+    seed: int,
+    batch_size: int,
+    weights: WeightsName | None = None,
+    checkpoint: int | None = None,
+    npz: bool = False,
+) -> ImageFolder:
+    """Write exactly `num_images` PNGs, 00000.png on, in a folder of their own, and a grid beside it.
+
+    Images that are there already, made with the same settings, are kept.
+
+    Args:
+        output_dir: the folder; None for one below `folder` that is named for what makes the images.
+        weights: see `read_weights`.
+        checkpoint: its step; None for the newest.
+        npz: whether to write all of them into one file, too; one that is there is kept up to date in any case.
+
+    Raises:
+        UserError: no run, no such weights, a number out of range, or a folder that cannot be written or holds
+            something else.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = read_weights(folder, weights, checkpoint)
+    denoise, config, shape = open_run(folder, device, chosen)
+    chosen = replace(chosen, tensors={})  # the denoiser has its own
+    _check_numbers(num_images, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
+    settings = Settings(
+        run_id=read_run_record(folder).run_id,
+        step=chosen.step,
+        weights=chosen.name,
+        sha256=chosen.sha256,
+        solver=solver,
+        num_inference_steps=num_inference_steps,
+        seed=seed,
+        scheduler={name: value for name, value in config.items() if not name.startswith("_")},
+        device=device.type,
+        precision=str(sampling_precision(device) or torch.float32).removeprefix("torch."),
+        openddpm=__version__,
+        num_images=num_images,
+        batch_size=batch_size,
+    )
+    images = ImageFolder(output_dir or folder / "generated" / _folder_name(settings), shape, num_images)
+    console = Console(stderr=True, highlight=False)
+    for line in (*chosen.notes, _weights_in_words(chosen)):
+        console.print(as_text(line), soft_wrap=True, markup=False)
+    try:
+        with images.locked():
+            _fill(images, settings, denoise, config, console, npz)
+    except OSError as error:
+        found = f"cannot write to '{images.folder}': {error.strerror or error}; {images.num_there:,} of {num_images:,}"
+        todo = "Make room, or mend what is in the way; then give the same command again: it goes on."
+        raise UserError(f"{found} images are there", todo) from error
+    return images
+
+
+def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numbers: Iterable[int]) -> torch.Tensor:
+    """Return the noises of samples by their numbers, (B, C, H, W) float32."""
+    return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
+
+
+def _fill(images: ImageFolder, settings: Settings, denoise: Denoiser, config: Any, console: Console, npz: bool) -> None:
+    """Make what is missing.
+
+    The batches are functions of the count and of the batch size alone, and one of which an image is missing is made as
+    a whole: so a call that goes on rounds as one that was never interrupted.
+    """
+    said = images.begin(settings)
+    num_there, has_grid = images.num_there, False
+    is_whole = num_there == settings.num_images
+    npz = npz or images.npz_file.exists()
+    if not is_whole:
+        images.npz_file.unlink(missing_ok=True)  # it would be another number of images
+    with SamplingProgress(settings.num_images, num_there, console) as progress:
+        for line in said:
+            progress.say(line)
+        for first in range(0, settings.num_images, settings.batch_size):
+            numbers = range(first, min(first + settings.batch_size, settings.num_images))
+            if missing := images.missing(numbers):
+                batch = _make(numbers, images.shape, settings, denoise, config)
+                for number in missing:
+                    images.write(number, batch[number - first])
+                progress.advance(len(missing))
+            if not has_grid and numbers.stop >= min(GRID_IMAGES, settings.num_images):
+                images.write_grid()
+                has_grid = True
+        images.check_whole()
+        if npz and not (is_whole and images.npz_file.exists()):
+            progress.say(f"writing {images.npz_file}")
+            images.write_npz()
+
+
+def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: Denoiser, config: Any) -> Any:
+    """Return the images of a batch, (B, C, H, W) uint8.
+
+    Raises:
+        UserError: they are no images, as broken weights give.
+    """
+    device, seed = torch.device(settings.device), settings.seed
+    noise = starting_noise(shape, device, seed, numbers)
+    generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
+    solver: Any = settings.solver
+    batch = sample(denoise, noise, config, settings.num_inference_steps, solver, generators)
+    if not torch.isfinite(batch).all():
+        found = f"the weights give pixels that are not finite, in images {numbers.start} to {numbers.stop - 1}"
+        raise UserError(found, "Take an earlier --checkpoint STEP, or another --solver.")
+    return signed_unit_to_uint8(batch).cpu().numpy()
+
+
+def _folder_name(settings: Settings) -> str:
+    """Return a name that says what makes the images, but not how many: a later call may add some."""
+    origin = f"step-{settings.step:08d}" if settings.step is not None else f"weights-{settings.sha256[:8]}"
+    steps = settings.num_inference_steps
+    return f"{origin}-{settings.weights}-{settings.solver}-{steps}-seed-{settings.seed}"
+
+
+def _weights_in_words(chosen: Weights) -> str:
+    kind = {"ema": "averaged (ema)", "raw": "raw"}[chosen.name]
+    step = "an unknown step" if chosen.step is None else f"step {chosen.step:,}"
+    return f"weights: {kind}, of {step}, sha256 {chosen.sha256[:12]}"
+
+
+def _check_numbers(num_images: int, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int) -> None:
+    """Refuse what no solver can do."""
+    at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
+    at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}
+    wrong = [f"--{name} {value} is less than {least}" for name, (value, least) in at_least.items() if value < least]
+    if num_inference_steps > num_timesteps:
+        wrong.append(f"--num_inference_steps {num_inference_steps} is more than the run's {num_timesteps} timesteps")
+    if wrong:
+        raise UserError("\n".join(wrong), "See `openddpm sample --help`.")

@@ -1,0 +1,172 @@
+"""Weights to sample with: averaged or raw, of the newest checkpoint or of the one that is asked for."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from openddpm.diffusion.sampling import Denoiser, denoiser
+from openddpm.errors import UserError
+from openddpm.record.files import parse_json
+from openddpm.record.reader import read_run_record
+from openddpm.training.checkpoint import (
+    MANIFEST,
+    InvalidCheckpoint,
+    checkpoint_step,
+    list_checkpoints,
+    verify_checkpoint,
+)
+from openddpm.training.export import WEIGHTS_FILE
+from openddpm.training.speed import gpu_has_bf16
+
+WeightsName = Literal["ema", "raw"]
+
+_FILES: dict[WeightsName, str] = {"ema": "ema.safetensors", "raw": "unet.safetensors"}
+_RESTORE = "Restore them from a checkpoint: openddpm resume goes on from the newest whole one."
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a UNet, and where they come from."""
+
+    name: WeightsName
+    step: int | None
+    """None where no checkpoint says it."""
+    sha256: str
+    tensors: dict[str, torch.Tensor]
+    notes: tuple[str, ...] = ()
+    """What was chosen without being asked for."""
+
+
+def read_weights(folder: Path, asked: WeightsName | None = None, step: int | None = None) -> Weights:
+    """Read the weights of a run: from its pipeline, or from the checkpoint that has what is asked for.
+
+    Args:
+        asked: None for averaged weights, or raw ones where the run keeps no average.
+        step: of the checkpoint; None for the newest.
+
+    Raises:
+        UserError: no run, no such checkpoint, one that is not whole, or weights that it does not have.
+    """
+    record = read_run_record(folder)
+    if step is not None:
+        return _from_checkpoint(_checkpoint_at(folder, record.run_id, step), asked)
+    if not (folder / "model_index.json").exists():
+        raise UserError(f"'{folder}' has no weights yet", "They come with the first checkpoint; train on.")
+    keeps_ema = bool(record.config.get("use_ema", True))
+    if asked == "raw" and keeps_ema:  # the pipeline has the averaged ones
+        checkpoint, skipped = _newest_checkpoint(folder, record.run_id)
+        return _from_checkpoint(checkpoint, asked, skipped)
+    tensors, sha256 = _read(folder / "unet" / WEIGHTS_FILE)
+    name, step = _origin(folder, sha256)
+    if step is None:
+        name = "ema" if keeps_ema else "raw"
+        if not list_checkpoints(folder) and record.status in ("finished", "interrupted"):  # as on another machine
+            step = record.progress.step
+    if asked not in (None, name):
+        raise _no_such_weights(f"the run in '{folder}'", asked, [name])
+    notes = ["the run keeps no averaged weights: the raw ones are taken"] if asked is None and name == "raw" else []
+    if step is None:
+        notes.append("no checkpoint has the weights of the pipeline: their step is not known")
+    return Weights(name, step, sha256, tensors, tuple(notes))
+
+
+def open_run(
+    folder: Path, device: torch.device, weights: Weights | None = None
+) -> tuple[Denoiser, Any, tuple[int, ...]]:
+    """Return what samples are made with: the denoiser, the config of its scheduler, an image's shape (C, H, W).
+
+    Args:
+        weights: those of the run's pipeline if None.
+
+    Raises:
+        UserError: no run, or no weights that can be read.
+    """
+    weights = weights or read_weights(folder)
+    try:
+        unet = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet")).eval()
+        unet.load_state_dict(weights.tensors)
+        config = DDIMScheduler.from_pretrained(folder / "scheduler").config
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"the weights in '{folder}' cannot be read: {error}", _RESTORE) from error
+    tensors = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
+    size = unet.config["sample_size"]
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return denoiser(unet, tensors, sampling_precision(device)), config, (unet.config["in_channels"], height, width)
+
+
+def sampling_precision(device: torch.device) -> torch.dtype | None:
+    """Return the half precision that samples are computed in; None for float32."""
+    return torch.bfloat16 if device.type == "cuda" and gpu_has_bf16() else None
+
+
+def _checkpoint_at(folder: Path, run_id: str, step: int) -> Path:
+    """Return the checkpoint of a step, its files checked against its manifest."""
+    checkpoints = {checkpoint_step(path): path for path in list_checkpoints(folder)}
+    others = ", ".join(str(other) for other in checkpoints if other != step) or "none"
+    if step not in checkpoints:
+        raise UserError(f"--checkpoint {step}: '{folder}' has no checkpoint of that step", f"It has: {others}.")
+    try:
+        verify_checkpoint(checkpoints[step], run_id)
+    except InvalidCheckpoint as error:
+        raise UserError(f"'{checkpoints[step]}' is not whole: {error}", f"Others that are there: {others}.") from error
+    return checkpoints[step]
+
+
+def _newest_checkpoint(folder: Path, run_id: str) -> tuple[Path, list[str]]:
+    """Return the newest whole checkpoint, and what was wrong with newer ones."""
+    skipped = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            verify_checkpoint(checkpoint, run_id)
+        except InvalidCheckpoint as error:
+            skipped.append(f"checkpoint not valid, skipped: {checkpoint.name}: {error}")
+        else:
+            return checkpoint, skipped
+    lines = [f"--weights raw: raw weights are in the checkpoints, and '{folder}' has no whole one", *skipped]
+    raise UserError("\n".join(lines), "Take --weights ema, which are in the run folder itself.")
+
+
+def _from_checkpoint(checkpoint: Path, asked: WeightsName | None, notes: list[str] | None = None) -> Weights:
+    """Read the weights that are asked for from a whole checkpoint."""
+    there = [name for name, file in _FILES.items() if (checkpoint / file).exists()]
+    name = asked or there[0]
+    if name not in there:
+        raise _no_such_weights(f"'{checkpoint}'", name, there)
+    notes = list(notes or ())
+    if asked is None and name == "raw":
+        notes.append("the checkpoint has no averaged weights: the raw ones are taken")
+    tensors, sha256 = _read(checkpoint / _FILES[name])
+    return Weights(name, checkpoint_step(checkpoint), sha256, tensors, tuple(notes))
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the tensors of a file and its sha256, of one and the same content: a run at work may replace the file."""
+    try:
+        content = path.read_bytes()
+        return load(content), hashlib.sha256(content).hexdigest()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the weights in '{path}' cannot be read: {error}", _RESTORE) from error
+
+
+def _origin(folder: Path, sha256: str) -> tuple[WeightsName, int | None]:
+    """Return which weights of which checkpoint have this sha256, by the manifests; the step is None if none has."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            files = parse_json((checkpoint / MANIFEST).read_bytes())["files"]
+            hashes = {name: files[file]["sha256"] for name, file in _FILES.items() if file in files}
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        for name, known in hashes.items():
+            if known == sha256:
+                return name, checkpoint_step(checkpoint)
+    return "ema", None
+
+
+def _no_such_weights(where: str, asked: str | None, there: list[WeightsName]) -> UserError:
+    return UserError(f"--weights {asked}: {where} has no {asked} weights", f"It has: {', '.join(there)}.")
