@@ -83,8 +83,7 @@ class Pretrained:
                 f"the weights of '{self.source}' are not those of its config: {first}", _ONE_MODEL
             ) from error
         except Exception as error:  # what safetensors raises for a damaged file
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            found_text = f"the weights of '{self.source}' cannot be loaded: {reason}"
+            found_text = f"the weights of '{self.source}' cannot be loaded: {_first_words(error)}"
             raise UserError(found_text, "Bring them back whole (git lfs pull, where they were cloned).") from error
         wrong = [f"{name} missing" for name in told["missing_keys"]] + list(told["unexpected_keys"])
         if wrong:
@@ -229,39 +228,35 @@ def _check_weights(source: str, folder: Path, names: set[str]) -> None:
 def _download(source: str, cache_dir: str | None) -> tuple[Path, str]:
     """Return where the files of a model of the Hub lie, and its commit; those of the cache if the Hub is silent."""
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
-    revision: str | None = None
+    nowhere, silence = f"'{source}' is no folder, and the Hub ({constants.ENDPOINT})", ""
     try:
-        about = HfApi().model_info(source)
-        revision = about.sha
-        names = {entry.rfilename for entry in about.siblings or []}
+        names = {entry.rfilename for entry in HfApi().model_info(source).siblings or []}
         inside = "unet/" if "unet/config.json" in names else ""
-        here = {
-            name.removeprefix(inside) for name in names if name.startswith(inside) and "/" not in name[len(inside) :]
-        }
-        _check_weights(source, Path(inside), here)
-    except (RepositoryNotFoundError, HFValidationError) as error:  # a gated one among them
-        found = f"'{source}' is no folder, and the Hub ({constants.ENDPOINT}) lets you read no model of that name"
-        raise UserError(found, "Check the name; for a private or gated model log in first: hf auth login.") from error
+        below = {name.removeprefix(inside) for name in names if name.startswith(inside)}
+        _check_weights(source, Path(inside), {name for name in below if "/" not in name})
     except UserError:
         raise
     except Exception as error:  # no connection, an offline mode, or trouble of the Hub's own
-        silence = " ".join(str(error).split())[:200] or type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404) or isinstance(error, HFValidationError):
+            todo = "Check the name; for a private or gated model log in first: hf auth login."
+            raise UserError(f"{nowhere} lets you read no model of that name", todo) from error
+        silence = _first_words(error)
     try:
-        patterns = list(_HUB_FILES)
-        offline = revision is None
-        folder = Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=patterns, cache_dir=cache_dir, local_files_only=offline
-            )
+        folder = snapshot_download(
+            source, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir, local_files_only=bool(silence)
         )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = silence if revision is None else " ".join(str(error).split())[:200]
-        found = f"'{source}' is no folder, and the Hub ({constants.ENDPOINT}) did not deliver a model of that name"
+    except Exception as error:  # the same, and a disk that is full
+        found = f"{nowhere} did not deliver a model of that name: {silence or _first_words(error)}"
         todo = "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-        raise UserError(f"{found}: {reason}", todo) from error
-    return folder, folder.name
+        raise UserError(found, todo) from error
+    return Path(folder), Path(folder).name  # the cache names its folders by the commit
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_json(source: str, path: Path) -> dict[str, Any]:
