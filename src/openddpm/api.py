@@ -54,6 +54,7 @@ def train(
     Raises:
         UserError: with what to mend, for anything wrong in the config, the data or the output folder.
     """
+    _check_types(config, dataset, transform, observers)
     rolled_back_from: int | None = None
     while True:
         try:
@@ -67,6 +68,33 @@ def train(
             PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
         gc.collect()  # the model that went wrong, before there is a second one
         config = going_back
+
+
+def _check_types(config: Any, dataset: Any, transform: Any, observers: Any) -> None:
+    """Refuse arguments of `train` of another kind than it takes.
+
+    Raises:
+        UserError: naming the first that is wrong.
+    """
+    if not isinstance(config, TrainConfig):
+        todo = "Give a TrainConfig: train(TrainConfig(dataset='my-images', resolution=64))."
+        raise UserError(f"the config is of type {type(config).__name__}", todo)
+    if isinstance(dataset, str | Path):
+        todo = f"Put it into the config: TrainConfig(dataset={str(dataset)!r})."
+        raise UserError(
+            f"dataset= is the {type(dataset).__name__} {str(dataset)!r}; it takes the images themselves", todo
+        )
+    if transform is not None and not callable(transform):
+        todo = "Give a callable on batches of uint8 images (B, C, H, W): a torchvision v2 transform, or a function."
+        raise UserError(f"the transform is of type {type(transform).__name__}, which cannot be called", todo)
+    todo = "Give a list of objects whose class derives from openddpm.training.observers.Observer."
+    if not isinstance(observers, Sequence) or isinstance(observers, str):
+        raise UserError(f"observers is of type {type(observers).__name__}, not a list", todo)
+    for observer in observers:
+        if not isinstance(observer, Observer):
+            is_class = isinstance(observer, type)
+            found = f"the class {observer.__name__} itself" if is_class else f"of type {type(observer).__name__}"
+            raise UserError(f"one of the observers is {found}", todo)
 
 
 def _train(

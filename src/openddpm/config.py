@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openddpm.errors import UserError, closest
+from openddpm.other_names import answer
 from openddpm.recipes import RECIPES
 
 LearningRateSchedule = Literal[
@@ -58,7 +59,11 @@ class ModelOptions(_Options):
     """The UNet and the diffusion process it learns to reverse."""
 
     model: str = "default"
-    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder."""
+    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder; of a
+    folder with weights, too, the architecture alone is taken."""
+    init_from: str | None = Field(None, min_length=1)
+    """Start from these weights (fine-tune), of which the architecture is taken as well: a run folder, the folder of a
+    diffusers pipeline or UNet, or a Hub id (google/ddpm-cat-256); safetensors only."""
     num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
     """Number of noise levels of the forward process. A multiple of 50 suits the 50 steps of diffusers' DDIMPipeline."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
@@ -283,6 +288,8 @@ def _contradictions(config: TrainConfig) -> list[str]:
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
+    if config.init_from and config.zero_init_residuals:
+        faults.append("zero_init_residuals: found True; it would undo weights that init_from starts from")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
             faults.append(f"{name}: found {value!r}, which is not valid UTF-8")
@@ -295,7 +302,9 @@ def _describe(error: ValidationError) -> list[str]:
     for detail in error.errors():
         name = ".".join(map(str, detail["loc"])) or "config"
         if detail["type"] == "extra_forbidden":
-            lines.append(f"{name}: no such option; {closest(name, list(TrainConfig.model_fields))}")
+            elsewhere = answer(name)
+            hint = f"it {elsewhere}" if elsewhere else closest(name, list(TrainConfig.model_fields))
+            lines.append(f"{name}: no such option; {hint}")
         else:
             found = "a value" if name in SECRET_OPTIONS else repr(detail["input"])
             lines.append(f"{name}: found {found}; {detail['msg'][0].lower()}{detail['msg'][1:]}")

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from diffusers import UNet2DModel
 from PIL import Image
 
 from hub_stand_in import DEFAULT_TOKEN, HubStandIn, client_environment
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
+from tiny import TINY_UNET
 
 Flags = Callable[..., list[str]]
 Command = Callable[..., Any]
@@ -343,3 +345,47 @@ def test_a_data_set_that_moved_on_is_resumed_at_its_commit(
     hub.add_dataset("huggan/moving", {PARQUET: parquet_bytes(24, seed=1)})
     answer = command("resume", folder)
     assert answer["status"] == 0, answer["err"]
+
+
+def model_files(folder: Path, weights: str = "diffusion_pytorch_model.safetensors") -> dict[str, bytes]:
+    """Return the files of a small UNet as the models of the paper lie on the Hub: all in one folder, pickles beside."""
+    unet = UNet2DModel(**{**TINY_UNET, "sample_size": 16})
+    unet.save_pretrained(folder)
+    files = {
+        "config.json": (folder / "config.json").read_bytes(),
+        "scheduler_config.json": json.dumps({"_class_name": "DDPMScheduler", "beta_schedule": "linear"}).encode(),
+        "model_index.json": json.dumps({"_class_name": "DDPMPipeline", "unet": [], "scheduler": []}).encode(),
+        "diffusion_pytorch_model.bin": b"a pickle",
+    }
+    return files | {weights: (folder / "diffusion_pytorch_model.safetensors").read_bytes()}
+
+
+def test_weights_from_the_hub(hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path) -> None:
+    """--init_from takes a model of the Hub, its safetensors alone, records which they were, and later needs no Hub."""
+    files = model_files(tmp_path / "made")
+    head = hub.commit("models", "google/ddpm-small", files)
+    common = {"model": "default", "init_from": "google/ddpm-small", "max_train_steps": 1, "save_images_epochs": 9}
+    answer = command("train", *flags(**common, output_dir=tmp_path / "run"))
+    assert answer["status"] == 0, answer["err"]
+    assert "made for images of 16 pixels; it goes on with 8" in answer["err"]
+    init_from = read_run_record(tmp_path / "run").model.init_from
+    assert init_from is not None
+    weights = files["diffusion_pytorch_model.safetensors"]
+    assert (init_from.source, init_from.revision, init_from.resolution) == ("google/ddpm-small", head, 16)
+    assert init_from.sha256 == hashlib.sha256(weights).hexdigest()
+    assert not [request.path for request in hub.requests if request.path.endswith("model.bin")]
+    hub.failures["/api/models/"] = 503
+    assert command("train", *flags(**common, output_dir=tmp_path / "again"))["status"] == 0
+
+
+def test_weights_that_the_hub_has_only_as_a_pickle(
+    hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path
+) -> None:
+    """A model with nothing but pickled weights is refused with the reason, and none of its files is fetched."""
+    hub.commit("models", "google/pickled", model_files(tmp_path / "made", "other.safetensors"))
+    answer = command("train", *flags(model="default", init_from="google/pickled", output_dir=tmp_path / "run"))
+    assert_one_message(answer, "diffusion_pytorch_model.bin", "pickle", "save_pretrained")
+    assert not [request.path for request in hub.requests if "/google/pickled/resolve/" in request.path]
+    missing = flags(model="default", init_from="google/missing", output_dir=tmp_path / "run")
+    assert_one_message(command("train", *missing), "google/missing", "no model of that name", "hf auth login")
+    assert not (tmp_path / "run").exists()

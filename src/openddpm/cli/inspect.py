@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from openddpm.cli.options import parsable
+from openddpm.cli.options import parsable, refuse_other_names
 from openddpm.config import DataOptions, TrainConfig
 from openddpm.errors import UserError
 
@@ -62,6 +62,7 @@ def run(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
     """Return the config that the options of data spell, the path of the page, and whether JSON is asked for."""
+    refuse_other_names(arguments, {*DataOptions.model_fields, "page", "json"}, "openddpm inspect --help")
     decoding: Any = parsable(DataOptions, TrainConfig(), without=_NOT_OF_DECODING)
     group = ("data", tyro.conf.OmitArgPrefixes[decoding], dataclasses.field())  # type: ignore[misc]
     options = dataclasses.make_dataclass("Options", [group], bases=(_OwnOptions,), kw_only=True)

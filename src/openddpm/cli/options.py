@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import tyro
 
 from openddpm.config import OPTION_GROUPS, TrainConfig
+from openddpm.errors import UserError
+from openddpm.other_names import answers
 from openddpm.recipes import RECIPES
 
 _DESCRIPTION = """Train a diffusion model and record the whole run.
@@ -31,9 +33,10 @@ def parse_train_config(
     tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
 
     Raises:
-        UserError: unknown recipe, or values out of range.
+        UserError: unknown recipe, values out of range, or options by the names that other scripts have for them.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
+    refuse_other_names(arguments, TrainConfig.model_fields)
     defaults = defaults or TrainConfig(recipe=_last_value(arguments, "recipe"))
     groups = [
         (title, tyro.conf.OmitArgPrefixes[parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
@@ -46,6 +49,21 @@ def parse_train_config(
     if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
         values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for
     return TrainConfig(**values)
+
+
+def refuse_other_names(arguments: list[str], known: Collection[str], see: str = "openddpm train --help") -> None:
+    """Answer options by the names that other scripts have for them, all at once.
+
+    Raises:
+        UserError: with what stands here for each.
+    """
+    options = [
+        argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--help"
+    ]
+    negations = {f"no_{name}" for name in known}
+    lines = answers(dict.fromkeys(options), {*known, *negations})
+    if lines:
+        raise UserError("\n".join(lines), f"See `{see}` for every option.")
 
 
 def parsable(group: Any, defaults: TrainConfig, without: Collection[str] = ()) -> Any:

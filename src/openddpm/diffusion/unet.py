@@ -1,6 +1,8 @@
-"""Builds UNet2DModel: a named size, a config file, or the caller's own."""
+"""Builds UNet2DModel: a named size, or a config file."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch.utils.flop_counter import FlopCounterMode
 
+from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
 from openddpm.errors import UserError, closest
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -44,31 +47,38 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def unet_config(model: str, resolution: int) -> dict[str, Any]:
+def unet_config(model: str, resolution: int, num_train_timesteps: int = 1000) -> dict[str, Any]:
     """Return the UNet2DModel config that `model` names, for square images of `resolution` pixels.
 
     Raises:
-        UserError: an unknown name, an unreadable file, or a resolution that the UNet cannot halve often enough.
+        UserError: an unknown name, an unreadable file, a config that cannot be trained here, or a resolution that the
+            UNet cannot halve often enough.
+    """
+    config = dict(SIZES[model]) if model in SIZES else _read_config(model)
+    check_config(config, num_train_timesteps, f"--model {model}")
+    check_resolution(resolution, config, f"--model {model}", SIZES)
+    return {**config, "sample_size": resolution}
+
+
+def remarks_on_model(model: str, config: Mapping[str, Any], channels: int) -> list[str]:
+    """Return what there is to say of a config file or a folder given as --model, a sentence each.
+
+    Args:
+        config: what `unet_config` read there.
+        channels: of the images.
     """
     if model in SIZES:
-        config = dict(SIZES[model])
-    else:
-        config = _read_config(model)
-    channels = config.get("block_out_channels", SIZES["default"]["block_out_channels"])
-    if not isinstance(channels, list | tuple) or not channels or not all(isinstance(c, int) for c in channels):
-        found = f"--model '{model}' has block_out_channels {channels!r}"
-        raise UserError(found, "It takes a list with the channels of each level.")
-    num_levels = len(channels)
-    factor = 2 ** (num_levels - 1)
-    if resolution % factor:
-        below = resolution // factor * factor
-        nearest = [str(size) for size in (below, below + factor) if size]
-        raise UserError(
-            f"--resolution {resolution} cannot be halved {num_levels - 1} times, as a UNet of {num_levels} levels "
-            "has to",
-            f"Nearest that fit: --resolution {' or '.join(nearest)}.",
-        )
-    return {**config, "sample_size": resolution}
+        return []
+    what, remarks = f"--model {model}", remarks_on_config(config, f"--model {model}")
+    others = [name for name in ("in_channels", "out_channels") if config.get(name, channels) != channels]
+    if others:
+        had = " and ".join(f"{name} {config[name]}" for name in others)
+        remarks.append(f"{what} has {had}; it is built with {channels}, as the images have")
+    folder = _config_file(model).parent
+    if any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
+        given = model if Path(model).expanduser().is_dir() else folder
+        remarks.append(f"of {what} only the architecture is taken; to start from its weights: --init_from {given}")
+    return remarks
 
 
 def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
@@ -78,15 +88,25 @@ def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
         UserError: diffusers cannot build that config.
     """
     config = {**config, "in_channels": channels, "out_channels": channels}
+    return UNet2DModel(**check_runs(config, "Mend the config given as --model."))
+
+
+def check_runs(config: Mapping[str, Any], todo: str) -> dict[str, Any]:
+    """Return the options of UNet2DModel in a config, tried on its own sample size and channels.
+
+    Raises:
+        UserError: diffusers cannot build or run that config; with `todo`.
+    """
     options = {key: value for key, value in config.items() if not key.startswith("_")}
+    size, channels = config["sample_size"], config.get("in_channels", 3)
     try:
         with torch.device("meta"):  # a dry run, without memory or time: some configs build but cannot run
-            noisy = torch.zeros((1, channels, config["sample_size"], config["sample_size"]))
+            noisy = torch.zeros((1, channels, size, size))
             UNet2DModel(**options)(noisy, torch.zeros((1,), dtype=torch.long))
     except Exception as error:  # diffusers raises whatever a wrong value leads to
         found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
-        raise UserError(found, "Mend the config given as --model.") from error
-    return UNet2DModel(**options)
+        raise UserError(found, todo) from error
+    return options
 
 
 def zero_residuals(unet: UNet2DModel) -> None:
@@ -102,28 +122,6 @@ def zero_residuals(unet: UNet2DModel) -> None:
             torch.nn.init.zeros_(layer.bias)
 
 
-def check_own_unet(unet: UNet2DModel, resolution: int, channels: int) -> None:
-    """Refuse a caller's UNet that does not fit the images.
-
-    Raises:
-        UserError: naming the size expected and found.
-    """
-    dtypes = {parameter.dtype for parameter in unet.parameters()}
-    if dtypes != {torch.float32}:
-        todo = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
-        raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", todo)
-    if not any(parameter.requires_grad for parameter in unet.parameters()):
-        todo = "Let some of its weights be trained: unet.requires_grad_(True)."
-        raise UserError("all weights of the UNet are frozen, so there is nothing to train", todo)
-    found = (unet.config["sample_size"], unet.config["in_channels"], unet.config["out_channels"])
-    expected = (resolution, channels, channels)
-    if found != expected:
-        raise UserError(
-            f"the UNet has (sample_size, in_channels, out_channels) {found}, the images need {expected}",
-            "Build it for the images, or change --resolution or --image_mode.",
-        )
-
-
 def gflops_per_image(unet: UNet2DModel) -> float:
     """Return GFLOP of one image forward and backward, a multiply and an add counted as two."""
     parameter = next(unet.parameters())
@@ -135,18 +133,30 @@ def gflops_per_image(unet: UNet2DModel) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def _read_config(model: str) -> dict[str, Any]:
+def _config_file(model: str) -> Path:
+    """Return where the config of a UNet is that a path stands for: a file, its folder, or a pipeline's folder."""
     path = Path(model).expanduser()
-    if path.is_dir():
-        path = path / "config.json"
+    if path.name == "model_index.json":
+        path = path.parent
+    inside = (path / "unet" / "config.json", path / "config.json")
+    return next((file for file in inside if file.is_file()), inside[1]) if path.is_dir() else path
+
+
+def _read_config(model: str) -> dict[str, Any]:
+    path = _config_file(model)
     if not path.is_file():
-        raise UserError(
-            f"--model '{model}' is neither a named size nor a config file", f"{closest(model, list(SIZES))}"
-        )
+        found = f"--model '{model}' is neither a named size nor a config file"
+        todo = closest(model, list(SIZES))
+        if Path(model).expanduser().is_dir():
+            found = f"--model '{model}' is a folder without a UNet's config.json"
+        elif re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not Path(model).suffix:
+            todo = f"{todo}. To start from the architecture and the weights of a model on the Hub: --init_from {model}"
+        raise UserError(found, todo)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-            raise ValueError("it is not the config of a UNet2DModel")
-    except ValueError as error:
+        name = config.get("_class_name", "UNet2DModel") if isinstance(config, dict) else type(config).__name__
+        if name != "UNet2DModel":
+            raise ValueError(f"it is the config of a {name}, not of a UNet2DModel")
+    except (ValueError, OSError) as error:
         raise UserError(f"--model '{path}' cannot be used: {error}", "Give a UNet2DModel's config.json.") from error
     return config

@@ -33,6 +33,19 @@ class DatasetRecord(_Record):
     """Of the decoded uint8 images in their order, (N, C, H, W)."""
 
 
+class InitRecord(_Record):
+    """The weights that a run started from."""
+
+    source: str
+    """A folder or a Hub id, as given to --init_from."""
+    revision: str | None
+    """The commit, of a model of the Hub."""
+    sha256: str
+    """Of the file with the weights."""
+    resolution: int | None
+    """That they were made for, where their config says so."""
+
+
 class ModelRecord(_Record):
     """The UNet: enough to build it again."""
 
@@ -42,6 +55,8 @@ class ModelRecord(_Record):
     config: dict[str, Any]
     signal_left: float | None = None
     """What is left of an image at the last timestep, a_T of a_T x_0 + s_T e; null in older records."""
+    init_from: InitRecord | None = None
+    """None of weights that began at random, or were given from Python."""
 
 
 class Progress(_Record):

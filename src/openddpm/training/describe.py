@@ -16,7 +16,7 @@ from openddpm.config import TrainConfig
 from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
-from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, Resumption, RunRecord
+from openddpm.record.schema import DatasetRecord, InitRecord, ModelRecord, Progress, Resumption, RunRecord
 from openddpm.training.earlier import Earlier
 from openddpm.training.timetable import Timetable
 
@@ -34,6 +34,7 @@ def new_record(
     signal_left: float,
     timetable: Timetable,
     own_parts: list[str],
+    init_from: InitRecord | None = None,
 ) -> RunRecord:
     """Describe a run at step 0. `unet` may lie on the meta device; `gflops` are an image's, forward and backward."""
     return RunRecord(
@@ -61,6 +62,7 @@ def new_record(
             gflops_per_image=round(gflops, 3),
             config=_plain(dict(unet.config)),
             signal_left=signal_left,
+            init_from=init_from,
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),

@@ -11,7 +11,7 @@ from openddpm.record.schema import RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
-_SHAPES_THE_STATE = ("model", "resolution", "use_ema", "optimizer")
+_SHAPES_THE_STATE = ("model", "resolution", "use_ema", "optimizer", "init_from")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
         UserError: more differs than may.
     """
     recorded = recorded_config(record.config)
+    if config.resume_from_checkpoint and config.init_from is None:  # the checkpoint has the weights
+        config = config.model_copy(update={"init_from": recorded.init_from})
     num_micro_batches = recorded.gradient_accumulation_steps * record.num_processes
     accumulation = num_micro_batches // num_processes
     moved = []

@@ -3,14 +3,11 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, extract_model_from_parallel
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
@@ -18,13 +15,15 @@ from openddpm.config import TrainConfig
 from openddpm.data.store import cache_dir_of, open_images
 from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.unet import build_unet, check_own_unet, gflops_per_image, unet_config, zero_residuals
+from openddpm.diffusion.unet import gflops_per_image, unet_config
+from openddpm.diffusion.unet_checks import unwrapped_unet
 from openddpm.errors import UserError
-from openddpm.seeding import seed_global_generators
+from openddpm.training.accelerator import build_accelerator, say
 from openddpm.training.describe import new_record, resumed_record
 from openddpm.training.earlier import Earlier, check_images, check_own_parts, find_earlier_run
 from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
+from openddpm.training.initial import initial_unet, remarks_on_start, weights_to_start_from
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
 from openddpm.training.output import Claim, begin_folder, check_own_folder
@@ -33,14 +32,9 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.run import Training
 from openddpm.training.saver import Saver
-from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, gpu_has_bf16, with_fast_precision
+from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import make_timetable
-
-_DATA_PARALLEL = (
-    *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU),
-    *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_MUSA, DistributedType.MULTI_SDAA),
-)
 
 
 def prepare(
@@ -63,7 +57,7 @@ def prepare(
     check_own_folder(config)
     config = with_fast_precision(config)
     with lost_ranks_named():
-        accelerator = _accelerator(config)
+        accelerator = build_accelerator(config)
         claim = Claim(Path(config.output_dir), accelerator.is_main_process)
         try:
             return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers, rolled_back_from)
@@ -86,10 +80,14 @@ def _prepare(
     earlier = find_earlier_run(config, accelerator.num_processes)
     accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
 
+    own_unet = own_unet if own_unet is None else unwrapped_unet(own_unet)
+    pretrained = weights_to_start_from(config, earlier, own_unet)
     own = {"dataset": own_dataset, "transform": transform, "unet": own_unet}
     own_parts = [name for name, part in own.items() if part is not None]
     if earlier is None:
-        structure, data_options = unet_config(config.model, config.resolution) if own_unet is None else {}, config
+        structure, data_options = {}, config
+        if own_unet is None and pretrained is None:
+            structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
     else:  # a config file may have changed since, and a branch of the Hub moved on
         check_own_parts(own_parts, earlier.record.own_parts)
         config, structure = earlier.config, earlier.record.model.config
@@ -103,7 +101,9 @@ def _prepare(
     if earlier is not None and earlier.record.evaluation is not None:
         timetable = timetable.keeping(earlier.record.evaluation)
 
-    unet = _initial_unet(config, structure, own_unet, store.images.shape[1])
+    unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
+    if earlier is None and accelerator.is_main_process:
+        say(remarks_on_start(config, structure, own_unet, pretrained, store.images.shape[1]))
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
     num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
@@ -112,7 +112,10 @@ def _prepare(
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
     process = DiffusionProcess(config, device)
     left = process.signal_left()
-    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts)
+    init_from = None if pretrained is None else pretrained.record()
+    run = new_record(
+        *(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts, init_from)
+    )
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:
         _restore(earlier, state, accelerator)
@@ -155,24 +158,6 @@ def _prepare(
     )
 
 
-def _initial_unet(
-    config: TrainConfig, structure: dict[str, Any], own_unet: UNet2DModel | None, channels: int
-) -> UNet2DModel:
-    if own_unet is not None:
-        check_own_unet(own_unet, config.resolution, channels)
-        if config.zero_init_residuals:
-            todo = "Leave the option out; openddpm.diffusion.unet.zero_residuals(unet) does so beforehand."
-            raise UserError("zero_init_residuals is for UNets that openddpm builds, and this one is given", todo)
-        own_unet.__dict__.pop("_is_accelerate_prepared", None)  # by an earlier run, maybe in another precision
-        own_unet._compiled_call_impl = None
-        return extract_model_from_parallel(own_unet, keep_fp32_wrapper=False)
-    seed_global_generators(config.seed, "initial weights")
-    unet = build_unet(structure, channels)
-    if config.zero_init_residuals:
-        zero_residuals(unet)
-    return unet
-
-
 def _initial_state(
     config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
 ) -> tuple[Any, TrainingState]:
@@ -203,32 +188,6 @@ def _initial_state(
         loss_sum=torch.zeros((), device=accelerator.device),
         steps_since_log=0,
     )
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    precision = config.mixed_precision
-    if torch.cuda.is_available():
-        if precision == "bf16" and not gpu_has_bf16():
-            capability = torch.cuda.get_device_capability()
-            raise UserError(
-                f"--mixed_precision bf16 needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}",
-                "Use --mixed_precision fp16.",
-            )
-    elif precision == "fp16":
-        raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    # Without a device, only the CPU being asked for makes ranks find each other.
-    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.rank_timeout))
-    accelerator = Accelerator(
-        mixed_precision=precision, cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience]
-    )
-    if accelerator.distributed_type not in _DATA_PARALLEL:
-        raise UserError(
-            f"the launcher asks for {accelerator.distributed_type.value}, which shards the weights",
-            "Train data-parallel: accelerate launch --multi_gpu, or torchrun.",
-        )
-    accelerator.gradient_accumulation_steps = 1  # the loop divides the loss, whatever the launcher has set
-    return accelerator
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:

@@ -1,0 +1,269 @@
+"""Weights to start from, `--init_from`: a run folder, a pipeline's or a UNet's folder, or the same on the Hub.
+
+Only safetensors are loaded, never a pickle.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from openddpm.config import TrainConfig
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.diffusion.unet import check_runs, unet_config
+from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
+from openddpm.errors import UserError
+from openddpm.record.schema import InitRecord
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FILES = tuple(f"{folder}{name}" for folder in ("", "unet/") for name in ("config.json", WEIGHTS))
+_HUB_FILES = (*_FILES, "model_index.json", "scheduler_config.json", "scheduler/scheduler_config.json")
+_ONE_MODEL = "Give the weights and the config.json of one model."
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+_BETAS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_SAME_ALPHAS = 1e-3  # assumed: two noise schedules that differ by less are one
+_NOT_OF_THE_SHAPE = ("sample_size", "dropout", "num_train_timesteps", "in_channels", "out_channels")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A UNet's weights and what is known of how they were trained."""
+
+    source: str
+    """As the user named it."""
+    revision: str | None
+    """The commit, of a model of the Hub."""
+    folder: Path
+    """Where the UNet's config.json and weights lie."""
+    config: dict[str, Any]
+    """Of the UNet, as it stands there."""
+    scheduler: dict[str, Any] | None
+    """The scheduler's config, where there is one."""
+
+    def record(self) -> InitRecord:
+        """Return what run.json says of these weights; reads them whole."""
+        with (self.folder / WEIGHTS).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = self.config.get("sample_size")
+        resolution = size if isinstance(size, int) else None
+        return InitRecord(source=self.source, revision=self.revision, sha256=sha256, resolution=resolution)
+
+    def load(self, resolution: int, channels: int) -> UNet2DModel:
+        """Return the UNet with its weights, float32 on the CPU, for images of `channels` channels.
+
+        Raises:
+            UserError: it is for images of other channels, or its weights are damaged or of another shape.
+        """
+        found = tuple(self.config.get(name, 3) for name in ("in_channels", "out_channels"))
+        if found != (channels, channels):
+            raise UserError(
+                f"'{self.source}' has (in_channels, out_channels) {found}, the images need {(channels, channels)}",
+                "Train on images of as many channels (--image_mode rgb or gray), or start from other weights.",
+            )
+        check_runs({**self.config, "sample_size": resolution}, "Start from other weights.")
+        try:
+            unet, told = UNet2DModel.from_pretrained(
+                self.folder,
+                sample_size=resolution,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            first = " ".join(str(error).split("\n\t")[:2])
+            raise UserError(
+                f"the weights of '{self.source}' are not those of its config: {first}", _ONE_MODEL
+            ) from error
+        except Exception as error:  # what safetensors raises for a damaged file
+            found_text = f"the weights of '{self.source}' cannot be loaded: {_first_words(error)}"
+            raise UserError(found_text, "Bring them back whole (git lfs pull, where they were cloned).") from error
+        wrong = [f"{name} missing" for name in told["missing_keys"]] + list(told["unexpected_keys"])
+        if wrong:
+            listed = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+            raise UserError(f"the weights of '{self.source}' are not those of its config: {listed}", _ONE_MODEL)
+        return unet
+
+    def remarks(self, config: TrainConfig) -> list[str]:
+        """Return what differs between the run and how the weights were trained, a sentence each."""
+        size = self.config.get("sample_size")
+        remarks = remarks_on_config(self.config, f"'{self.source}'")
+        if size not in (None, config.resolution):
+            remarks.append(f"'{self.source}' was made for images of {size} pixels; it goes on with {config.resolution}")
+        if self.scheduler is None:
+            todo = f"it is taken to predict {config.prediction_type}"
+            return [*remarks, f"'{self.source}' has no scheduler_config.json that says what it predicts: {todo}"]
+        steps = self.scheduler.get("num_train_timesteps", 1000)
+        if steps != config.num_train_timesteps:
+            was = f"'{self.source}' was trained with {steps} timesteps, this run has {config.num_train_timesteps}"
+            return [*remarks, f"{was}; as before: --num_train_timesteps {steps}"]
+        if not _same_noise(self.scheduler, config):
+            betas = ", ".join(f"{name} {self.scheduler[name]}" for name in _BETAS[:3] if name in self.scheduler)
+            schedule = self.scheduler.get("beta_schedule")
+            as_before = f"; as before: --beta_schedule {schedule}" if schedule != config.beta_schedule else ""
+            remarks.append(f"'{self.source}' was trained with other noise levels ({betas}){as_before}")
+        return remarks
+
+
+def find_pretrained(config: TrainConfig) -> Pretrained:
+    """Return the weights that `config.init_from` names, checked against the other options; downloads them if need be.
+
+    Raises:
+        UserError: nothing there, no safetensors, no UNet2DModel, or options that do not go with these weights.
+    """
+    source = config.init_from or ""
+    path, revision = Path(source).expanduser(), None
+    if path.is_file():
+        raise UserError(f"--init_from '{source}' is a file", "Give the folder that holds it and its config.json.")
+    if not path.is_dir():
+        if not _HUB_ID.fullmatch(source) or source.startswith("."):
+            todo = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
+            raise UserError(f"no folder '{source}', as --init_from names it", todo)
+        path, revision = _download(source, config.cache_dir)
+    folder = path / "unet" if (path / "unet" / "config.json").is_file() else path
+    _check_pipeline(source, path)
+    _check_weights(source, folder, {file.name for file in folder.iterdir()})
+    unet = _read_json(source, folder / "config.json")
+    if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        todo = "Start from an unconditional pipeline on pixels, whose unet is a UNet2DModel."
+        raise UserError(f"'{source}' holds a {unet['_class_name']}, not a UNet2DModel", todo)
+    places = [path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"]
+    if path.name == "unet":  # of a pipeline
+        places.append(path.resolve().parent / "scheduler" / "scheduler_config.json")
+    scheduler = next((_read_json(source, place) for place in places if place.is_file()), None)
+    pretrained = Pretrained(source, revision, folder, unet, scheduler)
+    _check_options(pretrained, config)
+    return pretrained
+
+
+def _check_options(pretrained: Pretrained, config: TrainConfig) -> None:
+    """Refuse options that do not go with the weights."""
+    source, what = pretrained.source, f"--init_from {pretrained.source}"
+    check_config(pretrained.config, config.num_train_timesteps, what, "Start from weights without class labels.")
+    check_resolution(config.resolution, pretrained.config, what)
+    if config.model != "default":
+        asked = unet_config(config.model, config.resolution, config.num_train_timesteps)
+        if _shape(asked) != _shape(pretrained.config):
+            todo = "Leave --model out: the architecture is that of the weights."
+            raise UserError(f"--model {config.model} is another UNet than that of {what}", todo)
+    scheduler = pretrained.scheduler
+    if scheduler is None:
+        return
+    if "beta_schedule" not in scheduler:
+        name = scheduler.get("_class_name", "another scheduler")
+        found = f"'{source}' was trained for {name}, whose noise is not that of a DDPM"
+        raise UserError(found, "Start from weights that were trained for a DDPM or DDIM scheduler.")
+    predicts = scheduler.get("prediction_type", "epsilon")
+    if predicts != config.prediction_type:
+        known = predicts in ("epsilon", "sample", "v_prediction")
+        raise UserError(
+            f"'{source}' predicts {predicts}, and this run would train it as prediction_type {config.prediction_type}",
+            f"Give --prediction_type {predicts}." if known else "openddpm trains epsilon, sample and v_prediction.",
+        )
+
+
+def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides on the weights of a UNet, defaults filled in."""
+    with torch.device("meta"):
+        full = UNet2DModel(**{name: value for name, value in config.items() if not name.startswith("_")}).config
+    plain = json.loads(json.dumps({name: value for name, value in full.items() if not name.startswith("_")}))
+    return {name: value for name, value in plain.items() if name not in _NOT_OF_THE_SHAPE}
+
+
+def _same_noise(scheduler: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Tell whether a scheduler of as many timesteps has the noise levels of the run; no, where it cannot be built."""
+    ours = DiffusionProcess(config, torch.device("cpu")).scheduler.alphas_cumprod
+    try:
+        options = {name: scheduler[name] for name in _BETAS if name in scheduler}
+        theirs = DDPMScheduler(num_train_timesteps=config.num_train_timesteps, **options).alphas_cumprod
+        return float((ours - theirs).abs().max()) < _SAME_ALPHAS
+    except Exception:  # of values that nobody has checked
+        return False
+
+
+def _check_pipeline(source: str, folder: Path) -> None:
+    """Refuse a pipeline whose UNet works on something other than pixels."""
+    if not (folder / "model_index.json").is_file():
+        return
+    parts = {name for name in _read_json(source, folder / "model_index.json") if not name.startswith("_")}
+    others = sorted(parts - {"unet", "scheduler"})
+    if others:
+        raise UserError(
+            f"the pipeline '{source}' has, besides unet and scheduler: {', '.join(others)}",
+            "Start from an unconditional pipeline on pixels: a DDPMPipeline or DDIMPipeline.",
+        )
+
+
+def _check_weights(source: str, folder: Path, names: set[str]) -> None:
+    """Refuse a folder without one file of safetensors and a config beside it.
+
+    Args:
+        names: what lies in the folder.
+    """
+    todo = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
+    if "config.json" not in names:
+        raise UserError(f"--init_from '{source}' has no UNet: no config.json, nor unet/config.json", todo)
+    if f"{WEIGHTS}.index.json" in names:
+        todo = 'Save them in one with diffusers: unet.save_pretrained(FOLDER, max_shard_size="1000GB").'
+        raise UserError(f"the weights of '{source}' are in several files", todo)
+    if WEIGHTS in names:
+        return
+    pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
+    if pickles:
+        raise UserError(
+            f"'{source}' has its weights as a pickle only ({', '.join(pickles)}), which may run any code: not loaded",
+            "Where you trust it, save it as safetensors first, with diffusers: "
+            f'UNet2DModel.from_pretrained("{source}").save_pretrained("FOLDER"); then --init_from FOLDER.',
+        )
+    raise UserError(f"--init_from '{source}' has no weights: no {WEIGHTS} beside '{folder / 'config.json'}'", todo)
+
+
+def _download(source: str, cache_dir: str | None) -> tuple[Path, str]:
+    """Return where the files of a model of the Hub lie, and its commit; those of the cache if the Hub is silent."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    nowhere, silence = f"'{source}' is no folder, and the Hub ({constants.ENDPOINT})", ""
+    try:
+        names = {entry.rfilename for entry in HfApi().model_info(source).siblings or []}
+        inside = "unet/" if "unet/config.json" in names else ""
+        below = {name.removeprefix(inside) for name in names if name.startswith(inside)}
+        _check_weights(source, Path(inside), {name for name in below if "/" not in name})
+    except UserError:
+        raise
+    except Exception as error:  # no connection, an offline mode, or trouble of the Hub's own
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404) or isinstance(error, HFValidationError):
+            todo = "Check the name; for a private or gated model log in first: hf auth login."
+            raise UserError(f"{nowhere} lets you read no model of that name", todo) from error
+        silence = _first_words(error)
+    try:
+        folder = snapshot_download(
+            source, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir, local_files_only=bool(silence)
+        )
+    except Exception as error:  # the same, and a disk that is full
+        found = f"{nowhere} did not deliver a model of that name: {silence or _first_words(error)}"
+        todo = "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+        raise UserError(found, todo) from error
+    return Path(folder), Path(folder).name  # the cache names its folders by the commit
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _read_json(source: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"'{path}' of '{source}' cannot be read: {error}", "Bring it back whole.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{path}' of '{source}' holds no JSON object", "Bring it back whole.")
+    return content

@@ -1,0 +1,190 @@
+"""What a UNet must be to be trained here: checked of a config, and of a UNet that the caller built."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from diffusers import UNet2DModel
+from torch import nn
+
+from openddpm.errors import UserError, closest
+
+MIN_RESOLUTION, MAX_RESOLUTION = 4, 4096  # of --resolution
+
+_DEFAULTS = {
+    name: field for name, field in inspect.signature(UNet2DModel.__init__).parameters.items() if name != "self"
+}
+_WITHOUT_LABELS = "Take out class_embed_type and num_class_embeds: the model then learns all images alike."
+_LABELS = ("class_embed_type", "num_class_embeds")
+
+
+def num_halvings(config: Mapping[str, Any]) -> int:
+    """Return how often a UNet of this config halves its images: between each two of its levels.
+
+    Raises:
+        UserError: block_out_channels is no list of whole numbers.
+    """
+    channels = config.get("block_out_channels", _DEFAULTS["block_out_channels"].default)
+    if not isinstance(channels, list | tuple) or not channels or not all(isinstance(c, int) for c in channels):
+        found = f"the UNet has block_out_channels {channels!r}"
+        raise UserError(found, "It takes a list with the channels of each level.")
+    return len(channels) - 1
+
+
+def fits(resolution: int, halvings: int) -> bool:
+    """Tell whether images of `resolution` pixels can be halved so often: diffusers' UNet adds no padding."""
+    return resolution % 2**halvings == 0
+
+
+def nearest_resolutions(resolution: int, halvings: int) -> list[int]:
+    """Return the resolutions at and around `resolution` that can be halved so often, of those that may be asked for."""
+    factor = 2**halvings
+    below = resolution // factor * factor
+    near = {below, below if below == resolution else below + factor}
+    return [size for size in sorted(near) if MIN_RESOLUTION <= size <= MAX_RESOLUTION]
+
+
+def check_resolution(
+    resolution: int, config: Mapping[str, Any], what: str, named: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Refuse a resolution that a UNet cannot halve often enough.
+
+    Args:
+        what: the UNet, as the message names it.
+        named: configs that may be taken instead, by name.
+
+    Raises:
+        UserError: naming the resolutions that suit this UNet, and those of `named` that suit this resolution.
+    """
+    halvings = num_halvings(config)
+    if fits(resolution, halvings):
+        return
+    sizes = [float(resolution)]
+    while sizes[-1] == int(sizes[-1]):
+        sizes.append(sizes[-1] / 2)
+    shown, times = " -> ".join(f"{size:g}" for size in sizes), "once" if halvings == 1 else f"{halvings} times"
+    found = f"--resolution {resolution} does not suit {what}, which halves its images {times}: {shown}"
+    ways = [f"--resolution {_nearest(resolution, halvings)}, to which images are resized"]
+    suiting = [name for name, other in (named or {}).items() if fits(resolution, num_halvings(other))]
+    if suiting:
+        ways.append(f"--model {' or '.join(suiting)}, with which {resolution} goes")
+    elif named:
+        finest = min(named, key=lambda name: num_halvings(named[name]))
+        ways.append(f"--model {finest} --resolution {_nearest(resolution, num_halvings(named[finest]))}")
+    raise UserError(found, f"Give {'; or '.join(ways)}.")
+
+
+def _nearest(resolution: int, halvings: int) -> str:
+    return " or ".join(map(str, nearest_resolutions(resolution, halvings)))
+
+
+def check_config(
+    config: Mapping[str, Any], num_train_timesteps: int, what: str, todo_without_labels: str = _WITHOUT_LABELS
+) -> None:
+    """Refuse a UNet2DModel's config that cannot be trained here, whatever the images.
+
+    Args:
+        what: the UNet, as the message names it.
+
+    Raises:
+        UserError: unknown fields, class embeddings, or a time embedding that takes no timesteps.
+    """
+    known = list(_DEFAULTS)
+    unknown = [name for name in config if not name.startswith("_") and name not in known]
+    if unknown:
+        hints = "; ".join(
+            f"'{name}': {closest(name, known).split('known: ')[0].strip() or 'no such field'}" for name in unknown
+        )
+        todo = "Take them out, or check that it is the config of a UNet2DModel."
+        raise UserError(f"{what} has fields that a UNet2DModel does not know: {hints}", todo)
+    labels = [f"{name} {config[name]!r}" for name in _LABELS if config.get(name) is not None]
+    if labels:
+        raise UserError(
+            f"{what} takes class labels ({', '.join(labels)}), and openddpm trains without labels",
+            todo_without_labels,
+        )
+    embedding = config.get("time_embedding_type", "positional")
+    if embedding == "fourier":
+        raise UserError(
+            f"{what} has time_embedding_type 'fourier', for noise levels above 0; a DDPM has timesteps from 0",
+            "Take 'positional', the default.",
+        )
+    most = config.get("num_train_timesteps")
+    if embedding == "learned" and (not isinstance(most, int) or most < num_train_timesteps):
+        raise UserError(
+            f"{what} has learned time embeddings for {most!r} timesteps, and the run has {num_train_timesteps}",
+            f"Set num_train_timesteps to {num_train_timesteps} in the UNet's config, or give --num_train_timesteps.",
+        )
+
+
+def remarks_on_config(config: Mapping[str, Any], what: str) -> list[str]:
+    """Return what there is to say about a config that can be trained all the same, a sentence each."""
+    if config.get("center_input_sample"):
+        return [
+            f"{what} has center_input_sample, which shifts images from 0..1 to -1..1; they are given in -1..1, so that "
+            "it gets them in -3..1"
+        ]
+    return []
+
+
+def unwrapped_unet(unet: Any) -> UNet2DModel:
+    """Return a caller's UNet without what others have wrapped around it: DataParallel, or torch.compile.
+
+    Raises:
+        UserError: it is no UNet2DModel.
+    """
+    if isinstance(unet, nn.Module):
+        unet = extract_model_from_parallel(unet, keep_fp32_wrapper=False, keep_torch_compile=False)
+    if type(unet) is UNet2DModel:
+        return unet
+    if isinstance(unet, type):
+        found, todo = (
+            f"unet is the class {unet.__name__}, not a model",
+            "Build it first: UNet2DModel(sample_size=64, ...).",
+        )
+    elif not isinstance(unet, nn.Module):
+        found = f"unet is of type {type(unet).__name__}, not a model"
+        todo = (
+            "Give a diffusers.UNet2DModel; the path or the Hub id of one goes into the config, as init_from or model."
+        )
+    else:
+        found = f"unet is of type {type(unet).__name__}; what can be trained, exported and sampled is a UNet2DModel"
+        todo = "Give a diffusers.UNet2DModel itself, no other class, subclass or wrapper: a run folder is read as that."
+    raise UserError(found, todo)
+
+
+def check_own_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_timesteps: int) -> None:
+    """Refuse a caller's UNet that does not fit the images; one without a sample size takes that of the images.
+
+    Raises:
+        UserError: naming what was expected and found.
+    """
+    what = "the UNet"
+    dtypes = {parameter.dtype for parameter in unet.parameters()}
+    if dtypes != {torch.float32}:
+        todo = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
+        raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", todo)
+    if any(parameter.is_meta for parameter in unet.parameters()):
+        raise UserError("the UNet lies on the meta device, without weights", "Build it on the CPU.")
+    if not any(parameter.requires_grad for parameter in unet.parameters()):
+        todo = "Let some of its weights be trained: unet.requires_grad_(True)."
+        raise UserError("all weights of the UNet are frozen, so there is nothing to train", todo)
+    check_config(unet.config, num_train_timesteps, what)
+    size = unet.config["sample_size"]
+    if size is None or (isinstance(size, list | tuple) and tuple(size) == (resolution, resolution)):
+        size = resolution
+        unet.register_to_config(sample_size=resolution)
+        unet.sample_size = resolution
+    found = (size, unet.config["in_channels"], unet.config["out_channels"])
+    expected = (resolution, channels, channels)
+    if isinstance(size, list | tuple) and len(set(size)) > 1:
+        todo = f"Build it with sample_size={resolution}, the --resolution."
+        raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; they are square here", todo)
+    if found != expected:
+        raise UserError(
+            f"the UNet has (sample_size, in_channels, out_channels) {found}, the images need {expected}",
+            "Build it for the images, or change --resolution or --image_mode.",
+        )
+    check_resolution(resolution, unet.config, what, {})
