@@ -70,7 +70,7 @@ def test_each_step_stands_once(finished_run: Path) -> None:
 def test_the_verdict_is_the_judges(finished_run: Path) -> None:
     """verdict.json is what the record says when it is judged again, and its numbers are in the evaluations."""
     run = read_run_folder(finished_run)
-    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers)
+    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
     assert run.verdict.step == STEPS and run.verdict.skill in {row.skill for row in run.evaluations[-2:]}
     assert run.rulers is not None
     for row in run.evaluations:
