@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openddpm.analysis.course import Course
-from openddpm.analysis.text import count, significant
+from openddpm.analysis.text import HUGE, count, number_of
 from openddpm.record.schema import Evidence, SamplesRow, SampleStatistic, StatisticName, Weights
 
 NAMES: dict[StatisticName, str] = {
@@ -41,7 +41,7 @@ class Difference:
     def text(self) -> str:
         """Return it with its numbers: brightness 0.12 beside 0.49 ± 0.04."""
         one = self.statistic
-        numbers = f"{significant(one.samples)} beside {significant(one.data)} \N{PLUS-MINUS SIGN} {one.error:.2g}"
+        numbers = f"{level(one.samples)} beside {level(one.data)} \N{PLUS-MINUS SIGN} {level(one.error)}"
         return f"{self.word} ({NAMES[self.name]} {numbers})"
 
 
@@ -51,6 +51,11 @@ class SamplesFinding:
 
     evidence: Evidence
     sentence: str = ""
+
+
+def level(number: float) -> str:
+    """0.70312 -> 0.703"""
+    return f"{number:.3f}" if abs(number) < HUGE else f"{number:.1e}"
 
 
 def latest_samples(rows: Sequence[SamplesRow], weights: Weights | None) -> SamplesRow | None:
@@ -75,14 +80,15 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     they cannot be expected to look right.
     """
     row = latest_samples(rows, course.last.weights if course.last else None)
-    if row is None:
+    if row is None or not row.statistics:
         return None
     off = differences(row)
     furthest = max((_errors_apart(one) for one in row.statistics.values()), key=abs, default=0.0)
     value = furthest if np.isfinite(furthest) else None
     if not off:
-        looked_at = _listed([NAMES[name] for name in row.statistics])
-        text = f"The samples look like the training images in {looked_at}, as far as {row.num_samples} of them tell."
+        text = (
+            f"As far as {number_of(row.num_samples, 'sample')} can tell, brightness and sharpness are as in the data."
+        )
         return SamplesFinding(Evidence(name="samples", kind="good", text=text, value=value))
     words = _listed([one.word for one in off])
     text = f"The samples of step {count(row.step)} are {_listed([one.text for one in off])} than the training images"
@@ -92,7 +98,7 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     if not _skill_when_drawn(course, row) >= 0:
         text += ", as is to be expected of a model that is not yet as good as a linear filter."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
-    text += f", whose error bar is that of {row.num_samples} images."
+    text += f"; \N{PLUS-MINUS SIGN} is the standard error of so many images, {row.num_samples}."
     if any(one.name in DRAWING for one in off):
         text += " Where the loss is good, look at how they are drawn: the solver, its steps, the noise schedule."
     sentence = f"But its samples are {words} than the training images."

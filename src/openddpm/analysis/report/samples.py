@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from openddpm.analysis.samples import differences
-from openddpm.analysis.text import significant
+from openddpm.analysis.samples import differences, level
 from openddpm.record.schema import SamplesRow, StatisticName, Weights
 
 
@@ -36,9 +35,9 @@ def compared_samples(row: SamplesRow | None) -> Compared | None:
     rows = [
         ComparedRow(
             term=name,
-            samples=significant(one.samples),
-            data=significant(one.data),
-            chance=f"{significant(one.low)} to {significant(one.high)}",
+            samples=level(one.samples),
+            data=level(one.data),
+            chance=f"{level(one.low)} to {level(one.high)}",
             word=words.get(name, ""),
         )
         for name, one in row.statistics.items()
