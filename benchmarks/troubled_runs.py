@@ -148,7 +148,7 @@ def _print_verdicts(output_dir: Path) -> None:
 
 def _verdict(folder: Path) -> Verdict:
     found = read_run_folder(folder)
-    return judge(found.run, found.metrics, found.evaluations, found.rulers)
+    return judge(found.run, found.metrics, found.evaluations, found.rulers, found.samples)
 
 
 if __name__ == "__main__":

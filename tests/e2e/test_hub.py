@@ -30,8 +30,8 @@ DEAD_ENDPOINT = "http://127.0.0.1:9"  # the discard port, where nobody listens
 MARKUP_NAME = "a <b>run</b> & [link](x)"
 ALLOWED = {
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
-    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "data.json"),
-    *("rulers.json", "verdict.json"),
+    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
+    *("data.json", "rulers.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/training-data.png"),
 }
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, Verdict
+from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, SamplesRow, Verdict
 
 TOKEN = b"hf_secret_of_the_tiny_run"
 STEPS = 11  # 2 epochs of 22 training images in batches of 4, rounded up
@@ -26,7 +26,7 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
     checkpoint = f"checkpoints/step-{STEPS:08d}"
     expected = {
         *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
-        *("report.html", "README.md", "curves.png"),
+        *("samples.jsonl", "report.html", "README.md", "curves.png"),
         *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
         *("scheduler/scheduler_config.json", "samples/training-data.png"),
         *(f"samples/step-{step:08d}-{weights}.png" for step in (6, STEPS) for weights in ("ema", "raw")),
@@ -42,7 +42,8 @@ def test_each_record_validates(finished_run: Path) -> None:
     for name, schema in whole.items():
         content = json.loads((finished_run / name).read_text("utf-8"))
         assert schema.model_validate(content).model_dump(mode="json") == content
-    for name, schema in (("metrics.jsonl", MetricsRow), ("evaluations.jsonl", EvaluationRow)):
+    rows_of = {"metrics.jsonl": MetricsRow, "evaluations.jsonl": EvaluationRow, "samples.jsonl": SamplesRow}
+    for name, schema in rows_of.items():
         rows = read_json_lines(finished_run / name)
         assert rows
         assert [schema.model_validate(row).model_dump(mode="json") for row in rows] == rows
@@ -59,18 +60,19 @@ def test_run_json_tells_how_the_run_ended(finished_run: Path) -> None:
 
 
 def test_each_step_stands_once(finished_run: Path) -> None:
-    """metrics.jsonl has each logged step once and the last; evaluations.jsonl the first preview and the end."""
+    """metrics.jsonl has each logged step once and the last; the others have the first preview and the end."""
     assert [row["step"] for row in read_json_lines(finished_run / "metrics.jsonl")] == [2, 4, 6, 8, 10, 11]
-    evaluations = read_json_lines(finished_run / "evaluations.jsonl")
-    assert [(row["step"], row["weights"]) for row in evaluations] == [
-        (step, weights) for step in (6, STEPS) for weights in ("ema", "raw")
-    ]
+    for name in ("evaluations.jsonl", "samples.jsonl"):
+        rows = read_json_lines(finished_run / name)
+        assert [(row["step"], row["weights"]) for row in rows] == [
+            (step, weights) for step in (6, STEPS) for weights in ("ema", "raw")
+        ]
 
 
 def test_the_verdict_is_the_judges(finished_run: Path) -> None:
     """verdict.json is what the record says when it is judged again, and its numbers are in the evaluations."""
     run = read_run_folder(finished_run)
-    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers)
+    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
     assert run.verdict.step == STEPS and run.verdict.skill in {row.skill for row in run.evaluations[-2:]}
     assert run.rulers is not None
     for row in run.evaluations:

@@ -30,10 +30,18 @@ from openddpm.config import recorded_config
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.schema import ImageFinding
-from openddpm.record.writer import DATA_FILE, EVALUATIONS_FILE, METRICS_FILE, RULERS_FILE, RUN_FILE, VERDICT_FILE
+from openddpm.record.writer import (
+    DATA_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    RULERS_FILE,
+    RUN_FILE,
+    SAMPLES_FILE,
+    VERDICT_FILE,
+)
 from openddpm.training.checkpoint import load_checkpoint
 
-RECORD_FILES = (RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, RULERS_FILE, DATA_FILE, VERDICT_FILE)
+RECORD_FILES = (RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, RULERS_FILE, DATA_FILE, VERDICT_FILE)
 CHECKPOINT = "checkpoints/step-00000060"
 CHECKPOINT_FILES = ("state.json", "manifest.json", "unet.safetensors")
 STAND_INS = {"<deep>": "[" * 100_000 + "]" * 100_000, "<deeper objects>": '{"a":' * 900 + "1" + "}" * 900}
@@ -103,7 +111,7 @@ def _whole_run(folder: Path, **state: Any) -> Path:
     (checkpoint / "state.json").write_text(json.dumps({**state_json, "scaler": None, "run_id": run_id}))
     _sign(checkpoint)
     verdict = read_run_folder(folder)
-    words = judge(verdict.run, verdict.metrics, verdict.evaluations, verdict.rulers)
+    words = judge(verdict.run, verdict.metrics, verdict.evaluations, verdict.rulers, verdict.samples)
     (folder / VERDICT_FILE).write_text(words.model_dump_json())
     return folder
 
@@ -233,7 +241,7 @@ def _fault_of_report(folder: Path) -> str:
             return f"exit status {status} and {err.getvalue()!r}"
         if status == 0:
             run = read_run_folder(folder)
-            verdict = judge(run.run, run.metrics, run.evaluations, run.rulers)
+            verdict = judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
             texts = [verdict.sentence, *(item.text for item in verdict.evidence)]
             return "".join(f"unprintable verdict: {text!r}" for text in texts if not text.isprintable())
     except BaseException as error:

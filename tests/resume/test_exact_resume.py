@@ -12,7 +12,7 @@ from openddpm.record.schema import MetricsRow
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
 from openddpm.training.setup import prepare
-from tiny import differing, exact_evaluations, exact_metrics, newest_tensors, tiny_config, tiny_images
+from tiny import differing, exact_evaluations, exact_metrics, exact_samples, newest_tensors, tiny_config, tiny_images
 
 
 class _Crash(Exception):
@@ -67,6 +67,7 @@ def test_resume_after_a_crash_is_exact(tmp_path: Path, logging_steps: int) -> No
     assert exact_metrics(tmp_path / "cut") == exact_metrics(tmp_path / "whole")
     assert differing(newest_tensors(tmp_path / "cut"), newest_tensors(tmp_path / "whole")) == []
     assert exact_evaluations(tmp_path / "cut") == exact_evaluations(tmp_path / "whole")
+    assert exact_samples(tmp_path / "cut") == exact_samples(tmp_path / "whole") != []
     for name in ("samples/step-00000005-ema.png", "samples/step-00000012-raw.png"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -12,7 +12,7 @@ from fault_injection import Site, start, start_ranks
 from openddpm.record.reader import read_run_record
 from openddpm.record.writer import list_preview_files
 from openddpm.training.checkpoint import InvalidCheckpoint, list_checkpoints, verify_checkpoint
-from tiny import differing, exact_evaluations, exact_metrics, newest_tensors
+from tiny import differing, exact_evaluations, exact_metrics, exact_samples, newest_tensors
 
 _NUM_RESUMES = 4
 _TEMPORARY = (".partial-*", ".*.openddpm-tmp", ".probe-*")
@@ -44,6 +44,7 @@ def differences(run: Path, whole: Path, logs: Path) -> list[str]:
     """Return in what two finished runs differ, times and names apart, and what `run` should not have left behind."""
     found = _differing_rows("metrics", exact_metrics(run), exact_metrics(whole))
     found += _differing_rows("evaluations", exact_evaluations(run), exact_evaluations(whole))
+    found += _differing_rows("samples", exact_samples(run), exact_samples(whole))
     found += [f"tensor {name}" for name in differing(newest_tensors(run), newest_tensors(whole))]
     found += ["state.json"] * (_newest_state(run) != _newest_state(whole))
     previews, wanted = ({path.name: path for _, _, path in list_preview_files(folder)} for folder in (run, whole))

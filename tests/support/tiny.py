@@ -76,6 +76,11 @@ def exact_evaluations(run: Path) -> list[dict[str, Any]]:
     return _without_times(read_json_lines(run / "evaluations.jsonl"))
 
 
+def exact_samples(run: Path) -> list[dict[str, Any]]:
+    """Return what was measured of samples, without what a clock decides."""
+    return _without_times(read_json_lines(run / "samples.jsonl"))
+
+
 def _without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in row if not key.endswith(("seconds", "_per_second"))} for row in rows]
 

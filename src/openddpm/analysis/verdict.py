@@ -7,6 +7,7 @@ import numpy as np
 
 from openddpm.analysis.course import Course, Trend
 from openddpm.analysis.forecast import forecast
+from openddpm.analysis.samples import samples_finding
 from openddpm.analysis.symptoms import GAP, find_symptoms
 from openddpm.analysis.text import count, signed, skill_words
 from openddpm.record.schema import (
@@ -16,6 +17,7 @@ from openddpm.record.schema import (
     MetricsRow,
     RulersRecord,
     RunRecord,
+    SamplesRow,
     Verdict,
     VerdictCode,
 )
@@ -24,6 +26,8 @@ MIN_EVALUATIONS = 4  # fewer show no trend
 LEVEL = 0.005  # of skill: shown as none
 FLAT_PER_DOUBLING = 0.01  # of skill; with its error, no more than three times that
 MIN_PLATEAU_EVALUATIONS = 8
+
+GOOD_CODES = ("learning", "plateaued", "finished")  # what samples that are off would belie
 
 BAND_WORDS: dict[Band, tuple[str, str]] = {  # what it is, what is seen while it is bad
     "layout": ("layout", "wrong colours and composition"),
@@ -40,6 +44,7 @@ def judge(
     metrics: Sequence[MetricsRow],
     evaluations: Sequence[EvaluationRow],
     rulers: RulersRecord | None,
+    samples: Sequence[SamplesRow] = (),
 ) -> Verdict:
     """Return the verdict on a run from its record, whole or still growing."""
     comparable = [row for row in evaluations if row.by_timestep or rulers is None]  # not those of an older openddpm
@@ -54,11 +59,21 @@ def judge(
     assert code is not None
     step = max([run.progress.step, *(row.step for row in metrics[-1:])])
     stopped = [f"The run was ended by an error after step {step:,}."] if run.status == "failed" else []
-    told = [*stopped, sentence, *(symptom.sentence for symptom in symptoms if symptom.code is None)]
+    shown = samples_finding(course, samples) if course.last and course.rulers else None
+    told = [
+        *stopped,
+        sentence,
+        *([shown.sentence] if shown and shown.sentence and code in GOOD_CODES else []),
+        *(symptom.sentence for symptom in symptoms if symptom.code is None),
+    ]
     return Verdict(
         code=code,
         sentence=" ".join(told),
-        evidence=[*(symptom.evidence for symptom in symptoms), *_evidence(course, {s.evidence.name for s in symptoms})],
+        evidence=[
+            *(symptom.evidence for symptom in symptoms),
+            *([shown.evidence] if shown else []),
+            *_evidence(course, {symptom.evidence.name for symptom in symptoms}),
+        ],
         forecast=forecast(course) if code == "learning" and run.status == "running" else None,
         step=last.step if last else 0,
         images=last.images if last else 0,

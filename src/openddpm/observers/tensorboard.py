@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
 from openddpm.training.observers import Observer
 
 OWNER_FILE = "run-folder.txt"
@@ -64,6 +64,9 @@ class TensorBoardObserver(Observer):
         scores |= {f"{band}_skill": score.skill for band, score in row.bands.items()}
         self._write_scalars(f"evaluation_{row.weights}", scores, row.step)
         self._has_news = True
+
+    def sampled(self, row: SamplesRow) -> None:
+        self._write_scalars(f"samples_{row.weights}", {k: one.samples for k, one in row.statistics.items()}, row.step)
 
     def judged(self, verdict: Verdict) -> None:
         """Write a verdict as text, and, of a new evaluation, the numbers that it rests on."""

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from openddpm.analysis.verdict import judge
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
 from openddpm.record.writer import RunWriter
 from openddpm.training.observers import Observer
 
@@ -27,6 +27,7 @@ class VerdictObserver(Observer):
         self._run, self._writer = run, RunWriter(folder)
         self._metrics: list[MetricsRow] = recorded.metrics
         self._evaluations: list[EvaluationRow] = recorded.evaluations
+        self._samples: list[SamplesRow] = recorded.samples
         self._rulers = recorded.rulers
 
     def logged(self, row: MetricsRow) -> None:
@@ -35,6 +36,9 @@ class VerdictObserver(Observer):
     def evaluated(self, row: EvaluationRow) -> None:
         self._evaluations.append(row)
         self._has_news = True
+
+    def sampled(self, row: SamplesRow) -> None:
+        self._samples.append(row)
 
     def record_grown(self) -> None:
         if self._has_news:
@@ -47,7 +51,7 @@ class VerdictObserver(Observer):
 
     def _judge(self) -> None:
         try:
-            verdict = judge(self._run, self._metrics, self._evaluations, self._rulers)
+            verdict = judge(self._run, self._metrics, self._evaluations, self._rulers, self._samples)
             for tell in self._tell:
                 tell(verdict)
             self._writer.write_verdict(verdict)

@@ -34,7 +34,7 @@ def write_card(folder: Path, run: RunFolder | None = None) -> Path:
         skill=None if shipped is None else shipped.skill if run.run.dataset.num_heldout else shipped.train_skill,
         preview=preview,
         curves=CURVES_FILE,
-        verdict=judge(run.run, run.metrics, run.evaluations, run.rulers),
+        verdict=judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples),
     )
     write_atomically(folder / "README.md", card + "\n")
     return folder / "README.md"

@@ -12,7 +12,7 @@ from openddpm.record.reader import read_run_record
 
 ALLOWED_FILES = (
     *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
-    *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
+    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "rulers.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
 """Everything else stays at home: checkpoints and optimizer states above all."""

@@ -1,7 +1,7 @@
 """Reads a run folder, whole or still growing."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from openddpm.record.schema import (
     MetricsRow,
     RulersRecord,
     RunRecord,
+    SamplesRow,
     Verdict,
 )
 from openddpm.record.writer import (
@@ -25,6 +26,7 @@ from openddpm.record.writer import (
     METRICS_FILE,
     RULERS_FILE,
     RUN_FILE,
+    SAMPLES_FILE,
     VERDICT_FILE,
     list_preview_files,
 )
@@ -56,6 +58,7 @@ class RunFolder:
     rulers: RulersRecord | None
     verdict: Verdict | None
     previews: list[Preview]
+    samples: list[SamplesRow] = field(default_factory=list)
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -98,6 +101,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         rulers=_read_record(folder / RULERS_FILE, RulersRecord),
         verdict=_read_verdict(folder),
         previews=list_previews(folder),
+        samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
     )
 
 

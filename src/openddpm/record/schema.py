@@ -9,6 +9,7 @@ SCHEMA_VERSION = 1
 Status = Literal["running", "finished", "interrupted", "failed"]
 Weights = Literal["ema", "raw"]
 Band = Literal["detail", "shape", "layout"]
+StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
 VerdictCode = Literal[
     "too_early", "learning", "plateaued", "memorising", "not_learning", "diverged", "unstable", "finished"
 ]
@@ -168,6 +169,36 @@ class EvaluationRow(_Record):
     """Mean loss of each group of tuples in rulers.json, in its order."""
     seconds: float | None = None
     """Time this evaluation took."""
+
+
+class SampleStatistic(_Record):
+    """One statistic of the samples of a preview, beside that of training images; all are of 0..1."""
+
+    samples: float
+    """Mean over the samples."""
+    data: float
+    """Mean over the training images that were measured."""
+    error: float
+    """Standard error of `samples`, were they training images."""
+    low: float
+    """The least mean of 10,000 groups of as many training images, drawn at random."""
+    high: float
+    """The greatest of them."""
+
+
+class SamplesRow(_Record):
+    """A line of samples.jsonl: what the samples of a preview look like beside the training images."""
+
+    step: int
+    images: int
+    weights: Weights
+    num_samples: int
+    num_data: int
+    """Training images that were measured."""
+    statistics: dict[StatisticName, SampleStatistic]
+    """Without "colour" where images are gray."""
+    seconds: float | None = None
+    """Time it took to measure."""
 
 
 class RulersRecord(_Record):

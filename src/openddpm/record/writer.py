@@ -8,20 +8,32 @@ from threading import Lock
 from pydantic import BaseModel
 
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, Verdict
+from openddpm.record.schema import (
+    DataRecord,
+    EvaluationRow,
+    MetricsRow,
+    RulersRecord,
+    RunRecord,
+    SamplesRow,
+    Verdict,
+)
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+SAMPLES_FILE = "samples.jsonl"
 DATA_FILE = "data.json"
 RULERS_FILE = "rulers.json"
 VERDICT_FILE = "verdict.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, RULERS_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
-    "generated",
+    *("generated", SAMPLES_FILE),
 )
 """Everything a run may leave in its folder."""
+
+ROW_FILES = (METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE)
+"""JSON Lines, which grow as the run does."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
@@ -32,7 +44,7 @@ class RunWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._waiting = {METRICS_FILE: b"", EVALUATIONS_FILE: b""}
+        self._waiting = dict.fromkeys(ROW_FILES, b"")
         """Lines that could not be written yet."""
         self._appending = Lock()
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -61,6 +73,10 @@ class RunWriter:
         """Add a line to evaluations.jsonl; where that fails it is added before the next."""
         self._append(EVALUATIONS_FILE, row)
 
+    def append_samples(self, row: SamplesRow) -> None:
+        """Add a line to samples.jsonl; where that fails it is added before the next."""
+        self._append(SAMPLES_FILE, row)
+
     def sync_rows(self) -> None:
         """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
 
@@ -70,7 +86,7 @@ class RunWriter:
         with self._appending:
             for name in self._waiting:
                 self._write_waiting(name)
-        for name in (METRICS_FILE, EVALUATIONS_FILE):
+        for name in ROW_FILES:
             if (self.folder / name).exists():
                 sync_file(self.folder / name)
 
@@ -89,11 +105,11 @@ class RunWriter:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once.
 
         Args:
-            look_due: whether `step` is to be evaluated again, so that its own evaluation goes too.
+            look_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
         """
-        for name in (METRICS_FILE, EVALUATIONS_FILE):
+        for name in ROW_FILES:
             rows = read_json_lines(self.folder / name)
-            last = step - 1 if look_due and name == EVALUATIONS_FILE else step
+            last = step - 1 if look_due and name != METRICS_FILE else step
             kept = [row for row in rows if row.get("step", 0) <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):

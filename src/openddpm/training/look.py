@@ -1,13 +1,15 @@
 """Looks at the weights in the making: evaluates them, and makes previews, without touching them."""
 
+import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from openddpm.diffusion.sampling import Denoiser, denoiser
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, Weights
-from openddpm.training.previews import write_preview
+from openddpm.record.schema import EvaluationRow, SamplesRow, Weights
+from openddpm.training.previews import draw_preview, write_preview
 from openddpm.training.run import Training
 from openddpm.training.stop import StopRequest
 
@@ -27,6 +29,7 @@ def look(training: Training, stop: StopRequest) -> None:
     if recorder.is_main:
         kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
         rows: list[EvaluationRow] = []
+        drawn: list[SamplesRow] = []
         written: dict[str, Path] = {}
         try:
             for kind, weights in kinds.items():
@@ -38,24 +41,47 @@ def look(training: Training, stop: StopRequest) -> None:
                 if timetable.is_preview(state.step):
                     precision = PRECISIONS[training.config.mixed_precision]
                     denoise = _until_stopped(denoiser(training.frozen_unet, weights, precision), stop)
-                    if path := _preview(training, denoise, kind):
+                    samples = draw_preview(
+                        denoise,
+                        training.process,
+                        training.config,
+                        state.unet.config["in_channels"],
+                        training.accelerator.device,
+                    )
+                    drawn.append(_measured(training, samples, kind))
+                    if path := _written(training, samples, kind):
                         written[kind] = path
         except _Stopped:
             return
         for row in rows:
             recorder.evaluated(row)
+        for samples_row in drawn:
+            recorder.sampled(samples_row)
         if written:
             recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")))
         recorder.grown(training.progress())
     state.look_due = False
 
 
-def _preview(training: Training, denoise: Denoiser, kind: Weights) -> Path | None:
-    """Write samples by the weights of `kind`; None where the disk has no room, and the run goes on without them."""
-    recorder, channels = training.recorder, training.state.unet.config["in_channels"]
+def _measured(training: Training, samples: np.ndarray, kind: Weights) -> SamplesRow:
+    start, data = time.perf_counter(), training.data_statistics
+    return SamplesRow(
+        step=training.state.step,
+        images=training.state.images,
+        weights=kind,
+        num_samples=len(samples),
+        num_data=data.num_images,
+        statistics=data.compare(samples),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def _written(training: Training, samples: np.ndarray, kind: Weights) -> Path | None:
+    """Write the picture of samples by the weights of `kind`; None where the disk has no room: the run goes on."""
+    recorder = training.recorder
     path = recorder.folder / "samples" / f"step-{training.state.step:08d}-{kind}.png"
     try:
-        write_preview(path, denoise, training.process, training.config, channels, training.accelerator.device)
+        write_preview(path, samples)
     except OSError as error:
         recorder.warned(f"no preview of the {kind} weights at step {training.state.step:,}: {error}")
         return None

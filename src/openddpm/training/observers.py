@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow
 
 
 class Observer:
@@ -20,6 +20,9 @@ class Observer:
 
     def evaluated(self, row: EvaluationRow) -> None:
         """A line was added to evaluations.jsonl."""
+
+    def sampled(self, row: SamplesRow) -> None:
+        """A line was added to samples.jsonl."""
 
     def previewed(self, preview: Preview) -> None:
         """Preview images were written."""

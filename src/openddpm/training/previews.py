@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from openddpm.config import TrainConfig
@@ -14,13 +15,18 @@ from openddpm.record.files import write_atomically
 from openddpm.seeding import standard_normal
 
 
-def write_preview(
-    path: Path, denoise: Denoiser, process: DiffusionProcess, config: TrainConfig, channels: int, device: torch.device
-) -> None:
-    """Write a grid of eval_batch_size samples, from the noise that the run's seed fixes, as a PNG."""
+def draw_preview(
+    denoise: Denoiser, process: DiffusionProcess, config: TrainConfig, channels: int, device: torch.device
+) -> np.ndarray:
+    """Return eval_batch_size samples from the noise that the run's seed fixes, (N, C, H, W) uint8."""
     shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
     noise = standard_normal(shape, device, config.seed, "preview")
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps, config.preview_solver)
+    return signed_unit_to_uint8(images).cpu().numpy()
+
+
+def write_preview(path: Path, images: np.ndarray) -> None:
+    """Write a grid of images, (N, C, H, W) uint8, as a PNG."""
     picture = io.BytesIO()
-    image_grid(signed_unit_to_uint8(images).cpu().numpy()).save(picture, "PNG")
+    image_grid(images).save(picture, "PNG")
     write_atomically(path, picture.getvalue())

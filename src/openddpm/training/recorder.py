@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, Progress, RunRecord, Status
+from openddpm.record.schema import EvaluationRow, MetricsRow, Progress, RunRecord, SamplesRow, Status
 from openddpm.record.writer import RUN_FILE, RunWriter
 from openddpm.training.observers import Observer
 from openddpm.training.state import NotFinite
@@ -39,6 +39,12 @@ class Recorder:
         if self._writer:
             self._attempt("a line of evaluations.jsonl", self._writer.append_evaluation, row)
         self._tell("evaluated", row)
+
+    def sampled(self, row: SamplesRow) -> None:
+        """Append to samples.jsonl."""
+        if self._writer:
+            self._attempt("a line of samples.jsonl", self._writer.append_samples, row)
+        self._tell("sampled", row)
 
     def previewed(self, preview: Preview) -> None:
         """Announce preview images, which are written by now."""

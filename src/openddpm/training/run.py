@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from openddpm.seeding import uniform
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.output import Claim
 from openddpm.training.recorder import Recorder
+from openddpm.training.sample_statistics import DataStatistics, measure_data
 from openddpm.training.saver import Saver
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import Timetable
@@ -55,6 +57,11 @@ class Training:
     def global_batch_size(self) -> int:
         """Images a step consumes, over all processes and accumulation steps."""
         return self.timetable.global_batch_size
+
+    @cached_property
+    def data_statistics(self) -> DataStatistics:
+        """What samples are compared with: measured at the first preview, whose time it counts to."""
+        return measure_data(self.images, self.split.train, self.config.seed)
 
     def timesteps_of(self, micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""

@@ -28,6 +28,11 @@ ODD_ROWS: dict[str, tuple[str, Change]] = {
     "step 0": ("evaluations.jsonl", lambda row: row.update(step=0)),
     "huge numbers": ("evaluations.jsonl", lambda row: row.update(heldout_loss=1e308, skill=-1e308, train_skill=1e308)),
     "no groups": ("evaluations.jsonl", lambda row: row.update(by_timestep=row["by_timestep"][:3])),
+    "no statistics": ("samples.jsonl", lambda row: row.update(statistics={})),
+    "huge statistics": (
+        "samples.jsonl",
+        lambda row: [one.update(samples=1e308, data=-1e308, error=5e-324) for one in row["statistics"].values()],
+    ),
     "no time": ("metrics.jsonl", lambda row: row.update(wall_seconds=0.0, images_per_second=0.0)),
     "huge losses": ("metrics.jsonl", lambda row: row.update(train_loss=1e308, grad_norm=1e308)),
 }
@@ -43,7 +48,7 @@ def test_odd_rows_are_judged_and_shown(name: str, tmp_path: Path) -> None:
         change(row)
     (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     run = read_run_folder(folder)
-    assert judge(run.run, run.metrics, run.evaluations, run.rulers).sentence.isprintable()
+    assert judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples).sentence.isprintable()
     assert "</html>" in render_report(run, BUILT)
 
 

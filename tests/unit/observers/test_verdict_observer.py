@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from made_up_run import write_made_up_run
+from made_up_run import made_up_samples, write_made_up_run
 from openddpm.analysis.verdict import judge
 from openddpm.observers.display import Display
 from openddpm.observers.verdict import VerdictObserver
@@ -21,12 +21,16 @@ def test_each_evaluation_is_judged_once_both_weights_are_in(tmp_path: Path) -> N
     told: list[Verdict] = []
     observer = VerdictObserver(tell=[told.append])
     (folder / "evaluations.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in recorded.evaluations[:8]))
+    (folder / "samples.jsonl").unlink()
+    samples = [made_up_samples(row.step, row.weights) for row in recorded.evaluations]
     observer.started(recorded.run, folder)
     for index, row in enumerate(recorded.evaluations[8:], 9):
         observer.evaluated(row)
+        observer.sampled(samples[index - 1])
         if index % 2 == 0:
             observer.record_grown()
-            expected = judge(recorded.run, recorded.metrics, recorded.evaluations[:index], recorded.rulers)
+            rows = recorded.metrics, recorded.evaluations[:index], recorded.rulers, samples[8:index]
+            expected = judge(recorded.run, *rows)
             assert told[-1] == expected == read_run_folder(folder).verdict
     observer.record_grown()  # a preview without an evaluation
     assert len(told) == 8

@@ -23,8 +23,8 @@ STRANGERS = [
 ]
 OURS = [
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
-    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "data.json"),
-    *("rulers.json", "verdict.json", "report.html", "README.md", "curves.png"),
+    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
+    *("data.json", "rulers.json", "verdict.json", "report.html", "README.md", "curves.png"),
     *("samples/step-00000011-ema.png", "samples/step-00000011-raw.png", "samples/training-data.png"),
 ]
 

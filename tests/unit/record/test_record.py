@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from made_up_run import write_made_up_run
+from made_up_run import made_up_samples, write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
@@ -87,6 +87,7 @@ def write_run(folder: Path, steps: int = 0) -> RunWriter:
         writer.append_evaluation(evaluation(step, "ema"))
         writer.append_evaluation(evaluation(step, "raw"))
         for weights in ("ema", "raw"):
+            writer.append_samples(made_up_samples(step, weights))
             (folder / "samples" / f"step-{step:08d}-{weights}.png").touch()
     return writer
 
@@ -100,7 +101,11 @@ def steps_in(run: RunFolder) -> tuple[list[int], list[tuple[int, str]], list[int
     )
 
 
-@pytest.mark.parametrize("record", [RUN, DATA, metrics(3), evaluation(3)], ids=lambda record: type(record).__name__)
+@pytest.mark.parametrize(
+    "record",
+    [RUN, DATA, metrics(3), evaluation(3), made_up_samples(3, "ema")],
+    ids=lambda record: type(record).__name__,
+)
 def test_records_survive_the_way_through_json(record: BaseModel) -> None:
     """Every record comes back from JSON equal, to the last bit of its numbers."""
     assert type(record).model_validate(json.loads(json.dumps(record.model_dump(), allow_nan=False))) == record
@@ -164,7 +169,7 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
     assert error.value.todo
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "data.json"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json"])
 @pytest.mark.parametrize("content", ['{"step": "many"}\n', '{"st\n{}\n'])
 def test_damage_in_any_file_is_named(name: str, content: str, tmp_path: Path) -> None:
     """A damaged file of the record is a UserError that names that very file."""
@@ -187,10 +192,20 @@ def test_forgetting_keeps_each_step_once(step: int, tmp_path: Path) -> None:
     writer.forget_after(step)
     kept = list(range(1, min(step, 3) + 1))
     both = [(number, weights) for number in kept for weights in ("ema", "raw")]
-    assert steps_in(read_run_folder(tmp_path)) == (kept, both, kept)
+    run = read_run_folder(tmp_path)
+    assert steps_in(run) == (kept, both, kept)
+    assert [(row.step, row.weights) for row in run.samples] == both
     for number in range(step + 1, 4):
         writer.append_metrics(metrics(number))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+def test_what_is_looked_at_again_is_forgotten(tmp_path: Path) -> None:
+    """A checkpoint saved before its evaluation and previews were made leaves those of its own step to be made anew."""
+    write_run(tmp_path, steps=3).forget_after(2, look_due=True)
+    run = read_run_folder(tmp_path)
+    assert [row.step for row in run.metrics] == [1, 2]
+    assert {row.step for row in run.evaluations} == {row.step for row in run.samples} == {1}
 
 
 def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:

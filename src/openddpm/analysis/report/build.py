@@ -15,9 +15,11 @@ from plotly.offline import get_plotlyjs
 from openddpm.analysis.report.facts import MARKS, header_facts, verdict_badge
 from openddpm.analysis.report.gauges import band_gauges, last_evaluation
 from openddpm.analysis.report.pictures import embed_pictures
+from openddpm.analysis.report.samples import compared_samples
 from openddpm.analysis.report.series import evaluation_columns, metrics_columns, noise_columns
 from openddpm.analysis.report.tables import all_tables
 from openddpm.analysis.report.terms import TERMS, term_links
+from openddpm.analysis.samples import latest_samples
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
@@ -44,7 +46,7 @@ def write_report(folder: Path, run: RunFolder | None = None) -> Path:
 def render_report(run: RunFolder, built: datetime) -> str:
     """Return the page for `run`; `built` is the time that it states."""
     pictures = embed_pictures(run)
-    verdict = judge(run.run, run.metrics, run.evaluations, run.rulers)
+    verdict = judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
     measured = last_evaluation(run.evaluations, verdict.weights)
     data = {
         "frames": pictures.frames,
@@ -71,6 +73,7 @@ def render_report(run: RunFolder, built: datetime) -> str:
         gauges=band_gauges(measured),
         header=header_facts(run, built),
         pictures=pictures,
+        compared=compared_samples(latest_samples(run.samples, verdict.weights)),
         tables=all_tables(run),
         findings=run.data,
         max_findings=MAX_FINDINGS,

@@ -42,10 +42,11 @@ VERDICT_BADGES: dict[VerdictCode, Badge] = {
 
 
 def verdict_badge(verdict: Verdict) -> Badge:
-    """Return the badge of a verdict: to have finished is good news only if something was learned."""
+    """Return the badge of a verdict: good news only if something was learned, and if the samples look like it."""
     badge = VERDICT_BADGES[verdict.code]
-    has_learned = verdict.skill is not None and verdict.skill > 0
-    return replace(badge, tone="warning") if verdict.code == "finished" and not has_learned else badge
+    has_learned = verdict.code != "finished" or (verdict.skill is not None and verdict.skill > 0)
+    looks_right = not any(item.name == "samples" and item.kind == "warning" for item in verdict.evidence)
+    return badge if badge.tone != "good" or (has_learned and looks_right) else replace(badge, tone="warning")
 
 
 @dataclass(frozen=True)

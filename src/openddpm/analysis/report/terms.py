@@ -123,6 +123,15 @@ TERMS: dict[str, Term] = {
     "layout": Term(
         "layout", "Colours and composition: loss at strong noise (signal-to-noise ratio below 0.1).", "bands"
     ),
+    "brightness": Term("brightness", "The mean of all pixels: 0 is black, 1 is white.", "samples"),
+    "contrast": Term("contrast", "How far the pixels of an image lie from its mean brightness.", "samples"),
+    "colour": Term(
+        "colour", "The strongest colour channel less the weakest, mean over the pixels: 0 is gray.", "samples"
+    ),
+    "medium": Term("medium structure", "How strong patterns of 4 to 8 pixels are.", "samples"),
+    "fine": Term(
+        "fine structure", "How strong patterns of less than 4 pixels are: much is noise, little is blur.", "samples"
+    ),
     "resumption": Term("resumption", "A return to an earlier checkpoint, from which training went on."),
     "refused": Term("refused", "The image could not be used and is not part of the data set."),
     "converted": Term(

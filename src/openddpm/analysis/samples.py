@@ -1,0 +1,120 @@
+"""Whether the samples look like the training images: brightness, contrast, colour and structure, from the record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from openddpm.analysis.course import Course
+from openddpm.analysis.text import HUGE, count, number_of
+from openddpm.record.schema import Evidence, SamplesRow, SampleStatistic, StatisticName, Weights
+
+NAMES: dict[StatisticName, str] = {
+    "brightness": "brightness",
+    "contrast": "contrast",
+    "colour": "colour",
+    "medium": "medium structure",
+    "fine": "fine structure",
+}
+WORDS: dict[StatisticName, tuple[str, str]] = {  # what samples are that have more of it, and less
+    "brightness": ("brighter", "darker"),
+    "contrast": ("of stronger contrast", "of weaker contrast"),
+    "colour": ("more colourful", "grayer"),
+    "medium": ("rougher", "smoother"),
+    "fine": ("noisier", "blurrier"),
+}
+VISIBLE = 0.03  # of 0..1, assumed: a smaller difference is not seen, however sure it is
+VISIBLE_STRUCTURE = (0.01, 0.2)  # of medium and fine: absolute, and as a share of the training images'; assumed
+DRAWING = ("brightness", "contrast", "colour")  # where these are off and the loss is good, the drawing is at fault
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A statistic in which the samples are off."""
+
+    name: StatisticName
+    word: str
+    """"brighter", "grayer", ..."""
+    statistic: SampleStatistic
+
+    @property
+    def text(self) -> str:
+        """Return it with its numbers: brightness 0.12 beside 0.49 ± 0.04."""
+        one = self.statistic
+        numbers = f"{level(one.samples)} beside {level(one.data)} \N{PLUS-MINUS SIGN} {level(one.error)}"
+        return f"{self.word} ({NAMES[self.name]} {numbers})"
+
+
+@dataclass(frozen=True)
+class SamplesFinding:
+    """What the samples show: the evidence, and what the verdict's sentence adds where they belie a good run."""
+
+    evidence: Evidence
+    sentence: str = ""
+
+
+def level(number: float) -> str:
+    """0.70312 -> 0.703"""
+    return f"{number:.3f}" if abs(number) < HUGE else f"{number:.1e}"
+
+
+def latest_samples(rows: Sequence[SamplesRow], weights: Weights | None) -> SamplesRow | None:
+    """Return the newest row, of these weights if that step has one; None without rows."""
+    return max(rows, key=lambda row: (row.step, row.weights == weights), default=None)
+
+
+def differences(row: SamplesRow) -> list[Difference]:
+    """Return what is off: further than any group of as many training images, and far enough to be seen."""
+    found = []
+    for name, one in row.statistics.items():
+        visible = max(VISIBLE_STRUCTURE[0], VISIBLE_STRUCTURE[1] * one.data) if name in ("medium", "fine") else VISIBLE
+        if not one.low <= one.samples <= one.high and abs(one.samples - one.data) >= visible:
+            found.append(Difference(name, WORDS[name][one.samples < one.data], one))
+    return found
+
+
+def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFinding | None:
+    """Return what the newest samples of the better weights show; None before there are any.
+
+    Samples that are off are a warning once the weights that drew them are better than a linear filter: before that
+    they cannot be expected to look right.
+    """
+    row = latest_samples(rows, course.last.weights if course.last else None)
+    if row is None or not row.statistics:
+        return None
+    off = differences(row)
+    furthest = max((_errors_apart(one) for one in row.statistics.values()), key=abs, default=0.0)
+    value = furthest if np.isfinite(furthest) else None
+    if not off:
+        text = (
+            f"As far as {number_of(row.num_samples, 'sample')} can tell, brightness and sharpness are as in the data."
+        )
+        return SamplesFinding(Evidence(name="samples", kind="good", text=text, value=value))
+    words = _listed([one.word for one in off])
+    text = f"The samples of step {count(row.step)} are {_listed([one.text for one in off])} than the training images"
+    if "transform" in course.run.own_parts:
+        text += ", which are measured without your transform."
+        return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
+    if not _skill_when_drawn(course, row) >= 0:
+        text += ", as is to be expected of a model that is not yet as good as a linear filter."
+        return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
+    text += f"; \N{PLUS-MINUS SIGN} is the standard error of so many images, {row.num_samples}."
+    if any(one.name in DRAWING for one in off):
+        text += " Where the loss is good, look at how they are drawn: the solver, its steps, the noise schedule."
+    sentence = f"But its samples are {words} than the training images."
+    return SamplesFinding(Evidence(name="samples", kind="warning", text=text, value=value), sentence)
+
+
+def _errors_apart(one: SampleStatistic) -> float:
+    difference = one.samples - one.data
+    return difference / one.error if one.error else np.inf * difference if difference else 0.0
+
+
+def _skill_when_drawn(course: Course, row: SamplesRow) -> float:
+    """Return the skill at the last evaluation up to the step of these samples; NaN where there is none."""
+    skills = course.skill(row.weights)[np.array(course.steps, dtype=np.int64) <= row.step]
+    return float(skills[-1]) if len(skills) else np.nan
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
