@@ -176,6 +176,25 @@ def test_a_signal_costs_one_batch(
     assert len(made) == 3, "nothing is made twice"
 
 
+def test_a_signal_among_the_files_of_a_batch(
+    cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while a batch is written leaves whole files alone, and the count that is told is theirs."""
+    write_bytes = Path.write_bytes
+
+    def signalled(path: Path, data: Any) -> int:
+        written = write_bytes(path, data)
+        if path.name.startswith(".00003"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return written
+
+    monkeypatch.setattr(folder_module.Path, "write_bytes", signalled)
+    outcome = cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
+    assert outcome.status == 143
+    assert "stopped: 3 of 7 images are there" in outcome.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"0000{n}.png" for n in range(3)]
+
+
 def test_a_full_disk(cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without room is told in one message with status 2; once there is room the same command goes on."""
     command = ("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")

@@ -51,6 +51,8 @@ class SamplingProgress:
 
     def advance(self, num_images: int) -> None:
         """Note that so many more images are there."""
+        if not num_images:
+            return
         self._done += num_images
         self._made += num_images
         now = time.monotonic()

@@ -104,9 +104,11 @@ def _fill(images: ImageFolder, settings: Settings, denoise: Denoiser, config: An
             numbers = range(first, min(first + settings.batch_size, settings.num_images))
             if missing := images.missing(numbers):
                 batch = _make(numbers, images.shape, settings, denoise, config)
-                for number in missing:
-                    images.write(number, batch[number - first])
-                progress.advance(len(missing))
+                try:
+                    for number in missing:
+                        images.write(number, batch[number - first])
+                finally:  # interrupted among them, it still counts those that are there
+                    progress.advance(len(missing) - len(images.missing(numbers)))
             if not has_grid and numbers.stop >= min(GRID_IMAGES, settings.num_images):
                 images.write_grid()
                 has_grid = True
