@@ -76,13 +76,16 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
     too_small = [finding for finding in data.images if finding.action == "dropped"]
     if too_small and preprocessing.small_images == "error":
         raise UserError(
-            f"{len(too_small)} of {data.num_images + len(refused) + len(too_small)} images in '{name}' are smaller "
-            f"than the resolution of {preprocessing.resolution}:\n{_examples(too_small)}",
+            f"{len(too_small)} of {data.num_images + len(refused) + len(too_small)} images in '{name}' "
+            f"{'is' if len(too_small) == 1 else 'are'} smaller than the resolution of {preprocessing.resolution}:\n"
+            f"{_examples(too_small)}",
             "Choose what becomes of them: --small_images upscale or --small_images drop; or a lower --resolution.",
         )
     num_judged = data.num_images + len(refused)
     if refused and not data.num_images:
-        found = f"none of the {num_judged} images in '{name}' can be used:\n{_examples(refused)}"
+        found = (
+            f"none of the {num_judged} image{'s' * (num_judged != 1)} in '{name}' can be used:\n{_examples(refused)}"
+        )
         raise UserError(found, "Check that this is the data set you mean.")
     if len(refused) > max_refused_share * num_judged:
         raise UserError(
@@ -91,7 +94,9 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
             "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share.",
         )
     if not data.num_images and too_small:
-        found = f"all {len(too_small)} images in '{name}' are smaller than the resolution of {preprocessing.resolution}"
+        images = "the only image" if len(too_small) == 1 else f"all {len(too_small)} images"
+        are_smaller = f"{'is' if len(too_small) == 1 else 'are'} smaller than the resolution"
+        found = f"{images} in '{name}' {are_smaller} of {preprocessing.resolution}"
         raise UserError(found, "Choose a lower --resolution, or --small_images upscale.")
     if not data.num_images:
         raise UserError(f"no images in '{name}'", "Name a data set that holds image files.")

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from openddpm.analysis.text import number_of
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
 from openddpm.diffusion.process import DiffusionProcess
@@ -112,7 +113,8 @@ class RulerMeasurement:
         num_passes = -(-len(scored) // self._tuples_at_a_time)
         if not quiet:
             Console(stderr=True, highlight=False).print(
-                f"measuring rulers on {len(fitted_on):,} images, once for these images and tuples", soft_wrap=True
+                f"measuring rulers on {number_of(len(fitted_on), 'image')}, once for these images and tuples",
+                soft_wrap=True,
             )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
