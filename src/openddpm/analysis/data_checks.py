@@ -33,7 +33,8 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
             "memorising",
             "warning",
             f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen "
-            f"{number_of(round(epochs), 'time')}, for {num_weights:,} weights ({num_weights / num_distinct:,.0f} an image)",
+            f"{number_of(round(epochs), 'time')}, for {num_weights:,} weights "
+            f"({num_weights / num_distinct:,.0f} an image)",
             "So few images can be learned by heart: samples would be copies of them, and the training loss looks fine.",
             f"Bring more images, take a smaller --model or fewer steps{judge}.",
         )

@@ -1,11 +1,15 @@
 """Accelerate is asked for a device and processes; what is computed is decided by the config alone."""
 
+from pathlib import Path
+
 import pytest
 from accelerate.utils import DynamoBackend
 
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.training.accelerator import build_accelerator
+from openddpm.training.setup import prepare
+from tiny import tiny_config, tiny_images
 
 
 @pytest.mark.parametrize(
@@ -49,3 +53,10 @@ def test_settings_that_accelerate_cannot_read(name: str, value: str, monkeypatch
     with pytest.raises(UserError, match="accelerate cannot be set up") as refusal:
         build_accelerator(TrainConfig())
     assert name in refusal.value.todo
+
+
+def test_a_notebook_without_ipywidgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook a run begins without a word about ipywidgets: rich warns at each progress bar, which fails here."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    training.close()
