@@ -224,7 +224,7 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "lr_warmup",
             "warning",
-            f"the learning rate rises for {warmup_steps:,} steps, and this run has {run.total_steps:,}",
+            f"the learning rate rises for {number_of(warmup_steps, 'step')}, and this run has {run.total_steps:,}",
             "It never reaches --learning_rate.",
             f"Take --lr_warmup_steps {run.total_steps // 10} or a longer run.",
         )
@@ -244,7 +244,7 @@ def _batch(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "batch_size",
             "warning",
-            f"a step has {batch:,} images, the training set {num_train:,}",
+            f"a step has {number_of(batch, 'image')}, the training set {num_train:,}",
             "Each step goes through the whole set, and an epoch is less than a step.",
             "Lower --train_batch_size or --gradient_accumulation_steps.",
         )
@@ -299,7 +299,7 @@ def _length(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "length",
             "note",
-            f"the run sees {total_images:,} images in all, repeats included",
+            f"the run sees {number_of(total_images, 'image')} in all, repeats included",
             "Before some 50,000 even 16x16 faces look like noise; larger images take longer.",
             "For more than a trial raise --num_epochs or --max_train_steps.",
         )

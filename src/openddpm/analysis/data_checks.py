@@ -32,8 +32,9 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
         yield Finding(
             "memorising",
             "warning",
-            f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen {epochs:,.0f} times, for "
-            f"{num_weights:,} weights ({num_weights / num_distinct:,.0f} an image)",
+            f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen "
+            f"{number_of(round(epochs), 'time')}, for {num_weights:,} weights "
+            f"({num_weights / num_distinct:,.0f} an image)",
             "So few images can be learned by heart: samples would be copies of them, and the training loss looks fine.",
             f"Bring more images, take a smaller --model or fewer steps{judge}.",
         )
@@ -73,8 +74,8 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
         yield Finding(
             "upscaled",
             "warning",
-            f"{upscaled:,} of {data.num_images:,} images are smaller than {run.dataset.resolution} pixels and were "
-            "enlarged",
+            f"{upscaled:,} of {number_of(data.num_images, 'image')} {'is' if upscaled == 1 else 'are'} smaller than "
+            f"{run.dataset.resolution} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
             "The model learns their blur, and pays for pixels that hold nothing.",
             "Take a lower --resolution, or larger images.",
         )
@@ -89,10 +90,11 @@ def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
         what = f"all {data.num_images:,} images are the same, pixel for pixel{named}"
         return Finding("duplicates", "fault", what, "There is but one image to learn.", todo, paths)
     share = num_duplicates / data.num_images
+    are_duplicates = "is an exact duplicate of another" if num_duplicates == 1 else "are exact duplicates of others"
     return Finding(
         "duplicates",
         "warning" if share > DUPLICATE_SHARE else "note",
-        f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) are exact duplicates of others{named}",
+        f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) {are_duplicates}{named}",
         "They are trained on more often than the rest, and a held-out image whose twin is trained on flatters the "
         "held-out loss.",
         todo,

@@ -31,7 +31,7 @@ class Fit:
         return self.last_loss / self.first_loss if math.isfinite(self.last_loss) else math.inf
 
     def __str__(self) -> str:
-        return f"loss {self.first_loss:.3g} -> {self.last_loss:.3g} in {self.num_steps} steps"
+        return f"loss {self.first_loss:.3g} -> {self.last_loss:.3g} in {number_of(self.num_steps, 'step')}"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openddpm.analysis.course import RECENT, Course, fit_trend
-from openddpm.analysis.text import signed, significant
+from openddpm.analysis.text import number_of, signed, significant
 from openddpm.record.schema import Evidence, VerdictCode, Weights
 
 HIGHER = 1.2  # times its lowest loss, in a run that has not learned much yet
@@ -92,7 +92,8 @@ def _guessing(course: Course) -> Symptom | None:
         return None
     if not GUESSING[0] <= loss[-1] <= GUESSING[1] or trend is None or trend.per_doubling < -2 * trend.error - STILL:
         return None
-    text = f"After {course.images[-1]:,.0f} images the loss is {significant(loss[-1])}; predicting no noise scores 1."
+    after = f"After {number_of(int(course.images[-1]), 'image')}"
+    text = f"{after} the loss is {significant(loss[-1])}; predicting no noise scores 1."
     sentence = "It has learned nothing: does the target belong to the noisy image that the model is given?"
     return Symptom("not_learning", sentence, _warning("guessing", text, float(loss[-1])))
 

@@ -77,8 +77,9 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
     too_small = [finding for finding in data.images if finding.action == "dropped"]
     if too_small and preprocessing.small_images == "error":
         raise UserError(
-            f"{len(too_small)} of {data.num_images + len(refused) + len(too_small)} images in '{name}' are smaller "
-            f"than the resolution of {preprocessing.resolution}:\n{_examples(too_small)}",
+            f"{len(too_small)} of {data.num_images + len(refused) + len(too_small)} images in '{name}' "
+            f"{'is' if len(too_small) == 1 else 'are'} smaller than the resolution of {preprocessing.resolution}:\n"
+            f"{_examples(too_small)}",
             "Choose what becomes of them: --small_images upscale or --small_images drop; or a lower --resolution.",
         )
     num_judged = data.num_images + len(refused)
@@ -86,7 +87,9 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
     repair = "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share."
     fetch = "Fetch the files that Git LFS pointers stand for: run git lfs pull in the data set's folder."
     if refused and not data.num_images:
-        found = f"none of the {num_judged} images in '{name}' can be used:\n{_examples(refused)}"
+        found = (
+            f"none of the {num_judged} image{'s' * (num_judged != 1)} in '{name}' can be used:\n{_examples(refused)}"
+        )
         raise UserError(found, fetch if num_pointers else "Check that this is the data set you mean.")
     if len(refused) > max_refused_share * num_judged:
         raise UserError(
@@ -95,7 +98,9 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
             fetch if 2 * num_pointers > len(refused) else repair,
         )
     if not data.num_images and too_small:
-        found = f"all {len(too_small)} images in '{name}' are smaller than the resolution of {preprocessing.resolution}"
+        images = "the only image" if len(too_small) == 1 else f"all {len(too_small)} images"
+        are_smaller = f"{'is' if len(too_small) == 1 else 'are'} smaller than the resolution"
+        found = f"{images} in '{name}' {are_smaller} of {preprocessing.resolution}"
         raise UserError(found, "Choose a lower --resolution, or --small_images upscale.")
     if not data.num_images:
         raise UserError(f"no images in '{name}'", "Name a data set that holds image files.")

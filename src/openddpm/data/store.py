@@ -170,8 +170,9 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
         digest.update(waiting)
         waiting.clear()
 
+    console = Console(stderr=True)  # in a notebook no bar: rich would ask for ipywidgets at each
     with (
-        Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress,
+        Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress,
         (folder / "images.uint8").open("wb") as file,
         contextlib.closing(decoded_in_order(source.items(), preprocessing)) as decoded,
     ):

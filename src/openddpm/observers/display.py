@@ -11,6 +11,7 @@ from rich.table import Table
 
 from openddpm.analysis import left_out
 from openddpm.analysis.checks import check_plan
+from openddpm.analysis.text import number_of
 from openddpm.names import as_text
 from openddpm.record.reader import Preview
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
@@ -50,9 +51,10 @@ class Display(Observer):
         dataset, model = run.dataset, run.model
         say = self._say
         say(
-            f"[bold]{escape(run.name)}[/]: {dataset.num_train:,} training images ({dataset.num_heldout:,} held out) of "
-            f"{dataset.resolution}x{dataset.resolution}x{dataset.channels}, {model.num_parameters:,} parameters, "
-            f"{run.total_steps:,} steps on {run.environment['device_type']}"
+            f"[bold]{escape(run.name)}[/]: {number_of(dataset.num_train, 'training image')} ({dataset.num_heldout:,} "
+            f"held out) of {dataset.resolution}x{dataset.resolution}x{dataset.channels}, "
+            f"{number_of(model.num_parameters, 'parameter')}, {number_of(run.total_steps, 'step')} on "
+            f"{run.environment['device_type']}"
         )
         if run.resumptions:
             last = run.resumptions[-1]
@@ -68,8 +70,8 @@ class Display(Observer):
         if run.evaluation:
             kinds = "held-out and of training images" if dataset.num_heldout else "training images: none is held out"
             say(
-                f"evaluation: on {run.evaluation.num_tuples} fixed samples (image, timestep, noise) of {kinds}, about "
-                f"every {run.evaluation.evaluation_steps:,} steps"
+                f"evaluation: on {number_of(run.evaluation.num_tuples, 'fixed sample')} (image, timestep, noise) of "
+                f"{kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
             )
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
@@ -138,8 +140,8 @@ class Display(Observer):
         self._live.stop()
         progress = run.progress
         self._say(
-            f"[bold]{run.status}[/] at step {progress.step:,}: {progress.images:,} images, {progress.epoch:.1f} epochs"
-            f"{self._heldout_text()}"
+            f"[bold]{run.status}[/] at step {progress.step:,}: {number_of(progress.images, 'image')}, "
+            f"{progress.epoch:.1f} epochs{self._heldout_text()}"
         )
 
     def _say(self, line: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.data.store import ImageStore
 from openddpm.errors import UserError
@@ -108,7 +109,7 @@ def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
     found = f"the images are not those of the run: sha256 {ours[:12]}, {theirs[:12]} in the run"
     channels = store.images.shape[1]
     if channels != earlier.record.dataset.channels:
-        raise UserError(f"{found}, with {channels} channels", "Train on them in another --output_dir.")
+        raise UserError(f"{found}, with {number_of(channels, 'channel')}", "Train on them in another --output_dir.")
     if not earlier.config.accept_changes:
         raise UserError(
             found,

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from openddpm.analysis.text import number_of
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
 from openddpm.diffusion.process import DiffusionProcess
@@ -110,12 +111,15 @@ class RulerMeasurement:
         fitted_on = np.sort(others[:MAX_GAUSSIAN_IMAGES])
         known = np.union1d(order[: MAX_MEMORY_VALUES // self._values_per_image], scored)
         num_passes = -(-len(scored) // self._tuples_at_a_time)
+        console = Console(stderr=True, highlight=False)
         if not quiet:
-            Console(stderr=True, highlight=False).print(
-                f"measuring rulers on {len(fitted_on):,} images, once for these images and tuples", soft_wrap=True
+            console.print(
+                f"measuring rulers on {number_of(len(fitted_on), 'image')}, once for these images and tuples",
+                soft_wrap=True,
             )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
+        is_shown = not quiet and console.is_terminal  # in a notebook rich asks for ipywidgets, once for each bar
+        with Progress(*columns, disable=not is_shown, transient=True, console=console) as progress:
             fit_task = progress.add_task("fitting a linear denoiser", total=2 * len(fitted_on))
             gaussian = GaussianRuler.fit(self._chunks(fitted_on, progress, fit_task), self.includes_flips)
             known_task = progress.add_task("comparing with known images", total=num_passes * len(known))

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
+from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.data.store import cache_dir_of, open_images
 from openddpm.data.stream import BatchStream, Transform, split_heldout
@@ -197,10 +198,9 @@ def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlie
     if total is None:
         total = steps + -(-(config.num_epochs * num_train - images) // per_step)  # rounded up: no epoch is cut short
     if total < steps:
-        length = f"{config.num_epochs} epochs" if config.max_train_steps is None else f"{total:,} steps"
-        raise UserError(
-            f"the run has done {steps:,} steps, more than {length}", "Give more, or go back to a checkpoint."
-        )
+        length = number_of(total, "step") if config.max_train_steps else number_of(config.num_epochs, "epoch")
+        found = f"the run has done {number_of(steps, 'step')}, more than {length}"
+        raise UserError(found, "Give more, or go back to a checkpoint.")
     return total
 
 

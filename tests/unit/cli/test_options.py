@@ -83,7 +83,7 @@ def test_use_ema_can_be_put_off(flag: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("--learning_rat", "--learning_rate"), ("--train-batchsize", "--train_batch_size"), ("--epochs", "--num_epochs")],
+    [("--learning_rat", "--learning_rate"), ("--train-batchsize", "--train_batch_size"), ("--epoch", "--num_epochs")],
 )
 def test_an_unknown_option_is_answered_with_the_nearest(
     wrong: str, meant: str, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from openddpm.analysis.text import count, utc_text
+from openddpm.analysis.text import count, number_of, utc_text
 from openddpm.config import TrainConfig
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import DatasetRecord, Resumption
@@ -67,7 +67,8 @@ def _dataset(dataset: DatasetRecord) -> list[Row]:
         Row("held out", count(dataset.num_heldout)),
         Row(
             "resolution",
-            f"{dataset.resolution} \N{MULTIPLICATION SIGN} {dataset.resolution} pixels, {dataset.channels} channels",
+            f"{dataset.resolution} \N{MULTIPLICATION SIGN} {dataset.resolution} pixels, "
+            f"{number_of(dataset.channels, 'channel')}",
         ),
         Row("sha256", dataset.sha256, "Of the decoded images: equal sums mean equal pixels."),
     ]
