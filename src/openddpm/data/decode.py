@@ -68,8 +68,24 @@ class TooSmall(RefusedImage):
     """This one image is smaller than the resolution, and is not to be enlarged."""
 
 
-EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage
-"""The bytes of a file, a Pillow image, a uint8 array, or why there is none of these."""
+@dataclass(frozen=True)
+class SourcedImage:
+    """An encoded image, with what its source says of it beyond its pixels."""
+
+    encoded: bytes | Image.Image | np.ndarray | RefusedImage
+    mode: Literal["L", "RGB"] | None = None
+    """Gray or colour, where the source declares it; None leaves it as the pixels are."""
+    changes: tuple[str, ...] = ()
+    """What the source did to it already, or chose, as `decode_image` names changes."""
+
+
+EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage | SourcedImage
+"""The bytes of a file, a Pillow image, a uint8 array, one of these with a word on it, or why there is none."""
+
+
+def without_source(encoded: EncodedImage) -> bytes | Image.Image | np.ndarray | RefusedImage:
+    """Return what holds the pixels, without what its source says of it."""
+    return encoded.encoded if isinstance(encoded, SourcedImage) else encoded
 
 
 def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
@@ -77,7 +93,7 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
 
     Args:
         encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8;
-            a refusal is raised again.
+            a refusal is raised again, and a mode that its source declares is applied before image_mode.
 
     Returns:
         pixels: (C, resolution, resolution) uint8; one channel for gray images, or as image_mode forces.
@@ -89,11 +105,16 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
         UserError: the background is no colour.
     """
     background = preprocessing.background_rgb()
+    sourced = encoded if isinstance(encoded, SourcedImage) else SourcedImage(encoded)
     try:
-        opened = _open(encoded)
+        opened = _open(sourced.encoded)
         with _memory.taken(opened.width * opened.height):
             image, changes = _load(opened)
             image = _flatten(image, background, changes)
+            changes += sourced.changes
+            if sourced.mode not in (None, image.mode):
+                changes.append("gray by its column's mode" if sourced.mode == "L" else "colour by its column's mode")
+                image = image.convert(sourced.mode)
             return _fit(image, preprocessing, changes), changes
     except RefusedImage:
         raise
@@ -139,7 +160,7 @@ class _PixelBudget:
 _memory = _PixelBudget(MAX_PIXELS_AT_ONCE)  # the process has one memory, whoever decodes
 
 
-def _open(encoded: EncodedImage) -> Image.Image:
+def _open(encoded: bytes | Image.Image | np.ndarray | RefusedImage) -> Image.Image:
     if isinstance(encoded, RefusedImage):
         raise encoded
     if isinstance(encoded, Image.Image):

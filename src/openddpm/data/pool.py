@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image, pillow_warnings_ignored
+from openddpm.data.decode import (
+    EncodedImage,
+    Preprocessing,
+    RefusedImage,
+    decode_image,
+    pillow_warnings_ignored,
+    without_source,
+)
 
 SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
 MAX_BYTES_AHEAD = 256 * 2**20  # assumed: plenty to keep all cores at work
@@ -72,6 +79,7 @@ def decoded_in_order(
 
 
 def _num_bytes(encoded: EncodedImage) -> int:
+    encoded = without_source(encoded)
     if isinstance(encoded, np.ndarray):
         return encoded.nbytes
     return len(encoded) if isinstance(encoded, bytes) else 0  # a Pillow image is the caller's, or still in its file

@@ -3,19 +3,20 @@
 import contextlib
 import os
 import stat
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from openddpm.config import DataOptions
+from openddpm.data.array_files import is_array_file, open_arrays
+from openddpm.data.array_source import ARRAY_SUFFIXES, array_source
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.image_source import ImageSource, choose_column, digest_files, read_encoded
+from openddpm.data.foreign_files import refusal_of_foreign
+from openddpm.data.image_source import ImageSource, digest_files, read_encoded
+from openddpm.data.own_source import own_source
 from openddpm.data.tables import arrow_source, dataset_source, parquet_source
+from openddpm.data.tar_source import TAR_SUFFIXES, tar_source
 from openddpm.data.zip_source import zip_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -25,6 +26,8 @@ __all__ = ["ImageSource", "open_source"]
 
 BUILT_IN = ("avatars-16",)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+
+FILE_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES, *ARRAY_SUFFIXES)
 
 
 def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
@@ -38,7 +41,7 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         UserError: nothing there, no image column, several of them, or a Hub that says no.
     """
     if own_dataset is not None:
-        return _own_source(own_dataset, options)
+        return own_source(own_dataset, options)
     if not options.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
@@ -52,7 +55,7 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         return _folder_source(path, options)
     if stat.S_ISREG(mode):
         return _file_source(path, options)
-    if path.is_absolute() or options.dataset.startswith((".", "~")) or path.suffix in (".parquet", ".arrow", ".zip"):
+    if path.is_absolute() or options.dataset.startswith((".", "~")) or path.name.endswith(FILE_SUFFIXES):
         raise UserError(f"no file or folder '{as_text(options.dataset)}'", "Check the path given as --dataset.")
     from openddpm.data.hub_source import cache_folders, load_from_hub
 
@@ -133,46 +136,14 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
             return parquet_source([path], options)
         case ".arrow":
             return arrow_source(path, options)
-    todo = "Give a folder of images, or a .zip, .parquet or .arrow file."
-    raise UserError(f"'{as_text(path)}' is no data set that can be read", todo)
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return tar_source([path], options)
+    if is_array_file(path) or open_arrays(path):
+        return array_source([path], options)
+    todo = "Give a folder of images, or a .zip, .tar, .parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
+    raise refusal_of_foreign(path) or UserError(f"'{as_text(path)}' is no data set that can be read", todo)
 
 
 def _names_image(path: Path) -> bool:
     is_mac_metadata = path.name.startswith("._") or "__MACOSX" in path.parts
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_mac_metadata
-
-
-def _own_source(own: Any, options: DataOptions) -> ImageSource:
-    if isinstance(own, Mapping):  # among them datasets.DatasetDict
-        raise UserError(f"several data sets, by the names {', '.join(map(str, own))}", "Give one of them.")
-    datasets = sys.modules.get("datasets")  # loaded, if the caller has a data set of that library
-    if datasets is not None and isinstance(own, datasets.Dataset):
-        return dataset_source(own, None, own._fingerprint, options)
-    if not (hasattr(own, "__len__") and hasattr(own, "__getitem__")):
-        raise UserError(
-            f"a data set of type {type(own).__name__} has no length or no items",
-            "Give a datasets.Dataset, or a sequence of Pillow images or uint8 arrays (H, W, C).",
-        )
-
-    def items() -> Iterator[tuple[str, EncodedImage]]:
-        for index in range(len(own)):
-            try:
-                item = own[index]
-            except OSError as error:  # what Pillow raises for a file that is damaged
-                yield f"item {index}", RefusedImage(f"cannot be read: {error}")
-            else:
-                yield f"item {index}", _own_image(item, options)
-
-    return ImageSource(f"own: {type(own).__name__}", None, len(own), items)
-
-
-def _own_image(item: Any, options: DataOptions) -> EncodedImage:
-    if isinstance(item, tuple | list) and item:
-        item = item[0]
-    if isinstance(item, dict):
-        candidates = [name for name, value in item.items() if isinstance(value, Image.Image | np.ndarray | bytes)]
-        item = item[choose_column(candidates, list(item), options)]
-    if not isinstance(item, Image.Image | np.ndarray | bytes):
-        todo = "Give Pillow images, the bytes of image files, or uint8 arrays (H, W, C)."
-        raise UserError(f"the data set holds {type(item).__name__}, not images", todo)
-    return item
