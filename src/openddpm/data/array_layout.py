@@ -60,7 +60,8 @@ def refusal_of(dtype: np.dtype, sample: np.ndarray) -> tuple[str, str] | None:
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         return f"{dtype} values, not numbers", "store uint8 pixels from 0 to 255"
     low, high = sample.min(), sample.max()
-    found = f"{dtype} values from {low:.4g} to {high:.4g}, whose black and white are not known"
+    digits = ".4g" if np.issubdtype(dtype, np.floating) else "d"
+    found = f"{dtype} values from {low:{digits}} to {high:{digits}}, whose black and white are not known"
     if np.issubdtype(dtype, np.floating):
         scaled = "(x + 1) * 127.5" if low < 0 else "x * 255" if high <= 1 else "x"
         return found, f"store uint8 pixels from 0 to 255, such as ({scaled}).round().clip(0, 255).astype('uint8')"

@@ -134,9 +134,13 @@ def _layout(array: ArrayFile) -> Layout:
         raise UserError(f"{what} has the shape {shape}", f"It takes {_EXPECTED}: numpy.save(FILE, x.reshape(...)).")
     if shape[1] * shape[2] * (shape[3] if len(shape) == 4 else 1) > 4 * MAX_PIXELS:
         raise UserError(f"{what} has images of {shape[1:]}", f"The limit is {MAX_PIXELS:,} pixels.")
-    if array.dtype != np.uint8:
-        with contextlib.closing(array.entries()) as entries:
-            sample = np.array([[entry.min(), entry.max()] for entry in itertools.islice(entries, NUM_SAMPLED)])
-        reason = refusal_of(array.dtype, sample) or (f"{array.dtype} values", "store x.astype('uint8')")
+    with contextlib.closing(array.entries()) as entries:
+        sample = np.array([[entry.min(), entry.max()] for entry in itertools.islice(entries, NUM_SAMPLED)])
+    reason = refusal_of(array.dtype, sample)
+    if array.dtype == np.uint8 and array.shape[0] and sample.max() == 1:
+        reason = "no values but 0 and 1, nearly black both of 0 to 255", "store x * 255"
+    elif array.dtype != np.uint8 and reason is None:
+        reason = f"{array.dtype} values", "store x.astype('uint8')"
+    if reason is not None:
         raise UserError(f"{what} holds {reason[0]}", f"Pixels of 8 bits are read: {reason[1]}.")
     return layouts[0]

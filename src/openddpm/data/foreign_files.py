@@ -5,16 +5,16 @@ from pathlib import Path
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
-_PICKLE = "a pickle, which is never loaded: it could run any program"
+_PICKLE = "a pickle, which is never loaded, since it could run any program"
 _ARRAY = "Where you trust the file, save its images as (N, H, W, C) or (N, C, H, W): "
 _UNPACK = "Unpack it into a folder, or pack it as a zip or tar file."
 _WAYS = {
     (".pkl", ".pickle", ".p"): (
         _PICKLE,
-        f"{_ARRAY}numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb'))).",
+        f"{_ARRAY}numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb')))).",
     ),
     (".pt", ".pth", ".ckpt"): (
-        "a pickle of PyTorch, which is never loaded: it could run any program",
+        "a pickle of PyTorch, which is never loaded, since it could run any program",
         f"{_ARRAY}numpy.save('images.npy', torch.load(FILE, weights_only=True).numpy()).",
     ),
     (".mat",): (
@@ -47,7 +47,7 @@ def refusal_of_foreign(path: Path) -> UserError | None:
     """Return why a file of a known format is not read, and how to make it one that is; None for other files."""
     for suffixes, (what, way) in _WAYS.items():
         if path.suffix.lower() in suffixes:
-            return UserError(f"'{as_text(path)}' is {what}, and is no data set that can be read", way)
+            return UserError(f"'{as_text(path)}' is no data set that can be read: {what}", way)
     return _refusal_of_pickle(path)
 
 
@@ -61,7 +61,7 @@ def _refusal_of_pickle(path: Path) -> UserError | None:
     if len(start) < 2 or start[0] != 0x80 or not 2 <= start[1] <= 5:  # PROTO, and the versions there are
         return None
     return UserError(
-        f"'{as_text(path)}' is {_PICKLE}",
+        f"'{as_text(path)}' is no data set that can be read: {_PICKLE}",
         "CIFAR comes in binary files too, which are read: cifar-10-binary.tar.gz. Or, where you trust the file: "
         "numpy.save('images.npy', pickle.load(open(FILE, 'rb'), encoding='bytes')[b'data'].reshape(-1, 3, 32, 32)).",
     )

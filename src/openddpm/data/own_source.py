@@ -114,7 +114,8 @@ def _check_repeatable(own: Any, options: DataOptions) -> None:
             raise UserError(
                 f"the data set's item {index} is another image each time it is read, as of a random transform; each "
                 "image is decoded once, so that training would see a single draw of it",
-                "Leave out what is random in its transform; --random_flip mirrors images afresh at every step.",
+                "Leave out what is random: --random_flip mirrors images at every step, and more augmentation is for "
+                "train(..., transform=...).",
             )
 
 

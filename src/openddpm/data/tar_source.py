@@ -191,7 +191,7 @@ def _misplaced(name: str) -> RefusedImage | None:
 
 
 def _names_image(name: str) -> bool:
-    return _suffix(name) in IMAGE_SUFFIXES and not _is_hidden(name)
+    return _suffix(name) in IMAGE_SUFFIXES and (_misplaced(name) is not None or not _is_hidden(name))
 
 
 def _is_hidden(name: str) -> bool:
