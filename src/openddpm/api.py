@@ -41,8 +41,9 @@ def train(
 
     Args:
         config: every option, as on the command line.
-        dataset: your own images in place of `config.dataset`: a `datasets.Dataset`, or a sequence of Pillow images,
-            of uint8 arrays (H, W, C), or of tuples or dicts that hold one.
+        dataset: your own images in place of `config.dataset`: a `datasets.Dataset`, with a transform of its own if that
+            is not random, or a sequence of Pillow images, of uint8 arrays (H, W, C) or tensors (C, H, W), or of tuples
+            or dicts that hold one.
         transform: your own augmentation, a torchvision v2 transform for one: uint8 (B, C, H, W) on the device in, the
             same shape out. It is applied after the flip of `random_flip`.
         unet: your own UNet2DModel in place of `config.model`.

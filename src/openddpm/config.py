@@ -26,17 +26,18 @@ class DataOptions(_Options):
     """Where the images come from and how they are prepared."""
 
     dataset: str = ""
-    """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow or zip file, or a built-in name
-    (avatars-16)."""
+    """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
+    a built-in name (avatars-16)."""
     dataset_config: str | None = None
     """Configuration of a Hub data set that has several."""
     dataset_split: str = "train"
-    """Split to train on: of a Hub or a saved data set, or of a folder or zip whose sub-folders or tables are named train,
-    test, val and the like, in any spelling; other sub-folders by their names."""
+    """Split to train on: of a Hub or a saved data set, or of a folder or zip whose sub-folders or tables are named
+    train, test, val and the like, in any spelling; other sub-folders by their names."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
     image_column: str | None = None
-    """Column with the images; found by its type when there is just one."""
+    """Column with the images (of an npz file the array, of a tar of samples the suffix); found by its type when there
+    is just one."""
     cache_dir: str | None = None
     """Where downloads and decoded images are kept (default: ~/.cache/openddpm)."""
     resolution: int = Field(64, ge=4, le=4096)

@@ -238,6 +238,23 @@ def test_splits_of_the_hub_have_several_spellings(hub: HubStandIn, command: Comm
     assert "'train'" in data["left_out"][0]["reason"]
 
 
+def test_data_sets_made_by_a_program_are_told_with_the_way_on(
+    hub: HubStandIn, command: Command, tmp_path: Path
+) -> None:
+    """A data set that is a Python script is refused with the converted branch, which then trains, by configuration."""
+    hub.add_dataset("huggan/script", {"script.py": b"import datasets", "README.md": b"# made by script.py"})
+    asked = ["inspect", "huggan/script", "--resolution", "4", "--page", tmp_path / "page.html"]
+    way = ["--dataset_revision", "refs/convert/parquet"]
+    assert_one_message(command(*asked), "program", "script.py", " ".join(way))
+    assert_one_message(command(*asked, *way), "has no revision 'refs/convert/parquet'", "made no parquet files")
+    files = {f"{name}/train/0000.parquet": parquet_bytes(number) for name, number in (("big", 24), ("small", 9))}
+    hub.add_branch("huggan/script", "refs/convert/parquet", files)
+    assert_one_message(command(*asked, *way), "several to choose from with --dataset_config", "known: big, small")
+    answer = command(*asked, *way, "--dataset_config", "small", "--json")
+    assert answer["status"] == 0, answer["err"]
+    assert json.loads(answer["out"])["num_images"] == 9
+
+
 def test_a_dead_endpoint(workshop: Path, flags: Flags, tmp_path: Path) -> None:
     """Where nobody listens, training and pushing are each one message that names the endpoint, without retries."""
     dead = Server(environment_for(DEAD_ENDPOINT, workshop / "hf_home_unused"))

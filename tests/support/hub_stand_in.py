@@ -1,8 +1,9 @@
 """A local stand-in of the Hugging Face Hub, so that tests pull datasets and push models without a network.
 
-It serves what huggingface_hub, datasets and diffusers call for public repos on the branch "main", keeps
-everything in memory, and listens on 127.0.0.1 only. `client_environment` gives the environment that points a
-client at it; the clients read those variables when they are imported, so they must run in another process.
+It serves what huggingface_hub, datasets and diffusers call for public repos on the branch "main" (and reads from
+other branches that a test adds), keeps everything in memory, and listens on 127.0.0.1 only. `client_environment`
+gives the environment that points a client at it; the clients read those variables when they are imported, so they
+must run in another process.
 
 Two hosts are one server: `http://127.0.0.1:PORT` is the Hub, `http://localhost:PORT` is the storage that its LFS
 links lead to. A client keeps its token to the Hub's host, and the storage refuses a request that carries one.
@@ -152,6 +153,7 @@ class HubStandIn:
         self.requests = []
         self.failures = {}
         self._commits: dict[RepoKey, dict[str, Files]] = {}  # commit sha -> all files; the last one is "main"
+        self._branches: dict[tuple[RepoKey, str], str] = {}  # others than "main" -> commit sha
         self._lfs_objects: dict[str, bytes] = {}  # oid -> content
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -190,6 +192,15 @@ class HubStandIn:
     def add_dataset(self, repo_id: str, files: Files) -> str:
         """Serve a dataset with these files; return its commit sha."""
         return self.commit("datasets", repo_id, files)
+
+    def add_branch(self, repo_id: str, name: str, files: Files) -> str:
+        """Give a dataset a branch beside "main", such as "refs/convert/parquet"; return its commit sha."""
+        key = ("datasets", repo_id)
+        main, sha = self.head(*key), self.commit(*key, files)
+        commits = self._commits[key]
+        commits[main] = commits.pop(main)  # the last one stays "main"
+        self._branches[key, name] = sha
+        return sha
 
     def answer(self, request: Request) -> Answer:
         """Record the request and answer it."""
@@ -230,11 +241,11 @@ class HubStandIn:
             raise Refusal(401, "Invalid credentials in Authorization header")
 
     def _files_at(self, key: RepoKey, revision: str) -> tuple[str, Files]:
-        """Return the commit sha and the files of "main" or of a commit sha."""
+        """Return the commit sha and the files of a branch or of a commit sha."""
         if key not in self._commits:
             raise Refusal(404, "Repository not found", "RepoNotFound")
         commits = self._commits[key]
-        sha = self.head(*key) if revision == "main" else revision
+        sha = self.head(*key) if revision == "main" else self._branches.get((key, revision), revision)
         if sha not in commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha, commits[sha]

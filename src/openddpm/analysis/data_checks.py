@@ -63,6 +63,22 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "White is 65535: images that use fewer bits, such as 12, come out dark.",
             "Look at samples/training-data.png in the run's folder; if these are dark, write them with all 16 bits.",
         ),
+        "one of several in its row": (
+            "Each image of a row's list is an image of its own.",
+            "If only one of them is meant, write it to a column of its own.",
+        ),
+        "gray by its column's mode": (
+            "The column declares its images as gray: Image(mode='L').",
+            "For their colours declare it anew: dataset.cast_column(NAME, datasets.Image()).",
+        ),
+        "colour by its column's mode": (
+            "The column declares its images as colour: Image(mode='RGB').",
+            "If all are gray, declare it anew: dataset.cast_column(NAME, datasets.Image()).",
+        ),
+        "as the data set's transform gives it": (
+            "The data set's transform makes these images, once for all.",
+            "If it is meant for another program, take it off: dataset.reset_format().",
+        ),
     }
     changed = [reason for reason in reasons if data.counts.get(reason)]
     if changed:

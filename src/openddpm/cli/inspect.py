@@ -34,8 +34,8 @@ class _OwnOptions:
     """What is no option of training."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """What to look at: a Hub id (huggan/pokemon), a local folder, a parquet, arrow or zip file, or a built-in name
-    (avatars-16)."""
+    """What to look at: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
+    a built-in name (avatars-16)."""
     page: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("inspection.html")
     """The page to write, for a browser; one that is there is replaced."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

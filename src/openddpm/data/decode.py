@@ -70,15 +70,23 @@ class TooSmall(RefusedImage):
 
 
 @dataclass(frozen=True)
-class ImageInMode:
-    """The bytes of a file whose image is to be seen in another of Pillow's modes than its own."""
+class SourcedImage:
+    """An encoded image, with what its source says of it beyond its pixels."""
 
-    content: bytes
-    mode: str
+    encoded: bytes | Image.Image | np.ndarray | RefusedImage
+    mode: Literal["L", "RGB"] | None = None
+    """Gray or colour, where the source declares it; None leaves it as the pixels are."""
+    changes: tuple[str, ...] = ()
+    """What the source did to it already, or chose, as `decode_image` names changes."""
 
 
-EncodedImage = bytes | ImageInMode | Image.Image | np.ndarray | RefusedImage
-"""The bytes of a file, these with a mode, a Pillow image, a uint8 array, or why there is none of these."""
+EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage | SourcedImage
+"""The bytes of a file, a Pillow image, a uint8 array, one of these with a word on it, or why there is none."""
+
+
+def without_source(encoded: EncodedImage) -> bytes | Image.Image | np.ndarray | RefusedImage:
+    """Return what holds the pixels, without what its source says of it."""
+    return encoded.encoded if isinstance(encoded, SourcedImage) else encoded
 
 
 def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
@@ -86,7 +94,7 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
 
     Args:
         encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8;
-            a refusal is raised again.
+            a refusal is raised again, and a mode that its source declares is applied before image_mode.
 
     Returns:
         pixels: (C, resolution, resolution) uint8; one channel for gray images, or as image_mode forces.
@@ -98,16 +106,16 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[n
         UserError: the background is no colour.
     """
     background = preprocessing.background_rgb()
-    mode = None
-    if isinstance(encoded, ImageInMode):
-        mode, encoded = encoded.mode, encoded.content
+    sourced = encoded if isinstance(encoded, SourcedImage) else SourcedImage(encoded)
     try:
-        opened = _open(encoded)
+        opened = _open(sourced.encoded)
         with _memory.taken(opened.width * opened.height):
             image, changes = _load(opened)
             image = _flatten(image, background, changes)
-            if mode is not None and not mode.startswith(("I", "F")):  # these are of what has more than 8 bits anyway
-                image = _in_mode(image, mode, changes)
+            changes += sourced.changes
+            if sourced.mode not in (None, image.mode):
+                changes.append("gray by its column's mode" if sourced.mode == "L" else "colour by its column's mode")
+                image = image.convert(sourced.mode)
             return _fit(image, preprocessing, changes), changes
     except RefusedImage:
         raise

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
+from openddpm.data.array_source import array_source
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.formats import ARCHIVE_SUFFIXES, HEAD_BYTES, suffix_of
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import (
+    ARRAYS,
     ARROW,
     CLEAR_RATIO,
     IMAGES,
     KINDS,
     PARQUET,
+    TAR,
     Entry,
     Selection,
     check_no_larger_archives,
@@ -27,6 +30,7 @@ from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
+from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
@@ -34,6 +38,8 @@ Open = Callable[[Sequence[Path], DataOptions], ImageSource]
 OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
     PARQUET.name: parquet_source,
     ARROW.name: arrow_source,
+    TAR.name: tar_source,
+    ARRAYS.name: array_source,
 }
 TABLES = (PARQUET.name, ARROW.name)
 
@@ -167,8 +173,17 @@ def _candidates(folder: Path, selection: Selection[Path], options: DataOptions) 
             yield _Candidate("file of a saved data set", saved, saved_source(saved[0], options))
         if paths and kind.name in TABLES:
             paths = _tables_with_images(folder, paths, selection, options, is_only_kind=num_kinds == 1)
-        if paths:
-            yield _Candidate(kind.noun, paths, _with_missing_shards(OPENERS[kind.name](paths, options), paths))
+        if not paths:
+            continue
+        try:
+            source = OPENERS[kind.name](paths, options)
+        except UserError as error:  # features or masks, say, beside the data itself
+            if num_kinds == 1 or kind.name in TABLES:
+                raise
+            unread = [str(path.relative_to(folder)) for path in paths]
+            selection.left_out.add(f"{kind.noun}s that cannot be read as images: {error.found}", unread, is_data=True)
+        else:
+            yield _Candidate(kind.noun, paths, _with_missing_shards(source, paths))
 
 
 def _tables_with_images(

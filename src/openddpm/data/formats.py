@@ -8,6 +8,8 @@ import sys
 from PIL import Image, features
 
 TRUSTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # decoders in daily use
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARRAY_SUFFIXES = (".npy", ".npz", ".idx", ".idx3-ubyte")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".tfrecord", ".tfrecords")
 TEXT_SUFFIXES = frozenset(
     (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".log")
@@ -36,13 +38,16 @@ _CONVERT = "a format that is not read; convert them to PNG"
 _OTHER_DATA = {  # suffixes of what may hold images, or be meant as one, and the way on
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"), _VIDEO),
     **dict.fromkeys(ARCHIVE_SUFFIXES, _ARCHIVE),
-    **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".pickle"), _ARRAY),
+    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".pickle"), _ARRAY),
     **dict.fromkeys((".lmdb", ".mdb", ".beton", ".mds", ".dcm", ".nii"), _ARRAY),
     **dict.fromkeys((".tga", ".psd", ".ico", ".qoi", ".dds", ".exr", ".hdr", ".svg", ".eps", ".pdf", ".xcf"), _CONVERT),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".dib"), _CONVERT),
     **dict.fromkeys((".sgi", ".ras", ".xbm", ".xpm", ".icns", ".cur", ".fits", ".jls"), _CONVERT),
     **dict.fromkeys((".parquet", ".arrow"), "tables inside of an archive are not read; unpack it and give its folder"),
 }
+_ARRAY_NAME = re.compile(
+    r"\.(npy|npz|idx)(\.gz)?$|[.-]idx\d-ubyte(\.gz)?$|^(data_batch_\d+|test_batch)\.bin$", re.IGNORECASE
+)
 _NO_SUFFIX = re.compile(r"\.(?:\d+|.*\s.*|.{13,})", re.DOTALL)  # such as of "scan 2024.01", "Mr. Smith", a long hash
 
 
@@ -76,6 +81,11 @@ def suffix_of(name: str) -> str:
     stem, dot, end = name.rpartition(".")
     suffix = f".{end.lower()}"
     return suffix if stem and dot and end and not _NO_SUFFIX.fullmatch(suffix) else ""
+
+
+def names_arrays(name: str) -> bool:
+    """Whether a file is one of arrays, or of the labels beside them, by its name."""
+    return _ARRAY_NAME.search(name) is not None
 
 
 def is_image_head(head: bytes) -> bool:

@@ -13,6 +13,8 @@ from openddpm.names import as_text
 if TYPE_CHECKING:
     import datasets
 
+CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps parquet files that it made of a data set
+
 
 def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None, str]:
     """Download one split, or take it from the cache where the Hub cannot be reached.
@@ -50,11 +52,19 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
     from datasets.exceptions import DataFilesNotFoundError
 
     try:
-        names = datasets.get_dataset_config_names(options.dataset, revision=commit)
+        is_converted = options.dataset_revision == CONVERTED  # which has a folder for each configuration
+        names = (
+            _folders(options, commit)
+            if is_converted
+            else datasets.get_dataset_config_names(options.dataset, revision=commit)
+        )
         config = _choose(options.dataset_config, names, "--dataset_config", "default" if "default" in names else None)
-        splits = datasets.get_dataset_split_names(options.dataset, config, revision=commit)
+        name, folder = (None, config) if is_converted else (config, None)
+        splits = datasets.get_dataset_split_names(options.dataset, name, revision=commit, data_dir=folder)
         split = _choose(_spelled_as_one_of(options.dataset_split, splits), splits, "--dataset_split", None)
-        return datasets.load_dataset(options.dataset, config, split=split, revision=commit, cache_dir=options.cache_dir)
+        return datasets.load_dataset(
+            options.dataset, name, split=split, revision=commit, data_dir=folder, cache_dir=options.cache_dir
+        )
     except UserError:
         raise
     except Exception as error:  # what lies below has no common base for all that goes wrong on the way
@@ -65,10 +75,26 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
                 f"the Hub did not deliver the data set {_named(options)}: {_first_line(cause)}",
                 "Check the connection and the space on the disk, then run the same command again.",
             ) from error
+        if re.search("scripts? .*supported", str(error)):
+            raise UserError(
+                f"the data set {_named(options)} is made by a program that it brings along, and none is run: "
+                f"{_first_line(error)}",
+                f"Take the parquet files that the Hub made of it, if it did: --dataset_revision {CONVERTED}. Else ask "
+                "its authors for parquet files, or run their program yourself and give the folder of images.",
+            ) from error
         raise UserError(
             f"the data set {_named(options)} of the Hub cannot be loaded: {_first_line(error)}",
             "It may hold no files of a known format; export its images to parquet files or a folder first.",
         ) from error
+
+
+def _folders(options: DataOptions, commit: str) -> list[str]:
+    """Return the folders at the top of a data set's repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFolder
+
+    entries = HfApi().list_repo_tree(options.dataset, revision=commit, repo_type="dataset")
+    return sorted(entry.path for entry in entries if isinstance(entry, RepoFolder))
 
 
 def _load_from_cache(options: DataOptions, silence: Exception) -> tuple["datasets.Dataset", str | None]:
@@ -117,7 +143,11 @@ def _commit(options: DataOptions) -> str:
             "Check the path, or give a Hub id such as huggan/pokemon.",
         ) from error
     except RevisionNotFoundError as error:
-        todo = "Check --dataset_revision: a branch, a tag or a commit."
+        todo = (
+            "The Hub made no parquet files of it; ask on its page, or its authors for parquet files."
+            if options.dataset_revision == CONVERTED
+            else "Check --dataset_revision: a branch, a tag or a commit."
+        )
         raise UserError(
             f"{_named(options)} has no revision '{as_text(str(options.dataset_revision))}'", todo
         ) from error

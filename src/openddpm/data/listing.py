@@ -8,7 +8,16 @@ from pathlib import PurePosixPath
 from typing import Generic, NamedTuple, TypeVar
 
 from openddpm.data import splits
-from openddpm.data.formats import TEXT_SUFFIXES, image_suffixes, is_image_head, suffix_of, suffix_of_head, why_left_out
+from openddpm.data.formats import (
+    TAR_SUFFIXES,
+    TEXT_SUFFIXES,
+    image_suffixes,
+    is_image_head,
+    names_arrays,
+    suffix_of,
+    suffix_of_head,
+    why_left_out,
+)
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -74,7 +83,15 @@ class Kind:
 IMAGES = Kind("images", "image file", lambda path: suffix_of(path.name) in image_suffixes(), is_container=False)
 PARQUET = Kind("parquet", "parquet file", lambda path: suffix_of(path.name) == ".parquet")
 ARROW = Kind("arrow", "arrow file", lambda path: suffix_of(path.name) == ".arrow")
-KINDS = (IMAGES, PARQUET, ARROW)  # a further kind takes an entry here, and how to open it in folder_source.py
+TAR = Kind("tar", "tar file", lambda path: path.name.lower().endswith(TAR_SUFFIXES))
+ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name))
+KINDS = (
+    IMAGES,
+    PARQUET,
+    ARROW,
+    TAR,
+    ARRAYS,
+)  # a further kind takes an entry here, and how to open it in folder_source.py
 
 
 @dataclass

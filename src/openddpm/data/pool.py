@@ -12,11 +12,11 @@ import numpy as np
 
 from openddpm.data.decode import (
     EncodedImage,
-    ImageInMode,
     Preprocessing,
     RefusedImage,
     decode_image,
     pillow_warnings_ignored,
+    without_source,
 )
 
 SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
@@ -79,10 +79,9 @@ def decoded_in_order(
 
 
 def _num_bytes(encoded: EncodedImage) -> int:
+    encoded = without_source(encoded)
     if isinstance(encoded, np.ndarray):
         return encoded.nbytes
-    if isinstance(encoded, ImageInMode):
-        return len(encoded.content)
     return len(encoded) if isinstance(encoded, bytes) else 0  # a Pillow image is the caller's, or still in its file
 
 

@@ -3,6 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from openddpm.config import DataOptions
+from openddpm.errors import UserError
+from openddpm.names import as_text
+
 DEFAULT_SPLIT = "train"
 _SPELLINGS = {
     "train": ("train", "training"),
@@ -50,3 +54,18 @@ def named_in(name: str) -> str | None:
 def counted(num_by_split: Mapping[str, int]) -> str:
     """{"train": 30, "test": 12} -> train (30), test (12)"""
     return ", ".join(f"{split} ({number:,})" for split, number in num_by_split.items())
+
+
+def check_split(options: DataOptions, split: str | None, where: str) -> None:
+    """Check that a source that is all of one piece is not asked for a part of it.
+
+    Args:
+        split: what it is by its own name, if that tells.
+
+    Raises:
+        UserError: --dataset_split names another split.
+    """
+    asked = options.dataset_split
+    if asked != DEFAULT_SPLIT and (split is None or split_of(asked) != split_of(split)):
+        known = f"{where} is the split '{as_text(split)}'" if split is not None else f"{where} has no splits"
+        raise UserError(f"{known}, and --dataset_split asks for '{as_text(asked)}'", "Leave --dataset_split out.")

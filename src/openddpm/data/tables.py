@@ -2,18 +2,19 @@
 
 import contextlib
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openddpm.config import DataOptions
-from openddpm.data.decode import EncodedImage, ImageInMode, RefusedImage
+from openddpm.data.cells import array_depth, channels_of_mode, count_images, holds_lists, images_in_cells, is_number
+from openddpm.data.decode import EncodedImage
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, choose_column, digest_files
-from openddpm.data.named_files import NamedFiles
 from openddpm.errors import UserError
 from openddpm.names import as_text
+from openddpm.record.schema import LeftOut
 
 if TYPE_CHECKING:
     import datasets
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 
 PARQUET_BATCH_ROWS = 1  # a page of kilobytes can unfold to an image of megabytes in every row
 ARROW_BATCH_ROWS = 64  # these lie in the file as they are used
+_NONE_LEFT_OUT: tuple[LeftOut, ...] = ()
 
 
 def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """Return the images in a column that all of `paths` have, file after file.
 
-    Cells may name image files instead of holding them, if these lie in the folder of the parquet file.
+    Cells may name image files instead of holding them, if these lie in the folder of the parquet file; they may hold
+    arrays of pixels, or lists of images, of which each is an image.
 
     Raises:
         UserError: a file is damaged, or has no such column.
     """
-    num_rows, column = 0, ""
-    modes: dict[Path, str | None] = {}
+    num_rows, column, modes, has_lists = 0, "", [], False
     for path in paths:
         with _open_parquet(path) as file:
             schema = file.schema_arrow
@@ -42,7 +44,8 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         if column not in schema.names:
             found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
             raise UserError(as_text(found), "Keep files of one kind in a folder of their own.")
-        modes[path] = _mode_written(schema, column)
+        modes.append(channels_of_mode(_declared_images(schema).get(column), column))
+        has_lists = has_lists or holds_lists(schema.field(column).type)
 
     def columns(path: Path) -> "Iterator[pa.Array]":
         with _open_parquet(path) as file:
@@ -50,13 +53,16 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
                 yield batch.column(0)
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        for path in paths:
-            yield from _cells(columns(path), path.stem, [path.parent], modes.get(path))
+        for path, mode in zip(paths, modes, strict=True):
+            yield from images_in_cells(columns(path), path.stem, [path.parent], mode)
 
+    left_out = _NONE_LEFT_OUT
+    if has_lists:
+        num_rows, left_out = _images_in_lists(batch for path in paths for batch in columns(path))
     first_column = next(columns(paths[0]), ())
-    can_change_unseen = any(_is_elsewhere(cell.as_py()) for cell in first_column)
-    digest = None if can_change_unseen else _digest(digest_files(paths), column)
-    return ImageSource(as_text(options.dataset), digest, num_rows, items)
+    can_change_unseen = any(_names_files(cell.as_py()) for cell in first_column)
+    digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes)
+    return ImageSource(as_text(options.dataset), digest, num_rows, items, left_out=left_out)
 
 
 def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
@@ -136,30 +142,34 @@ def dataset_source(
     """
     import datasets
 
-    formatted = dataset.column_names if dataset.format["output_all_columns"] else dataset.format["columns"]
-    shown = [name for name in dataset.column_names if name in formatted]  # a format may hide the others
-    candidates = [name for name in shown if isinstance(dataset.features[name], datasets.Image)]
-    column = choose_column(candidates, shown, options)
-    encoded = dataset.with_format(None).select_columns([column])
+    visible = _visible_columns(dataset)
+    column = choose_column([name for name in _feature_columns(dataset) if name in visible], visible, options)
+    encoded = dataset.select_columns([column]).with_format("arrow")
     feature, mode = dataset.features[column], None
-    if isinstance(feature, datasets.Image):
-        mode = feature.mode
-        encoded = encoded.cast_column(column, datasets.Image(decode=False))
-    encoded = encoded.with_format("arrow")
+    if image := _image_feature(feature):
+        mode = channels_of_mode(image.mode, column)
+        undecoded: Any = datasets.Image(decode=False)
+        encoded = encoded.cast_column(column, undecoded if image is feature else replace(feature, feature=undecoded))
+
+    def columns() -> "Iterator[pa.ChunkedArray]":
+        return (table.column(column) for table in encoded.iter(batch_size=ARROW_BATCH_ROWS))
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        columns = (table.column(column) for table in encoded.iter(batch_size=ARROW_BATCH_ROWS))
-        yield from _cells(columns, "row", roots, mode)
+        yield from images_in_cells(columns(), "row", roots, mode)
 
+    num_items, left_out = len(dataset), _NONE_LEFT_OUT
+    if holds_lists(encoded.features.arrow_schema.field(column).type):
+        num_items, left_out = _images_in_lists(columns())
     first_cells = encoded[:1].column(column).to_pylist()
-    can_change_unseen = revision is None and any(_is_elsewhere(cell) for cell in first_cells)
+    can_change_unseen = revision is None and any(_names_files(cell) for cell in first_cells)
     return ImageSource(
         name=as_text(options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"),
-        digest=None if can_change_unseen else _digest(digest, column if mode is None else f"{column} {mode}"),
-        num_items=len(dataset),
+        digest=None if can_change_unseen else _digest(digest, column, mode),
+        num_items=num_items,
         items=items,
         revision=revision,
         split=as_text(str(dataset.split)) if dataset.split else None,
+        left_out=left_out,
     )
 
 
@@ -182,60 +192,79 @@ def damage_named(path: Path) -> Iterator[None]:
         raise UserError(found, "Make or download it again.") from error
 
 
-def _digest(digest: str, column: str) -> str:
-    return hashlib.sha256(f"{digest} {column}".encode()).hexdigest()
+def _digest(digest: str, column: str, *modes: str | None) -> str:
+    return hashlib.sha256(" ".join([digest, column, *filter(None, modes)]).encode()).hexdigest()
 
 
-def _cells(
-    columns: Iterable["pa.Array | pa.ChunkedArray"], stem: str, roots: Sequence[Path] | None, mode: str | None
-) -> Iterator[tuple[str, EncodedImage]]:
-    with contextlib.closing(NamedFiles(roots)) as files:
-        for row, scalar in enumerate(itertools.chain.from_iterable(columns)):
-            cell = scalar.as_py()
-            name, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
-            name = name if isinstance(name, str) else ""
-            if content is None and name:
-                content = files.read(name)
-            elif not isinstance(content, bytes):
-                content = RefusedImage(f"{type(content).__name__} in place of an image's bytes")
-            if mode is not None and isinstance(content, bytes):
-                content = ImageInMode(content, mode)
-            yield as_text(name or f"{stem} {row}"), content
+def _images_in_lists(columns: "Iterator[pa.Array | pa.ChunkedArray]") -> tuple[int, tuple[LeftOut, ...]]:
+    num_images, empty = count_images(columns)
+    if not empty:
+        return num_images, ()
+    reason = "rows whose list holds no image"
+    return num_images, (LeftOut(reason=reason, count=len(empty), examples=empty[:3], is_data=False),)
 
 
-def _is_elsewhere(cell: object) -> bool:
-    """Whether a cell names a file instead of holding its content."""
+def _names_files(cell: object) -> bool:
+    """Whether a cell, or an image in its list, names a file instead of holding its content."""
+    if isinstance(cell, list):
+        return any(isinstance(image, dict) and _names_files(image) for image in cell)
     return isinstance(cell, dict) and cell.get("bytes") is None and bool(cell.get("path"))
+
+
+def _visible_columns(dataset: "datasets.Dataset") -> list[str]:
+    """Return the columns that rows of `dataset` show: a format may leave some out."""
+    form = dataset.format
+    shown = dataset.column_names if form["output_all_columns"] else form["columns"] or []
+    return [name for name in dataset.column_names if name in shown]
+
+
+def _feature_columns(dataset: "datasets.Dataset") -> list[str]:
+    """Return the columns of images; where there are none those of lists of images, or else of arrays of pixels."""
+    import datasets
+
+    features = dataset.features
+    of_images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    of_lists = [name for name, feature in features.items() if _image_feature(feature) is not None]
+    arrays = (datasets.Array2D, datasets.Array3D)
+    of_arrays = [name for name, feature in features.items() if isinstance(feature, arrays)]
+    schema = features.arrow_schema
+    return of_images or of_lists or of_arrays or [field.name for field in schema if _may_hold_pixels(field.type)]
+
+
+def _image_feature(feature: Any) -> "datasets.Image | None":
+    """Return the Image feature of a column of images, or of lists of images."""
+    import datasets
+
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        feature = feature.feature
+    return feature if isinstance(feature, datasets.Image) else None
 
 
 def _image_columns(schema: "pa.Schema") -> list[str]:
     """Return the columns that the `datasets` library wrote as images; in files by others, those that may hold some."""
-    return _columns_written_as_images(schema) or [field.name for field in schema if _may_hold_images(field.type)]
+    declared = _declared_images(schema)
+    in_lists = [name for name in declared if holds_lists(schema.field(name).type)]
+    return (
+        [name for name in declared if name not in in_lists]
+        or in_lists
+        or [field.name for field in schema if _may_hold_images(field.type)]
+        or [field.name for field in schema if _may_hold_lists(field.type)]
+        or [field.name for field in schema if _may_hold_pixels(field.type)]
+    )
 
 
-def _columns_written_as_images(schema: "pa.Schema") -> list[str]:
+def _declared_images(schema: "pa.Schema") -> dict[str, str | None]:
+    """Return the mode of each column that the `datasets` library wrote as images, or as lists of images."""
     try:
-        features = _features_written(schema)
-        return [name for name, feature in features.items() if feature["_type"] == "Image" and name in schema.names]
-    except _NOT_WRITTEN:
-        return []
-
-
-def _mode_written(schema: "pa.Schema", column: str) -> str | None:
-    """Return the mode of Pillow that the `datasets` library was to give the images of a column in."""
-    try:
-        feature = _features_written(schema)[column]
-        return str(feature["mode"]) if feature["_type"] == "Image" and feature["mode"] else None
-    except _NOT_WRITTEN:
-        return None
-
-
-_NOT_WRITTEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError)  # written by others, or damaged
-
-
-def _features_written(schema: "pa.Schema") -> Any:
-    """Return what the `datasets` library wrote of the columns."""
-    return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        declared = {}
+        for name, feature in features.items():
+            of_items = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            if isinstance(of_items, dict) and of_items["_type"] == "Image" and name in schema.names:
+                declared[name] = of_items.get("mode") if isinstance(of_items.get("mode"), str) else None
+        return declared
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):  # by others, or damaged
+        return {}
 
 
 def _may_hold_images(kind: "pa.DataType") -> bool:
@@ -245,3 +274,16 @@ def _may_hold_images(kind: "pa.DataType") -> bool:
         kind = kind.value_type
     is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     return is_binary or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _may_hold_lists(kind: "pa.DataType") -> bool:
+    depth, value = array_depth(kind)
+    return depth == 1 and _may_hold_images(value)
+
+
+def _may_hold_pixels(kind: "pa.DataType") -> bool:
+    """Whether a column may hold arrays of pixels: nested three deep, or of bytes; boxes are tables of numbers."""
+    import pyarrow as pa
+
+    depth, value = array_depth(kind)
+    return (depth in (3, 4) and is_number(value)) or (depth == 2 and bool(pa.types.is_uint8(value)))

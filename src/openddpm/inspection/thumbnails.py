@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from openddpm.data.decode import IMAGE_FORMATS, EncodedImage, ImageInMode
+from openddpm.data.decode import IMAGE_FORMATS, EncodedImage, without_source
 
 SIDE = 128  # pixels, at most: sharp where a page shows it at 96 on a screen of more than one pixel to each of its own
 EXACT_SIDE = 64  # up to here a picture shows every pixel, at no more bytes than a lossy one of SIDE takes
@@ -27,6 +27,7 @@ def data_uri(image: Image.Image) -> str:
 
 def original_size(encoded: EncodedImage) -> tuple[int, int] | None:
     """Return width and height as the file states them, not turned upright; None where it states none."""
+    encoded = without_source(encoded)
     if isinstance(encoded, np.ndarray):
         return (encoded.shape[1], encoded.shape[0]) if encoded.ndim > 1 else None
     try:
@@ -55,8 +56,7 @@ def original_thumbnail(encoded: EncodedImage) -> str | None:
 
 def _opened(encoded: EncodedImage) -> Image.Image:
     """Return `encoded` as a Pillow image, which decodes no pixel yet where it can wait."""
-    if isinstance(encoded, ImageInMode):
-        encoded = encoded.content
+    encoded = without_source(encoded)
     if isinstance(encoded, bytes):
         return Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     if isinstance(encoded, Image.Image):

@@ -87,6 +87,10 @@ def explanation(name: str, inspection: Inspection) -> str:
             return "What the camera noted cannot be read, so these may lie on their side."
         case "first frame of several":
             return "Of what moves, or has pages, the first frame is used."
+        case "gray by its column's mode" | "colour by its column's mode":
+            return "The column declares its images so, by the mode of its Image feature."
+        case "one of several in its row":
+            return "Each image of a row's list is an image of its own."
         case "gray to colour" | "colour to gray":
             return f"As --image_mode {options.image_mode} asks."
     if name.endswith(" to RGB"):

@@ -1,0 +1,211 @@
+"""Arrays in files, read entry by entry, so that none fills the memory; no pickle is loaded."""
+
+import contextlib
+import gzip
+import math
+import re
+import struct
+import zipfile
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from openddpm.data.zip_source import HARMLESS_BYTES, KNOWN_METHODS, MAX_SHRINKAGE
+from openddpm.errors import UserError
+from openddpm.names import as_text
+
+_NPY, _GZIP, _ZIP = b"\x93NUMPY", b"\x1f\x8b", b"PK\3\4"
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # yann.lecun.com/exdb/mnist
+_IDX_NAME = re.compile(r"[.-]idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$", re.IGNORECASE)
+_CIFAR_NAME = re.compile(r"(data_batch_\d+|test_batch|train|test)\.bin", re.IGNORECASE)
+_CIFAR_SHAPE = (3, 32, 32)
+_CIFAR_LABELS = ((10,), (20, 100))  # classes of the labels before each image: CIFAR-10; CIFAR-100, coarse and fine
+_CHECKED_ROWS = 256  # of a CIFAR file: other files of that size have other bytes where its labels stand
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """One array in a file, of which only the description has been read."""
+
+    path: Path
+    name: str
+    """Of the array, in a file of several; else empty."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    """Bytes before the first number, in the file or in its member."""
+    skipped: int = 0
+    """Bytes before each entry along the first axis: CIFAR's labels."""
+
+    def entries(self) -> Generator[np.ndarray, None, None]:
+        """Yield the array's entries along its first axis.
+
+        Raises:
+            UserError: the file is cut off, or holds more than it says.
+        """
+        with damage_named(self.path), _unfolded(self.path, self.name) as file:
+            file.seek(self.start)
+            num_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+            for _ in range(self.shape[0]):
+                file.seek(self.skipped, 1)
+                content = file.read(num_bytes)
+                if len(content) < num_bytes:
+                    raise EOFError("it ends before its last image")
+                yield np.frombuffer(content, self.dtype).reshape(self.shape[1:])
+            if file.read(1):
+                raise ValueError("it goes on behind its last image; several arrays behind each other?")
+
+
+def open_arrays(path: Path) -> list[ArrayFile]:
+    """Return the arrays in a file, told by its first bytes; none, if it is of another kind.
+
+    Raises:
+        UserError: it is damaged, or needs a pickle to be read.
+    """
+    with damage_named(path):
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start == _NPY:
+            return [_checked(_npy_header(path, ""), path.stat().st_size)]
+        if start.startswith(_ZIP) and path.suffix.lower() == ".npz":
+            return _npz_headers(path)
+        if _idx_start(path):
+            return [_checked(_idx_header(path), path.stat().st_size)]
+        return _cifar_header(path)
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether a file is one of arrays, by its name, or for idx and CIFAR files by name and content."""
+    if path.suffix.lower() in (".npy", ".npz"):
+        return True
+    try:
+        if _IDX_NAME.search(path.name):
+            return _idx_start(path) is not None
+        return bool(_CIFAR_NAME.fullmatch(path.name) and _cifar_header(path))
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = f"'{as_text(path)}' cannot be read: {as_text(str(error) or type(error).__name__)}"
+        raise UserError(found, "Make or download it again.") from error
+
+
+@contextlib.contextmanager
+def _unfolded(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open a file, or a member of an npz file, as what it is once unfolded."""
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if name:
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(f"{name}.npy"))
+        elif file.read(2) == _GZIP:
+            file.seek(0)
+            file = stack.enter_context(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
+        else:
+            file.seek(0)
+        yield file
+
+
+def _npy_header(path: Path, name: str) -> ArrayFile:
+    with _unfolded(path, name) as file:
+        version = npy_format.read_magic(file)
+        reader = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        if version > (2, 0):
+            raise ValueError("an npy file of a version that holds records, not images")
+        shape, is_fortran, dtype = reader(file)
+        start = file.tell()
+    what = f"'{as_text(path)}'" + (f", array '{as_text(name)}'," if name else "")
+    if dtype.hasobject:
+        raise UserError(
+            f"{what} holds Python objects, in a pickle, which is never loaded: it could run any program",
+            "Where you trust the file, save its images as one array: numpy.save('images.npy', numpy.stack(list(numpy."
+            "load(FILE, allow_pickle=True)))); of images of several sizes write image files.",
+        )
+    if is_fortran and len(shape) > 1:
+        todo = "Save it anew: numpy.save('images.npy', numpy.ascontiguousarray(x))."
+        raise UserError(f"{what} is stored column by column (Fortran order)", todo)
+    return ArrayFile(path, name, tuple(shape), dtype, start)
+
+
+def _npz_headers(path: Path) -> list[ArrayFile]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type not in KNOWN_METHODS for member in members):
+            raise ValueError("packed by a method that numpy does not use")
+        if len({member.filename for member in members}) < len(members):
+            raise ValueError("two arrays of one name")
+        if sum(member.compress_size for member in members) > path.stat().st_size:
+            raise ValueError("its arrays are larger than the file: they overlap, or their sizes are made up")
+    found = []
+    for member in members:
+        if member.filename.endswith(".npy"):
+            try:
+                header = _npy_header(path, member.filename.removesuffix(".npy"))
+            except UserError:
+                if len(members) == 1:
+                    raise
+                continue  # labels as objects, beside the images
+            if header.start + _num_bytes(header) != member.file_size:
+                raise ValueError(f"'{member.filename}' has not the length that its shape {header.shape} takes")
+            found.append(_checked(header, member.compress_size))
+    return found
+
+
+def _idx_start(path: Path) -> bytes | None:
+    """Return the first four bytes of an idx file, packed or not; None if it is none."""
+    with _unfolded(path, "") as file:
+        start = file.read(4)
+    is_idx = len(start) == 4 and start[:2] == b"\0\0" and start[2] in _IDX_TYPES and 1 <= start[3] <= 4
+    return start if is_idx else None
+
+
+def _idx_header(path: Path) -> ArrayFile:
+    with _unfolded(path, "") as file:
+        _, _, kind, num_axes = file.read(4)
+        shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
+    return ArrayFile(path, "", shape, np.dtype(_IDX_TYPES[kind]), 4 + 4 * num_axes)
+
+
+def _cifar_header(path: Path) -> list[ArrayFile]:
+    num_bytes, num_values = path.stat().st_size, math.prod(_CIFAR_SHAPE)
+    for num_classes in _CIFAR_LABELS:
+        row = len(num_classes) + num_values
+        if path.suffix.lower() == ".bin" and num_bytes and num_bytes % row == 0:
+            with path.open("rb") as file:
+                rows = np.frombuffer(file.read(_CHECKED_ROWS * row), np.uint8).reshape(-1, row)
+            if (rows[:, : len(num_classes)] < np.array(num_classes)).all():
+                shape = (num_bytes // row, *_CIFAR_SHAPE)
+                return [ArrayFile(path, "", shape, np.dtype(np.uint8), 0, skipped=len(num_classes))]
+    return []
+
+
+def _num_bytes(array: ArrayFile) -> int:
+    return math.prod(array.shape) * array.dtype.itemsize
+
+
+def _checked(array: ArrayFile, num_stored: int) -> ArrayFile:
+    """Return `array`, unless its file is shorter or longer than it takes, or unfolds as no images do."""
+    num_bytes = array.start + _num_bytes(array)
+    if array.name or _is_packed(array.path):
+        if num_bytes > max(HARMLESS_BYTES, MAX_SHRINKAGE * num_stored):
+            raise ValueError(f"{num_stored:,} bytes unfold to {num_bytes:,}, as no images do")
+    elif num_bytes != num_stored:
+        kind = "cut off" if num_bytes > num_stored else "more than one array, or damaged"
+        raise ValueError(f"{kind}: its shape {array.shape} takes {num_bytes:,} bytes, and it has {num_stored:,}")
+    return array
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP

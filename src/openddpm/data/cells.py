@@ -1,0 +1,168 @@
+"""Images in the cells of a table's column: bytes, names of files, arrays of pixels, or lists of these."""
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from openddpm.data.array_layout import image_of
+from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
+from openddpm.data.named_files import NamedFiles
+from openddpm.errors import UserError
+from openddpm.names import as_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ONE_OF_SEVERAL = "one of several in its row"
+MAX_VALUES = 4 * MAX_PIXELS  # of an array in a cell
+
+_GRAY_MODES, _COLOUR_MODES = ("L", "LA"), ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_FILE_MODES = ("I", "F")  # and 16-bit ones: more bits than are trained on, so that the file's own pixels say it best
+
+
+def channels_of_mode(mode: str | None, column: str) -> Literal["L", "RGB"] | None:
+    """Return gray or colour for the mode of a column's `datasets.Image` feature; None where it demands neither.
+
+    Transparency is composited in any case, where the `datasets` library may drop it and show what lies beneath.
+
+    Raises:
+        UserError: a mode of which training images cannot be.
+    """
+    if mode is None or mode.startswith(_FILE_MODES):
+        return None
+    if mode in _GRAY_MODES:
+        return "L"
+    if mode in _COLOUR_MODES:
+        return "RGB"
+    name = as_text(column)
+    raise UserError(
+        f"the column '{name}' is declared as Image(mode='{as_text(mode)}'), which is neither gray nor colour",
+        f"Declare it anew: dataset.cast_column('{name}', datasets.Image(mode='L')), or mode='RGB'.",
+    )
+
+
+def images_in_cells(
+    columns: Iterable["pa.Array | pa.ChunkedArray"],
+    stem: str,
+    roots: Sequence[Path] | None,
+    mode: Literal["L", "RGB"] | None = None,
+) -> Iterator[tuple[str, EncodedImage]]:
+    """Yield (name, image) for each cell, and for each image of a cell that holds a list of them.
+
+    Args:
+        stem: of the names of images that have none.
+        roots: the folders of which cells may name files; None stands for all folders.
+        mode: gray or colour, where the column declares it.
+    """
+    with contextlib.closing(NamedFiles(roots)) as files:
+        for row, scalar in enumerate(itertools.chain.from_iterable(map(_plain, columns))):
+            is_list = _is_list(scalar.type)
+            if is_list and (scalar.values is None or _is_array(scalar.type)):
+                yield as_text(f"{stem} {row}"), SourcedImage(_array_in(scalar.values), mode)
+                continue
+            values = _plain(scalar.values) if is_list else [scalar]
+            changes = (ONE_OF_SEVERAL,) if len(values) > 1 else ()
+            for index, value in enumerate(values):
+                default = f"{stem} {row}" + (f".{index}" if is_list else "")
+                name, content = (
+                    (default, _array_in(value.values))
+                    if _is_array(value.type)
+                    else _encoded_in(value.as_py(), default, files)
+                )
+                yield as_text(name), SourcedImage(content, mode, changes) if mode or changes else content
+
+
+def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, list[str]]:
+    """Return how many images a column of lists holds, and the numbers of the rows that hold none."""
+    import pyarrow.compute as pc
+
+    num_images, row, empty = 0, 0, []
+    for column in map(_plain, columns):
+        lengths = pc.fill_null(pc.list_value_length(column), 1).to_pylist()  # a missing list is an item, and refused
+        num_images += sum(lengths)
+        empty += [f"row {row + index}" for index, length in enumerate(lengths) if not length]
+        row += len(lengths)
+    return num_images, empty
+
+
+def holds_lists(kind: "pa.DataType") -> bool:
+    """Whether each cell of a column of this type holds several images, and not one as an array of pixels."""
+    kind = storage_of(kind)
+    return _is_list(kind) and not _is_array(kind)
+
+
+def storage_of(kind: "pa.DataType") -> "pa.DataType":
+    """Return the type in which values lie, without what the `datasets` library makes of them."""
+    import pyarrow as pa
+
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def array_depth(kind: "pa.DataType") -> tuple[int, "pa.DataType"]:
+    """Return how deep lists are nested in a type, and what lies in them."""
+    depth, kind = 0, storage_of(kind)
+    while _is_list(kind):
+        depth, kind = depth + 1, storage_of(kind.value_type)
+    return depth, kind
+
+
+def is_number(kind: "pa.DataType") -> bool:
+    """Whether a type is one of whole or real numbers."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_list(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _is_array(kind: "pa.DataType") -> bool:
+    """Whether a type is one image as lists of rows of pixels; lists nested once more are several of these."""
+    depth, value = array_depth(kind)
+    return depth in (2, 3) and is_number(value)
+
+
+def _plain(column: Any) -> Any:
+    """Return an array without the extension types of the `datasets` library, whose cells are nested lists."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _array_in(values: Any) -> np.ndarray | RefusedImage:
+    """Return the image that nested lists hold, if all rows are of one length, and none is missing."""
+    import pyarrow.compute as pc
+
+    if values is None:
+        return RefusedImage("NoneType in place of an image's pixels")
+    shape = [len(values)]
+    while _is_list(values.type):
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        if len(lengths) != 1 or not lengths[0]:
+            return RefusedImage("rows of several lengths, or of none, in place of an image's pixels")
+        shape.append(lengths[0])
+        values = values.flatten()
+    if values.null_count or not is_number(values.type) or len(values) > MAX_VALUES:
+        return RefusedImage(f"an array of {values.type} with gaps, or of too many pixels")
+    return image_of(values.to_numpy(zero_copy_only=False).reshape(shape))
+
+
+def _encoded_in(cell: Any, default: str, files: NamedFiles) -> tuple[str, bytes | RefusedImage]:
+    """Return the name of an image and the bytes of its file, which the cell holds or names."""
+    name, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
+    name = name if isinstance(name, str) else ""
+    if content is None and name:
+        content = files.read(name)
+    elif not isinstance(content, bytes):
+        content = RefusedImage(f"{type(content).__name__} in place of an image's bytes")
+    return name or default, content
