@@ -200,10 +200,10 @@ def test_a_picture_is_not_taken_for_a_large_archive(make: Make, tmp_path: Path) 
     path = make(tmp_path, {"preview.png": 1})
     if path.suffix:
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr("images.tar.gz", os.urandom(5000))
+            archive.writestr("images.7z", os.urandom(5000))
     else:
-        write(path / "images.tar.gz", os.urandom(5000))
-    with pytest.raises(UserError, match=r"images\.tar\.gz.*may be the data"):
+        write(path / "images.7z", os.urandom(5000))
+    with pytest.raises(UserError, match=r"images\.7z.*may be the data"):
         open_path(path)
 
 

@@ -214,8 +214,8 @@ def test_own_data_sets_refuse_a_split(own: object) -> None:
 def test_tensors_are_refused_with_the_way_on() -> None:
     """Tensors of a transform made for another training loop are refused with what to leave out of it."""
     own = image_dataset(1).with_transform(lambda rows: {"pixels": [torch.zeros(3, 4, 4) for _ in rows["image"]]})
-    with pytest.raises(UserError, match=r"holds Tensor, not images\n.*Leave ToTensor and Normalize out"):
-        list(open_source(DataOptions(), own).items())
+    with pytest.raises(UserError, match=r"leave out the transform that makes them"):
+        open_source(DataOptions(), own)
 
 
 def test_own_images_that_fail_to_open_are_refused() -> None:
