@@ -30,8 +30,8 @@ class DataOptions(_Options):
     dataset_config: str | None = None
     """Configuration of a Hub data set that has several."""
     dataset_split: str = "train"
-    """Split to train on: of a Hub or a saved data set, or of a folder or zip whose sub-folders or tables are named train,
-    test, val and the like, in any spelling; other sub-folders by their names."""
+    """Split to train on: of a Hub or a saved data set, or of a folder or zip whose sub-folders or tables are named
+    train, test, val and the like, in any spelling; other sub-folders by their names."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
     image_column: str | None = None
