@@ -38,11 +38,17 @@ class DataOptions(_Options):
     cache_dir: str | None = None
     """Where downloads and decoded images are kept (default: ~/.cache/openddpm)."""
     resolution: int = Field(64, ge=4, le=4096)
-    """Width and height, in pixels, to which images are resized and centre-cropped."""
+    """Width and height, in pixels, to which images are resized."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How images become squares: cut to their middle, or shrunk as a whole and filled up with the background."""
     image_mode: Literal["auto", "rgb", "gray"] = "auto"
-    """Channels to train with; auto takes gray when every image is gray, and asks when they are mixed."""
+    """Channels to train with; auto takes gray when every image is gray, else colour, and asks where masks lie beside
+    the images."""
     background: str = "white"
-    """Colour put behind transparent pixels, by name or as #rrggbb."""
+    """Colour put behind transparent pixels and around padded images, by name or as #rrggbb."""
+    pixel_range: tuple[float, float] | None = Field(None, strict=False)  # JSON has no tuples
+    """Values that become black and white in images of more than 8 bits, signed or floating-point ones: 0 4095, or -1000
+    3000 (default: 0 65535, and signed and floating-point images are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
     """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
     max_refused_share: float = Field(0.05, ge=0, le=1)
@@ -271,6 +277,9 @@ def _contradictions(config: TrainConfig) -> list[str]:
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
+    if config.pixel_range is not None and not config.pixel_range[0] < config.pixel_range[1]:
+        low, high = config.pixel_range
+        faults.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
             faults.append(f"{name}: found {value!r}, which is not valid UTF-8")

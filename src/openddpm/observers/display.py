@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from openddpm.analysis.checks import check_plan
+from openddpm.analysis.data_checks import counts_text
 from openddpm.names import as_text
 from openddpm.record.reader import Preview
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
@@ -72,6 +73,8 @@ class Display(Observer):
             )
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
+        if record is not None and (counted := counts_text(record)):
+            say(escape(counted))
         for finding in check_plan(run, record):
             if finding.severity != "note":
                 say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
