@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openddpm.errors import UserError, closest
 from openddpm.recipes import RECIPES
@@ -46,7 +46,7 @@ class DataOptions(_Options):
     the images."""
     background: str = "white"
     """Colour put behind transparent pixels and around padded images, by name or as #rrggbb."""
-    pixel_range: tuple[float, float] | None = Field(None, strict=False)  # JSON has no tuples
+    pixel_range: tuple[float, float] | None = None
     """Values that become black and white in images of more than 8 bits, signed or floating-point ones: 0 4095, or -1000
     3000 (default: 0 65535, and signed and floating-point images are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
@@ -57,6 +57,11 @@ class DataOptions(_Options):
     """Mirror half of the training images, at random, left to right."""
     heldout_images: int | None = Field(None, ge=0)
     """Images kept out of training to measure on (default: one in ten, at most 512)."""
+
+    @field_validator("pixel_range", mode="before")
+    @classmethod
+    def _tuple_of_json(cls, given: Any) -> Any:
+        return tuple(given) if isinstance(given, list) else given
 
 
 class ModelOptions(_Options):

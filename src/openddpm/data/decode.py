@@ -189,15 +189,15 @@ def _load(
     if getattr(image, "is_animated", False):  # `n_frames` would walk through all of them
         image.seek(0)
         changes.append("first frame of several")
-    is_turned_by_pillow = image.format == "TIFF"
-    orientation_changes: list[str] = []
-    orientation = _orientation(image, orientation_changes)
-    image, raw_range = in_8_bits(image, reopened, pixel_range, changes)
-    changes += orientation_changes
+    is_turned_by_pillow = image.format == "TIFF"  # in loading, after which no orientation is left
+    orientation = _orientation(image, changes) if is_turned_by_pillow else 1
+    loaded, raw_range = in_8_bits(image, reopened, pixel_range, changes)
+    if not is_turned_by_pillow:  # to read that of a PNG may load it
+        orientation = _orientation(image, changes)
     if orientation in _UPRIGHT:
-        image = image if is_turned_by_pillow else image.transpose(_UPRIGHT[orientation])
+        loaded = loaded if is_turned_by_pillow else loaded.transpose(_UPRIGHT[orientation])
         changes.append("EXIF orientation applied")
-    return image, raw_range
+    return loaded, raw_range
 
 
 def _orientation(image: Image.Image, changes: list[str]) -> int:

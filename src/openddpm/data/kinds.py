@@ -78,7 +78,7 @@ def _folder_of(path: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    return [token.removesuffix("s") for token in re.split(r"[\W_]+", text.lower()) if token]
+    return [re.sub(r"(?<!s)s$", "", token) for token in re.split(r"[\W_]+", text.lower()) if token]
 
 
 def _words_of(path: str) -> frozenset[str]:
@@ -110,9 +110,9 @@ def _question(name: str, *kinds: list[Named]) -> UserError:
         mode = "gray" if num_gray == len(images) else "colour" if not num_gray else f"{num_gray:,} of them gray"
         folders = Counter(_folder_of(path) for path, _ in images)
         folder = folders.most_common(1)[0][0]
-        more = f" and {len(folders) - 1:,} more folders" if len(folders) > 2 else ""
-        place = f"'{folder}'{more}" if folder else f"such as '{images[0][0]}'"
-        described.append(f"{len(images):,} in {place} ({mode})")
+        more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
+        place = f"in '{folder}'{more}" if folder else f"such as '{images[0][0]}'"
+        described.append(f"{len(images):,} {place} ({mode})")
     return UserError(
         f"'{name}' holds images and what seem to be their masks or the like: {'; '.join(described)}",
         "Give the folder that you mean as --dataset (unpacked, if it lies in an archive); or train on all of them: "
