@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from openddpm.analysis.finding import Finding
+from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
 from openddpm.record.schema import CUT_MUCH, DataRecord, RunRecord
 
@@ -15,6 +15,7 @@ MAX_NAMED = 3  # images in a sentence
 UPSCALED_SHARE = 0.25  # assumed
 DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
 CUT_SHARE, CUT_MEAN = 0.25, 0.5  # assumed: of images cut by a quarter; of what they lose, where 16 by 9 loses 0.44
+FEW_BITS_MAX = 2**14 - 1  # assumed: a quarter of the range of 16 bits, at most, is a camera's or a scanner's 14 bits
 LOW_CONTRAST_STD = 12.75  # assumed: a tenth of the range on either side of gray; photographs have 50 to 80
 
 
@@ -68,7 +69,9 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     if changed:
         counted = ", ".join(f"{reason}: {data.counts[reason]:,}" for reason in changed)
         why, todo = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
-        yield Finding("converted", "note", f"images changed on the way in: {counted}", why, todo)
+        is_dim = data.raw_max is not None and 0 < data.raw_max <= FEW_BITS_MAX and (data.pixel_max or 0) > DARK_MAX
+        severity: Severity = "warning" if is_dim and data.counts.get("16 bits scaled to 8") else "note"
+        yield Finding("converted", severity, f"images changed on the way in: {counted}", why, todo)
     if num_gray := data.counts.get("gray to colour", 0):
         yield Finding(
             "gray",

@@ -262,7 +262,7 @@ class CutImage(_Record):
 
 
 class DataRecord(_Record):
-    """data.json: counts by reason, every image that they are of, and how bright the images are.
+    """data.json: counts by reason, every image that they are of but for those that are cut, and how bright they are.
 
     Null stands for what the openddpm that decoded the images did not look at.
     """

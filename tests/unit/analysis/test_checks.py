@@ -147,6 +147,8 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images(num_duplicates=60), "duplicates", "note"),
         (images({"alpha composited": 10}), "converted", "note"),
         (images({"16 bits scaled to 8": 10}), "converted", "note"),
+        (images({"16 bits scaled to 8": 10}, raw_max=65535.0), "converted", "note"),
+        (images({"16 bits scaled to 8": 10}, raw_max=4095.0), "converted", "warning"),
         (images({"gray to colour": 4}), "gray", "note"),
         (images({"cut by more than a quarter": 9}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "note"),
         (images({"cut by more than a quarter": 5000}, cut_mean=0.4, most_cut=[WIDE]), "cropped", "note"),
