@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openddpm.errors import UserError, closest
 from openddpm.other_names import answer
@@ -41,11 +41,17 @@ class DataOptions(_Options):
     cache_dir: str | None = None
     """Where downloads and decoded images are kept (default: ~/.cache/openddpm)."""
     resolution: int = Field(64, ge=4, le=4096)
-    """Width and height, in pixels, to which images are resized and centre-cropped."""
+    """Width and height, in pixels, to which images are resized."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How images become squares: cut to their middle, or shrunk as a whole and filled up with the background."""
     image_mode: Literal["auto", "rgb", "gray"] = "auto"
-    """Channels to train with; auto takes gray when every image is gray, and asks when they are mixed."""
+    """Channels to train with; auto takes gray when every image is gray, else colour, and asks where masks lie beside
+    the images."""
     background: str = "white"
-    """Colour put behind transparent pixels, by name or as #rrggbb."""
+    """Colour put behind transparent pixels and around padded images, by name or as #rrggbb."""
+    pixel_range: tuple[float, float] | None = None
+    """Values that become black and white in images of more than 8 bits, signed or floating-point ones: 0 4095, or -1000
+    3000 (default: 0 65535, and signed and floating-point images are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
     """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
     max_refused_share: float = Field(0.05, ge=0, le=1)
@@ -54,6 +60,11 @@ class DataOptions(_Options):
     """Mirror half of the training images, at random, left to right."""
     heldout_images: int | None = Field(None, ge=0)
     """Images kept out of training to measure on (default: one in ten, at most 512)."""
+
+    @field_validator("pixel_range", mode="before")
+    @classmethod
+    def _tuple_of_json(cls, given: Any) -> Any:
+        return tuple(given) if isinstance(given, list) else given
 
 
 class ModelOptions(_Options):
@@ -291,6 +302,9 @@ def _contradictions(config: TrainConfig) -> list[str]:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
     if config.init_from and config.zero_init_residuals:
         faults.append("zero_init_residuals: found True; it would undo weights that init_from starts from")
+    if config.pixel_range is not None and not config.pixel_range[0] < config.pixel_range[1]:
+        low, high = config.pixel_range
+        faults.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
             faults.append(f"{name}: found {value!r}, which is not valid UTF-8")

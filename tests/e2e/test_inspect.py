@@ -50,13 +50,15 @@ def test_images_that_training_would_accept(cli: Cli, folder: Path, tmp_path: Pat
 
 
 def test_images_that_training_would_refuse(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    """A mix of gray and colour means status 1, and the option that decides; with it, status 0."""
-    Image.new("L", (20, 16)).save(folder / "gray.png")
+    """Masks beside images mean status 1, and the option that decides; with it, status 0."""
+    (folder / "masks").mkdir()
+    for path in sorted(folder.glob("*.png")):
+        Image.new("L", (20, 16)).save(folder / "masks" / path.name)
     call = ["inspect", folder, "--resolution", 8, "--page", tmp_path / "page.html"]
     outcome = cli(*call)
     assert outcome.status == 1
     assert "Training would not accept these images." in outcome.out
-    assert "-> Choose one: --image_mode rgb or --image_mode gray." in outcome.out
+    assert "40 in 'masks' (gray)" in outcome.out and "--image_mode rgb" in outcome.out
     assert cli(*call, "--image-mode", "rgb").status == 0
 
 

@@ -183,12 +183,12 @@ def test_small_images_are_what_is_asked_for(train: Train, inspect: Inspect, tmp_
     """Images below the resolution are enlarged, dropped or an error, as asked, and each is listed."""
     write_tiny_folder(tmp_path / "set", 8)
     for number in range(7):
-        write(tmp_path / "set" / f"small-{number}.png", encoded(picture(seed=number).resize((5, 9))))
+        write(tmp_path / "set" / f"small-{number}.png", encoded(picture(seed=number).resize((5, 6))))
     upscaled, _ = inspect(tmp_path / "set", max_refused_share=0)
     assert (upscaled.num_images, upscaled.counts) == (15, {"upscaled": 7})
     assert upscaled.images[0] == ImageFinding(path="small-0.png", reason="upscaled", action="converted")
     dropped, _ = inspect(tmp_path / "set", max_refused_share=0, small_images="drop")
-    reason = "smaller than the resolution: 5x9"
+    reason = "smaller than the resolution: 5x6"
     assert (dropped.num_images, dropped.counts) == (8, {"dropped": 7})
     assert dropped.images[0] == ImageFinding(path="small-0.png", reason=reason, action="dropped")
     strict = train(dataset=tmp_path / "set", small_images="error")
@@ -197,10 +197,13 @@ def test_small_images_are_what_is_asked_for(train: Train, inspect: Inspect, tmp_
 
 WRONG_SETS: dict[str, tuple[Callable[[Path], object], dict[str, str], list[str]]] = {
     # name: (what makes the set, further options, what the message says)
-    "mix": (
-        lambda path: (write(path / "a.png", encoded(picture())), write(path / "b.png", encoded(picture("L")))),
+    "masks": (
+        lambda path: (
+            write(path / "images" / "a.png", encoded(picture())),
+            write(path / "masks" / "a.png", encoded(picture("L"))),
+        ),
         {},
-        ["'a.png' is colour, 'b.png' is gray", "--image_mode rgb"],
+        ["1 in 'images' (colour); 1 in 'masks' (gray)", "--dataset", "--image_mode rgb"],
     ),
     "no image column": (lambda path: write_parquet(path, label=[1]), {}, ["its columns are label", "--image_column"]),
     "several image columns": (

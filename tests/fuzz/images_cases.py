@@ -41,7 +41,14 @@ def cases() -> Callable[[random.Random], str]:
         if format_ == "PNG" and rng.random() < 0.7:  # else the checksum alone decides
             content = with_png_checksums(content)
         mode = rng.choice(("auto", "auto", "rgb", "gray"))
-        return fault_of(content, Preprocessing(rng.choice((8, 16)), mode, rng.choice(("white", "#123456"))))
+        preprocessing = Preprocessing(
+            rng.choice((8, 16)),
+            mode,
+            rng.choice(("white", "#123456")),
+            fit=rng.choice(("crop", "pad")),
+            pixel_range=rng.choice((None, (0.0, 4095.0))),
+        )
+        return fault_of(content, preprocessing)
 
     return run
 
@@ -52,7 +59,7 @@ def fault_of(content: bytes, preprocessing: Preprocessing) -> str:
         warnings.simplefilter("error")
         try:
             with pillow_warnings_ignored():
-                pixels, changes = decode_image(content, preprocessing)
+                pixels, changes, *_ = decode_image(content, preprocessing)
         except RefusedImage as refused:
             cause = refused.__cause__
             if isinstance(cause, (MemoryError, RecursionError, Warning)):

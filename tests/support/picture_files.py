@@ -1,11 +1,14 @@
 """Image files, and what holds image files, for tests of where images come from."""
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -71,3 +74,36 @@ def image_dataset(*values: int) -> datasets.Dataset:
 def open_path(path: Path | str, **options: str) -> ImageSource:
     """Open what --dataset names."""
     return open_source(DataOptions(dataset=str(path), **options))
+
+
+def png_of_raw_rows(bit_depth: int, colour_type: int, rows: np.ndarray) -> bytes:
+    """Write the PNGs that Pillow only reads; rows are big-endian samples."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], bit_depth, colour_type, 0, 0, 0)
+    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def tiff_of(values: np.ndarray) -> bytes:
+    """Write the TIFFs that Pillow only reads: numbers, (H, W) or (H, W, C), of any type, as they are."""
+    height, width, *channels = values.shape
+    count = channels[0] if channels else 1
+    sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    directory_at, lists_at = 8, 8 + 2 + 12 * 11 + 4
+    pixels_at = lists_at + 4 * count
+    shorts = [(258, [8 * values.dtype.itemsize] * count), (339, [sample_format] * count)]
+    entries = {256: width, 257: height, 259: 1, 262: 2 if count > 2 else 1, 273: pixels_at, 277: count, 278: height}
+    entries |= {279: values.nbytes, 284: 1}
+    lists = b""
+    packed = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items()}
+    for tag, numbers in shorts:
+        content = struct.pack(f"<{count}H", *numbers)
+        place = content.ljust(4, b"\0") if count < 3 else struct.pack("<I", lists_at + len(lists))
+        packed[tag] = struct.pack("<HHI", tag, 3, count) + place
+        lists += content
+    directory = struct.pack("<H", 11) + b"".join(packed[tag] for tag in sorted(packed)) + bytes(4)
+    return b"II*\0" + struct.pack("<I", directory_at) + directory + lists + values.tobytes()

@@ -17,7 +17,7 @@ from openddpm.data.census import DUPLICATE
 from openddpm.data.store import open_images
 from openddpm.errors import UserError
 from openddpm.inspection import Inspection, inspect_images
-from openddpm.inspection.album import GALLERY_SIZE, MAX_SHOWN, MIXED
+from openddpm.inspection.album import GALLERY_SIZE, MAX_SHOWN
 from openddpm.inspection.page import render_page
 from openddpm.inspection.thumbnails import SIDE
 from tiny import write_tiny_folder
@@ -99,7 +99,13 @@ def test_the_bits_of_sixteen_bit_originals_can_be_seen(tmp_path: Path) -> None:
     (shown,) = inspection.album.sections["16 bits scaled to 8"].shown
     assert picture_of(shown.picture)[..., :3].max() < 20
     assert picture_of(shown.original)[..., :3].max() == 255
-    assert ": nearly black" in render_page(inspection, BUILT)
+    page = render_page(inspection, BUILT)
+    assert ": nearly black, try --pixel_range 0 4095" in page
+    assert "the greatest value here 4095" in page
+    ranged = inspected(folder, pixel_range=(0, 4095))
+    (shown,) = ranged.album.sections["scaled to 8 bits by --pixel_range"].shown
+    assert picture_of(shown.picture)[..., :3].max() > 240 and shown.original is not None
+    assert "Values from 0, black, to 4095, white" in render_page(ranged, BUILT)
 
 
 def test_refused_images_show_why(tmp_path: Path) -> None:
@@ -125,21 +131,57 @@ def test_duplicates_are_shown_beside_what_they_repeat(tmp_path: Path) -> None:
     assert page.count(">001.png<") == 1
 
 
-@pytest.mark.parametrize(("num_gray", "rarer"), [(1, "gray"), (5, "colour")])
-def test_a_mix_is_told_with_what_to_choose(num_gray: int, rarer: str, tmp_path: Path) -> None:
-    """Gray and colour images mixed are an objection that names the option, and the rarer ones are shown."""
+@pytest.mark.parametrize("num_gray", [1, 5])
+def test_gray_among_colour_is_shown(num_gray: int, tmp_path: Path) -> None:
+    """Gray images among others are accepted as colour, counted and shown; the record is that of training."""
     folder = write_tiny_folder(tmp_path / "images", 3)
     for index in range(num_gray):
         Image.new("L", (8, 8), 40 * index).save(folder / f"gray-{index}.png")
     inspection = inspected(folder)
-    (objection,) = inspection.objections
-    assert "--image_mode rgb" in objection.todo
+    assert inspection.objections == [] and inspection.shape == [3 + num_gray, 3, 8, 8]
     assert inspection.num_by_mode == {"colour": 3, "gray": num_gray}
-    assert inspection.shape is None
-    assert {shown.note for shown in inspection.album.sections[MIXED].shown} == {rarer}
-    assert len(inspection.album.sections[MIXED].shown) == min(3, num_gray)
+    section = inspection.album.sections["gray to colour"]
+    assert [shown.path for shown in section.shown] == [f"gray-{index}.png" for index in range(num_gray)]
+    assert inspection.data.counts["gray to colour"] == section.num_images == num_gray
+    assert f"colour; {num_gray} of {3 + num_gray} are gray" in render_page(inspection, BUILT)
+    _, store = open_images(
+        DataOptions(dataset=str(folder), resolution=8, cache_dir=str(tmp_path / "cache")), quiet=True
+    )
+    assert (inspection.data, inspection.shape) == (store.data, list(store.images.shape))
     chosen = inspected(folder, image_mode="gray")
     assert chosen.objections == [] and chosen.shape == [3 + num_gray, 1, 8, 8]
+
+
+def test_masks_beside_images_are_an_objection(tmp_path: Path) -> None:
+    """Where training asks which of two folders is meant, so does an inspection, and the page says it."""
+    write_tiny_folder(tmp_path / "set" / "images", 4)
+    write_tiny_folder(tmp_path / "set" / "masks", 4)
+    inspection = inspected(tmp_path / "set")
+    (objection,) = inspection.objections
+    assert "4 in 'images' (colour); 4 in 'masks' (colour)" in objection.found
+    assert inspected(tmp_path / "set", image_mode="rgb").objections == []
+
+
+def test_the_most_cut_images_are_shown(tmp_path: Path) -> None:
+    """Of images that cropping cuts much of, the worst are shown first, before and after, with what they lose."""
+    folder = write_tiny_folder(tmp_path / "images", 2)
+    for index in range(MAX_SHOWN + 5):
+        halves(RED, BLUE, (20, 10)).save(folder / f"wide-{index:02}.png")
+    halves(RED, BLUE, (40, 10)).save(folder / "widest.png")
+    inspection = inspected(folder)
+    section = inspection.album.sections["cut by more than a quarter"]
+    assert section.num_images == inspection.data.counts["cut by more than a quarter"] == MAX_SHOWN + 6
+    assert [shown.path for shown in section.shown[:3]] == ["widest.png", "wide-00.png", "wide-01.png"]
+    assert len(section.shown) == MAX_SHOWN
+    widest = section.shown[0]
+    assert (widest.note, widest.size) == ("75% cut away", (40, 10))
+    assert picture_of(widest.original).shape[:2] == (30, 120) and picture_of(widest.picture).shape[:2] == (128, 128)
+    page = render_page(inspection, BUILT)
+    assert f"cut by more than a quarter: {MAX_SHOWN + 6} of {MAX_SHOWN + 8}, most widest.png (75%)" in page
+    assert "40x10, 75% cut away" in page
+    padded = inspected(folder, fit="pad", background="lime")
+    assert set(padded.album.sections) == {"padded to a square", DUPLICATE}
+    assert picture_of(padded.album.sections["padded to a square"].shown[0].picture)[0, 0].tolist() == [0, 255, 0, 255]
 
 
 def test_too_many_refused_are_an_objection(tmp_path: Path) -> None:

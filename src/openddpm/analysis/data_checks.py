@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from openddpm.analysis.finding import Finding
+from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
-from openddpm.record.schema import DataRecord, RunRecord
+from openddpm.record.schema import CUT_MUCH, DataRecord, RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are learned by heart (Kadkhodaie et al., 2024)
 MEMORISING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
@@ -14,6 +14,8 @@ DUPLICATE_SHARE = 0.02  # assumed
 MAX_NAMED = 3  # images in a sentence
 UPSCALED_SHARE = 0.25  # assumed
 DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
+CUT_SHARE, CUT_MEAN = 0.25, 0.5  # assumed: of images cut by a quarter; of what they lose, where 16 by 9 loses 0.44
+FEW_BITS_MAX = 2**14 - 1  # assumed: a quarter of the range of 16 bits, at most, is a camera's or a scanner's 14 bits
 LOW_CONTRAST_STD = 12.75  # assumed: a tenth of the range on either side of gray; photographs have 50 to 80
 
 
@@ -60,8 +62,8 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "Look at samples/training-data.png in the run's folder; choose another --background if these look wrong.",
         ),
         "16 bits scaled to 8": (
-            "White is 65535: images that use fewer bits, such as 12, come out dark.",
-            "Look at samples/training-data.png in the run's folder; if these are dark, write them with all 16 bits.",
+            f"White is 65535, the greatest value here {data.raw_max or 0:g}: images that use fewer bits come out dark.",
+            f"Look at samples/training-data.png in the run's folder; if these are dark, {data.range_option}.",
         ),
         "one of several in its row": (
             "Each image of a row's list is an image of its own.",
@@ -84,7 +86,19 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     if changed:
         counted = ", ".join(f"{reason}: {data.counts[reason]:,}" for reason in changed)
         why, todo = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
-        yield Finding("converted", "note", f"images changed on the way in: {counted}", why, todo)
+        is_dim = data.raw_max is not None and 0 < data.raw_max <= FEW_BITS_MAX and (data.pixel_max or 0) > DARK_MAX
+        severity: Severity = "warning" if is_dim and data.counts.get("16 bits scaled to 8") else "note"
+        yield Finding("converted", severity, f"images changed on the way in: {counted}", why, todo)
+    if num_gray := data.counts.get("gray to colour", 0):
+        yield Finding(
+            "gray",
+            "note",
+            f"{num_gray:,} of {data.num_images:,} images are gray and become colour",
+            "Samples will be now gray, now coloured, as the images are.",
+            "Remove them if they are not meant; --image_mode gray makes all images gray.",
+        )
+    if data.counts.get(CUT_MUCH):
+        yield _cropped(data, data.counts[CUT_MUCH])
     upscaled = data.counts.get("upscaled", 0)
     if upscaled > UPSCALED_SHARE * data.num_images:
         yield Finding(
@@ -96,6 +110,26 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "Take a lower --resolution, or larger images.",
         )
     yield from _brightness(data)
+
+
+def counts_text(data: DataRecord) -> str:
+    """Return what was counted of the images, in words; empty where nothing was."""
+    total = data.num_images + data.counts.get("refused", 0) + data.counts.get("dropped", 0)
+    counted = ", ".join(f"{reason} {number:,}" for reason, number in data.counts.items() if number)
+    return f"of {number_of(total, 'image')}: {counted}" if counted else ""
+
+
+def _cropped(data: DataRecord, num_cut: int) -> Finding:
+    most = ", ".join(f"{image.path} ({image.share:.0%})" for image in data.most_cut[:MAX_NAMED])
+    is_grave = num_cut > CUT_SHARE * data.num_images and (data.cut_mean or 0) > CUT_MEAN
+    return Finding(
+        "cropped",
+        "warning" if is_grave else "note",
+        f"{CUT_MUCH}: {num_cut:,} of {data.num_images:,} images; most of all {most}",
+        "Images are cut to their middle square; what lies beyond is never seen.",
+        "Look at samples/training-data.png in the run's folder; --fit pad shrinks whole images into the square.",
+        tuple(image.path for image in data.most_cut),
+    )
 
 
 def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
@@ -137,7 +171,7 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
             "fault",
             f"nearly black images: {values}",
             "They were probably written in another range, such as 0 to 1 or 12 bits; next to the noise they vanish.",
-            "Write them again with values from 0 to 255.",
+            "Write them again with values from 0 to 255." if data.raw_max is None else f"Try {data.range_option}.",
         )
     elif data.pixel_std < LOW_CONTRAST_STD:
         yield Finding(
@@ -145,5 +179,6 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
             "warning",
             f"hardly any contrast: {values}",
             "The noise schedule expects images that fill their range; faint ones drown at the first noise levels.",
-            "Stretch their contrast, if it carries no meaning.",
+            "Stretch their contrast, if it carries no meaning"
+            + ("." if data.raw_max is None else f": {data.range_option}."),
         )

@@ -74,7 +74,8 @@ def parsable(group: Any, defaults: TrainConfig, without: Collection[str] = ()) -
             continue
         kind, default, help_options = field.annotation, getattr(defaults, name), {"help": field.description}
         if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
-            kind_name = next(entry.__name__ for entry in typing.get_args(kind) if entry is not type(None))
+            given = next(entry for entry in typing.get_args(kind) if entry is not type(None))
+            kind_name = " ".join(part.__name__ for part in typing.get_args(given) or [given])
             help_options["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
         if default in (None, ""):  # the help text says what happens then
             help_options["help_behavior_hint"] = ""

@@ -4,17 +4,19 @@ import contextlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from openddpm.config import DataOptions
+from openddpm.data.deep_pixels import Range, in_8_bits, scaled_array
 from openddpm.data.formats import LFS_POINTER, RUN_GIT_LFS, image_formats
+from openddpm.data.refused import RefusedImage as RefusedImage
+from openddpm.data.refused import TooSmall as TooSmall
 from openddpm.errors import UserError
-from openddpm.names import as_text
 
 IMAGE_FORMATS = image_formats()
 MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first
@@ -43,11 +45,14 @@ class Preprocessing:
     image_mode: Literal["auto", "rgb", "gray"]
     background: str
     small_images: Literal["upscale", "drop", "error"] = "upscale"
+    fit: Literal["crop", "pad"] = "crop"
+    pixel_range: Range | None = None
 
     @classmethod
     def of(cls, options: DataOptions) -> "Preprocessing":
         """Return what `options` ask for."""
-        return cls(options.resolution, options.image_mode, options.background, options.small_images)
+        given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        return cls(**given)
 
     def background_rgb(self) -> tuple[int, int, int]:
         """Return the background as (red, green, blue) in 0..255."""
@@ -58,15 +63,17 @@ class Preprocessing:
             raise UserError(f"--background '{self.background}' is no colour", todo) from None
 
 
-class RefusedImage(Exception):
-    """This one image cannot be used; the message says why, with nothing harmful to a terminal in it."""
+class Decoding(NamedTuple):
+    """What one image became."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(as_text(reason))
-
-
-class TooSmall(RefusedImage):
-    """This one image is smaller than the resolution, and is not to be enlarged."""
+    pixels: np.ndarray
+    """(C, resolution, resolution), uint8; one channel for gray images, or as image_mode forces."""
+    changes: list[str]
+    """Reasons, such as "alpha composited", for all that was done beyond resizing downwards and cropping."""
+    cut_share: float
+    """Of the upright image's area, what cropping cuts away: 0..1."""
+    raw_range: Range | None
+    """Least and greatest number of an image of more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -89,39 +96,47 @@ def without_source(encoded: EncodedImage) -> bytes | Image.Image | np.ndarray | 
     return encoded.encoded if isinstance(encoded, SourcedImage) else encoded
 
 
-def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
-    """Decode, orient, flatten, centre-crop and resize one image.
+def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoding:
+    """Decode, orient, flatten, crop or pad to a square, and resize one image.
 
     Args:
         encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8;
-            a refusal is raised again, and a mode that its source declares is applied before image_mode.
-
-    Returns:
-        pixels: (C, resolution, resolution) uint8; one channel for gray images, or as image_mode forces.
-        changes: reasons, such as "alpha composited", for all that was done beyond resizing downwards.
+            with a pixel_range of any numbers, but for alpha; a refusal is raised again, and a mode that its source
+            declares is applied before image_mode.
 
     Raises:
         RefusedImage: the image cannot be decoded in full.
+        UnknownRange: it has numbers for pixels that need a pixel_range.
         TooSmall: it is smaller than the resolution, and small_images is not "upscale".
         UserError: the background is no colour.
     """
-    background = preprocessing.background_rgb()
+    background, pixel_range = preprocessing.background_rgb(), preprocessing.pixel_range
     sourced = encoded if isinstance(encoded, SourcedImage) else SourcedImage(encoded)
+    encoded = sourced.encoded
+    changes: list[str] = []
+    array_range = None
     try:
-        opened = _open(sourced.encoded)
+        if isinstance(encoded, np.ndarray) and encoded.dtype != np.uint8:
+            encoded, array_range = scaled_array(encoded, pixel_range, changes)
+        opened = _open(encoded)
         with _memory.taken(opened.width * opened.height):
-            image, changes = _load(opened)
+            reopened = (lambda: _open(encoded)) if isinstance(encoded, bytes) else None
+            image, raw_range = _load(opened, reopened, pixel_range, changes)
             image = _flatten(image, background, changes)
             changes += sourced.changes
             if sourced.mode not in (None, image.mode):
                 changes.append("gray by its column's mode" if sourced.mode == "L" else "colour by its column's mode")
                 image = image.convert(sourced.mode)
-            return _fit(image, preprocessing, changes), changes
+            cut_share = 0.0 if preprocessing.fit == "pad" else 1 - min(image.size) / max(image.size)
+            return Decoding(_fit(image, preprocessing, changes), changes, cut_share, array_range or raw_range)
     except RefusedImage:
         raise
     except Image.DecompressionBombError as error:  # Pillow has a limit of its own, where sizes are absurd
         raise RefusedImage(f"more pixels than the limit of {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
+        if isinstance(encoded, bytes) and encoded.startswith((b"II*\0", b"MM\0*")):
+            kinds = "64-bit numbers, or several channels of floating-point ones"
+            raise RefusedImage(f"a TIFF of a kind that Pillow does not read, such as {kinds}") from error
         raise RefusedImage(f"not an image in a known format ({', '.join(IMAGE_FORMATS)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise errors of almost any kind
         raise RefusedImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
@@ -193,21 +208,22 @@ def _checked_size(image: Image.Image) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Return the first frame of `image`, decoded in full and upright, and what that took."""
-    changes = []
+def _load(
+    image: Image.Image, reopened: Callable[[], Image.Image] | None, pixel_range: Range | None, changes: list[str]
+) -> tuple[Image.Image, Range | None]:
+    """Return the first frame of `image`, in 8 bits, whole and upright, and the range of what had more than 8 bits."""
     if getattr(image, "is_animated", False):  # `n_frames` would walk through all of them
         image.seek(0)
         changes.append("first frame of several")
-    if image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
-        changes.append("16 bits scaled to 8")
-    orientation = _orientation(image, changes)
-    is_turned_by_pillow = image.format == "TIFF"
-    image.load()
+    is_turned_by_pillow = image.format == "TIFF"  # in loading, after which no orientation is left
+    orientation = _orientation(image, changes) if is_turned_by_pillow else 1
+    loaded, raw_range = in_8_bits(image, reopened, pixel_range, changes)
+    if not is_turned_by_pillow:  # to read that of a PNG may load it
+        orientation = _orientation(image, changes)
     if orientation in _UPRIGHT:
-        image = image if is_turned_by_pillow else image.transpose(_UPRIGHT[orientation])
+        loaded = loaded if is_turned_by_pillow else loaded.transpose(_UPRIGHT[orientation])
         changes.append("EXIF orientation applied")
-    return image, changes
+    return loaded, raw_range
 
 
 def _orientation(image: Image.Image, changes: list[str]) -> int:
@@ -221,39 +237,39 @@ def _orientation(image: Image.Image, changes: list[str]) -> int:
 
 def _fit(image: Image.Image, preprocessing: Preprocessing, changes: list[str]) -> np.ndarray:
     """Return `image`, L or RGB, in the mode and at the resolution asked for, as (C, resolution, resolution)."""
-    forced = {"auto": image.mode, "rgb": "RGB", "gray": "L"}[preprocessing.image_mode]
+    background = preprocessing.background_rgb()
+    is_padded = preprocessing.fit == "pad" and image.width != image.height
+    turns_colour = is_padded and preprocessing.image_mode == "auto" and len(set(background)) > 1
+    forced = {"auto": "RGB" if turns_colour else image.mode, "rgb": "RGB", "gray": "L"}[preprocessing.image_mode]
     if forced != image.mode:
         changes.append("colour to gray" if forced == "L" else "gray to colour")
         image = image.convert(forced)
     resolution = preprocessing.resolution
-    if min(image.size) < resolution:
+    if (max(image.size) if is_padded else min(image.size)) < resolution:
         if preprocessing.small_images != "upscale":
             raise TooSmall(f"smaller than the resolution: {image.width}x{image.height}")
         changes.append("upscaled")
-    if image.size != (resolution, resolution):
+    if is_padded:
+        image = _padded(image, resolution, background)
+        changes.append("padded to a square")
+    elif image.size != (resolution, resolution):
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _in_mode(image: Image.Image, mode: str, changes: list[str]) -> Image.Image:
-    """Return `image`, L or RGB, as it looks in another mode, again as L or RGB."""
-    if mode == image.mode:
-        return image
-    changes.append(f"seen as {mode}, as its feature says")
-    seen = image.convert(mode)
-    return seen if seen.mode in ("L", "RGB") else seen.convert("L" if mode in ("1", "LA", "La") else "RGB")
+def _padded(image: Image.Image, resolution: int, background: tuple[int, int, int]) -> Image.Image:
+    """Return the whole of `image` in the middle of a square, what is left of it filled with `background`."""
+    width, height = (max(1, round(side * resolution / max(image.size))) for side in image.size)
+    square = Image.new("RGB", (resolution, resolution), background).convert(image.mode)
+    square.paste(
+        image.resize((width, height), Image.Resampling.BICUBIC), ((resolution - width) // 2, (resolution - height) // 2)
+    )
+    return square
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int], changes: list[str]) -> Image.Image:
     """Return `image` as 8-bit L or RGB without transparency."""
-    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise RefusedImage("integer pixels beyond 16 bits")
-        return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))  # values / 257, rounded
-    if image.mode == "F":
-        raise RefusedImage("floating-point pixels, whose range is not known")
     is_gray = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")

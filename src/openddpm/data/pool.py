@@ -32,11 +32,15 @@ class Decoded:
     changes: list[str]
     """What was done beyond resizing downwards, as `decode_image` names it."""
     digest: bytes
-    """Of the pixels: the same for exact duplicates."""
+    """Of the pixels: the same for exact duplicates, be they gray or gray stored as colour."""
     least: int
     greatest: int
     value_counts: np.ndarray
     """(256,), of the sampled pixels."""
+    cut_share: float
+    """Of the image's area, what cropping has cut away: 0..1."""
+    raw_range: tuple[float, float] | None
+    """Least and greatest number of an image of more than 8 bits."""
 
 
 def decoded_in_order(
@@ -87,8 +91,9 @@ def _num_bytes(encoded: EncodedImage) -> int:
 
 def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoded:
     """Decode an image and measure it, on a thread of its own."""
-    pixels, changes = decode_image(encoded, preprocessing)
+    pixels, changes, cut_share, raw_range = decode_image(encoded, preprocessing)
     step = -(-pixels.shape[-1] // SAMPLED_SIDE)
     counts = np.bincount(pixels[:, ::step, ::step].ravel(), minlength=256)
-    digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
-    return Decoded(pixels, changes, digest, int(pixels.min()), int(pixels.max()), counts)
+    digest = hashlib.blake2b(bytes(pixels) * 3 if pixels.shape[0] == 1 else pixels.data, digest_size=16).digest()
+    least, greatest = int(pixels.min()), int(pixels.max())
+    return Decoded(pixels, changes, digest, least, greatest, counts, cut_share, raw_range)

@@ -1,19 +1,19 @@
 """Pictures of what decoding meets: a few of the whole set, and the first of every kind of finding."""
 
+import bisect
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from openddpm.data.census import DUPLICATE
+from openddpm.data.census import DUPLICATE, GRAY_TO_COLOUR, MUCH_CUT_SHARE
 from openddpm.data.decode import EncodedImage
 from openddpm.inspection.thumbnails import data_uri, original_size, original_thumbnail
 from openddpm.pictures import to_picture
-from openddpm.record.schema import ImageFinding
+from openddpm.record.schema import CUT_MUCH, ImageFinding
 
 MAX_SHOWN = 40  # images of a finding
 GALLERY_SIZE = 60  # images that stand for the whole set
-MIXED = "gray and colour mixed"
 
 Size = tuple[int, int]  # width and height
 
@@ -58,9 +58,23 @@ class Album:
         self.largest: Size | None = None
         self._stride = num_items / GALLERY_SIZE
         self._num_seen = 0
+        self._most_cut: list[tuple[float, int, Shown]] = []
 
-    def add(self, path: str, encoded: EncodedImage, pixels: np.ndarray | None, findings: list[ImageFinding]) -> None:
-        """Keep what is to be shown of an image: decoded to `pixels`, if it is used, and with `findings` of its own."""
+    def add(
+        self,
+        path: str,
+        encoded: EncodedImage,
+        pixels: np.ndarray | None,
+        findings: list[ImageFinding],
+        cut_share: float = 0.0,
+    ) -> None:
+        """Keep what is to be shown of an image.
+
+        Args:
+            pixels: what it was decoded to; None if it is not used.
+            findings: of this image.
+            cut_share: of its area, what cropping cuts away.
+        """
         views = _Views(encoded, pixels)
         if not any(finding.action == "refused" for finding in findings):
             self._measure(views.size)
@@ -69,7 +83,9 @@ class Album:
                 self.gallery.append(Shown(path, "", views.size, views.picture))
             mode = "gray" if pixels.shape[0] == 1 else "colour"
             if _has_room(self.by_mode.setdefault(mode, Section())):
-                self.by_mode[mode].shown.append(Shown(path, mode, views.size, views.picture))
+                self.by_mode[mode].shown.append(Shown(path, "", views.size, views.picture, views.original))
+            if cut_share > MUCH_CUT_SHARE:
+                self._add_cut(path, views, cut_share)
         for finding in findings:
             section = self.sections.setdefault(_section_name(finding), Section())
             if _has_room(section):
@@ -77,9 +93,22 @@ class Album:
         self._num_seen += 1
 
     def finish(self) -> None:
-        """Add a section with the rarer of gray and colour, if there are both."""
-        if len(self.by_mode) > 1:
-            self.sections[MIXED] = min(self.by_mode.values(), key=lambda section: section.num_images)
+        """Add the sections of which nothing is known before the last image."""
+        if len(self.by_mode) > 1:  # then gray images become colour too
+            gray, section = self.by_mode["gray"], self.sections.setdefault(GRAY_TO_COLOUR, Section())
+            section.num_images += gray.num_images
+            section.shown = (section.shown + gray.shown)[:MAX_SHOWN]
+        if self._most_cut:
+            self.sections[CUT_MUCH].shown = [shown for _, _, shown in self._most_cut]
+
+    def _add_cut(self, path: str, views: "_Views", share: float) -> None:
+        """Count an image that cropping cuts much of, and show it if few are cut more."""
+        section = self.sections.setdefault(CUT_MUCH, Section())
+        section.num_images += 1
+        if len(self._most_cut) < MAX_SHOWN or -share < self._most_cut[-1][0]:
+            shown = Shown(path, f"{share:.0%} cut away", views.size, views.picture, views.original)
+            bisect.insort(self._most_cut, (-share, section.num_images, shown))  # of equals the first stays first
+            del self._most_cut[MAX_SHOWN:]
 
     def _measure(self, size: Size | None) -> None:
         if size is not None:

@@ -29,15 +29,16 @@ class Inspection:
     @property
     def num_by_mode(self) -> dict[str, int]:
         """Return the number of usable images that are "gray", and that are "colour"."""
-        return {mode: section.num_images for mode, section in self.album.by_mode.items()}
+        by_mode = self.album.by_mode
+        return {mode: by_mode[mode].num_images for mode in ("colour", "gray") if mode in by_mode}
 
     @property
     def shape(self) -> list[int] | None:
-        """Return [number, channels, height, width] of the decoded images; None without images, or in a mix."""
-        if len(self.num_by_mode) != 1:
+        """Return [number, channels, height, width] of the decoded images; None without images."""
+        if not self.num_by_mode:
             return None
         resolution = self.options.resolution
-        return [self.data.num_images, 1 if "gray" in self.num_by_mode else 3, resolution, resolution]
+        return [self.data.num_images, 3 if "colour" in self.num_by_mode else 1, resolution, resolution]
 
 
 def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda num_items: None) -> Inspection:
@@ -63,24 +64,24 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
         for path, result in decoded:
             num_known = len(census.findings)
             census.add(path, result)
-            pixels = None if isinstance(result, RefusedImage) else result.pixels
-            album.add(path, in_flight.popleft(), pixels, census.findings[num_known:])
+            encoded, findings = in_flight.popleft(), census.findings[num_known:]
+            if isinstance(result, RefusedImage):
+                album.add(path, encoded, None, findings)
+            else:
+                album.add(path, encoded, result.pixels, findings, result.cut_share)
             advance(source.num_items)
     album.finish()
     data = census.record().model_copy(update={"left_out": list(source.left_out)})
-    return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, album)))
+    return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, census)))
 
 
 def _objections(
-    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, album: Album
+    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, census: Census
 ) -> Iterator[UserError]:
     """Yield what training would end with, did it not end with what comes before."""
-    if len(album.by_mode) > 1:
-        kinds = (f"{one.num_images:,} {mode}, such as '{one.shown[0].path}'" for mode, one in album.by_mode.items())
-        yield UserError(
-            f"the data set mixes gray and colour images: {'; '.join(kinds)}",
-            "Choose one: --image_mode rgb or --image_mode gray.",
-        )
+    question = census.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
+    if question is not None:
+        yield question
     try:
         check_usable(source.name, data, preprocessing, options.max_refused_share)
     except UserError as objection:

@@ -39,11 +39,11 @@ def original_size(encoded: EncodedImage) -> tuple[int, int] | None:
 def original_thumbnail(encoded: EncodedImage) -> str | None:
     """Return an image as its file holds it: not turned, not flattened, not cropped; None where it cannot be shown.
 
-    Pixels of 16 bits are stretched from their darkest to their brightest, so that what is there can be seen.
+    Pixels of more than 8 bits are stretched from their darkest to their brightest, so that what is there can be seen.
     """
     try:
         image = _opened(encoded)
-        if image.mode.startswith("I"):
+        if image.mode.startswith(("I", "F")):
             return data_uri(_stretched(np.asarray(image)))
         mode = "RGBA" if image.has_transparency_data else "RGB"
         if image.mode in ("P", "PA", "1") or "transparency" in image.info:  # where shades between colours do not exist
@@ -67,8 +67,8 @@ def _opened(encoded: EncodedImage) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> Image.Image:
-    """Return some of the integers, of any range, as gray from black to white."""
+    """Return some of the numbers, of any range, as gray from black to white."""
     step = max(1, max(values.shape) // SIDE)
     values = values[::step, ::step].astype(np.float64)
     least, greatest = values.min(), values.max()
-    return Image.fromarray(((values - least) * 255 / max(1.0, greatest - least)).astype(np.uint8))
+    return Image.fromarray(((values - least) * 255 / (greatest - least or 1.0)).astype(np.uint8))

@@ -3,15 +3,17 @@
 from openddpm.analysis import left_out
 from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD
 from openddpm.analysis.text import count, number_of, significant
-from openddpm.data.census import DUPLICATE
-from openddpm.inspection.album import MIXED, Section, Size
+from openddpm.data.census import DUPLICATE, GRAY_TO_COLOUR
+from openddpm.data.deep_pixels import BEYOND_RANGE, SCALED_16_BITS, SCALED_BY_RANGE
+from openddpm.inspection.album import Section, Size
 from openddpm.inspection.survey import Inspection
+from openddpm.record.schema import CUT_MUCH, DataRecord
 
 __all__ = ["left_out"]  # what the page says of it is the terminal's
 
-TITLES = {"refused": "Refused", "dropped": "Dropped", DUPLICATE: "Exact duplicates", MIXED: "Gray and colour mixed"}
+TITLES = {"refused": "Refused", "dropped": "Dropped", DUPLICATE: "Exact duplicates"}
 UNUSED = ("refused", "dropped")
-ORDER = (*UNUSED, MIXED, DUPLICATE)  # then what was converted, the commonest first
+ORDER = (*UNUSED, CUT_MUCH, DUPLICATE)  # then what was converted, the commonest first
 
 
 def verdict_sentence(inspection: Inspection) -> str:
@@ -33,10 +35,13 @@ def facts(inspection: Inspection) -> dict[str, str]:
     if album.smallest and album.largest:
         span = [size_text(size) for size in (album.smallest, album.largest)]
         stated["originals"] = span[0] if span[0] == span[1] else f"{span[0]} to {span[1]}"
+    if data.counts.get(CUT_MUCH):
+        num_cut, most = f"{count(data.counts[CUT_MUCH])} of {count(data.num_images)}", data.most_cut[0]
+        stated["cropped"] = f"{CUT_MUCH}: {num_cut}, most {most.path} ({most.share:.0%})"
     if data.pixel_mean is not None and data.pixel_std is not None:
         stated["brightness"] = (
             f"{data.pixel_min} to {data.pixel_max}, mean {significant(data.pixel_mean)}, "
-            f"deviation {significant(data.pixel_std)}{_hint(data.pixel_max, data.pixel_std)}"
+            f"deviation {significant(data.pixel_std)}{_hint(data)}"
         )
     return stated
 
@@ -76,11 +81,21 @@ def explanation(name: str, inspection: Inspection) -> str:
             )
         case "alpha composited":
             return f"Transparent pixels become the background, {options.background}; --background COLOUR changes it."
-        case "16 bits scaled to 8":
+        case _ if name == SCALED_16_BITS:
             return (
-                "White is 65535: images that use fewer bits come out dark. The original is shown from its own darkest "
-                "to its own brightest."
+                f"White is 65535, the greatest value here {inspection.data.raw_max or 0:g}: images that use fewer bits "
+                f"come out dark without {inspection.data.range_option}. The original is shown from its own darkest to "
+                "its own brightest."
             )
+        case _ if name == SCALED_BY_RANGE and options.pixel_range:
+            low, high = options.pixel_range
+            return f"Values from {low:g}, black, to {high:g}, white, as --pixel_range asks."
+        case _ if name == BEYOND_RANGE:
+            return "They hold values beyond, which are plain black or white."
+        case _ if name == CUT_MUCH:
+            return "Cut to their middle: what lies beyond is never seen. --fit pad shrinks the whole image instead."
+        case "padded to a square":
+            return f"Shrunk as a whole; around it is the background, {options.background}, as --fit pad asks."
         case "EXIF orientation applied":
             return "Turned or mirrored upright, as the camera noted."
         case "damaged EXIF ignored":
@@ -91,12 +106,12 @@ def explanation(name: str, inspection: Inspection) -> str:
             return "The column declares its images so, by the mode of its Image feature."
         case "one of several in its row":
             return "Each image of a row's list is an image of its own."
+        case _ if name == GRAY_TO_COLOUR and options.image_mode == "auto":
+            return "Gray among images in colour: all three channels are alike. --image_mode gray makes all images gray."
         case "gray to colour" | "colour to gray":
             return f"As --image_mode {options.image_mode} asks."
     if name.endswith(" to RGB"):
         return "Stored in another colour space."
-    if name == MIXED:
-        return "The rarer kind of the two. Choose one: --image_mode rgb or --image_mode gray."
     if name == DUPLICATE:
         return "Alike to the last pixel once decoded. They are trained on more often than the rest."
     return ""
@@ -116,10 +131,10 @@ def summary(inspection: Inspection) -> str:
 def _channels(num_by_mode: dict[str, int]) -> str:
     if len(num_by_mode) == 1:
         return next(iter(num_by_mode))
-    return ", ".join(f"{count(number)} {mode}" for mode, number in sorted(num_by_mode.items()))
+    return f"colour; {count(num_by_mode['gray'])} of {count(sum(num_by_mode.values()))} are gray and become colour"
 
 
-def _hint(pixel_max: int | None, pixel_std: float) -> str:
-    if pixel_max is not None and pixel_max <= DARK_MAX:
-        return ": nearly black"
-    return ": hardly any contrast" if pixel_std < LOW_CONTRAST_STD else ""
+def _hint(data: DataRecord) -> str:
+    if data.pixel_max is not None and data.pixel_max <= DARK_MAX:
+        return ": nearly black" + (f", try {data.range_option}" if data.raw_max is not None else "")
+    return ": hardly any contrast" if (data.pixel_std or 0) < LOW_CONTRAST_STD else ""

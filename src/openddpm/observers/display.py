@@ -11,6 +11,7 @@ from rich.table import Table
 
 from openddpm.analysis import left_out
 from openddpm.analysis.checks import check_plan
+from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.text import number_of
 from openddpm.names import as_text
 from openddpm.record.reader import Preview
@@ -76,6 +77,8 @@ class Display(Observer):
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
         self._say_left_out(record)
+        if record is not None and (counted := counts_text(record)):
+            say(escape(counted))
         for finding in check_plan(run, record):
             if finding.severity != "note" and finding.name != "left_out":
                 say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")

@@ -1,5 +1,6 @@
 """What stands in a run folder, file by file. docs/run-record.md explains it to readers."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -296,8 +297,20 @@ class LeftOut(_Record):
     """Whether they may be images that were meant: false of other splits, and of what a system leaves (thumbnails)."""
 
 
+CUT_MUCH = "cut by more than a quarter"
+"""Among the counts of a DataRecord: images of which cropping takes more than a quarter of the area."""
+
+
+class CutImage(_Record):
+    """An image of which cropping to a square cuts much away."""
+
+    path: str
+    share: float
+    """Of its area, 0..1."""
+
+
 class DataRecord(_Record):
-    """data.json: counts by reason, every image that they are of, and how bright the images are.
+    """data.json: counts by reason, every image that they are of but for those that are cut, and how bright they are.
 
     Null stands for what the openddpm that decoded the images did not look at.
     """
@@ -314,3 +327,20 @@ class DataRecord(_Record):
     pixel_max: int | None = None
     pixel_mean: float | None = None
     pixel_std: float | None = None
+    cut_mean: float | None = None
+    """Of an image's area, what cropping to a square cuts away, 0..1, on average; 0 of images that are padded."""
+    most_cut: list[CutImage] = []
+    """The few that lose most, of those that lose more than a quarter."""
+    raw_min: float | None = None
+    """Least and greatest number in the files of images of more than 8 bits, refused ones too; null without any."""
+    raw_max: float | None = None
+
+    @property
+    def range_option(self) -> str:
+        """An option that covers all numbers in the files: by the number of bits, or the usual 0 1, where that fits."""
+        least, greatest = self.raw_min or 0.0, self.raw_max or 0.0
+        if least >= 0 and greatest <= 1:
+            least, greatest = 0, 1
+        elif least >= 0 and greatest.is_integer():
+            least, greatest = 0, 2 ** math.ceil(math.log2(greatest + 1)) - 1
+        return f"--pixel_range {least:.6g} {greatest:.6g}"

@@ -8,7 +8,7 @@ from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan, count_previews
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
-from openddpm.record.schema import DataRecord, DatasetRecord, ImageFinding, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import CutImage, DataRecord, DatasetRecord, ImageFinding, ModelRecord, Progress, RunRecord
 from openddpm.training.timetable import make_timetable
 
 LEVELS = {"default": 4, **LEVELS_OF_SIZES}
@@ -71,10 +71,13 @@ def seed_plan(environment: dict[str, Any] = GPU, **options: Any) -> RunRecord:
     return plan(6888, 512, 231_440_643, 270.0, environment, **{**SEED, **options})
 
 
-def images(counts: dict[str, int] | None = None, num_duplicates: int = 0, **pixels: float) -> DataRecord:
+def images(counts: dict[str, int] | None = None, num_duplicates: int = 0, **pixels: Any) -> DataRecord:
     """Return the data record of 6,000 images like photographs, but for what is given."""
     brightness = {"pixel_min": 0, "pixel_max": 255, "pixel_mean": 120.0, "pixel_std": 60.0, **pixels}
-    return DataRecord(num_images=6000, counts=counts or {}, images=[], num_duplicates=num_duplicates, **brightness)  # type: ignore[arg-type]
+    return DataRecord(num_images=6000, counts=counts or {}, images=[], num_duplicates=num_duplicates, **brightness)
+
+
+WIDE = CutImage(path="wide.png", share=0.75)
 
 
 def severities(findings: list[Finding]) -> dict[str, str]:
@@ -148,6 +151,12 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images(num_duplicates=60), "duplicates", "note"),
         (images({"alpha composited": 10}), "converted", "note"),
         (images({"16 bits scaled to 8": 10}), "converted", "note"),
+        (images({"16 bits scaled to 8": 10}, raw_max=65535.0), "converted", "note"),
+        (images({"16 bits scaled to 8": 10}, raw_max=4095.0), "converted", "warning"),
+        (images({"gray to colour": 4}), "gray", "note"),
+        (images({"cut by more than a quarter": 9}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "note"),
+        (images({"cut by more than a quarter": 5000}, cut_mean=0.4, most_cut=[WIDE]), "cropped", "note"),
+        (images({"cut by more than a quarter": 5000}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "warning"),
         (images(num_duplicates=5999), "duplicates", "fault"),
         (images({"upscaled": 3000}), "upscaled", "warning"),
         (images(pixel_max=17, pixel_mean=7.0, pixel_std=5.0), "brightness", "fault"),

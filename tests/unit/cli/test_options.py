@@ -46,7 +46,7 @@ def test_the_contract_lists_the_defaults_of_what_the_seed_command_gives() -> Non
     assert (config.gradient_accumulation_steps, config.mixed_precision) == (1, "no")
 
 
-@pytest.mark.parametrize("name", TrainConfig.model_fields)
+@pytest.mark.parametrize("name", [name for name in TrainConfig.model_fields if name != "pixel_range"])
 def test_hyphens_and_underscores_are_alike(name: str) -> None:
     """Every option is spelled with underscores or hyphens, with a space or an equals sign before its value."""
     values = {"recipe": "avatars-16", "lr_scheduler": "linear", "beta_schedule": "scaled_linear", "image_mode": "gray"}
@@ -55,6 +55,7 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
         "prediction_type": "sample",
         "timestep_sampling": "stratified",
         "small_images": "drop",
+        "fit": "pad",
         "mixed_precision": "bf16",
         "speed": "max",
         "optimizer": "muon",
@@ -71,6 +72,18 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
     assert all(config == configs[0] for config in configs)
     if annotation is not bool:
         assert str(getattr(configs[0], name)) == values.get(name, "0.5" if annotation is float else "7")
+
+
+@pytest.mark.parametrize("name", ["--pixel_range", "--pixel-range"])
+def test_a_range_is_two_numbers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A range of pixels is two numbers, of which the first may be negative, and is said so in the help."""
+    assert parse_train_config([name, "-1000", "3000.5", "--seed", "1"]).pixel_range == (-1000, 3000.5)
+    assert parse_train_config([]).pixel_range is None
+    with pytest.raises(UserError, match="pixel_range: found 3 2"):
+        parse_train_config([name, "3", "2"])
+    with pytest.raises(SystemExit):
+        parse_train_config(["--help"])
+    assert "--pixel_range FLOAT FLOAT" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--no-use_ema", "--no-use-ema", "--no_use_ema"])

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from openddpm.data.decode import (
     pillow_warnings_ignored,
 )
 from openddpm.errors import UserError
+from picture_files import png_of_raw_rows
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -30,10 +32,15 @@ def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object
 
 
 def decode(
-    encoded: EncodedImage, resolution: int = 8, image_mode: str = "auto", background: str = "white"
+    encoded: EncodedImage,
+    resolution: int = 8,
+    image_mode: str = "auto",
+    background: str = "white",
+    **options: Any,
 ) -> tuple[np.ndarray, list[str]]:
     """Decode to a few pixels, as they come unless told."""
-    return decode_image(encoded, Preprocessing(resolution, image_mode, background))
+    decoded = decode_image(encoded, Preprocessing(resolution, image_mode, background, **options))
+    return decoded.pixels, decoded.changes
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -44,18 +51,6 @@ def noise(*shape: int) -> np.ndarray:
 def one_colour(mode: str, colour: object) -> Image.Image:
     """Return an image in one colour."""
     return Image.new(mode, (8, 8), colour)
-
-
-def png_of_raw_rows(bit_depth: int, colour_type: int, rows: np.ndarray) -> bytes:
-    """Write the PNGs that Pillow only reads; rows are big-endian samples."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], bit_depth, colour_type, 0, 0, 0)
-    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + content
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP", "AVIF", "JPEG"])
@@ -86,8 +81,16 @@ def test_arrays_of_the_right_size_are_kept_exactly(shape: tuple[int, ...]) -> No
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "not an image in a known format"),
         (encode(noise(64, 64, 3), "JPEG")[:900], "truncated"),
         (encode(noise(64, 64, 3))[:900], "cannot be decoded"),
-        (encode(Image.new("F", (8, 8)), "TIFF"), "floating-point"),
-        (encode(Image.new("I", (8, 8), 70_000), "TIFF"), "beyond 16 bits"),
+        (
+            encode(Image.new("F", (8, 8), 0.5), "TIFF"),
+            "floating-point pixels from 0.5 to 0.5: say which are black and white",
+        ),
+        (
+            encode(Image.new("I", (8, 8), 70_000), "TIFF"),
+            "signed pixels from 70000 to 70000: say which are black and white",
+        ),
+        (encode(Image.new("F", (8, 8), np.nan), "TIFF"), "no finite numbers"),
+        (b"II*\0" + bytes(60), "a TIFF of a kind that Pillow does not read"),
         (np.zeros((8, 8, 3)), "array of float64 (8, 8, 3), expected uint8"),
         (np.zeros((3, 8, 9), np.uint8), "array of uint8 (3, 8, 9), expected uint8"),
         (np.zeros((0, 8, 3), np.uint8), "array of uint8 (0, 8, 3), expected uint8"),
@@ -95,7 +98,18 @@ def test_arrays_of_the_right_size_are_kept_exactly(shape: tuple[int, ...]) -> No
         (RefusedImage("cannot be read: Permission denied"), "cannot be read: Permission denied"),
     ],
     ids=[
-        *("empty", "pointer", "html", "eps", "torn jpeg", "torn png", "float tiff", "32-bit tiff"),
+        *(
+            "empty",
+            "pointer",
+            "html",
+            "eps",
+            "torn jpeg",
+            "torn png",
+            "float tiff",
+            "32-bit tiff",
+            "no number",
+            "odd tiff",
+        ),
         *("float array", "channels first", "no rows", "premultiplied", "refused by the source"),
     ],
 )
@@ -298,6 +312,69 @@ def test_small_images_can_be_refused(small_images: str) -> None:
 def test_upscaling_is_counted(size: tuple[int, int], is_upscaled: bool) -> None:
     """An image with a side below the resolution is enlarged and counted; others are not."""
     assert ("upscaled" in decode(Image.new("L", size))[1]) == is_upscaled
+
+
+@pytest.mark.parametrize(
+    ("size", "band"), [((32, 8), (slice(3, 5), slice(0, 8))), ((8, 32), (slice(0, 8), slice(3, 5)))]
+)
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", RED), ("L", 90), ("RGBA", (*RED, 255))])
+def test_padding_keeps_the_whole_image(
+    mode: str, colour: Any, size: tuple[int, int], band: tuple[slice, slice]
+) -> None:
+    """Padded, an image stands whole in the middle of the square, in its own channels, with the background around it."""
+    image = Image.new(mode, size, colour)
+    pixels, changes = decode(image, background="black", fit="pad")
+    expected = np.zeros((len(np.atleast_1d(colour)[:3]), 8, 8), np.uint8)
+    expected[:, *band] = np.reshape(np.atleast_1d(colour)[:3], (-1, 1, 1))
+    np.testing.assert_array_equal(pixels, expected)
+    assert changes == ["padded to a square"]
+
+
+@pytest.mark.parametrize(("image_mode", "expected"), [("auto", RED), ("rgb", RED), ("gray", (76,))])
+def test_the_padding_has_the_colour_asked_for(image_mode: str, expected: tuple[int, ...]) -> None:
+    """A gray image on a background in colour becomes colour, unless gray is asked for: then both are gray."""
+    pixels, _ = decode(Image.new("L", (16, 8), 7), background="red", fit="pad", image_mode=image_mode)
+    assert (tuple(pixels[:, 0, 0]), tuple(pixels[:, 4, 4])) == (expected, (7,) * len(expected))
+
+
+@pytest.mark.parametrize(("size", "is_small"), [((8, 2), False), ((7, 2), True), ((900, 1), False)])
+def test_padded_images_are_small_by_their_longer_side(size: tuple[int, int], is_small: bool) -> None:
+    """What is padded is enlarged only where its longer side is below the resolution; the thinnest line stays one."""
+    assert ("upscaled" in decode(Image.new("L", size), fit="pad")[1]) == is_small
+    assert decode(Image.new("L", size), background="white", fit="pad")[0].min() == 0
+
+
+def test_squares_are_not_padded() -> None:
+    """A square image comes out of padding as it does of cropping, and nothing is said of it."""
+    array = noise(20, 20, 3)
+    padded, changes = decode(array, fit="pad")
+    np.testing.assert_array_equal(padded, decode(array)[0])
+    assert changes == []
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_hidden_colours_never_bleed(premultiplied: bool, fit: str) -> None:
+    """What lies under transparent pixels changes no pixel of the result, at the edges of shrunk sprites neither."""
+    hidden = noise(40, 60, 4)
+    hidden[..., 3] = 0
+    hidden[10:31, 20:41] = (200, 40, 40, 255)
+    clean = np.where(hidden[..., 3:] == 0, 0, hidden).astype(np.uint8)
+    found = [
+        decode(Image.fromarray(array).convert("RGBa") if premultiplied else encode(array), background="lime", fit=fit)[
+            0
+        ]
+        for array in (hidden, clean)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "share"), [((8, 8), "crop", 0), ((40, 10), "crop", 0.75), ((40, 10), "pad", 0)]
+)
+def test_what_cropping_cuts_away_is_measured(size: tuple[int, int], fit: Any, share: float) -> None:
+    """The share of an image's area that cropping cuts away is 1 - shorter / longer side; padding cuts nothing."""
+    assert decode_image(Image.new("L", size), Preprocessing(8, "auto", "white", fit=fit)).cut_share == share
 
 
 @pytest.mark.parametrize(

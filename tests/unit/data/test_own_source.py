@@ -51,7 +51,7 @@ def test_the_mode_of_a_feature_is_honoured(mode: str) -> None:
 def test_gray_by_mode_stays_gray_in_three_channels() -> None:
     """--image_mode rgb makes three channels of what the mode made gray, and brings no colour back."""
     encoded = next(open_source(DataOptions(), declared("L")).items())[1]
-    pixels, _ = decode_image(encoded, Preprocessing(8, "rgb", "white"))
+    pixels, *_ = decode_image(encoded, Preprocessing(8, "rgb", "white"))
     assert pixels.shape == (3, 8, 8)
     assert (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all()
 

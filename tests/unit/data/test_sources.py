@@ -105,7 +105,7 @@ def test_the_built_in_set_is_the_one_it_says() -> None:
     checksum, name = (folder / "SHA256SUMS").read_text().split()
     assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
     source = open_path("avatars-16")
-    pixels, changes = decode_image(next(source.items())[1], Preprocessing(16, "auto", "white"))
+    pixels, changes, *_ = decode_image(next(source.items())[1], Preprocessing(16, "auto", "white"))
     assert source.num_items >= 6000
     assert (pixels.shape, changes) == ((3, 16, 16), [])
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from openddpm.config import DataOptions
-from openddpm.data import pool, store
-from openddpm.data.decode import EncodedImage, Preprocessing
+from openddpm.data import image_file, pool
+from openddpm.data.decode import Decoding, EncodedImage, Preprocessing
 from openddpm.data.image_source import ImageSource
 from openddpm.data.store import ImageStore, default_cache_dir, open_images, open_store
 from openddpm.errors import UserError
@@ -73,6 +73,7 @@ def test_images_are_decoded_once(tmp_path: Path) -> None:
         ("abc", Preprocessing(4, "rgb", "white")),
         ("abc", Preprocessing(4, "auto", "black")),
         ("abc", DROPPING),
+        ("abc", Preprocessing(4, "auto", "white", fit="pad")),
     ],
 )
 def test_the_cache_knows_what_it_was_made_of(digest: str, preprocessing: Preprocessing, tmp_path: Path) -> None:
@@ -90,10 +91,10 @@ def test_images_without_a_digest_are_never_cached(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("write_bytes", [1, 100, store.WRITE_BYTES])
+@pytest.mark.parametrize("write_bytes", [1, 100, image_file.WRITE_BYTES])
 def test_order_is_kept(write_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long each takes, and in whatever pieces they are written, images keep their order and joint checksum."""
-    monkeypatch.setattr(store, "WRITE_BYTES", write_bytes)
+    monkeypatch.setattr(image_file, "WRITE_BYTES", write_bytes)
     images = [image.repeat(1 if number % 3 else 300, axis=0) for number, image in enumerate(gray(250))]
     images = [np.ascontiguousarray(image) for image in images]
     found = opened(source(images), tmp_path)
@@ -111,15 +112,70 @@ def test_images_stay_on_disk(digest: str | None, tmp_path: Path) -> None:
         images[0] = 1
 
 
-def test_a_mix_of_gray_and_colour_needs_a_choice(tmp_path: Path) -> None:
-    """Gray among colour images is a UserError that names one of each and the options, and either option helps."""
-    mixed = source([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
-    with pytest.raises(UserError, match=r"'0\.png' is gray, '1\.png' is colour") as error:
-        opened(mixed, tmp_path)
-    assert "--image_mode rgb" in error.value.todo and "--image_mode gray" in error.value.todo
+@pytest.mark.parametrize("write_bytes", [1, 1000])
+@pytest.mark.parametrize("first", ["gray", "colour"])
+def test_gray_among_colour_becomes_colour(
+    first: str, write_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gray images among images in colour become colour wherever they stand, as image_mode "rgb" makes them, counted."""
+    monkeypatch.setattr(image_file, "WRITE_BYTES", write_bytes)
+    colour = list(np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8))
+    images = [*gray(3), colour[0], *gray(2), *colour[1:]] if first == "gray" else [*colour, *gray(5)]
+    found = opened(source(images), tmp_path)
+    forced = opened(source(images), tmp_path, Preprocessing(4, "rgb", "white"))
+    np.testing.assert_array_equal(found.images, forced.images)
+    assert found.images.shape == (8, 3, 4, 4)
+    assert found.sha256 == forced.sha256 == hashlib.sha256(np.asarray(found.images).tobytes()).hexdigest()
+    assert found.data.counts == forced.data.counts
+    assert found.data.counts["gray to colour"] == 5
+    assert {finding.path for finding in found.data.images} == {finding.path for finding in forced.data.images}
+    assert found.data.pixel_mean == forced.data.pixel_mean
+    assert {path.name for path in tmp_path.glob("decoded/*/*")} == {"images.uint8", "store.json"}
+
+
+def test_gray_and_the_same_in_colour_are_duplicates(tmp_path: Path) -> None:
+    """A gray image repeats one in colour of the same pixels: in the store they are alike."""
+    images = [np.full((4, 4, 3), 9, np.uint8), np.full((4, 4), 9, np.uint8)]
+    assert opened(source(images), tmp_path).data.num_duplicates == 1
+
+
+def test_masks_beside_images_are_asked_about(tmp_path: Path) -> None:
+    """Images and masks in folders of their own are a UserError with both folders, and nothing is kept; a mode helps."""
+    named = [(f"images/{number}.png", np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
+    named += [(f"masks/{number}.png", np.zeros((4, 4), np.uint8)) for number in range(3)]
+    both = ImageSource("pictures", "abc", len(named), lambda: iter(named))
+    with pytest.raises(UserError, match=r"3 in 'images' \(colour\); 3 in 'masks' \(gray\)") as error:
+        opened(both, tmp_path)
+    assert "--dataset" in error.value.todo and "--image_mode rgb" in error.value.todo
     assert cached(tmp_path) == []
-    assert opened(mixed, tmp_path, Preprocessing(4, "rgb", "white")).images.shape == (2, 3, 4, 4)
-    assert opened(mixed, tmp_path, Preprocessing(4, "gray", "white")).images.shape == (2, 1, 4, 4)
+    assert opened(both, tmp_path, Preprocessing(4, "rgb", "white")).images.shape == (6, 3, 4, 4)
+
+
+def test_what_cropping_cuts_away_is_counted(tmp_path: Path) -> None:
+    """Images that lose more than a quarter are counted, the worst are named, and no list grows with their number."""
+    sizes = [(4, 4), (4, 3), (6, 4), *[(8, 4)] * 9, (16, 4), (4, 12)]  # (4, 3) loses just a quarter
+    images = [np.full((*size, 3), number, np.uint8) for number, size in enumerate(sizes)]
+    data = opened(source(images), tmp_path, Preprocessing(2, "auto", "white")).data
+    assert data.counts == {"cut by more than a quarter": 12} and data.images == []
+    most = [(entry.path, entry.share) for entry in data.most_cut]
+    assert most == [("12.png", 0.75), ("13.png", 0.6667), ("3.png", 0.5), ("4.png", 0.5), ("5.png", 0.5)]
+    assert data.cut_mean == pytest.approx((0.25 + 1 / 3 + 9 * 0.5 + 0.75 + 2 / 3) / 14, abs=1e-4)
+    padded = opened(source(images), tmp_path, Preprocessing(2, "auto", "white", fit="pad")).data
+    assert (padded.cut_mean, padded.most_cut, padded.counts) == (0, [], {"padded to a square": 13})
+
+
+def test_the_range_of_deep_images_is_asked_and_kept(tmp_path: Path) -> None:
+    """Signed images are refused with the range of them all, taken with one, and a range without such is an error."""
+    images = [np.full((4, 4), value, np.int16) for value in (-900, 0, 2500)]
+    with pytest.raises(UserError, match="numbers from -900 to -900") as error:
+        opened(source(images), tmp_path)
+    assert "such as --pixel_range -900 2500 (they hold -900 to 2500)" in error.value.todo
+    ranged = Preprocessing(4, "auto", "white", pixel_range=(-900.0, 2500.0))
+    found = opened(source(images), tmp_path, ranged)
+    assert list(found.images[:, 0, 0, 0]) == [0, 68, 255]  # 900 / 3400 of 255 is 67.5
+    assert (found.data.raw_min, found.data.raw_max) == (-900, 2500)
+    with pytest.raises(UserError, match="none of the images in 'pictures' has more than 8 bits"):
+        opened(source(gray(3), "8 bits"), tmp_path, ranged)
 
 
 def test_a_few_refused_images_are_listed(tmp_path: Path) -> None:
@@ -313,9 +369,9 @@ def test_a_background_that_is_no_colour_is_said_first(tmp_path: Path) -> None:
 def test_what_pillow_warns_of_stays_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's warnings about one image reach nobody, and warnings are as before once decoding is over."""
 
-    def decode(_: EncodedImage, __: Preprocessing) -> tuple[np.ndarray, list[str]]:
+    def decode(_: EncodedImage, __: Preprocessing) -> Decoding:
         warnings.warn_explicit("Corrupt EXIF data", UserWarning, "PIL/TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
-        return np.zeros((1, 4, 4), np.uint8), []
+        return Decoding(np.zeros((1, 4, 4), np.uint8), [], 0.0, None)
 
     monkeypatch.setattr(pool, "decode_image", decode)
     filters = list(warnings.filters)

@@ -145,7 +145,7 @@ def test_modes_of_features_are_honoured(kind: str, mode: str | None, shape: tupl
     own.to_parquet(tmp_path / "a.parquet")
     source = open_source(DataOptions(), own) if kind == "own" else open_path(tmp_path / "a.parquet")
     ((_, encoded),) = source.items()
-    pixels, changes = decode_image(encoded, Preprocessing(4, "auto", "white"))
+    pixels, changes, *_ = decode_image(encoded, Preprocessing(4, "auto", "white"))
     assert pixels.shape == shape
     assert np.array_equal(pixels, np.asarray(own[0]["image"]).reshape(4, 4, -1).transpose(2, 0, 1))
     assert len(changes) == (mode == "L")

@@ -1,0 +1,120 @@
+"""Whether masks, depth maps or the like lie beside the images they belong to: nobody means to train on both."""
+
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+from openddpm.errors import UserError
+
+Named = tuple[str, bool]  # path of an image, and whether it is gray
+
+_WORDS = frozenset(  # what sets for segmentation, depth and matting call what is no picture; plurals go without saying
+    [
+        "mask",
+        "label",
+        "labelid",
+        "annotation",
+        "segmentation",
+        "segmentationclass",
+        "segmentationobject",
+        "seg",
+        "segmap",
+        "depth",
+        "disparity",
+        "matte",
+        "trimap",
+        "groundtruth",
+        "truth",
+        "gt",
+        "gtfine",
+    ]
+)
+_WEAK_WORDS = frozenset({"alpha", "edge"})  # that classes of images are called too
+_PICTURE_WORDS = frozenset({"image", "img", "rgb", "color", "colour", "photo", "picture"})
+_PAIRED_SHARE = 0.5  # assumed: fewer names in common are chance, as of classes that number their images
+_FEW_SHARE = 0.1  # assumed: fewer are odd ones among the images
+
+
+class Kinds:
+    """Remembers of each image its name and whether it is gray, and finds two kinds of data in one set."""
+
+    def __init__(self) -> None:
+        self._images: list[Named] = []
+
+    def add(self, path: str, is_gray: bool) -> None:
+        """Remember an image."""
+        self._images.append((path, is_gray))
+
+    def question(self, name: str) -> UserError | None:
+        """Return what to ask of the data set `name` before training on it as one; None where it is clear.
+
+        It is asked where images of which a folder, or an end of the file's name, says mask, depth or the like are gray
+        beside colour, or bear the names of the others; and where gray images and images in colour lie in folders of
+        their own and bear the same names.
+        """
+        for words in (_WORDS, _WORDS | _WEAK_WORDS):
+            marked = [image for image in self._images if _words_of(image[0]) & words]
+            others = [image for image in self._images if not _words_of(image[0]) & words]
+            if not others or len(marked) < _FEW_SHARE * len(self._images):
+                continue
+            is_paired = words is _WORDS and _num_paired(marked, others) >= _PAIRED_SHARE * len(marked)
+            if marked and (is_paired or (_num_gray(marked) > len(marked) / 2 and _num_gray(others) < len(others) / 2)):
+                return _question(name, others, marked)
+        grays, colours = self._split_by_folder()
+        if grays and _num_paired(grays, colours) >= _PAIRED_SHARE * max(len(grays), len(colours)):
+            return _question(name, colours, grays)
+        return None
+
+    def _split_by_folder(self) -> tuple[list[Named], list[Named]]:
+        """Return the gray images and those in colour; none where a folder holds both."""
+        modes: dict[str, bool] = {}
+        if any(modes.setdefault(_folder_of(path), is_gray) != is_gray for path, is_gray in self._images):
+            return [], []
+        return [image for image in self._images if image[1]], [image for image in self._images if not image[1]]
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _tokens(text: str) -> list[str]:
+    return [re.sub(r"(?<!s)s$", "", token) for token in re.split(r"[\W_]+", text.lower()) if token]
+
+
+def _words_of(path: str) -> frozenset[str]:
+    """Return the words in the names of an image's folders, and the first and the last one of its own name."""
+    own = _tokens(PurePosixPath(path).stem)
+    return frozenset(_tokens(_folder_of(path)) + own[:1] + own[-1:])
+
+
+def _num_gray(images: list[Named]) -> int:
+    return sum(is_gray for _, is_gray in images)
+
+
+def _num_paired(one: list[Named], other: list[Named]) -> int:
+    """Count the images of `one` that have the name of one of `other`, each of which is taken once."""
+    counts = [Counter(map(_key, images)) for images in (one, other)]
+    return (counts[0] & counts[1]).total()
+
+
+def _key(image: Named) -> tuple[str, ...]:
+    """Return what a picture and its mask have in common: 01.jpg and 01_mask.png, rgb_1.png and depth_1.png."""
+    unspecific = _WORDS | _WEAK_WORDS | _PICTURE_WORDS
+    return tuple(token for token in _tokens(PurePosixPath(image[0]).stem) if token not in unspecific)
+
+
+def _question(name: str, *kinds: list[Named]) -> UserError:
+    described = []
+    for images in kinds:
+        num_gray = _num_gray(images)
+        mode = "gray" if num_gray == len(images) else "colour" if not num_gray else f"{num_gray:,} of them gray"
+        folders = Counter(_folder_of(path) for path, _ in images)
+        folder = folders.most_common(1)[0][0]
+        more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
+        place = f"in '{folder}'{more}" if folder else f"such as '{images[0][0]}'"
+        described.append(f"{len(images):,} {place} ({mode})")
+    return UserError(
+        f"'{name}' holds images and what seem to be their masks or the like: {'; '.join(described)}",
+        "Give the folder that you mean as --dataset (unpacked, if it lies in an archive); or train on all of them: "
+        "--image_mode rgb, or gray.",
+    )
