@@ -83,7 +83,7 @@ def test_each_finding_is_reached_from_the_top(visit: Any, page_path: Path) -> No
     links = page.locator(".sections a")
     titles = page.locator("section[id^=section] h2").all_text_contents()
     assert [" ".join(text.split()) for text in links.all_text_contents()] == [" ".join(t.split()) for t in titles]
-    assert [title.split()[0] for title in titles] == ["Refused", "Gray", "Exact", "Alpha", "Upscaled"]
+    assert [title.split()[0] for title in titles] == ["Refused", "Cut", "Exact", "Alpha", "Upscaled", "Gray"]
     links.last.click()
     assert page.url.endswith(f"#section-{len(titles)}")
     assert page.locator(f"#section-{len(titles)} h2").is_visible()

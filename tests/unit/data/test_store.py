@@ -119,8 +119,9 @@ def test_gray_among_colour_becomes_colour(
 ) -> None:
     """Gray images among images in colour become colour wherever they stand, as image_mode "rgb" makes them, counted."""
     monkeypatch.setattr(image_file, "WRITE_BYTES", write_bytes)
-    colour = list(np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8))
-    images = [*gray(3), colour[0], *gray(2), *colour[1:]] if first == "gray" else [*colour, *gray(5)]
+    draw = np.random.default_rng(0).integers
+    colour, grays = list(draw(0, 256, (3, 4, 4, 3), np.uint8)), list(draw(0, 256, (5, 4, 4), np.uint8))
+    images = [*grays[:3], colour[0], *grays[3:], *colour[1:]] if first == "gray" else [*colour, *grays]
     found = opened(source(images), tmp_path)
     forced = opened(source(images), tmp_path, Preprocessing(4, "rgb", "white"))
     np.testing.assert_array_equal(found.images, forced.images)
