@@ -42,11 +42,12 @@ class Preprocessing:
     image_mode: Literal["auto", "rgb", "gray"]
     background: str
     small_images: Literal["upscale", "drop", "error"] = "upscale"
+    duplicates: Literal["keep", "drop"] = "keep"
 
     @classmethod
     def of(cls, options: DataOptions) -> "Preprocessing":
         """Return what `options` ask for."""
-        return cls(options.resolution, options.image_mode, options.background, options.small_images)
+        return cls(options.resolution, options.image_mode, options.background, options.small_images, options.duplicates)
 
     def background_rgb(self) -> tuple[int, int, int]:
         """Return the background as (red, green, blue) in 0..255."""

@@ -1,13 +1,14 @@
 """Held-out images that are nearly a training image: shifted, mirrored, recompressed or recoloured.
 
-Candidates are found by small digests of brightness and of edges, and judged by their pixels. docs/rulers.md says how well.
+Candidates are found by small digests of brightness and of edges, and judged by their pixels. How well, docs/rulers.md
+says.
 """
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.data.store import ImageStore
 from openddpm.record.files import write_json
+from openddpm.record.schema import NearDuplicateRecord
 
 VERSION = 1  # part of the cache's key: raise it when other pairs are found
 SIDE = 32  # images are compared at this size, or at their own if they are smaller
@@ -70,14 +72,25 @@ def near_duplicates_across(
     return found
 
 
+def with_near_duplicates(store: ImageStore, near: NearDuplicates) -> ImageStore:
+    """Return `store` with pairs found in it in its data record, by their names."""
+    heldout = store.names([pair.heldout for pair in near.pairs])
+    train = store.names([pair.train for pair in near.pairs])
+    pairs = [
+        NearDuplicateRecord(heldout=ours, train=theirs, how=pair.how)
+        for ours, theirs, pair in zip(heldout, train, near.pairs, strict=True)
+    ]
+    return replace(store, data=store.data.model_copy(update={"near_duplicates": pairs}))
+
+
 def find_near_duplicates(
     images: np.ndarray, train: np.ndarray, heldout: np.ndarray, quiet: bool = True
 ) -> NearDuplicates:
     """Return the held-out images that are nearly the same picture as a training image.
 
     Two images are, if their brightness differs nowhere by more than a recompression makes it differ, once one is
-    shifted by a pixel (two, of images larger than SIDE) or mirrored; or if their edges lie at the same places, once one is mirrored:
-    recolouring leaves those where they are.
+    shifted by a pixel (two, of images larger than SIDE) or mirrored; or if their edges lie at the same places, once one
+    is mirrored: recolouring leaves those where they are.
 
     Args:
         images: uint8, (N, C, H, W), H = W.

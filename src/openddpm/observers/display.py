@@ -73,7 +73,7 @@ class Display(Observer):
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
         for finding in check_plan(run, record):
-            if finding.severity != "note":
+            if finding.severity != "note" or finding.name == "duplicates":
                 say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:

@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 
 from openddpm import __version__
 from openddpm.config import TrainConfig
+from openddpm.data.near_duplicates import NearDuplicates
 from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
@@ -33,6 +34,7 @@ def new_record(
     gflops: float,
     timetable: Timetable,
     own_parts: list[str],
+    near: NearDuplicates | None,
 ) -> RunRecord:
     """Describe a run at step 0. `unet` may lie on the meta device; `gflops` are an image's, forward and backward."""
     return RunRecord(
@@ -54,6 +56,8 @@ def new_record(
             resolution=config.resolution,
             channels=store.images.shape[1],
             sha256=store.sha256,
+            num_near_duplicates=None if near is None else len(near.pairs),
+            num_compared=None if near is None else near.num_compared,
         ),
         model=ModelRecord(
             num_parameters=unet.num_parameters(),
@@ -62,6 +66,7 @@ def new_record(
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),
+        chosen_options=sorted(config.model_fields_set),
         own_parts=own_parts,
         evaluation=timetable.plan(),
     )

@@ -15,6 +15,7 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from openddpm.config import TrainConfig
+from openddpm.data.near_duplicates import near_duplicates_across, with_near_duplicates
 from openddpm.data.store import cache_dir_of, open_images
 from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
@@ -110,7 +111,11 @@ def _prepare(
     speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
     model, state = _initial_state(config, accelerator, unet, speed)
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
-    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, timetable, own_parts)
+    near = None
+    if accelerator.is_main_process:
+        near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
+        store = with_near_duplicates(store, near)
+    run = new_record(config, accelerator, source, store, split, frozen_unet, gflops, timetable, own_parts, near)
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:
         _restore(earlier, state, accelerator)
