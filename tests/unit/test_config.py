@@ -57,7 +57,7 @@ CONTRACT = {
 """The options and defaults that people's commands rely on. Add to them freely; changing one breaks commands."""
 
 OTHERS = {
-    *("image_mode", "background", "small_images", "max_refused_share", "random_flip"),
+    *("image_mode", "background", "small_images", "max_refused_share", "duplicates", "random_flip"),
     *("max_grad_norm", "timestep_sampling", "logging_steps", "accept_changes", "max_rollbacks", "rank_timeout"),
     *("speed", "optimizer", "zero_init_residuals", "preview_solver"),
 }

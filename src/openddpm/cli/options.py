@@ -34,7 +34,8 @@ def parse_train_config(
         UserError: unknown recipe, or values out of range.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
-    defaults = defaults or TrainConfig(recipe=_last_value(arguments, "recipe"))
+    recipe = _last_value(arguments, "recipe")
+    defaults = defaults or (TrainConfig() if recipe is None else TrainConfig(recipe=recipe))
     groups = [
         (title, tyro.conf.OmitArgPrefixes[parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
         for title, group in OPTION_GROUPS.items()

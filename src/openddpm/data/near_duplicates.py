@@ -26,12 +26,12 @@ NUM_CANDIDATES = 8  # measured: the true one is among the first 4 of 8,000
 MAX_HELDOUT = 512  # evenly spaced ones where there are more
 MAX_DIFFERENCE = 15.0  # of brightness, 0..255, anywhere; measured: JPEG of quality 75 makes 13, another mouth 16 to 44
 MAX_CONTRAST_SHARE = 0.5  # of the image's standard deviation: faint images differ by less
-MIN_EDGE_CORRELATION = 0.992  # measured: 0.996 and more when recoloured, 0.99 and less of other images
+CLEAR_EDGE = 24  # of 255; measured: 10, 40, and roots of how much neighbours differ tell less well
+MIN_EDGE_CORRELATION = 0.988  # measured: 0.994 for nine in ten palettes drawn at random, 0.987 for other images
 CHUNK_IMAGES, CHUNK_BYTES = 2048, 2**25  # assumed
 BLOCK_QUERIES = 64  # assumed: 512 pairs of images at once
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-_ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ class _Queries:
     """Held-out images in every way that a training image may lie."""
 
     def __init__(self, images: np.ndarray) -> None:
-        shrunk = _shrunk(images)
-        self._luma = _luma(_thinned(images))  # (n, T, T)
-        self._shrunk = shrunk
+        self._thinned = _thinned(images)
+        self._luma = _luma(self._thinned)  # (n, T, T)
         reach = 1 if self._luma.shape[-1] <= SIDE else 2
         steps = sorted(range(-reach, reach + 1), key=abs)
         self._alignments = [(mirrored, dy, dx) for mirrored in (False, True) for dy in steps for dx in steps]
         self.luma_digests = np.stack([_luma_digest(_moved(self._luma, *way)) for way in self._alignments])
-        self._edges = [_normalised(_edges(image)) for image in (shrunk, shrunk[..., ::-1])]
-        self.edge_digests = [_edge_digest(_edges(image)) for image in (shrunk, shrunk[..., ::-1])]
+        edges = [_edges(self._thinned), _edges(self._thinned[..., ::-1])]
+        self._edges = [_normalised(ways) for ways in edges]
+        self.edge_digests = [_edge_digest(ways) for ways in edges]
 
     def alike(self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[int, int, str]]:
         """Yield (query, image, how) where one is the other but for shift, mirroring and noise.
@@ -134,8 +134,8 @@ class _Queries:
             block: numbers of queries, (b,).
             candidates: indices into `images` of what may be like them, (b, k).
         """
-        numbers, shrunk = np.repeat(block, candidates.shape[1]), _shrunk(images[candidates.ravel()])
-        theirs = _luma(shrunk)
+        numbers, thinned = np.repeat(block, candidates.shape[1]), _thinned(images[candidates.ravel()])
+        theirs = _shrunk(_luma(thinned))
         digests = _luma_digest(theirs)
         distances = np.stack([np.square(query[numbers] - digests).sum(1) for query in self.luma_digests])
         alignments = distances.argmin(0)
@@ -143,7 +143,7 @@ class _Queries:
         for alignment in np.unique(alignments):
             chosen = np.flatnonzero(alignments == alignment)
             moved = _moved(self._luma[numbers[chosen]], *self._alignments[alignment])
-            ours = _area_means(moved, theirs.shape[-1])[:, 1:-1, 1:-1]  # what is moved in at the border is none of it
+            ours = _shrunk(moved)[:, 1:-1, 1:-1]  # what is moved in at the border is none of it
             difference = np.abs(_box_means(ours - theirs[chosen, 1:-1, 1:-1])).max((1, 2))
             limit = np.minimum(MAX_DIFFERENCE, MAX_CONTRAST_SHARE * ours.std((1, 2)))
             worst[chosen] = np.where(difference <= limit, difference, np.inf)
@@ -151,7 +151,7 @@ class _Queries:
             best = row * candidates.shape[1] + int(scores.argmin())
             if np.isfinite(worst[best]):
                 is_mirrored = self._alignments[alignments[best]][0]
-                is_same = np.array_equal(shrunk[best], self._shrunk[block[row]])
+                is_same = np.array_equal(thinned[best], self._thinned[block[row]])
                 how = "identical" if is_same else "mirrored" if is_mirrored else "nearly identical"
                 yield int(block[row]), int(candidates.ravel()[best]), how
 
@@ -159,7 +159,7 @@ class _Queries:
         self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray
     ) -> Iterator[tuple[int, int, str]]:
         """Yield (query, image, how) where both have their edges at the same places; arguments as for `alike`."""
-        theirs = _normalised(_edges(_shrunk(images[candidates.ravel()]))).reshape(*candidates.shape, -1)
+        theirs = _normalised(_edges(_thinned(images[candidates.ravel()]))).reshape(*candidates.shape, -1)
         likeness = np.stack([np.einsum("bd,bkd->bk", ours[block], theirs) for ours in self._edges], 1)
         for number, row, indices in zip(block, likeness, candidates, strict=True):
             is_mirrored, best = np.unravel_index(row.argmax(), row.shape)
@@ -177,8 +177,8 @@ def _candidates(images: np.ndarray, train: np.ndarray, queries: _Queries, quiet:
         task = progress.add_task("looking for near duplicates", total=len(train))
         for start in range(0, len(train), size):
             chunk = train[start : start + size]
-            shrunk = _shrunk(images[chunk])
-            digests = _extended(_luma_digest(_luma(shrunk)), is_query=False), _edge_digest(_edges(shrunk))
+            thinned = _thinned(images[chunk])
+            digests = _extended(_luma_digest(_luma(thinned)), is_query=False), _edge_digest(_edges(thinned))
             for kept, ours, theirs in zip(nearest, (luma_queries, queries.edge_digests), digests, strict=True):
                 best = ours[0] @ theirs.T
                 for query in ours[1:]:
@@ -205,18 +205,15 @@ class _Nearest:
         self._scores, self.indices = np.take_along_axis(scores, order, 1), np.take_along_axis(all_indices, order, 1)
 
 
-def _shrunk(images: np.ndarray) -> np.ndarray:
-    """Return uint8 images, (n, C, H, H), at SIDE by area means, if they are larger."""
-    thinned = _thinned(images)
-    if thinned.shape[-1] <= SIDE:
-        return thinned
-    return np.rint(_area_means(thinned.astype(np.float32), SIDE)).astype(np.uint8)
-
-
 def _thinned(images: np.ndarray) -> np.ndarray:
     """Return every so many pixels of (n, C, H, H) that the side is below 8 SIDE."""
     step = max(1, images.shape[-1] // (4 * SIDE))
     return np.ascontiguousarray(images[..., ::step, ::step])
+
+
+def _shrunk(values: np.ndarray) -> np.ndarray:
+    """Return the area means of (..., T, T) at SIDE, or the values of what is no larger."""
+    return _area_means(values, min(SIDE, values.shape[-1]))
 
 
 def _area_means(values: np.ndarray, side: int) -> np.ndarray:
@@ -232,23 +229,23 @@ def _area_means(values: np.ndarray, side: int) -> np.ndarray:
     return means
 
 
-def _luma(shrunk: np.ndarray) -> np.ndarray:
-    """Return the brightness, (n, S, S) float32 in 0..255, of (n, C, S, S)."""
-    if shrunk.shape[1] == 1:
-        return shrunk[:, 0].astype(np.float32)
-    return np.einsum("nchw,c->nhw", shrunk.astype(np.float32), _LUMA, optimize=True)
+def _luma(thinned: np.ndarray) -> np.ndarray:
+    """Return the brightness, (n, T, T) float32 in 0..255, of (n, C, T, T)."""
+    if thinned.shape[1] == 1:
+        return thinned[:, 0].astype(np.float32)
+    return np.einsum("nchw,c->nhw", thinned.astype(np.float32), _LUMA, optimize=True)
 
 
-def _edges(shrunk: np.ndarray) -> np.ndarray:
-    """Return the square root of how much neighbours differ, in the colour that differs most, (n, 2, S, S) float32.
+def _edges(thinned: np.ndarray) -> np.ndarray:
+    """Return how much neighbours differ in the channel that differs most, CLEAR_EDGE at most, (n, 2, S, S) float32.
 
-    The root makes faint edges count nearly as much as strong ones: recolouring changes how strong they are.
+    Recolouring changes how strong edges are, but seldom where they are.
     """
-    edges = np.zeros((len(shrunk), 2, *shrunk.shape[2:]), np.float32)
-    left, right, upper, lower = shrunk[..., :-1], shrunk[..., 1:], shrunk[..., :-1, :], shrunk[..., 1:, :]
-    edges[:, 0, :, 1:] = _ROOTS[(np.maximum(left, right) - np.minimum(left, right)).max(1)]
-    edges[:, 1, 1:, :] = _ROOTS[(np.maximum(upper, lower) - np.minimum(upper, lower)).max(1)]
-    return edges
+    edges = np.zeros((len(thinned), 2, *thinned.shape[2:]), np.float32)
+    left, right, upper, lower = thinned[..., :-1], thinned[..., 1:], thinned[..., :-1, :], thinned[..., 1:, :]
+    edges[:, 0, :, 1:] = (np.maximum(left, right) - np.minimum(left, right)).max(1)
+    edges[:, 1, 1:, :] = (np.maximum(upper, lower) - np.minimum(upper, lower)).max(1)
+    return _shrunk(np.minimum(edges, CLEAR_EDGE))
 
 
 def _moved(luma: np.ndarray, mirrored: bool, dy: int, dx: int) -> np.ndarray:
@@ -260,7 +257,7 @@ def _moved(luma: np.ndarray, mirrored: bool, dy: int, dx: int) -> np.ndarray:
 
 
 def _box_means(values: np.ndarray) -> np.ndarray:
-    """Return the means of all 2x2 windows of (n, S, S)."""
+    """Return the means of all 2x2 windows of (n, T, T)."""
     rows = values[:, 1:] + values[:, :-1]
     means: np.ndarray = (rows[..., 1:] + rows[..., :-1]) / 4
     return means

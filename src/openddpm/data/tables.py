@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, RefusedImage
@@ -32,11 +32,12 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     Raises:
         UserError: a file is damaged, or has no such column.
     """
-    num_rows, column = 0, ""
+    num_rows, column, label_names = 0, "", ()
     for path in paths:
         with _open_parquet(path) as file:
             schema = file.schema_arrow
             num_rows += file.metadata.num_rows
+            label_names = label_names or _label_names(_features(schema))
         column = column or choose_column(_image_columns(schema), schema.names, options)
         if column not in schema.names:
             found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
@@ -54,7 +55,7 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     first_column = next(columns(paths[0]), ())
     can_change_unseen = any(_is_elsewhere(cell.as_py()) for cell in first_column)
     digest = None if can_change_unseen else _digest(digest_files(paths), column)
-    return ImageSource(as_text(options.dataset), digest, num_rows, items)
+    return ImageSource(as_text(options.dataset), digest, num_rows, items, label_names=label_names)
 
 
 def arrow_source(path: Path, options: DataOptions) -> ImageSource:
@@ -110,6 +111,7 @@ def dataset_source(
         items=items,
         revision=revision,
         split=as_text(str(dataset.split)) if dataset.split else None,
+        label_names=_label_names(dataset.features.to_dict()),
     )
 
 
@@ -161,11 +163,25 @@ def _image_columns(schema: "pa.Schema") -> list[str]:
 
 
 def _columns_written_as_images(schema: "pa.Schema") -> list[str]:
+    return [name for name, kind in _features(schema).items() if kind["_type"] == "Image" and name in schema.names]
+
+
+def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
+    """Return the features of the `datasets` library that a file says it has; of one by others, or damaged, none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [name for name, feature in features.items() if feature["_type"] == "Image" and name in schema.names]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):  # written by others, or damaged
-        return []
+        return {name: feature for name, feature in features.items() if isinstance(feature["_type"], str)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _label_names(features: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the first column of class labels calls them; they are untrusted."""
+    for feature in features.values():
+        names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+        if isinstance(names, list):
+            return tuple(as_text(str(name)) for name in names)
+    return ()
 
 
 def _may_hold_images(kind: "pa.DataType") -> bool:

@@ -21,9 +21,8 @@ def facts(inspection: Inspection) -> dict[str, str]:
     data, album = inspection.data, inspection.album
     num_unused = {name: album.sections[name].num_images for name in UNUSED if name in album.sections}
     total = data.num_images + sum(num_unused.values()) + data.num_duplicates_left_out
-    stated = {
-        "usable": count(data.num_images) if total == data.num_images else f"{count(data.num_images)} of {count(total)}"
-    }
+    of_all = f" of {count(total)}" if total > data.num_images else ""
+    stated = {"usable": f"{count(data.num_images)}{of_all}"}
     stated |= {TITLES[name].lower(): f"{count(number)} ({number / total:.1%})" for name, number in num_unused.items()}
     if data.num_duplicates:
         stated["duplicates"] = f"{count(data.num_duplicates)}, kept (--duplicates drop leaves them out)"
