@@ -54,6 +54,8 @@ class DataOptions(_Options):
     3000 (default: 0 65535, and signed and floating-point images are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
     """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """What becomes of images that are the same as an earlier one, pixel for pixel: keep them, or leave them out."""
     max_refused_share: float = Field(0.05, ge=0, le=1)
     """Largest share of the images that may be unusable; training goes on without them, and data.json lists each."""
     random_flip: bool = True

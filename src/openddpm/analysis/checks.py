@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from openddpm.analysis.data_checks import check_images, check_pixels
+from openddpm.analysis.data_checks import check_images, check_mirroring, check_pixels, check_split
 from openddpm.analysis.finding import Finding, by_severity
 from openddpm.analysis.left_out import check_left_out
 from openddpm.analysis.text import number_of
@@ -40,6 +40,8 @@ def check_plan(run: RunRecord, data: DataRecord | None) -> list[Finding]:
     findings += check_images(run, data, _total_images(run))
     if data is not None:
         findings += check_pixels(run, data)
+    findings += check_split(run, data)
+    findings += check_mirroring(run, data)
     for check in (_model, _average, _learning_rate, _optimizer, _batch, _precision, _previews, _length):
         findings += check(run)
     return by_severity(findings)

@@ -1,16 +1,24 @@
 """What can be said of the images of a planned run."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
-from openddpm.record.schema import CUT_MUCH, DataRecord, RunRecord
+from openddpm.record.schema import CUT_MUCH, DataRecord, NearDuplicateRecord, RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are learned by heart (Kadkhodaie et al., 2024)
 MEMORISING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
 MEMORISING_WEIGHTS_PER_VALUE = 10  # generalise; weights counted against all pixel values of the training images
 FEW_HELDOUT = 48  # assumed: the standard error of a mean over fewer hides most of what training gains late
 DUPLICATE_SHARE = 0.02  # assumed
+NEAR_DUPLICATE_SHARE = 0.02  # measured: in sets where no two images are alike, up to 1 % are taken for alike
+MIN_CHARACTER_CLASSES = 3  # assumed: 0 and 1 alone are more often no and yes
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CHARACTER_NAMES = re.compile(
+    r"mnist|(^|[^a-z])(svhn|ocr|omniglot|captchas?|digits?|letters?|fonts?|glyphs?|alphabets?|numerals?|text|texts|"
+    r"handwriting|handwritten|kanji|hiragana|katakana|hanzi|hangul|typography)([^a-z]|$)"
+)
 MAX_NAMED = 3  # images in a sentence
 UPSCALED_SHARE = 0.25  # assumed
 DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
@@ -55,6 +63,14 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     """Check what decoding met: duplicates, changes, brightness."""
     if data.num_duplicates:
         yield _duplicates(data, data.num_duplicates)
+    elif data.num_duplicates_left_out:
+        yield Finding(
+            "duplicates",
+            "note",
+            f"{number_of(data.num_duplicates_left_out, 'exact duplicate')} left out",
+            "The same images are in the data set once already.",
+            "--duplicates keep trains on them, too.",
+        )
     background = run.config["background"]
     reasons = {
         "alpha composited": (
@@ -132,10 +148,76 @@ def _cropped(data: DataRecord, num_cut: int) -> Finding:
     )
 
 
+def check_split(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
+    """Check how many held-out images are nearly a training image."""
+    share = near_duplicate_share(run)
+    if not share:
+        return
+    pairs = [] if data is None else data.near_duplicates
+    named = "; ".join(f"{pair.heldout} is {_like(pair)} {pair.train}" for pair in pairs[:MAX_NAMED])
+    yield Finding(
+        "near_duplicates",
+        "warning" if share >= NEAR_DUPLICATE_SHARE else "note",
+        near_duplicates_text(run) + (f": {named}{'; ...' * (len(pairs) > MAX_NAMED)}" if named else ""),
+        "What was learned by heart looks like learning on these: the held-out loss is better than on new images.",
+        "Hold out whole groups of images that belong together: train on a set without them, or read the held-out loss "
+        "with care. data.json in a run's folder lists all pairs.",
+        tuple(pair.heldout for pair in pairs),
+    )
+
+
+def near_duplicate_share(run: RunRecord) -> float:
+    """Return the share of the held-out images that are nearly a training image; 0 where nobody looked."""
+    return (run.dataset.num_near_duplicates or 0) / (run.dataset.num_compared or 1)
+
+
+def near_duplicates_text(run: RunRecord) -> str:
+    """Return how many held-out images are nearly a training image, as the start of a sentence."""
+    number, total = run.dataset.num_near_duplicates or 0, run.dataset.num_compared or 0
+    of_all = f" (of {run.dataset.num_heldout:,})" if total < run.dataset.num_heldout else ""
+    verb = "is" if number == 1 else "are"
+    return (
+        f"{number:,} of {number_of(total, 'held-out image')}{of_all} ({number / max(total, 1):.1%}) {verb} nearly a "
+        "training image: the same picture shifted, mirrored, recompressed or recoloured"
+    )
+
+
+def _like(pair: NearDuplicateRecord) -> str:
+    return {"identical": "the same as", "nearly identical": "nearly"}.get(pair.how, f"{pair.how},")
+
+
+def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
+    """Check whether images are mirrored at random without anybody having asked for it."""
+    chosen = run.chosen_options
+    if chosen is None or "random_flip" in chosen or not run.config.get("random_flip"):
+        return
+    why = "A mirrored letter, digit or text is none; samples will have mirrored ones, too."
+    characters = seen_characters(run.dataset.source, [] if data is None else data.class_names)
+    if characters:
+        what = f"half of the images are mirrored at random, and {characters}: they may be digits, letters or text"
+        todo = "Give --no-random_flip if left and right mean something, or --random_flip if they do not."
+        yield Finding("mirroring", "warning", what, why, todo)
+        return
+    todo = "Give --no-random_flip if left and right mean something in these images."
+    yield Finding("mirroring", "note", "half of the images are mirrored at random, as is the default", why, todo)
+
+
+def seen_characters(source: str, class_names: Sequence[str]) -> str:
+    """Return why images look as if they were of digits, letters or text, by their names; empty if they do not."""
+    names = [name.strip().lower() for name in class_names]
+    singles = [name for name in names if (len(name) == 1 and name.isalnum()) or name in NUMERALS]
+    if len(singles) >= MIN_CHARACTER_CLASSES and len(singles) == len(names):
+        return f"their classes are called {', '.join(class_names[:MAX_NAMED])} ... {class_names[-1]}"
+    name = source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    words = re.sub("text[-_ ]?(to|2)[-_ ]|fashion[-_ ]?mnist", "", name.lower())
+    found = CHARACTER_NAMES.search(words)
+    return f"the data set's name says '{found[0].strip('-_ .')}'" if found else ""
+
+
 def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
     paths = tuple(image.path for image in data.images if image.action == "kept")
     named = f": {', '.join(paths[:MAX_NAMED])}{', ...' * (len(paths) > MAX_NAMED)}" if paths else ""
-    todo = "Remove them; openddpm doctor --json lists all of them, and data.json in a run's folder."
+    todo = "--duplicates drop leaves them out; data.json in a run's folder lists all of them."
     if num_duplicates == data.num_images - 1:
         what = f"all {data.num_images:,} images are the same, pixel for pixel{named}"
         return Finding("duplicates", "fault", what, "There is but one image to learn.", todo, paths)

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from openddpm.analysis.course import Course, Trend
+from openddpm.analysis.data_checks import NEAR_DUPLICATE_SHARE, near_duplicate_share, near_duplicates_text
 from openddpm.analysis.forecast import forecast
 from openddpm.analysis.samples import samples_finding
 from openddpm.analysis.symptoms import GAP, find_symptoms
@@ -133,7 +134,7 @@ def _evidence(course: Course, named: set[str]) -> list[Evidence]:
     if course.last is None or course.rulers is None:
         return []
     found = [_skill(course), _trend(course), _bands(course.last), _gap(course, named), _better_weights(course, named)]
-    return [*(one for one in found if one is not None), *_gradients(course)]
+    return [*(one for one in found if one is not None), *_near_duplicates(course.run), *_gradients(course)]
 
 
 def _skill(course: Course) -> Evidence | None:
@@ -193,6 +194,14 @@ def _better_weights(course: Course, named: set[str]) -> Evidence | None:
         return None
     text = f"The {better} weights are better than the {worse} ones by {abs(ema[-1] - raw[-1]):.2f} of skill."
     return Evidence(name="ema_lead", kind="note", text=text, value=float(ema[-1] - raw[-1]))
+
+
+def _near_duplicates(run: RunRecord) -> list[Evidence]:
+    share = near_duplicate_share(run)
+    if share < NEAR_DUPLICATE_SHARE:
+        return []
+    text = f"{near_duplicates_text(run)}. The held-out loss flatters the model."
+    return [Evidence(name="near_duplicates", kind="warning", text=text, value=share)]
 
 
 def _gradients(course: Course) -> list[Evidence]:

@@ -37,7 +37,8 @@ def parse_train_config(
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
     refuse_other_names(arguments, TrainConfig.model_fields)
-    defaults = defaults or TrainConfig(recipe=_last_value(arguments, "recipe"))
+    recipe = _last_value(arguments, "recipe")
+    defaults = defaults or (TrainConfig() if recipe is None else TrainConfig(recipe=recipe))
     groups = [
         (title, tyro.conf.OmitArgPrefixes[parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
         for title, group in OPTION_GROUPS.items()
@@ -45,7 +46,13 @@ def parse_train_config(
     options = dataclasses.make_dataclass("Options", groups)
     options.__doc__ = description
     parsed: Any = tyro.cli(options, args=arguments, prog=program, use_underscores=True)
-    values = {name: value for group in dataclasses.asdict(parsed).values() for name, value in group.items()}
+    chosen = defaults.model_fields_set  # what is neither given nor there stays unset: TrainConfig knows its defaults
+    values = {
+        name: value
+        for group in dataclasses.asdict(parsed).values()
+        for name, value in group.items()
+        if name in chosen or _is_given(arguments, name) or _is_given(arguments, f"no_{name}")
+    }
     if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
         values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for
     return TrainConfig(**values)

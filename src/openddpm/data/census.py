@@ -2,6 +2,7 @@
 
 import heapq
 from collections import Counter
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from openddpm.data.decode import Preprocessing, RefusedImage, TooSmall
 from openddpm.data.deep_pixels import NEEDS_RANGE, UnknownRange
 from openddpm.data.formats import RUN_GIT_LFS
+from openddpm.data.image_source import ImageSource
 from openddpm.data.kinds import Kinds
 from openddpm.data.pool import Decoded
 from openddpm.errors import UserError
@@ -18,17 +20,22 @@ DUPLICATE = "exact duplicate"
 GRAY_TO_COLOUR = "gray to colour"
 MUCH_CUT_SHARE = 0.25  # of the area; a photograph of 4 by 3 loses just as much
 NUM_EXAMPLES = 5
+MAX_CLASSES = 100  # more folders than that are no classes that a name says something of
 
 
 class Census:
     """Gathers the data record, image by image, in the order of the source."""
 
-    def __init__(self) -> None:
+    def __init__(self, drop_duplicates: bool = False) -> None:
+        self._drop_duplicates = drop_duplicates
+        self._num_left_out = 0
+        self._folders: set[str] = set()
         self.num_images = 0
         self.findings: list[ImageFinding] = []
         self._counts: Counter[str] = Counter()
         self._first_paths: dict[bytes, str] = {}  # by a digest of the pixels
         self._value_counts = {1: np.zeros(256, np.int64), 3: np.zeros(256, np.int64)}  # by the number of channels
+        self._num_distinct = 0
         self._least, self._greatest = 255, 0
         self._gray_paths: list[str] = []
         self._cut_sum = 0.0
@@ -36,15 +43,25 @@ class Census:
         self._raw_ranges: list[tuple[float, float]] = []
         self.kinds = Kinds()
 
-    def add(self, path: str, result: Decoded | RefusedImage) -> None:
-        """Count an image, and note what is to be said of it: refused, dropped, converted or kept as a duplicate."""
+    def add(self, path: str, result: Decoded | RefusedImage) -> bool:
+        """Count an image, note what is to be said of it, and return whether it is to be one of the data set."""
         if isinstance(result, RefusedImage):
             action: Literal["refused", "dropped"] = "dropped" if isinstance(result, TooSmall) else "refused"
             self._counts[action] += 1
             self.findings.append(ImageFinding(path=path, reason=str(result), action=action))
             if isinstance(result, UnknownRange):
                 self._add_range(result.raw_range)
-            return
+            return False
+        first_path = self._first_paths.setdefault(result.digest, path)
+        is_duplicate = self._num_distinct == len(self._first_paths)
+        self._num_distinct = len(self._first_paths)
+        self._counts[DUPLICATE] += is_duplicate
+        if is_duplicate and self._drop_duplicates:
+            self._num_left_out += 1
+            self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="left out"))
+            return False
+        if len(self._folders) <= MAX_CLASSES and (folder := PurePath(path).parent.name):
+            self._folders.add(folder)
         self.num_images += 1
         self._counts.update(result.changes)
         self.findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in result.changes]
@@ -53,12 +70,9 @@ class Census:
         if result.raw_range is not None:
             self._add_range(result.raw_range)
         self._least, self._greatest = min(self._least, result.least), max(self._greatest, result.greatest)
-        first_path = self._first_paths.get(result.digest)
-        if first_path is None:
-            self._first_paths[result.digest] = path
-        else:
-            self._counts[DUPLICATE] += 1
+        if is_duplicate:
             self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="kept"))
+        return True
 
     def _add_channels(self, path: str, result: Decoded) -> None:
         num_channels = result.pixels.shape[0]
@@ -103,9 +117,11 @@ class Census:
             brightness |= {"raw_min": least, "raw_max": greatest}
         return DataRecord(
             num_images=self.num_images,
-            counts=dict(self._counts),
+            counts=dict(+self._counts),
             images=self.findings,
-            num_duplicates=self._counts[DUPLICATE],
+            class_names=sorted(self._folders) if len(self._folders) <= MAX_CLASSES else [],
+            num_duplicates=self._counts[DUPLICATE] - self._num_left_out,
+            num_duplicates_left_out=self._num_left_out,
             most_cut=[CutImage(path=path, share=round(share, 4)) for share, _, path in self._most_cut],
             **brightness,
         )
@@ -165,6 +181,11 @@ def _range_todo(data: DataRecord) -> str:
         return ""
     found = f"they hold {data.raw_min or 0:.6g} to {data.raw_max or 0:.6g}"
     return f"Say which of their numbers become black and white, such as {data.range_option} ({found})."
+
+
+def class_names(data: DataRecord, source: ImageSource) -> list[str]:
+    """Return what a source calls its classes, or else the names of the folders that its images lie in."""
+    return list(source.label_names[: MAX_CLASSES + 1]) or data.class_names
 
 
 def _examples(findings: list[ImageFinding]) -> str:

@@ -47,6 +47,7 @@ class Preprocessing:
     small_images: Literal["upscale", "drop", "error"] = "upscale"
     fit: Literal["crop", "pad"] = "crop"
     pixel_range: Range | None = None
+    duplicates: Literal["keep", "drop"] = "keep"
 
     @classmethod
     def of(cls, options: DataOptions) -> "Preprocessing":

@@ -29,6 +29,8 @@ class ImageSource:
     items: Callable[[], Iterator[tuple[str, EncodedImage]]]
     revision: str | None = None
     split: str | None = None
+    label_names: tuple[str, ...] = ()
+    """What the classes of its images are called, where the source says so."""
     left_out: tuple[LeftOut, ...] = ()
     """What lies there besides and is not among the items, each kind once."""
 

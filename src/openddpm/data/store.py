@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.config import DataOptions
-from openddpm.data.census import DUPLICATE, Census, check_usable
+from openddpm.data.census import DUPLICATE, Census, check_usable, class_names
 from openddpm.data.decode import IMAGE_FORMATS, Preprocessing, RefusedImage
 from openddpm.data.image_file import ImageFile
 from openddpm.data.pool import Decoded, decoded_in_order
@@ -55,6 +55,13 @@ class ImageStore:
     images: np.ndarray
     sha256: str
     data: DataRecord
+    names_utf8: np.ndarray | None = None
+    """Bytes of the images' names, a line each; read from disk as it is used."""
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """Return what the images at `indices` are called in their source."""
+        lines = [] if self.names_utf8 is None else self.names_utf8.tobytes().decode().split("\n")[:-1]
+        return [lines[index] if index < len(lines) else f"image {index}" for index in indices]
 
 
 def default_cache_dir() -> Path:
@@ -152,8 +159,10 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
     try:
         header = json.loads((folder / "store.json").read_text("utf-8"))
         images = np.memmap(folder / "images.uint8", np.uint8, mode="r", shape=tuple(header["shape"]))
-        data = DataRecord.model_validate(header["data"]).model_copy(update={"left_out": list(source.left_out)})
-        return ImageStore(images, header["sha256"], data)
+        names = np.memmap(folder / "names.utf8", np.uint8, mode="r")
+        data = DataRecord.model_validate(header["data"])
+        data = data.model_copy(update={"left_out": list(source.left_out), "class_names": class_names(data, source)})
+        return ImageStore(images, header["sha256"], data, names)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"the decoded images in '{folder}' are damaged: {error}", "Remove that folder.") from error
 
@@ -161,18 +170,19 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, check: Check, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    census = Census()
+    census = Census(drop_duplicates=preprocessing.duplicates == "drop")
     console = Console(stderr=True)  # in a notebook no bar: rich would ask for ipywidgets at each
     with (
         Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress,
         contextlib.closing(ImageFile(folder / "images.uint8")) as file,
+        (folder / "names.utf8").open("wb") as names,
         contextlib.closing(decoded_in_order(source.items(), preprocessing)) as decoded,
     ):
         task = progress.add_task("decoding images", total=source.num_items)
         for path, result in decoded:
             progress.advance(task)
-            census.add(path, result)
-            if not isinstance(result, RefusedImage):
+            if census.add(path, result) and not isinstance(result, RefusedImage):
+                names.write(f"{path}\n".encode())
                 file.add(result.pixels)
         sha256 = file.finish()
     data = census.record()

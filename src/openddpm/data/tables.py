@@ -36,10 +36,12 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         UserError: a file is damaged, or has no such column.
     """
     num_rows, column, modes, has_lists = 0, "", [], False
+    label_names: tuple[str, ...] = ()
     for path in paths:
         with _open_parquet(path) as file:
             schema = file.schema_arrow
             num_rows += file.metadata.num_rows
+            label_names = label_names or _label_names(_features(schema))
         column = column or choose_column(_image_columns(schema), schema.names, options)
         if column not in schema.names:
             found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
@@ -62,7 +64,7 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     first_column = next(columns(paths[0]), ())
     can_change_unseen = any(_names_files(cell.as_py()) for cell in first_column)
     digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes)
-    return ImageSource(as_text(options.dataset), digest, num_rows, items, left_out=left_out)
+    return ImageSource(as_text(options.dataset), digest, num_rows, items, left_out=left_out, label_names=label_names)
 
 
 def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
@@ -170,6 +172,7 @@ def dataset_source(
         revision=revision,
         split=as_text(str(dataset.split)) if dataset.split else None,
         left_out=left_out,
+        label_names=_label_names(dataset.features.to_dict()),
     )
 
 
@@ -255,16 +258,32 @@ def _image_columns(schema: "pa.Schema") -> list[str]:
 
 def _declared_images(schema: "pa.Schema") -> dict[str, str | None]:
     """Return the mode of each column that the `datasets` library wrote as images, or as lists of images."""
+    declared = {}
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        declared = {}
-        for name, feature in features.items():
+        for name, feature in _features(schema).items():
             of_items = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
             if isinstance(of_items, dict) and of_items["_type"] == "Image" and name in schema.names:
                 declared[name] = of_items.get("mode") if isinstance(of_items.get("mode"), str) else None
-        return declared
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):  # by others, or damaged
+    except (KeyError, IndexError, AttributeError):  # damaged
         return {}
+    return declared
+
+
+def _features(schema: "pa.Schema") -> dict[str, Any]:
+    """Return the features of the `datasets` library that a file says it has; of one by others, or damaged, none."""
+    try:
+        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _label_names(features: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the first column of class labels calls them; they are untrusted."""
+    for feature in features.values():
+        names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+        if isinstance(names, list):
+            return tuple(as_text(str(name)) for name in names)
+    return ()
 
 
 def _may_hold_images(kind: "pa.DataType") -> bool:

@@ -151,7 +151,7 @@ def _section_name(finding: ImageFinding) -> str:
     match finding.action:
         case "converted":
             return finding.reason
-        case "kept":
+        case "kept" | "left out":
             return DUPLICATE
         case action:
             return action
@@ -161,9 +161,9 @@ def _shown(finding: ImageFinding, views: _Views) -> Shown:
     match finding.action:
         case "converted":
             return Shown(finding.path, "", views.size, views.picture, views.original)
-        case "kept":
+        case "kept" | "left out":
             repeats = finding.reason.removeprefix(f"{DUPLICATE} of ")
-            return Shown(finding.path, "", views.size, views.picture, repeats=repeats)
+            return Shown(finding.path, "", views.size, views.picture or views.original, repeats=repeats)
         case "refused":
             return Shown(finding.path, finding.reason, None, None)
         case _:

@@ -48,4 +48,4 @@ def render_page(inspection: Inspection, built: datetime) -> str:
 
 def _with_options(text: str) -> Markup:
     """Mark up what is typed on a command line, escaping all the rest."""
-    return Markup(re.sub(r"--\w+", r"<code>\g<0></code>", str(escape(text))))
+    return Markup(re.sub(r"--\w[\w-]*", r"<code>\g<0></code>", str(escape(text))))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from openddpm.config import DataOptions
-from openddpm.data.census import Census, check_usable
+from openddpm.data.census import Census, check_usable, class_names
 from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage
 from openddpm.data.pool import decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
@@ -52,7 +52,7 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
     """
     source = open_source(options)
     preprocessing = Preprocessing.of(options)
-    census, album = Census(), Album(source.num_items)
+    census, album = Census(preprocessing.duplicates == "drop"), Album(source.num_items)
     in_flight: deque[EncodedImage] = deque()
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
@@ -63,15 +63,16 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
     with contextlib.closing(decoded_in_order(items(), preprocessing)) as decoded:
         for path, result in decoded:
             num_known = len(census.findings)
-            census.add(path, result)
+            is_used = census.add(path, result)
             encoded, findings = in_flight.popleft(), census.findings[num_known:]
-            if isinstance(result, RefusedImage):
+            if isinstance(result, RefusedImage) or not is_used:
                 album.add(path, encoded, None, findings)
             else:
                 album.add(path, encoded, result.pixels, findings, result.cut_share)
             advance(source.num_items)
     album.finish()
-    data = census.record().model_copy(update={"left_out": list(source.left_out)})
+    data = census.record()
+    data = data.model_copy(update={"class_names": class_names(data, source), "left_out": list(source.left_out)})
     return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, census)))
 
 

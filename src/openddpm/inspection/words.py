@@ -1,7 +1,7 @@
 """What the page and the terminal both say of an inspection."""
 
 from openddpm.analysis import left_out
-from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD
+from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD, seen_characters
 from openddpm.analysis.text import count, number_of, significant
 from openddpm.data.census import DUPLICATE, GRAY_TO_COLOUR
 from openddpm.data.deep_pixels import BEYOND_RANGE, SCALED_16_BITS, SCALED_BY_RANGE
@@ -25,11 +25,16 @@ def facts(inspection: Inspection) -> dict[str, str]:
     """Return what was counted and measured, name by name."""
     data, album = inspection.data, inspection.album
     num_unused = {name: album.sections[name].num_images for name in UNUSED if name in album.sections}
-    total = data.num_images + sum(num_unused.values())
-    stated = {"usable": count(data.num_images) if not num_unused else f"{count(data.num_images)} of {count(total)}"}
+    total = data.num_images + sum(num_unused.values()) + data.num_duplicates_left_out
+    of_all = f" of {count(total)}" if total > data.num_images else ""
+    stated = {"usable": f"{count(data.num_images)}{of_all}"}
     stated |= {TITLES[name].lower(): f"{count(number)} ({number / total:.1%})" for name, number in num_unused.items()}
     if data.num_duplicates:
-        stated["duplicates"] = count(data.num_duplicates)
+        stated["duplicates"] = f"{count(data.num_duplicates)}, kept (--duplicates drop leaves them out)"
+    elif data.num_duplicates_left_out:
+        stated["duplicates"] = f"{count(data.num_duplicates_left_out)}, left out"
+    if characters := seen_characters(inspection.source.name, data.class_names):
+        stated["mirroring"] = f"{characters}: if these are digits, letters or text, train with --no-random_flip"
     if inspection.num_by_mode:
         stated["channels"] = _channels(inspection.num_by_mode)
     if album.smallest and album.largest:
@@ -113,7 +118,12 @@ def explanation(name: str, inspection: Inspection) -> str:
     if name.endswith(" to RGB"):
         return "Stored in another colour space."
     if name == DUPLICATE:
-        return "Alike to the last pixel once decoded. They are trained on more often than the rest."
+        if options.duplicates == "drop":
+            return "Alike to the last pixel once decoded, and left out."
+        return (
+            "Alike to the last pixel once decoded. They are trained on more often than the rest; --duplicates drop "
+            "leaves them out."
+        )
     return ""
 
 

@@ -80,7 +80,7 @@ class Display(Observer):
         if record is not None and (counted := counts_text(record)):
             say(escape(counted))
         for finding in check_plan(run, record):
-            if finding.severity != "note" and finding.name != "left_out":
+            if (finding.severity != "note" or finding.name == "duplicates") and finding.name != "left_out":
                 say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:

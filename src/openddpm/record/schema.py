@@ -33,6 +33,11 @@ class DatasetRecord(_Record):
     channels: int
     sha256: str
     """Of the decoded uint8 images in their order, (N, C, H, W)."""
+    num_near_duplicates: int | None = None
+    """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured), exact duplicates
+    among them; null where nobody looked."""
+    num_compared: int | None = None
+    """Held-out images that were looked at for it."""
 
 
 class InitRecord(_Record):
@@ -112,6 +117,8 @@ class RunRecord(_Record):
     environment: dict[str, Any]
     progress: Progress
     resumptions: list[Resumption] = []
+    chosen_options: list[str] | None = None
+    """Names of the options that were given, or that the recipe gives; null in records of an older openddpm."""
     own_parts: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan | None = None
@@ -278,11 +285,22 @@ class Verdict(_Record):
 
 
 class ImageFinding(_Record):
-    """One image that was refused, dropped as too small, changed on the way in, or kept though a duplicate."""
+    """One image that was refused, dropped as too small, changed on the way in, or a duplicate: kept, or left out."""
 
     path: str
     reason: str
-    action: Literal["refused", "dropped", "converted", "kept"]
+    action: Literal["refused", "dropped", "converted", "kept", "left out"]
+
+
+class NearDuplicateRecord(_Record):
+    """A held-out image that is nearly a training image."""
+
+    heldout: str
+    train: str
+    """Name of the training image."""
+    how: str
+    """"identical", "nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and
+    recoloured"."""
 
 
 class LeftOut(_Record):
@@ -320,8 +338,14 @@ class DataRecord(_Record):
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
     """What the source holds besides its images."""
+    class_names: list[str] = []
+    """Names of labels, or of the folders that the images lie in; empty where there are more than 100."""
+    near_duplicates: list[NearDuplicateRecord] = []
+    """Held-out images of a run that are nearly a training image."""
     num_duplicates: int | None = None
-    """Images whose decoded pixels are those of an earlier one, to the bit."""
+    """Images of `num_images` whose decoded pixels are those of an earlier one, to the bit."""
+    num_duplicates_left_out: int = 0
+    """More such images, no part of `num_images` (--duplicates drop)."""
     pixel_min: int | None = None
     """Of all pixels and channels, 0..255; mean and standard deviation are of evenly spaced pixels of large images."""
     pixel_max: int | None = None

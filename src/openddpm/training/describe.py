@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 
 from openddpm import __version__
 from openddpm.config import TrainConfig
+from openddpm.data.near_duplicates import NearDuplicates
 from openddpm.data.sources import ImageSource
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
@@ -34,6 +35,7 @@ def new_record(
     signal_left: float,
     timetable: Timetable,
     own_parts: list[str],
+    near: NearDuplicates | None,
     init_from: InitRecord | None = None,
 ) -> RunRecord:
     """Describe a run at step 0. `unet` may lie on the meta device; `gflops` are an image's, forward and backward."""
@@ -56,6 +58,8 @@ def new_record(
             resolution=config.resolution,
             channels=store.images.shape[1],
             sha256=store.sha256,
+            num_near_duplicates=None if near is None else len(near.pairs),
+            num_compared=None if near is None else near.num_compared,
         ),
         model=ModelRecord(
             num_parameters=unet.num_parameters(),
@@ -66,6 +70,7 @@ def new_record(
         ),
         environment=_environment(accelerator),
         progress=Progress(step=0, images=0, epoch=0.0),
+        chosen_options=sorted(config.model_fields_set),
         own_parts=own_parts,
         evaluation=timetable.plan(),
     )

@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
+from openddpm.data.near_duplicates import near_duplicates_across, with_near_duplicates
 from openddpm.data.store import cache_dir_of, open_images
 from openddpm.data.stream import BatchStream, Transform, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
@@ -114,8 +115,12 @@ def _prepare(
     process = DiffusionProcess(config, device)
     left = process.signal_left()
     init_from = None if pretrained is None else pretrained.record()
+    near = None
+    if accelerator.is_main_process:
+        near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
+        store = with_near_duplicates(store, near)
     run = new_record(
-        *(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts, init_from)
+        *(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts, near, init_from)
     )
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
     if earlier is not None:

@@ -56,6 +56,7 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
         "timestep_sampling": "stratified",
         "small_images": "drop",
         "fit": "pad",
+        "duplicates": "drop",
         "mixed_precision": "bf16",
         "speed": "max",
         "optimizer": "muon",
@@ -92,6 +93,20 @@ def test_use_ema_can_be_put_off(flag: str) -> None:
     assert parse_train_config([]).use_ema
     assert parse_train_config(["--use_ema"]).use_ema
     assert not parse_train_config([flag]).use_ema
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (["--dataset", "x"], {"dataset"}),
+        (["--no-random-flip", "--learning_rate=1e-4"], {"random_flip", "learning_rate"}),
+        (["--random_flip"], {"random_flip"}),
+        (["--recipe", "avatars-16", "--seed", "0"], {"recipe", "seed", *RECIPES["avatars-16"]}),
+    ],
+)
+def test_the_config_knows_which_options_were_chosen(arguments: list[str], chosen: set[str]) -> None:
+    """Options that were given, be it with their default, and those of the recipe count as chosen; no others do."""
+    assert parse_train_config(arguments).model_fields_set == chosen
 
 
 @pytest.mark.parametrize(

@@ -425,3 +425,28 @@ def test_what_is_left_out_stands_in_the_record_each_time(tmp_path: Path) -> None
     (tmp_path / "b.mp4").write_bytes(b"video")
     (left_out,) = open_images(options, quiet=True)[1].data.left_out
     assert (left_out.count, left_out.examples, left_out.is_data) == (1, ["b.mp4"], True)
+
+
+@pytest.mark.parametrize("digest", ["abc", None])
+def test_duplicates_can_be_left_out(tmp_path: Path, digest: str | None) -> None:
+    """With duplicates="drop" the first of equal images stays, the others are counted, and all numbers are true."""
+    tones = [np.full((4, 4), tone, np.uint8) for tone in (1, 2, 1, 3, 2, 1)]
+    kept = opened(source(tones, digest), tmp_path)
+    left = opened(source(tones, digest), tmp_path, Preprocessing(4, "auto", "white", duplicates="drop"), 0.0)
+    assert (len(kept.images), kept.data.num_duplicates, kept.data.num_duplicates_left_out) == (6, 3, 0)
+    assert kept.names([0, 5]) == ["0.png", "5.png"]
+    assert left.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert (left.data.num_images, left.data.num_duplicates, left.data.num_duplicates_left_out) == (3, 0, 3)
+    assert left.data.images[0] == ImageFinding(path="2.png", reason="exact duplicate of 0.png", action="left out")
+    assert left.sha256 == hashlib.sha256(np.ascontiguousarray(left.images).tobytes()).hexdigest() != kept.sha256
+    assert left.data.pixel_mean == 2.0
+    assert left.names([2]) == ["3.png"]
+
+
+def test_classes_are_known_by_their_folders_or_the_names_of_labels(tmp_path: Path) -> None:
+    """The folders of images are its classes, unless the source has names for them."""
+    named = [(f"set/{number}/x.png", image) for number, image in enumerate(gray(3))]
+    folders = ImageSource("pictures", None, 3, lambda: iter(named))
+    labels = ImageSource("pictures", None, 3, lambda: iter(named), label_names=("cat", "dog"))
+    assert opened(folders, tmp_path).data.class_names == ["0", "1", "2"]
+    assert opened(labels, tmp_path).data.class_names == ["cat", "dog"]

@@ -138,5 +138,6 @@ TERMS: dict[str, Term] = {
         "converted",
         "The image was changed to fit, for example by putting a background behind transparent pixels.",
     ),
+    "left out": Term("left out", "The image is the same as an earlier one, and --duplicates drop leaves it out."),
     "kept": Term("kept", "The image went in as it is, but its like is in the data set already."),
 }

@@ -1,0 +1,291 @@
+"""Held-out images that are nearly a training image: shifted, mirrored, recompressed or recoloured.
+
+Candidates are found by small digests of brightness and of edges, and judged by their pixels. How well, docs/rulers.md
+says.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from openddpm.data.store import ImageStore
+from openddpm.record.files import write_json
+from openddpm.record.schema import NearDuplicateRecord
+
+VERSION = 1  # part of the cache's key: raise it when other pairs are found
+SIDE = 32  # images are compared at this size, or at their own if they are smaller
+DIGEST_SIDE = 8  # smaller images are not looked at: they hold too little to tell likeness from chance
+NUM_CANDIDATES = 8  # measured: the true one is among the first 4 of 8,000
+MAX_HELDOUT = 512  # evenly spaced ones where there are more
+MAX_DIFFERENCE = 15.0  # of brightness, 0..255, anywhere; measured: JPEG of quality 75 makes 13, another mouth 16 to 44
+MAX_CONTRAST_SHARE = 0.5  # of the image's standard deviation: faint images differ by less
+CLEAR_EDGE = 24  # of 255; measured: 10, 40, and roots of how much neighbours differ tell less well
+MIN_EDGE_CORRELATION = 0.996  # measured: of 512 different faces 4 or 5 reach it, of recoloured ones 98 %
+CHUNK_IMAGES, CHUNK_BYTES = 2048, 2**25  # assumed
+BLOCK_QUERIES = 64  # assumed: 512 pairs of images at once
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """A held-out image and the training image that it is most like, by their indices in the store."""
+
+    heldout: int
+    train: int
+    how: str
+    """"identical", "nearly identical", "mirrored", "recoloured" or "mirrored and recoloured"."""
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What was found; `num_compared` is the number of held-out images that were looked for."""
+
+    pairs: list[NearDuplicate]
+    num_compared: int
+
+
+def near_duplicates_across(
+    store: ImageStore, train: np.ndarray, heldout: np.ndarray, cache_dir: Path, quiet: bool = True
+) -> NearDuplicates:
+    """Return `find_near_duplicates` of a store, from the cache if an earlier run has found them."""
+    digest = hashlib.sha256(json.dumps([VERSION, store.sha256, store.images.shape]).encode())
+    for indices in (train, heldout):
+        digest.update(np.ascontiguousarray(indices).tobytes())
+    path = cache_dir / "near_duplicates" / f"{digest.hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        cached = json.loads(path.read_text("utf-8"))
+        pairs = [NearDuplicate(int(pair[0]), int(pair[1]), str(pair[2])) for pair in cached["pairs"]]
+        if all(0 <= index < len(store.images) for pair in pairs for index in (pair.heldout, pair.train)):
+            return NearDuplicates(pairs, int(cached["num_compared"]))
+    found = find_near_duplicates(store.images, train, heldout, quiet)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+        pairs_as_lists = [[pair.heldout, pair.train, pair.how] for pair in found.pairs]
+        write_json(path, {"pairs": pairs_as_lists, "num_compared": found.num_compared})
+    return found
+
+
+def with_near_duplicates(store: ImageStore, near: NearDuplicates) -> ImageStore:
+    """Return `store` with pairs found in it in its data record, by their names."""
+    heldout = store.names([pair.heldout for pair in near.pairs])
+    train = store.names([pair.train for pair in near.pairs])
+    pairs = [
+        NearDuplicateRecord(heldout=ours, train=theirs, how=pair.how)
+        for ours, theirs, pair in zip(heldout, train, near.pairs, strict=True)
+    ]
+    return replace(store, data=store.data.model_copy(update={"near_duplicates": pairs}))
+
+
+def find_near_duplicates(
+    images: np.ndarray, train: np.ndarray, heldout: np.ndarray, quiet: bool = True
+) -> NearDuplicates:
+    """Return the held-out images that are nearly the same picture as a training image.
+
+    Two images are, if their brightness differs nowhere by more than a recompression makes it differ, once one is
+    shifted by a pixel (two, of images larger than SIDE) or mirrored; or if their edges lie at the same places, once one
+    is mirrored: recolouring leaves those where they are.
+
+    Args:
+        images: uint8, (N, C, H, W), H = W.
+        train, heldout: indices into `images`.
+    """
+    if images.shape[-1] < DIGEST_SIDE or not len(train) or not len(heldout):
+        return NearDuplicates([], 0)
+    if len(heldout) > MAX_HELDOUT:
+        heldout = heldout[np.linspace(0, len(heldout) - 1, MAX_HELDOUT).astype(int)]
+    queries = _Queries(images[heldout])
+    alike, recoloured = _candidates(images, train, queries, quiet)
+    found: dict[int, NearDuplicate] = {}
+    for start in range(0, len(heldout), BLOCK_QUERIES):
+        block = np.arange(start, min(start + BLOCK_QUERIES, len(heldout)))
+        for number, twin, how in (
+            *queries.recoloured(block, images, recoloured[block]),
+            *queries.alike(block, images, alike[block]),  # last, as it says more
+        ):
+            found[number] = NearDuplicate(int(heldout[number]), twin, how)
+    return NearDuplicates([found[number] for number in sorted(found)], len(heldout))
+
+
+class _Queries:
+    """Held-out images in every way that a training image may lie."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._thinned = _thinned(images)
+        self._luma = _luma(self._thinned)  # (n, T, T)
+        reach = 1 if self._luma.shape[-1] <= SIDE else 2
+        steps = sorted(range(-reach, reach + 1), key=abs)
+        self._alignments = [(mirrored, dy, dx) for mirrored in (False, True) for dy in steps for dx in steps]
+        self.luma_digests = np.stack([_luma_digest(_moved(self._luma, *way)) for way in self._alignments])
+        edges = [_edges(self._thinned), _edges(self._thinned[..., ::-1])]
+        self._edges = [_normalised(ways) for ways in edges]
+        self.edge_digests = [_edge_digest(ways) for ways in edges]
+
+    def alike(self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[int, int, str]]:
+        """Yield (query, image, how) where one is the other but for shift, mirroring and noise.
+
+        Args:
+            block: numbers of queries, (b,).
+            candidates: indices into `images` of what may be like them, (b, k).
+        """
+        numbers, thinned = np.repeat(block, candidates.shape[1]), _thinned(images[candidates.ravel()])
+        theirs = _shrunk(_luma(thinned))
+        digests = _luma_digest(theirs)
+        distances = np.stack([np.square(query[numbers] - digests).sum(1) for query in self.luma_digests])
+        alignments = distances.argmin(0)
+        worst = np.empty(len(numbers))
+        for alignment in np.unique(alignments):
+            chosen = np.flatnonzero(alignments == alignment)
+            moved = _moved(self._luma[numbers[chosen]], *self._alignments[alignment])
+            ours = _shrunk(moved)[:, 1:-1, 1:-1]  # what is moved in at the border is none of it
+            difference = np.abs(_box_means(ours - theirs[chosen, 1:-1, 1:-1])).max((1, 2))
+            limit = np.minimum(MAX_DIFFERENCE, MAX_CONTRAST_SHARE * ours.std((1, 2)))
+            worst[chosen] = np.where(difference <= limit, difference, np.inf)
+        for row, scores in enumerate(worst.reshape(candidates.shape)):
+            best = row * candidates.shape[1] + int(scores.argmin())
+            if np.isfinite(worst[best]):
+                is_mirrored = self._alignments[alignments[best]][0]
+                is_same = np.array_equal(thinned[best], self._thinned[block[row]])
+                how = "identical" if is_same else "mirrored" if is_mirrored else "nearly identical"
+                yield int(block[row]), int(candidates.ravel()[best]), how
+
+    def recoloured(
+        self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray
+    ) -> Iterator[tuple[int, int, str]]:
+        """Yield (query, image, how) where both have their edges at the same places; arguments as for `alike`."""
+        theirs = _normalised(_edges(_thinned(images[candidates.ravel()]))).reshape(*candidates.shape, -1)
+        likeness = np.stack([np.einsum("bd,bkd->bk", ours[block], theirs) for ours in self._edges], 1)
+        for number, row, indices in zip(block, likeness, candidates, strict=True):
+            is_mirrored, best = np.unravel_index(row.argmax(), row.shape)
+            if row[is_mirrored, best] >= MIN_EDGE_CORRELATION:
+                yield int(number), int(indices[best]), "mirrored and recoloured" if is_mirrored else "recoloured"
+
+
+def _candidates(images: np.ndarray, train: np.ndarray, queries: _Queries, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training images nearest to each query by brightness, and by edges: each (n, NUM_CANDIDATES)."""
+    luma_queries = [_extended(digest, is_query=True) for digest in queries.luma_digests]
+    size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // images[0].size))
+    nearest = [_Nearest(len(luma_queries[0])), _Nearest(len(luma_queries[0]))]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("looking for near duplicates", total=len(train))
+        for start in range(0, len(train), size):
+            chunk = train[start : start + size]
+            thinned = _thinned(images[chunk])
+            digests = _extended(_luma_digest(_luma(thinned)), is_query=False), _edge_digest(_edges(thinned))
+            for kept, ours, theirs in zip(nearest, (luma_queries, queries.edge_digests), digests, strict=True):
+                best = ours[0] @ theirs.T
+                for query in ours[1:]:
+                    np.maximum(best, query @ theirs.T, out=best)
+                kept.add(best, chunk)
+            progress.advance(task, len(chunk))
+    return nearest[0].indices, nearest[1].indices
+
+
+class _Nearest:
+    """The NUM_CANDIDATES best of all that was added, for each of `num_queries`."""
+
+    def __init__(self, num_queries: int) -> None:
+        self._scores = np.empty((num_queries, 0), np.float32)
+        self.indices = np.empty((num_queries, 0), np.int64)
+
+    def add(self, scores: np.ndarray, indices: np.ndarray) -> None:
+        """Take in the images at `indices`, (n,), with their scores, (num_queries, n); more is nearer."""
+        kept = min(NUM_CANDIDATES, scores.shape[1])
+        first = np.argpartition(scores, -kept, axis=1)[:, -kept:]
+        scores = np.concatenate([self._scores, np.take_along_axis(scores, first, 1)], 1)
+        all_indices = np.concatenate([self.indices, indices[first]], 1)
+        order = np.argsort(-scores, axis=1)[:, :NUM_CANDIDATES]
+        self._scores, self.indices = np.take_along_axis(scores, order, 1), np.take_along_axis(all_indices, order, 1)
+
+
+def _thinned(images: np.ndarray) -> np.ndarray:
+    """Return every so many pixels of (n, C, H, H) that the side is below 8 SIDE."""
+    step = max(1, images.shape[-1] // (4 * SIDE))
+    return np.ascontiguousarray(images[..., ::step, ::step])
+
+
+def _shrunk(values: np.ndarray) -> np.ndarray:
+    """Return the area means of (..., T, T) at SIDE, or the values of what is no larger."""
+    return _area_means(values, min(SIDE, values.shape[-1]))
+
+
+def _area_means(values: np.ndarray, side: int) -> np.ndarray:
+    """Return (..., side, side), each the mean over its share of the area of (..., H, H)."""
+    size = values.shape[-1]
+    if size == side:
+        return values
+    borders = np.linspace(0, size, side + 1)
+    pixels = np.arange(size)
+    overlap = np.minimum(borders[1:, None], pixels + 1) - np.maximum(borders[:-1, None], pixels)
+    weights = (overlap.clip(0) * side / size).astype(np.float32)
+    means: np.ndarray = weights @ (values @ weights.T)
+    return means
+
+
+def _luma(thinned: np.ndarray) -> np.ndarray:
+    """Return the brightness, (n, T, T) float32 in 0..255, of (n, C, T, T)."""
+    if thinned.shape[1] == 1:
+        return thinned[:, 0].astype(np.float32)
+    return np.einsum("nchw,c->nhw", thinned.astype(np.float32), _LUMA, optimize=True)
+
+
+def _edges(thinned: np.ndarray) -> np.ndarray:
+    """Return how much neighbours differ in the channel that differs most, CLEAR_EDGE at most, (n, 2, S, S) float32.
+
+    Recolouring changes how strong edges are, but seldom where they are.
+    """
+    edges = np.zeros((len(thinned), 2, *thinned.shape[2:]), np.float32)
+    left, right, upper, lower = thinned[..., :-1], thinned[..., 1:], thinned[..., :-1, :], thinned[..., 1:, :]
+    edges[:, 0, :, 1:] = (np.maximum(left, right) - np.minimum(left, right)).max(1)
+    edges[:, 1, 1:, :] = (np.maximum(upper, lower) - np.minimum(upper, lower)).max(1)
+    return _shrunk(np.minimum(edges, CLEAR_EDGE))
+
+
+def _moved(luma: np.ndarray, mirrored: bool, dy: int, dx: int) -> np.ndarray:
+    """Return (n, T, T) mirrored, and shifted with its border repeated."""
+    border = max(abs(dy), abs(dx))
+    padded = np.pad(luma[..., ::-1] if mirrored else luma, ((0, 0), (border, border), (border, border)), "edge")
+    side = luma.shape[-1]
+    return padded[:, border + dy : border + dy + side, border + dx : border + dx + side]
+
+
+def _box_means(values: np.ndarray) -> np.ndarray:
+    """Return the means of all 2x2 windows of (n, T, T)."""
+    rows = values[:, 1:] + values[:, :-1]
+    means: np.ndarray = (rows[..., 1:] + rows[..., :-1]) / 4
+    return means
+
+
+def _luma_digest(luma: np.ndarray) -> np.ndarray:
+    """Return (n, 64) means of areas."""
+    return _area_means(luma, DIGEST_SIDE).reshape(len(luma), -1) - 128
+
+
+def _edge_digest(edges: np.ndarray) -> np.ndarray:
+    """Return (n, 64) means of areas, an edge counted to the pixels on both of its sides, of mean 0 and length 1."""
+    both = edges.sum(1)
+    both[..., :-1] += edges[:, 0, :, 1:]
+    both[..., :-1, :] += edges[:, 1, 1:, :]
+    return _normalised(_area_means(both, DIGEST_SIDE))
+
+
+def _normalised(values: np.ndarray) -> np.ndarray:
+    """Return (n, D), each row of mean 0 and length 1; 0 where nothing varies."""
+    flat = values.reshape(len(values), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    scaled: np.ndarray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
+    return scaled
+
+
+def _extended(digests: np.ndarray, is_query: bool) -> np.ndarray:
+    """Return digests whose inner products, query by other, are minus half their squared distance."""
+    halves = -np.square(digests).sum(1, keepdims=True) / 2
+    ones = np.ones_like(halves)
+    return np.concatenate([digests, ones, halves] if is_query else [digests, halves, ones], axis=1)

@@ -1,0 +1,101 @@
+"""What is said of held-out images that are nearly training images, and of mirroring that nobody asked for."""
+
+import pytest
+
+from made_up_run import write_made_up_run
+from openddpm.analysis.checks import check_plan
+from openddpm.analysis.data_checks import seen_characters
+from openddpm.analysis.verdict import judge
+from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.schema import DataRecord, NearDuplicateRecord, RunRecord
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A healthy run."""
+    return read_run_folder(write_made_up_run(tmp_path_factory.mktemp("runs") / "run"))
+
+
+def with_near(run: RunRecord, number: int | None, compared: int | None = 512) -> RunRecord:
+    """Return the run with so many near duplicates across its split."""
+    found = {"num_near_duplicates": number, "num_compared": compared}
+    return run.model_copy(update={"dataset": run.dataset.model_copy(update=found)})
+
+
+def flipping(run: RunRecord, source: str, chosen: list[str] | None, random_flip: bool = True) -> RunRecord:
+    """Return the run with its mirroring and how it came about."""
+    dataset = run.dataset.model_copy(update={"source": source})
+    config = {**run.config, "random_flip": random_flip}
+    return run.model_copy(update={"dataset": dataset, "config": config, "chosen_options": chosen})
+
+
+@pytest.mark.parametrize(
+    ("number", "severity"), [(None, None), (0, None), (4, "note"), (11, "warning"), (300, "warning")]
+)
+def test_near_duplicates_across_the_split_are_told(record: RunFolder, number: int | None, severity: str | None) -> None:
+    """The doctor tells of them by count and share, and warns from 2 % on; then the verdict's evidence does, too."""
+    run = with_near(record.run, number)
+    pairs = [NearDuplicateRecord(heldout="a.png", train="b.png", how="mirrored")]
+    data = DataRecord(num_images=6000, counts={}, images=[], near_duplicates=pairs)
+    found = {finding.name: finding for finding in check_plan(run, data)}.get("near_duplicates")
+    assert (None if found is None else found.severity) == severity
+    if found is not None:
+        assert f"{number} of 512" in found.what and f"{number / 512:.1%}" in found.what  # type: ignore[operator]
+        assert "a.png" in found.what and "b.png" in found.what and found.images == ("a.png",)
+    verdict = judge(run, record.metrics, record.evaluations, record.rulers)
+    (evidence,) = [one for one in verdict.evidence if one.name == "near_duplicates"] or [None]
+    assert (evidence is not None) == (severity == "warning")
+    if evidence is not None:
+        assert evidence.kind == "warning" and f"{number} of 512" in evidence.text
+        assert evidence.value == pytest.approx(number / 512)  # type: ignore[operator]
+
+
+def test_held_out_images_that_were_not_compared_are_told(record: RunFolder) -> None:
+    """Where there are more held-out images than are compared, both numbers are given."""
+    run = with_near(record.run, 100, compared=256)
+    (found,) = [finding for finding in check_plan(run, None) if finding.name == "near_duplicates"]
+    assert "100 of 256 held-out images (of 512)" in found.what
+
+
+@pytest.mark.parametrize(
+    ("chosen", "random_flip", "source", "severity"),
+    [
+        (["dataset"], True, "photos", "note"),
+        (["dataset"], True, "ylecun/mnist", "warning"),
+        (["dataset", "random_flip"], True, "ylecun/mnist", None),
+        (["dataset", "random_flip"], False, "ylecun/mnist", None),
+        (None, True, "ylecun/mnist", None),
+    ],
+)
+def test_mirroring_by_default_is_told(
+    record: RunFolder, chosen: list[str] | None, random_flip: bool, source: str, severity: str | None
+) -> None:
+    """It is a note where mirroring was not chosen, a warning where names tell of characters, and nothing elsewhere."""
+    found = {finding.name: finding for finding in check_plan(flipping(record.run, source, chosen, random_flip), None)}
+    assert (found["mirroring"].severity if "mirroring" in found else None) == severity
+    assert severity is None or "--no-random_flip" in found["mirroring"].todo
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "are_seen"),
+    [
+        ("data/faces", [str(number) for number in range(10)], True),
+        ("data/faces", list("abcxyz"), True),
+        ("data/faces", ["one", "two", "three"], True),
+        ("data/faces", ["0", "1"], False),  # no and yes
+        ("data/faces", [str(number) for number in range(43)], False),  # numbered classes
+        ("data/faces", ["a", "b", "cat"], False),
+        ("/home/me/EMNIST", [], True),
+        ("fonts/", [], True),
+        ("runs/my_digits-28.zip", [], True),
+        ("svhn_cropped", [], True),
+        ("/home/mnist/photos", [], False),
+        ("zalando/fashion_mnist", [], False),
+        ("me/pokemon-text-to-image", [], False),
+        ("textures", [], False),
+        ("game-characters", [], False),
+    ],
+)
+def test_characters_are_known_by_names(source: str, classes: list[str], are_seen: bool) -> None:
+    """Single characters or numerals as classes, or a telling name of the data set, and no others."""
+    assert bool(seen_characters(source, classes)) == are_seen
