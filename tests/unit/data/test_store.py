@@ -131,7 +131,7 @@ def test_gray_among_colour_becomes_colour(
     assert found.data.counts["gray to colour"] == 5
     assert {finding.path for finding in found.data.images} == {finding.path for finding in forced.data.images}
     assert found.data.pixel_mean == forced.data.pixel_mean
-    assert {path.name for path in tmp_path.glob("decoded/*/*")} == {"images.uint8", "store.json"}
+    assert {path.name for path in tmp_path.glob("decoded/*/*")} == {"images.uint8", "names.utf8", "store.json"}
 
 
 def test_gray_and_the_same_in_colour_are_duplicates(tmp_path: Path) -> None:
