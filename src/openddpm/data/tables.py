@@ -32,7 +32,8 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     Raises:
         UserError: a file is damaged, or has no such column.
     """
-    num_rows, column, label_names = 0, "", ()
+    num_rows, column = 0, ""
+    label_names: tuple[str, ...] = ()
     for path in paths:
         with _open_parquet(path) as file:
             schema = file.schema_arrow
