@@ -158,6 +158,7 @@ def test_a_signal_costs_one_batch(
     """What was made before a signal stays; the same command makes the rest alone, and all is as if left alone."""
     assert cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "whole").status == 0
     command = ("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "stopped")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background has it ignored
     with monkeypatch.context() as patch:
         before_batch(patch, 2, lambda: os.kill(os.getpid(), sent))
         outcome = cli(*command)

@@ -151,9 +151,12 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
     repair = "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share."
     fetch = "Fetch the files that Git LFS pointers stand for: run git lfs pull in the data set's folder."
     if refused and not data.num_images:
-        found = (
-            f"none of the {num_judged} image{'s' * (num_judged != 1)} in '{name}' can be used:\n{_examples(refused)}"
+        none = (
+            f"none of the {num_judged} images in '{name}' can"
+            if num_judged > 1
+            else f"the only image in '{name}' cannot"
         )
+        found = f"{none} be used:\n{_examples(refused)}"
         raise UserError(
             found, fetch if num_pointers else _range_todo(data) or "Check that this is the data set you mean."
         )

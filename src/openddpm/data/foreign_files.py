@@ -48,10 +48,10 @@ def refusal_of_foreign(path: Path) -> UserError | None:
     for suffixes, (what, way) in _WAYS.items():
         if path.suffix.lower() in suffixes:
             return UserError(f"'{as_text(path)}' is no data set that can be read: {what}", way)
-    return _refusal_of_pickle(path)
+    return _refusal_of_objects(path)
 
 
-def _refusal_of_pickle(path: Path) -> UserError | None:
+def _refusal_of_objects(path: Path) -> UserError | None:
     """Return the same of a pickle under any name, such as CIFAR's data_batch_1."""
     try:
         with path.open("rb") as file:
