@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from openddpm.config import DataOptions
-from openddpm.data.array_files import is_array_file
 from openddpm.data.array_source import array_source
 from openddpm.data.decode import Preprocessing, decode_image
 from openddpm.data.sources import ImageSource
