@@ -224,7 +224,7 @@ WRONG_SETS: dict[str, tuple[Callable[[Path], object], dict[str, str], list[str]]
     "only bad images": (
         lambda path: write(path / "a.jpg", b"<html>"),
         {"max_refused_share": "1"},
-        ["none of the 1 images", "a.jpg: not an image"],
+        ["none of the 1 image in", "a.jpg: not an image"],
     ),
     "empty table": (lambda path: write_parquet(path, image=pa.array([], pa.binary())), {}, ["no images in"]),
     "torn table": (lambda path: write(path, b"PAR1 torn PAR1"), {}, ["cannot be read"]),
