@@ -44,7 +44,12 @@ def test_images_that_training_would_accept(cli: Cli, folder: Path, tmp_path: Pat
     assert outcome.out.splitlines()[0] == f"{folder}: 40 images, seen at 8x8 pixels"
     stated = dict(line.split(maxsplit=1) for line in outcome.out.splitlines()[2:7])
     assert stated.pop("brightness").startswith("0 to 228, mean ")
-    assert stated == {"usable": "40", "duplicates": "1", "channels": "colour", "originals": "20x16"}
+    assert stated == {
+        "usable": "40",
+        "duplicates": "1, kept (--duplicates drop leaves them out)",
+        "channels": "colour",
+        "originals": "20x16",
+    }
     assert outcome.out.splitlines()[-2:] == ["Training would accept these images.", f"page: {page}"]
     assert page.read_text("utf-8").startswith("<!doctype html>")
 

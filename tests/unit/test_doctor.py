@@ -31,7 +31,7 @@ def examined(folder: Path, **options: Any) -> Examination:
 
 def severities(examination: Examination) -> dict[str, str]:
     """Return what was found, but for what is true of every tiny run."""
-    tiny = {"memorising", "heldout", "length", "previews"}
+    tiny = {"memorising", "heldout", "length", "previews", "mirroring", "near_duplicates"}  # four fields, recoloured
     return {finding.name: finding.severity for finding in examination.findings if finding.name not in tiny}
 
 

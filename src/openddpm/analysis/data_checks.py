@@ -211,7 +211,7 @@ def seen_characters(source: str, class_names: Sequence[str]) -> str:
     name = source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     words = re.sub("text[-_ ]?(to|2)[-_ ]|fashion[-_ ]?mnist", "", name.lower())
     found = CHARACTER_NAMES.search(words)
-    return f"the data set's name says '{found[0].strip('-_ .')}'" if found else ""
+    return f"the data set's name says '{found[2] or found[0]}'" if found else ""
 
 
 def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:

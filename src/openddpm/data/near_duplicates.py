@@ -7,6 +7,7 @@ says.
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_DIFFERENCE = 15.0  # of brightness, 0..255, anywhere; measured: JPEG of qual
 MAX_CONTRAST_SHARE = 0.5  # of the image's standard deviation: faint images differ by less
 CLEAR_EDGE = 24  # of 255; measured: 10, 40, and roots of how much neighbours differ tell less well
 MIN_EDGE_CORRELATION = 0.996  # measured: of 512 different faces 4 or 5 reach it, of recoloured ones 98 %
+COMMON_SHARE, COMMON_CORRELATION = 0.25, 0.95  # assumed: of training images, by digest; then all have one layout
 CHUNK_IMAGES, CHUNK_BYTES = 2048, 2**25  # assumed
 BLOCK_QUERIES = 64  # assumed: 512 pairs of images at once
 
@@ -101,12 +103,12 @@ def find_near_duplicates(
     if len(heldout) > MAX_HELDOUT:
         heldout = heldout[np.linspace(0, len(heldout) - 1, MAX_HELDOUT).astype(int)]
     queries = _Queries(images[heldout])
-    alike, recoloured = _candidates(images, train, queries, quiet)
+    alike, recoloured, has_own_layout = _candidates(images, train, queries, quiet)
     found: dict[int, NearDuplicate] = {}
     for start in range(0, len(heldout), BLOCK_QUERIES):
         block = np.arange(start, min(start + BLOCK_QUERIES, len(heldout)))
         for number, twin, how in (
-            *queries.recoloured(block, images, recoloured[block]),
+            *queries.recoloured(own := block[has_own_layout[block]], images, recoloured[own]),
             *queries.alike(block, images, alike[block]),  # last, as it says more
         ):
             found[number] = NearDuplicate(int(heldout[number]), twin, how)
@@ -159,7 +161,8 @@ class _Queries:
         self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray
     ) -> Iterator[tuple[int, int, str]]:
         """Yield (query, image, how) where both have their edges at the same places; arguments as for `alike`."""
-        theirs = _normalised(_edges(_thinned(images[candidates.ravel()]))).reshape(*candidates.shape, -1)
+        edges = _edges(_thinned(images[candidates.ravel()]))
+        theirs = _normalised(edges).reshape(*candidates.shape, self._edges[0].shape[1])
         likeness = np.stack([np.einsum("bd,bkd->bk", ours[block], theirs) for ours in self._edges], 1)
         for number, row, indices in zip(block, likeness, candidates, strict=True):
             is_mirrored, best = np.unravel_index(row.argmax(), row.shape)
@@ -167,13 +170,22 @@ class _Queries:
                 yield int(number), int(indices[best]), "mirrored and recoloured" if is_mirrored else "recoloured"
 
 
-def _candidates(images: np.ndarray, train: np.ndarray, queries: _Queries, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training images nearest to each query by brightness, and by edges: each (n, NUM_CANDIDATES)."""
+def _candidates(
+    images: np.ndarray, train: np.ndarray, queries: _Queries, quiet: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the training images nearest to each query.
+
+    Returns:
+        by brightness, and by edges, indices of (n, NUM_CANDIDATES) each; whether a query's edges are no layout that
+        much of the set has, (n,).
+    """
     luma_queries = [_extended(digest, is_query=True) for digest in queries.luma_digests]
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // images[0].size))
     nearest = [_Nearest(len(luma_queries[0])), _Nearest(len(luma_queries[0]))]
+    num_common = np.zeros(len(luma_queries[0]), int)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress:
         task = progress.add_task("looking for near duplicates", total=len(train))
         for start in range(0, len(train), size):
             chunk = train[start : start + size]
@@ -184,8 +196,9 @@ def _candidates(images: np.ndarray, train: np.ndarray, queries: _Queries, quiet:
                 for query in ours[1:]:
                     np.maximum(best, query @ theirs.T, out=best)
                 kept.add(best, chunk)
+            num_common += (best >= COMMON_CORRELATION).sum(1)
             progress.advance(task, len(chunk))
-    return nearest[0].indices, nearest[1].indices
+    return nearest[0].indices, nearest[1].indices, num_common <= COMMON_SHARE * len(train)
 
 
 class _Nearest:
@@ -278,7 +291,7 @@ def _edge_digest(edges: np.ndarray) -> np.ndarray:
 
 def _normalised(values: np.ndarray) -> np.ndarray:
     """Return (n, D), each row of mean 0 and length 1; 0 where nothing varies."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     flat = flat - flat.mean(1, keepdims=True)
     scaled: np.ndarray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
     return scaled
