@@ -31,8 +31,8 @@ class DataOptions(_Options):
     dataset_config: str | None = None
     """Configuration of a Hub data set that has several."""
     dataset_split: str = "train"
-    """Split to train on: of a Hub or a saved data set, or of a folder or zip whose sub-folders or tables are named
-    train, test, val and the like, in any spelling; other sub-folders by their names."""
+    """Split to train on: of a Hub or a saved data set, or of a folder, zip or tar whose sub-folders, tables or arrays
+    are named train, test, val and the like, in any spelling; other sub-folders by their names."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
     image_column: str | None = None
@@ -51,7 +51,7 @@ class DataOptions(_Options):
     """Colour put behind transparent pixels and around padded images, by name or as #rrggbb."""
     pixel_range: tuple[float, float] | None = None
     """Values that become black and white in images of more than 8 bits, signed or floating-point ones: 0 4095, or -1000
-    3000 (default: 0 65535, and signed and floating-point images are refused)."""
+    3000 (default: 0 65535; signed and floating-point images, and such arrays, are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
     """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
     duplicates: Literal["keep", "drop"] = "keep"

@@ -223,7 +223,7 @@ def test_missing_parts_are_listed(hub: HubStandIn, command: Command, flags: Flag
 
 
 def test_splits_of_the_hub_have_several_spellings(hub: HubStandIn, command: Command, tmp_path: Path) -> None:
-    """`--dataset_split val` finds the split validation of the Hub, and what the other splits hold is counted."""
+    """`--dataset_split val` finds the split validation of the Hub or its cache; other splits' images are counted."""
     files = {
         f"data/{name}-00000-of-00001.parquet": parquet_bytes(num) for name, num in (("train", 6), ("validation", 4))
     }
@@ -236,6 +236,11 @@ def test_splits_of_the_hub_have_several_spellings(hub: HubStandIn, command: Comm
     assert data["num_images"] == 4
     assert [(one["count"], one["is_data"]) for one in data["left_out"]] == [(6, False)]
     assert "'train'" in data["left_out"][0]["reason"]
+    hub.failures["/api/"] = 503
+    asked = ("inspect", "huggan/splits", "--resolution", "8", "--json", "--page", tmp_path / "page.html")
+    offline = command(*asked, "--dataset_split", "valid")
+    assert json.loads(offline["out"])["num_images"] == 4
+    assert_one_message(command(*asked, "--dataset_split", "dev"), "'dev' is not there", "known: train, validation")
 
 
 def test_data_sets_made_by_a_program_are_told_with_the_way_on(

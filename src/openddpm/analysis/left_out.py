@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from openddpm.analysis.finding import Finding
 from openddpm.analysis.text import count, number_of
-from openddpm.record.schema import DataRecord
+from openddpm.record.schema import DataRecord, LeftOut
 
 MAX_LINES = 6
 
@@ -19,12 +19,17 @@ def is_more_than_taken(data: DataRecord) -> bool:
     return num_meant(data) > data.num_images
 
 
+def to_tell(data: DataRecord) -> list[LeftOut]:
+    """Return what people are told of: all but texts."""
+    return [one for one in data.left_out if not one.is_text]
+
+
 WARNING = "more was left out than taken: check that this is the data set you mean"
 
 
 def headline(data: DataRecord) -> str:
     """Return what the lines are about."""
-    num_left_out = sum(one.count for one in data.left_out)
+    num_left_out = sum(one.count for one in to_tell(data))
     return f"left out, beside {number_of(data.num_images, 'image')}: {count(num_left_out)}"
 
 
@@ -34,9 +39,10 @@ def lines(data: DataRecord, max_lines: int = MAX_LINES) -> list[tuple[str, bool]
     Returns:
         the line, and whether it is of what may be images that were meant.
     """
-    shown = data.left_out if len(data.left_out) <= max_lines else data.left_out[: max_lines - 1]
+    reasons = to_tell(data)
+    shown = reasons if len(reasons) <= max_lines else reasons[: max_lines - 1]
     told = [(f"{count(one.count):>7}  {one.reason}", one.is_data) for one in shown]
-    if rest := data.left_out[len(shown) :]:
+    if rest := reasons[len(shown) :]:
         num_rest = count(sum(one.count for one in rest))
         told.append((f"{num_rest:>7}  for {number_of(len(rest), 'other reason')}", any(one.is_data for one in rest)))
     return told
@@ -44,7 +50,7 @@ def lines(data: DataRecord, max_lines: int = MAX_LINES) -> list[tuple[str, bool]
 
 def check_left_out(data: DataRecord) -> Iterator[Finding]:
     """Check whether the source holds more than was taken of it."""
-    if not data.left_out:
+    if not to_tell(data):
         return
     named = "; ".join(line.strip() for line, _ in lines(data))
     if is_more_than_taken(data):

@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import math
-import re
 import struct
 import zipfile
 from collections.abc import Generator, Iterator
@@ -14,14 +13,14 @@ from typing import IO, cast
 import numpy as np
 from numpy.lib import format as npy_format
 
-from openddpm.data.zip_source import HARMLESS_BYTES, KNOWN_METHODS, MAX_SHRINKAGE
+from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, damage_named
+from openddpm.data.array_layout import layouts_of
+from openddpm.data.zip_source import KNOWN_METHODS
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
 _NPY, _GZIP, _ZIP = b"\x93NUMPY", b"\x1f\x8b", b"PK\3\4"
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # yann.lecun.com/exdb/mnist
-_IDX_NAME = re.compile(r"[.-]idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$", re.IGNORECASE)
-_CIFAR_NAME = re.compile(r"(data_batch_\d+|test_batch|train|test)\.bin", re.IGNORECASE)
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_LABELS = ((10,), (20, 100))  # classes of the labels before each image: CIFAR-10; CIFAR-100, coarse and fine
 _CHECKED_ROWS = 256  # of a CIFAR file: other files of that size have other bytes where its labels stand
@@ -40,6 +39,11 @@ class ArrayFile:
     """Bytes before the first number, in the file or in its member."""
     skipped: int = 0
     """Bytes before each entry along the first axis: CIFAR's labels."""
+
+    @property
+    def may_be_images(self) -> bool:
+        """Whether it has the shape of images: (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+        return len(self.shape) == 3 or (len(self.shape) == 4 and bool(layouts_of(self.shape[1:])))
 
     def entries(self) -> Generator[np.ndarray, None, None]:
         """Yield the array's entries along its first axis.
@@ -76,30 +80,6 @@ def open_arrays(path: Path) -> list[ArrayFile]:
         if _idx_start(path):
             return [_checked(_idx_header(path), path.stat().st_size)]
         return _cifar_header(path)
-
-
-def is_array_file(path: Path) -> bool:
-    """Whether a file is one of arrays, by its name, or for idx and CIFAR files by name and content."""
-    if path.suffix.lower() in (".npy", ".npz"):
-        return True
-    try:
-        if _IDX_NAME.search(path.name):
-            return _idx_start(path) is not None
-        return bool(_CIFAR_NAME.fullmatch(path.name) and _cifar_header(path))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-        return False
-
-
-@contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        found = f"'{as_text(path)}' cannot be read: {as_text(str(error) or type(error).__name__)}"
-        raise UserError(found, "Make or download it again.") from error
 
 
 @contextlib.contextmanager

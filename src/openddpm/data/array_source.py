@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from openddpm.config import DataOptions
+from openddpm.data import splits
 from openddpm.data.array_files import ArrayFile, open_arrays
 from openddpm.data.array_layout import CHANNELS, Layout, layouts_of, refusal_of
 from openddpm.data.decode import MAX_PIXELS, EncodedImage
 from openddpm.data.image_source import ImageSource, digest_files
-from openddpm.data.member_splits import group, of_split, split_in
+from openddpm.data.left_out import LeftOutCounts
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
-from openddpm.record.schema import LeftOut
 
 NUM_SAMPLED = 64  # images whose values are named where they are no pixels
 MAX_NAMED = 8  # arrays in a message
@@ -26,97 +27,134 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """Return the images in files of arrays, file after file.
 
     An array of shape (N, H, W), (N, H, W, C) or (N, C, H, W) is N images; of a file of several arrays the one that
-    can be images is taken, or the one that --image_column or the split names.
+    can be images is taken, or the one that --image_column or the split names. Files whose names differ by more than
+    numbers are no parts of one data set.
 
     Raises:
-        UserError: a file is damaged, holds no such array or several, or its numbers are no 8-bit pixels.
+        UserError: a file is damaged, holds no such array or several, or its numbers are no 8-bit pixels and there is
+            no --pixel_range.
     """
-    where = as_text(options.dataset) or "the data set"
-    paths, left_out = _unpacked(paths)
-    stacks: list[tuple[ArrayFile, Layout]] = []
-    split = None
-    labelled = [(path.name, split_in(path.name), path) for path in paths if not _holds_labels(path)]
-    if labels := [path.name for path in paths if _holds_labels(path)]:
-        if not labelled:
-            raise UserError(f"'{where}' holds labels, not images", "Give the file of images, such as ...-idx3-ubyte.")
-        left_out.append(group("files of labels", labels, False))
-    chosen, split, others = of_split(labelled, options.dataset_split, where)
-    left_out += others
-    for path in chosen:
-        arrays = open_arrays(path)
-        array, split_of_array, others = _choose(arrays, path, options)
-        stacks.append((array, _layout(array)))
-        split = split or split_of_array
-        left_out += others
-    digest = digest_files(chosen) + "".join(array.name for array, _ in stacks)
+    where, left_out = as_text(options.dataset) or "the data set", LeftOutCounts()
+    opened = {path: open_arrays(path) for path in _image_files(paths, where, left_out)}
+    holding = [path for path, arrays in opened.items() if any(array.may_be_images for array in arrays)]
+    for path in opened:
+        if holding and path not in holding:
+            shape = opened[path][0].shape if opened[path] else ()
+            reason = f"array files of another shape than images: {shape}" if shape else "array files without arrays"
+            left_out.add(reason, [path.name], is_data=len(shape) > 1)
+    if not splits.alike_but_for_numbers(path.name for path in holding):
+        raise _several(where, holding, opened)
+    chosen = [(path, *_choose(opened[path], path, options, left_out)) for path in holding or opened]
+    stacks = [(array, _layout(array, options)) for _, array, _ in chosen]
+
+    root = os.path.commonpath([path.parent for path, _, _ in chosen])
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for array, layout in stacks:
-            stem = f"{array.path.name} {array.name}".strip()
+            stem = f"{array.path.relative_to(root)} {array.name}".strip()
             with contextlib.closing(array.entries()) as entries:
                 for index, entry in enumerate(entries):
                     yield as_text(f"{stem} {index}"), entry.transpose(1, 2, 0) if layout == "CHW" else entry
 
-    num_items = sum(array.shape[0] for array, _ in stacks)
-    return ImageSource(where, digest, num_items, items, split=split, left_out=tuple(left_out))
+    return ImageSource(
+        where,
+        digest_files([path for path, _, _ in chosen]) + "".join(array.name for array, _ in stacks),
+        sum(array.shape[0] for array, _ in stacks),
+        items,
+        split=next((split for _, _, split in chosen if split), None),
+        left_out=left_out.listed(),
+    )
 
 
-def _unpacked(paths: Sequence[Path]) -> tuple[list[Path], list[LeftOut]]:
-    """Return the files, without packed ones that lie beside what they unfold to."""
-    packed = [path for path in paths if path.suffix.lower() == ".gz" and path.with_suffix("") in paths]
-    left_out = [group("packed copies of files beside them", [path.name for path in packed], False)] if packed else []
-    return [path for path in paths if path not in packed], left_out
+def count_images(path: Path) -> int:
+    """Return how many images a file of arrays holds beyond the one that it is packed from, 1 if that cannot be told."""
+    if _is_packed_copy(path):
+        return 0
+    try:
+        return sum(array.shape[0] for array in open_arrays(path) if array.may_be_images)
+    except (UserError, OSError):
+        return 1
 
 
-def _holds_labels(path: Path) -> bool:
-    return re.search(r"[.-]idx1-ubyte(\.gz)?$", path.name, re.IGNORECASE) is not None
+def _image_files(paths: Sequence[Path], where: str, left_out: LeftOutCounts) -> list[Path]:
+    """Return the files without those of labels, and without packed ones that lie beside what they unfold to."""
+    packed = set(filter(_is_packed_copy, paths)) if len(paths) > 1 else set()
+    left_out.add("packed copies of files beside them", [path.name for path in paths if path in packed], is_data=False)
+    labels = [path for path in paths if re.search(r"[.-]idx1-ubyte(\.gz)?$", path.name, re.IGNORECASE)]
+    left_out.add("files of labels", [path.name for path in labels if path not in packed], is_data=False)
+    if len(labels) == len(paths):
+        raise UserError(f"'{where}' holds labels, not images", "Give the file of images, such as ...-idx3-ubyte.")
+    return [path for path in paths if path not in packed and path not in labels]
 
 
-def _may_be_images(array: ArrayFile) -> bool:
-    if len(array.shape) == 4:
-        return bool(layouts_of(array.shape[1:]))
-    return len(array.shape) == 3
+def _is_packed_copy(path: Path) -> bool:
+    """Whether what a file unfolds to lies beside it."""
+    return path.suffix.lower() == ".gz" and path.with_suffix("").is_file()
 
 
-def _choose(arrays: list[ArrayFile], path: Path, options: DataOptions) -> tuple[ArrayFile, str | None, list[LeftOut]]:
-    """Return the array of images in a file, the split that its name tells, and what else is there."""
-    where = f"'{as_text(path)}'"
+def _several(where: str, paths: Sequence[Path], opened: dict[Path, list[ArrayFile]]) -> UserError:
+    """Return the error that asks which of several files is meant."""
+    listed = ", ".join(f"{as_text(path.name)} {opened[path][0].shape}" for path in paths[:MAX_NAMED])
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    return UserError(
+        f"'{where}' holds several array files that can be images: {listed}{more}",
+        f"Give the one to train on: --dataset '{as_text(paths[0])}'. Parts of one data set are named by numbers alone, "
+        "such as images-0.npy, images-1.npy.",
+    )
+
+
+def _choose(
+    arrays: list[ArrayFile], path: Path, options: DataOptions, left_out: LeftOutCounts
+) -> tuple[ArrayFile, str | None]:
+    """Return the array of images in a file, and the split that its name tells."""
+    where = as_text(path)
     if not arrays:
-        raise UserError(f"{where} holds no array that can be read", f"It takes {_EXPECTED}.")
-    if len(arrays) == 1:
-        return arrays[0], None, []
-    split: str | None = None
-    left_out: list[LeftOut] = []
-    if options.image_column is not None:
-        asked = [array for array in arrays if array.name == options.image_column]
-        if not asked:
-            found = f"{where} holds no array '{as_text(options.image_column)}'"
+        raise UserError(f"'{where}' holds no array that can be read", f"It takes {_EXPECTED}.")
+    split, place_of = None, {}
+    if options.image_column is not None and arrays[0].name:
+        candidates = [array for array in arrays if array.name == options.image_column]
+        if not candidates:
+            found = f"'{where}' holds no array '{as_text(options.image_column)}'"
             raise UserError(found, closest(options.image_column, [as_text(array.name) for array in arrays]))
-        candidates = asked
+    elif len(arrays) == 1:
+        candidates = arrays
     else:
-        candidates = [array for array in arrays if _may_be_images(array)]
+        candidates = [array for array in arrays if array.may_be_images]
         candidates = [array for array in candidates if array.dtype == np.uint8] or candidates
-        named = [(array.name, split_in(array.name), array) for array in candidates]
-        candidates, split, left_out = of_split(named, options.dataset_split, where)
-        left_out = [entry.model_copy(update={"count": _num_images(entry.examples, arrays)}) for entry in left_out]
+        place_of = splits.splits_among(array.name for array in candidates)
+    if place_of:
+        candidates, split = _of_split(candidates, place_of, where, options, left_out)
+    elif splits.split_of(options.dataset_split) != splits.DEFAULT_SPLIT:
+        splits.check_split(options, splits.named_in(path.name), f"'{where}'")
     if len(candidates) != 1:
         listed = ", ".join(f"{as_text(array.name)} {array.shape}" for array in (candidates or arrays)[:MAX_NAMED])
-        found = f"{where} holds {'several arrays' if candidates else 'no array'} that can be images: {listed}"
+        found = f"'{where}' holds {'several arrays' if candidates else 'no array'} that can be images: {listed}"
         raise UserError(found, "Choose one: --image_column NAME." if candidates else f"It takes {_EXPECTED}.")
-    known = {candidates[0].name, *(name for entry in left_out for name in entry.examples)}
-    if rest := [array.name for array in arrays if array.name not in known]:
-        left_out.append(group("other arrays", rest, False))
-    return candidates[0], split, left_out
+    others = [array.name for array in arrays if array is not candidates[0] and array.name not in place_of]
+    left_out.add("other arrays", others, is_data=False)
+    return candidates[0], split
 
 
-def _num_images(names: Sequence[str], arrays: list[ArrayFile]) -> int:
-    return sum(array.shape[0] for array in arrays if as_text(array.name) in names)
+def _of_split(
+    candidates: list[ArrayFile], place_of: dict[str, str], where: str, options: DataOptions, left_out: LeftOutCounts
+) -> tuple[list[ArrayFile], str]:
+    """Return the arrays of the split that is asked for, and what it is called."""
+    wanted = splits.split_of(options.dataset_split)
+    counts = {array.name: array.shape[0] for array in candidates if array.name in place_of}
+    if wanted not in place_of.values():
+        num_by_split = {place_of[name]: number for name, number in counts.items()}
+        raise splits.no_such_split(where, options.dataset_split, num_by_split)
+    for name, number in counts.items():
+        if place_of[name] != wanted:
+            reason = f"split '{place_of[name]}': --dataset_split chooses one"
+            left_out.add(reason, [name], is_data=False, count=number)
+    return [array for array in candidates if place_of.get(array.name) == wanted], wanted
 
 
 _EXPECTED = "uint8 images as an array (N, H, W), (N, H, W, C) or (N, C, H, W), with 1, 3 or 4 channels"
 
 
-def _layout(array: ArrayFile) -> Layout:
+def _layout(array: ArrayFile, options: DataOptions) -> Layout:
     """Return how each image of an array lies in it, once it is known to be images of 8 bits."""
     what = f"'{as_text(array.path)}'" + (f", array '{as_text(array.name)}'," if array.name else "")
     shape = array.shape
@@ -131,13 +169,10 @@ def _layout(array: ArrayFile) -> Layout:
         raise UserError(f"{what} has the shape {shape}", f"It takes {_EXPECTED}: numpy.save(FILE, x.reshape(...)).")
     if shape[1] * shape[2] * (shape[3] if len(shape) == 4 else 1) > 4 * MAX_PIXELS:
         raise UserError(f"{what} has images of {shape[1:]}", f"The limit is {MAX_PIXELS:,} pixels.")
+    if options.pixel_range is not None and array.dtype.kind in "iuf" and array.dtype != np.uint8:
+        return layouts[0]
     with contextlib.closing(array.entries()) as entries:
         sample = np.array([[entry.min(), entry.max()] for entry in itertools.islice(entries, NUM_SAMPLED)])
-    reason = refusal_of(array.dtype, sample)
-    if array.dtype == np.uint8 and array.shape[0] and sample.max() == 1:
-        reason = "no values but 0 and 1, nearly black both of 0 to 255", "store x * 255"
-    elif array.dtype != np.uint8 and reason is None:
-        reason = f"{array.dtype} values", "store x.astype('uint8')"
-    if reason is not None:
-        raise UserError(f"{what} holds {reason[0]}", f"Pixels of 8 bits are read: {reason[1]}.")
+    if reason := refusal_of(array.dtype, sample):
+        raise UserError(f"{what} holds {reason[0]}", reason[1])
     return layouts[0]

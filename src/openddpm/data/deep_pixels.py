@@ -66,8 +66,13 @@ def in_8_bits(
 def scaled_array(values: np.ndarray, pixel_range: Range | None, changes: list[str]) -> tuple[np.ndarray, Range | None]:
     """Return an array of other numbers than uint8 as uint8, and its range; as it is where that cannot be."""
     has_known_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
-    if values.dtype.kind not in "iuf" or not has_known_shape or values.size == 0:
+    if values.dtype.kind not in "iuf" or values.size == 0:
         return values, None
+    if pixel_range is None and values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8), None  # as of lists of numbers, which the `datasets` library keeps as int64
+    if not has_known_shape:
+        return values, None
+    _check_finite(values)
     if pixel_range is None:
         raise UnknownRange(f"array of {values.dtype} {values.shape}, expected uint8; numbers", values)
     return _scaled(values, pixel_range, changes)
@@ -75,8 +80,7 @@ def scaled_array(values: np.ndarray, pixel_range: Range | None, changes: list[st
 
 def _scaled(values: np.ndarray, pixel_range: Range | None, changes: list[str]) -> tuple[np.ndarray, Range]:
     """Return numbers of more than 8 bits as uint8, and their range."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise RefusedImage("pixels that are no finite numbers")
+    _check_finite(values)
     if pixel_range is None and not _has_known_white(values):
         kinds = {"f": "floating-point pixels", "i": "signed pixels", "u": "pixels beyond 16 bits"}
         raise UnknownRange(kinds[values.dtype.kind], values)
@@ -85,6 +89,11 @@ def _scaled(values: np.ndarray, pixel_range: Range | None, changes: list[str]) -
     if pixel_range is not None and (raw_range[0] < pixel_range[0] or raw_range[1] > pixel_range[1]):
         changes.append(BEYOND_RANGE)
     return _scaled_to_8_bits(values, pixel_range), raw_range
+
+
+def _check_finite(values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise RefusedImage("pixels that are no finite numbers")
 
 
 def _has_deep_channels(image: Image.Image) -> bool:

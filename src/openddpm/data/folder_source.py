@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
-from openddpm.data.array_source import array_source
+from openddpm.data.array_source import array_source, count_images
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.formats import ARCHIVE_SUFFIXES, HEAD_BYTES, suffix_of
+from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
+from openddpm.data.formats import HEAD_BYTES, suffix_of
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import (
@@ -29,6 +30,7 @@ from openddpm.data.listing import (
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
+from openddpm.data.splits import DEFAULT_SPLIT
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
@@ -63,15 +65,16 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     where = as_text(folder)
     left_out = LeftOutCounts()
     left_out.add("what links beside them lead to", targets, is_data=False)
-    selection = select(entries, options.dataset_split, where, lambda entry: count_rows(entry.file))
+    selection = select(entries, options.dataset_split, where, _count)
     selection.left_out.extend(left_out.listed())
-    candidates = list(_candidates(folder, selection, options))
+    unread: list[Path] = []
+    candidates = list(_candidates(folder, selection, options, unread))
     if not candidates:
         if selection.unlisted:
             unlisted = as_text(selection.unlisted[0].file)
             raise UserError(f"cannot list '{unlisted}', and found no images in '{where}'", "Make it readable.")
-        raise nothing_to_read(f"the folder '{where}'", selection.left_out, " and for tables (.parquet, .arrow)")
-    _check_archives(where, selection)
+        raise nothing_to_read(f"the folder '{where}'", selection)
+    _check_archives(where, selection, unread)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
     for other in rest:
         if chosen.source.num_items < CLEAR_RATIO * other.source.num_items:
@@ -91,14 +94,20 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
 
 
-def _check_archives(where: str, selection: Selection[Path]) -> None:
-    """Check that what is not opened cannot be the data: see check_no_larger_archives."""
+def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Path]) -> None:
+    """Check that what is not opened, or cannot be, is not the data: see check_no_larger_archives."""
     archives = [entry.file for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
+    archives += [path for path in unread if TAR.is_one(PurePosixPath(path))]
     if archives:
         for path in archives:
             check_no_lfs_pointer(path)
-        num_bytes = sum(_size(entry.file) for entry in selection.all_data())
+        num_bytes = sum(_size(entry.file) for entry in selection.all_data() if entry.file not in unread)
         check_no_larger_archives(where, num_bytes, {str(path): _size(path) for path in archives})
+
+
+def _count(entry: Entry[Path]) -> int:
+    """Return how many images a file holds, 1 where that cannot be told quickly."""
+    return count_images(entry.file) if ARRAYS.is_one(entry.path) else count_rows(entry.file)
 
 
 def _size(path: Path) -> int:
@@ -141,10 +150,10 @@ def _is_target(path: Path, linked: set[str]) -> bool:
 
 def _entry(folder: Path, path: Path, is_unlisted_folder: bool = False) -> Entry[Path]:
     relative = PurePosixPath(*path.relative_to(folder).parts)
-    return Entry(relative, path, lambda: _read_head(path), is_unlisted_folder)
+    return Entry(relative, path, lambda: read_head(path), is_unlisted_folder)
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """Return a file's first bytes, none where it is no regular file or cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # to read from a pipe would wait for ever
@@ -155,8 +164,12 @@ def _read_head(path: Path) -> bytes:
         return b""
 
 
-def _candidates(folder: Path, selection: Selection[Path], options: DataOptions) -> Iterator[_Candidate]:
-    """Yield each kind of data that lies there, and count tables that hold no images."""
+def _candidates(
+    folder: Path, selection: Selection[Path], options: DataOptions, unread: list[Path]
+) -> Iterator[_Candidate]:
+    """Yield each kind of data that lies there, count tables that hold no images, and add what fails to `unread`."""
+    if selection.split is not None:  # no file is asked for a split once more
+        options = options.model_copy(update={"dataset_split": DEFAULT_SPLIT})
     present = {kind: [entry.file for entry in selection.by_kind.get(kind.name, [])] for kind in KINDS}
     num_kinds = sum(map(bool, present.values()))
     for kind, paths in present.items():
@@ -180,8 +193,11 @@ def _candidates(folder: Path, selection: Selection[Path], options: DataOptions) 
         except UserError as error:  # features or masks, say, beside the data itself
             if num_kinds == 1 or kind.name in TABLES:
                 raise
-            unread = [str(path.relative_to(folder)) for path in paths]
-            selection.left_out.add(f"{kind.noun}s that cannot be read as images: {error.found}", unread, is_data=True)
+            unreadable = [str(path.relative_to(folder)) for path in paths]
+            selection.left_out.add(
+                f"{kind.noun}s that cannot be read as images: {error.found}", unreadable, is_data=True
+            )
+            unread += paths
         else:
             yield _Candidate(kind.noun, paths, _with_missing_shards(source, paths))
 

@@ -1,67 +1,71 @@
 """Formats that are not read, and the way from each to one that is."""
 
-from pathlib import Path
+from typing import NamedTuple
 
-from openddpm.errors import UserError
-from openddpm.names import as_text
 
-_PICKLE = "a pickle, which is never loaded, since it could run any program"
-_ARRAY = "Where you trust the file, save its images as (N, H, W, C) or (N, C, H, W): "
-_UNPACK = "Unpack it into a folder, or pack it as a zip or tar file."
-_WAYS = {
-    (".pkl", ".pickle", ".p"): (
-        _PICKLE,
-        f"{_ARRAY}numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb')))).",
-    ),
-    (".pt", ".pth", ".ckpt"): (
-        "a pickle of PyTorch, which is never loaded, since it could run any program",
-        f"{_ARRAY}numpy.save('images.npy', torch.load(FILE, weights_only=True).numpy()).",
-    ),
-    (".mat",): (
-        "a MATLAB file",
-        f"{_ARRAY}numpy.save('images.npy', scipy.io.loadmat(FILE)['X'].transpose(3, 0, 1, 2)).",
-    ),
-    (".h5", ".hdf5", ".he5"): ("an HDF5 file", f"{_ARRAY}numpy.save('images.npy', h5py.File(FILE)['images'][:])."),
-    (".tfrecord", ".tfrecords"): (
-        "a TFRecord file",
-        "Write its images as files: for i, r in enumerate(tensorflow.data.TFRecordDataset(FILE)): open(f'{i}.png', "
-        "'wb').write(tensorflow.train.Example.FromString(r.numpy()).features.feature['image'].bytes_list.value[0]).",
-    ),
-    (".lmdb", ".mdb"): (
-        "an LMDB database",
-        "Write its images as files: for i, (_, v) in enumerate(lmdb.open(FOLDER).begin().cursor()): "
-        "open(f'{i}.png', 'wb').write(v).",
-    ),
-    (".beton",): ("an FFCV file", "Give the images from which it was written."),
-    (".safetensors",): (
-        "a safetensors file",
-        "Save its images as uint8 (N, H, W, C): numpy.save('images.npy', safetensors.numpy.load_file(FILE)['images']).",
-    ),
-    (".rar", ".7z", ".zst", ".lz4"): ("an archive of a kind that is not read", _UNPACK),
-    (".mp4", ".avi", ".mov", ".mkv", ".webm"): ("a video", "Write its frames as images: ffmpeg -i FILE frame-%05d.png"),
-    (".csv", ".tsv", ".json", ".jsonl", ".txt"): ("text", "Give the folder, or the table, that holds the images."),
+class NotRead(NamedTuple):
+    """A format that is not read, and the way from it to one that is."""
+
+    what: str
+    way: str
+    recipe: str = ""
+    """How to go that way, where it takes a program of one's own."""
+
+    @property
+    def todo(self) -> str:
+        """Return the way and the recipe as a sentence."""
+        return f"{self.way[0].upper()}{self.way[1:]}{f': {self.recipe}' if self.recipe else ''}."
+
+
+_SAVE = "where you trust it, save its images, (N, H, W, C) or (N, C, H, W), as a .npy file"
+_PICKLE = NotRead(
+    "a pickle, which is never loaded, since it could run any program",
+    _SAVE,
+    "numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb')))). For CIFAR get the binary files, which are "
+    "read: cifar-10-binary.tar.gz, unpacked",
+)
+_TORCH = NotRead(
+    "a pickle of PyTorch, which is never loaded, since it could run any program",
+    _SAVE,
+    "numpy.save('images.npy', torch.load(FILE, weights_only=True).numpy())",
+)
+_MATLAB = NotRead("a MATLAB file", _SAVE, "numpy.save('images.npy', scipy.io.loadmat(FILE)['X'].transpose(3, 0, 1, 2))")
+_HDF5 = NotRead("an HDF5 file", _SAVE, "numpy.save('images.npy', h5py.File(FILE)['images'][:])")
+_TFRECORD = NotRead(
+    "a TFRecord file",
+    "write its images as files",
+    "for i, r in enumerate(tensorflow.data.TFRecordDataset(FILE)): open(f'{i}.png', 'wb').write(tensorflow.train."
+    "Example.FromString(r.numpy()).features.feature['image'].bytes_list.value[0])",
+)
+_LMDB = NotRead(
+    "an LMDB database",
+    "write its images as files",
+    "for i, (_, v) in enumerate(lmdb.open(FOLDER).begin().cursor()): open(f'{i}.png', 'wb').write(v)",
+)
+_SAFETENSORS = NotRead(
+    "a safetensors file", _SAVE, "numpy.save('images.npy', safetensors.numpy.load_file(FILE)['images'])"
+)
+_STREAMED = NotRead("a file of a loader that is not read", "give the images from which it was written")
+_MEDICAL = NotRead("a medical image", "convert it to TIFF or PNG, and give its values as --pixel_range")
+_VIDEO = NotRead("a video", "take pictures out of it first, such as by: ffmpeg -i VIDEO FOLDER/%06d.png")
+_ARCHIVE = NotRead("archives beside or inside of others are not opened", "unpack them, or give one as --dataset")
+_OTHER_ARCHIVE = NotRead("an archive of a kind that is not opened", "unpack it, or pack it as a zip or tar file")
+_CONVERT = NotRead("a format that is not read", "convert it to PNG")
+_MISNAMED = NotRead("a file that is read under a name with this suffix only, and in a folder", "rename it")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".tfrecord", ".tfrecords")
+NOT_READ = {  # suffixes of what may hold images, or be meant as one
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"), _VIDEO),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, _ARCHIVE),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".lz4", ".rar", ".7z"), _OTHER_ARCHIVE),
+    **dict.fromkeys((".pkl", ".pickle", ".p"), _PICKLE),
+    **dict.fromkeys((".pt", ".pth", ".ckpt"), _TORCH),
+    **dict.fromkeys((".h5", ".hdf5", ".he5"), _HDF5),
+    **dict.fromkeys((".tfrecord", ".tfrecords"), _TFRECORD),
+    **dict.fromkeys((".lmdb", ".mdb"), _LMDB),
+    **dict.fromkeys((".beton", ".mds"), _STREAMED),
+    **dict.fromkeys((".dcm", ".nii"), _MEDICAL),
+    **dict.fromkeys((".tga", ".psd", ".ico", ".qoi", ".dds", ".exr", ".hdr", ".svg", ".eps", ".pdf", ".xcf"), _CONVERT),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".dib"), _CONVERT),
+    **dict.fromkeys((".sgi", ".ras", ".xbm", ".xpm", ".icns", ".cur", ".fits", ".jls"), _CONVERT),
+    **{".mat": _MATLAB, ".safetensors": _SAFETENSORS, ".parquet": _MISNAMED},
 }
-
-
-def refusal_of_foreign(path: Path) -> UserError | None:
-    """Return why a file of a known format is not read, and how to make it one that is; None for other files."""
-    for suffixes, (what, way) in _WAYS.items():
-        if path.suffix.lower() in suffixes:
-            return UserError(f"'{as_text(path)}' is no data set that can be read: {what}", way)
-    return _refusal_of_objects(path)
-
-
-def _refusal_of_objects(path: Path) -> UserError | None:
-    """Return the same of a pickle under any name, such as CIFAR's data_batch_1."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError:
-        return None
-    if len(start) < 2 or start[0] != 0x80 or not 2 <= start[1] <= 5:  # PROTO, and the versions there are
-        return None
-    return UserError(
-        f"'{as_text(path)}' is no data set that can be read: {_PICKLE}",
-        "CIFAR comes in binary files too, which are read: cifar-10-binary.tar.gz. Or, where you trust the file: "
-        "numpy.save('images.npy', pickle.load(open(FILE, 'rb'), encoding='bytes')[b'data'].reshape(-1, 3, 32, 32)).",
-    )

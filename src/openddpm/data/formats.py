@@ -4,16 +4,18 @@ import functools
 import importlib
 import re
 import sys
+from collections.abc import Callable
 
 from PIL import Image, features
+
+from openddpm.data.foreign_files import NOT_READ, NotRead
 
 TRUSTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # decoders in daily use
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARRAY_SUFFIXES = (".npy", ".npz", ".idx", ".idx3-ubyte")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".tfrecord", ".tfrecords")
 TEXT_SUFFIXES = frozenset(
     (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".log")
-    + (".caption", ".tags", ".toml", ".ini", ".cfg")
+    + (".caption", ".tags", ".cls", ".toml", ".ini", ".cfg", ".rst", ".license")
 )
 """Suffixes of what is never an image, and may lie beside each of them."""
 HEAD_BYTES = 32  # all that is read of a file without a suffix to tell what it is
@@ -31,22 +33,8 @@ _NEEDS = {  # suffixes of images that Pillow opens only with something that may 
     ".jxl": "pip install pillow-jxl-plugin",
     **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), "install a Pillow that is built with OpenJPEG"),
 }
-_VIDEO = "videos are not read; take pictures out of them first, such as by: ffmpeg -i VIDEO FOLDER/%06d.png"
-_ARCHIVE = "archives beside or inside of others are not opened; unpack them, or give one as --dataset"
-_ARRAY = "not read as images; save their arrays as PNG files"
-_CONVERT = "a format that is not read; convert them to PNG"
-_OTHER_DATA = {  # suffixes of what may hold images, or be meant as one, and the way on
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"), _VIDEO),
-    **dict.fromkeys(ARCHIVE_SUFFIXES, _ARCHIVE),
-    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".pickle"), _ARRAY),
-    **dict.fromkeys((".lmdb", ".mdb", ".beton", ".mds", ".dcm", ".nii"), _ARRAY),
-    **dict.fromkeys((".tga", ".psd", ".ico", ".qoi", ".dds", ".exr", ".hdr", ".svg", ".eps", ".pdf", ".xcf"), _CONVERT),
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".dib"), _CONVERT),
-    **dict.fromkeys((".sgi", ".ras", ".xbm", ".xpm", ".icns", ".cur", ".fits", ".jls"), _CONVERT),
-    **dict.fromkeys((".parquet", ".arrow"), "tables inside of an archive are not read; unpack it and give its folder"),
-}
 _ARRAY_NAME = re.compile(
-    r"\.(npy|npz|idx)(\.gz)?$|[.-]idx\d-ubyte(\.gz)?$|^(data_batch_\d+|test_batch)\.bin$", re.IGNORECASE
+    r"\.(npy|npz|idx)(\.gz)?$|[.-]idx\d-ubyte(\.gz)?$|^(data_batch_\d+|test_batch|train|test)\.bin$", re.IGNORECASE
 )
 _NO_SUFFIX = re.compile(r"\.(?:\d+|.*\s.*|.{13,})", re.DOTALL)  # such as of "scan 2024.01", "Mr. Smith", a long hash
 
@@ -101,15 +89,22 @@ def why_left_out(suffix: str) -> tuple[str, bool]:
     """Return what files of a suffix that is not read are, and whether they may be images that were meant."""
     if suffix in _NEEDS:
         return f"{suffix}: these images need a package that is not here: {_NEEDS[suffix]}", True
-    if suffix in _OTHER_DATA:
-        return f"{suffix}: {_OTHER_DATA[suffix]}", True
+    if foreign := NOT_READ.get(suffix):
+        return f"{suffix}: {foreign.what}; {foreign.way}", True
     return (f"{suffix} files" if suffix else "files without a suffix"), False
+
+
+def foreign_format(name: str, read_head: Callable[[], bytes]) -> NotRead | None:
+    """Return the format of a file that is not read, by its name, or by its first bytes if its name has no suffix."""
+    return NOT_READ.get(suffix_of(name) or suffix_of_head(read_head()))
 
 
 def suffix_of_head(head: bytes) -> str:
     """Return the suffix that a file ought to have, by its first bytes, "" where these are of nothing known here."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1"):
         return ".heic"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # PROTO, and the versions there are
+        return ".pkl"
     known = {b"\xff\x0a": ".jxl", b"\0\0\0\x0cJXL ": ".jxl", b"PAR1": ".parquet", b"PK\3\4": ".zip"}
     return next((suffix for magic, suffix in known.items() if head.startswith(magic)), "")
 

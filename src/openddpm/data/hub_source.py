@@ -61,7 +61,7 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
         config = _choose(options.dataset_config, names, "--dataset_config", "default" if "default" in names else None)
         name, folder = (None, config) if is_converted else (config, None)
         splits = datasets.get_dataset_split_names(options.dataset, name, revision=commit, data_dir=folder)
-        split = _choose(_spelled_as_one_of(options.dataset_split, splits), splits, "--dataset_split", None)
+        split = _choose_split(options, splits)
         return datasets.load_dataset(
             options.dataset, name, split=split, revision=commit, data_dir=folder, cache_dir=options.cache_dir
         )
@@ -104,13 +104,12 @@ def _load_from_cache(options: DataOptions, silence: Exception) -> tuple["dataset
     online = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True  # or `datasets` asks the silent Hub for half a minute more
     try:
-        dataset = datasets.load_dataset(
-            options.dataset, options.dataset_config, split=options.dataset_split, cache_dir=options.cache_dir
-        )
+        by_split = datasets.load_dataset(options.dataset, options.dataset_config, cache_dir=options.cache_dir)
     except Exception as error:
         raise _unreachable(options, silence) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = online
+    dataset = by_split[_choose_split(options, list(by_split))]
     folder = Path(dataset.cache_files[0]["filename"]).parent.name if dataset.cache_files else ""
     commit = folder if re.fullmatch("[0-9a-f]{40}", folder) else None
     if options.dataset_revision not in (None, commit):
@@ -200,10 +199,11 @@ def _choose(asked: str | None, names: list[str], option: str, default: str | Non
     raise UserError(found, closest(asked or "", [as_text(name) for name in names]))
 
 
-def _spelled_as_one_of(asked: str, splits: list[str]) -> str:
-    """Return the only one of `splits` that spells the asked one in another way, or else what is asked for."""
-    alike = [split for split in splits if split_of(split) == split_of(asked)]
-    return alike[0] if asked not in splits and len(alike) == 1 else asked
+def _choose_split(options: DataOptions, names: list[str]) -> str:
+    """Return the split that is asked for, or the only one that spells it in another way."""
+    asked = options.dataset_split
+    alike = [name for name in names if split_of(name) == split_of(asked)]
+    return _choose(alike[0] if asked not in names and len(alike) == 1 else asked, names, "--dataset_split", None)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -9,25 +9,9 @@ from openddpm.errors import UserError
 Named = tuple[str, bool]  # path of an image, and whether it is gray
 
 _WORDS = frozenset(  # what sets for segmentation, depth and matting call what is no picture; plurals go without saying
-    [
-        "mask",
-        "label",
-        "labelid",
-        "annotation",
-        "segmentation",
-        "segmentationclass",
-        "segmentationobject",
-        "seg",
-        "segmap",
-        "depth",
-        "disparity",
-        "matte",
-        "trimap",
-        "groundtruth",
-        "truth",
-        "gt",
-        "gtfine",
-    ]
+    ("mask", "label", "labelid", "annotation", "seg", "segmap")
+    + ("segmentation", "segmentationclass", "segmentationobject")
+    + ("depth", "disparity", "matte", "trimap", "groundtruth", "truth", "gt", "gtfine")
 )
 _WEAK_WORDS = frozenset({"alpha", "edge"})  # that classes of images are called too
 _PICTURE_WORDS = frozenset({"image", "img", "rgb", "color", "colour", "photo", "picture"})

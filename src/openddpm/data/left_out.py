@@ -16,15 +16,18 @@ class LeftOutCounts:
 
     _by_reason: dict[str, LeftOut] = field(default_factory=dict)
 
-    def add(self, reason: str, names: Iterable[str], is_data: bool, count: int | None = None) -> None:
+    def add(
+        self, reason: str, names: Iterable[str], is_data: bool, count: int | None = None, is_text: bool = False
+    ) -> None:
         """Count what is called `names`, or `count` images of it.
 
         Args:
             is_data: whether these may be images that were meant.
+            is_text: whether they are texts, of which people need not be told.
         """
         names = list(names)
         reason = as_text(reason)
-        known = self._by_reason.get(reason, LeftOut(reason=reason, count=0, is_data=is_data))
+        known = self._by_reason.get(reason, LeftOut(reason=reason, count=0, is_data=is_data, is_text=is_text))
         examples = [*known.examples, *map(as_text, names[:NUM_EXAMPLES])][:NUM_EXAMPLES]
         total = known.count + (len(names) if count is None else count)
         if total:
@@ -33,7 +36,7 @@ class LeftOutCounts:
     def extend(self, others: Iterable[LeftOut]) -> None:
         """Add what another source passes over."""
         for other in others:
-            self.add(other.reason, other.examples, other.is_data, other.count)
+            self.add(other.reason, other.examples, other.is_data, other.count, other.is_text)
 
     def listed(self) -> tuple[LeftOut, ...]:
         """Return all of it: what may be images that were meant first, then the most."""
@@ -41,4 +44,5 @@ class LeftOutCounts:
 
     def summary(self) -> str:
         """Return what there is and why it is not taken, in lines for an error."""
-        return "".join(f"\n  {one.count:,}  {one.reason}" for one in self.listed()[:MAX_LINES])
+        told = [one for one in self.listed() if not one.is_text] or self.listed()
+        return "".join(f"\n  {one.count:,}  {one.reason}" for one in told[:MAX_LINES])

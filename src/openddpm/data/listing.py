@@ -11,6 +11,7 @@ from openddpm.data import splits
 from openddpm.data.formats import (
     TAR_SUFFIXES,
     TEXT_SUFFIXES,
+    foreign_format,
     image_suffixes,
     is_image_head,
     names_arrays,
@@ -36,7 +37,7 @@ _SYSTEM_NAMES = frozenset(
 File = TypeVar("File")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry(Generic[File]):
     """A file that lies in a folder or an archive, or a folder that cannot be listed."""
 
@@ -78,20 +79,16 @@ class Kind:
     """Tells by its path whether a file is of this kind."""
     is_container: bool = True
     """Whether a file holds many images, so that its name can be that of a split."""
+    has_splits: bool = False
+    """Whether such a file may hold several splits."""
 
 
 IMAGES = Kind("images", "image file", lambda path: suffix_of(path.name) in image_suffixes(), is_container=False)
 PARQUET = Kind("parquet", "parquet file", lambda path: suffix_of(path.name) == ".parquet")
 ARROW = Kind("arrow", "arrow file", lambda path: suffix_of(path.name) == ".arrow")
-TAR = Kind("tar", "tar file", lambda path: path.name.lower().endswith(TAR_SUFFIXES))
-ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name))
-KINDS = (
-    IMAGES,
-    PARQUET,
-    ARROW,
-    TAR,
-    ARRAYS,
-)  # a further kind takes an entry here, and how to open it in folder_source.py
+TAR = Kind("tar", "tar file", lambda path: path.name.lower().endswith(TAR_SUFFIXES), has_splits=True)
+ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name), has_splits=True)
+KINDS = (IMAGES, PARQUET, ARROW, TAR, ARRAYS)  # a further one takes an entry here, and an opener in folder_source.py
 
 
 @dataclass
@@ -121,6 +118,7 @@ def select(
     asked_split: str,
     where: str,
     count_images: Callable[[Entry[File]], int] = lambda entry: 1,
+    own_split: str | None = None,
 ) -> Selection[File]:
     """Choose the data among all that lies in a folder or an archive.
 
@@ -129,20 +127,20 @@ def select(
         asked_split: the value of --dataset_split.
         where: the name of the folder or archive, for messages.
         count_images: tells how many images a file of another split holds.
+        own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
 
     Raises:
         UserError: there is no such split.
     """
     selection: Selection[File] = Selection()
-    visible = list(_visible(entries, selection.left_out))
-    kinds = {entry.path: kind_of(entry) for entry in visible}
-    places = _splits(visible, kinds)
-    has_splits = any(kinds[path] for path in places)
-    chosen = _choose_split(asked_split, places, visible, kinds, where, count_images)
+    kinds = {entry: kind_of(entry) for entry in _visible(entries, selection.left_out)}
+    places = _splits(kinds)
+    has_splits = any(kinds[entry] for entry in places)
+    chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
-    for entry in visible:
-        kind, place = kinds[entry.path], places.get(entry.path)
+    for entry, kind in kinds.items():
+        place = places.get(entry)
         if chosen is None or (place is not None and place.split == chosen):
             _take(entry, kind, selection)
             folders.add(place.folder if place else None)
@@ -164,11 +162,18 @@ def select(
     return selection
 
 
-def nothing_to_read(where: str, left_out: LeftOutCounts, also: str = "") -> UserError:
-    """Return the error of a source that holds no images, with what it holds instead."""
-    held = f"; it holds{summary}" if (summary := left_out.summary()) else ""
-    suffixes = " ".join(sorted(image_suffixes()))
-    return UserError(f"no images in {where}{held}", f"Looked in all sub-folders for {suffixes}{also}.")
+def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind] = KINDS, todo: str = "") -> UserError:
+    """Return the error of a source that holds no images, with what it holds instead and the way from there.
+
+    Args:
+        kinds: the kinds of data that were looked for.
+        todo: what to do, if that is known.
+    """
+    held = f"; it holds{summary}" if (summary := selection.left_out.summary()) else ""
+    formats = (foreign_format(entry.path.name, entry.read_head) for entry in selection.others)
+    todos = [todo] if todo else list(dict.fromkeys(one.todo for one in formats if one))
+    looked_for = f"{', '.join(f'{kind.noun}s' for kind in kinds)} ({' '.join(sorted(image_suffixes()))})"
+    return UserError(f"no images in {where}{held}", " ".join(todos) or f"Looked in all sub-folders for {looked_for}.")
 
 
 def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, int]) -> None:
@@ -235,24 +240,27 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
         return
     suffix = suffix_of(entry.path.name)
     reason, is_data = why_left_out(suffix)
-    head = b"" if is_data or suffix in TEXT_SUFFIXES else entry.read_head()
+    is_text = suffix in TEXT_SUFFIXES
+    head = b"" if is_data or is_text else entry.read_head()
     if is_image_head(head):
         reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
     elif not suffix and (by_content := suffix_of_head(head)):
         reason, is_data = why_left_out(by_content)
         reason = f"no suffix, but by their content {reason}"
+    elif not suffix:
+        is_text = b"\0" not in head
+        reason += "" if is_text else " that are no texts"
     selection.others.append(entry)
     if entry.path.name not in METADATA_NAMES:
-        selection.left_out.add(reason, [str(entry.path)], is_data)
+        selection.left_out.add(reason, [str(entry.path)], is_data, is_text=is_text)
 
 
-def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | None]) -> dict[PurePosixPath, _Place]:
+def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Place]:
     """Return the split of each file that is of one, by the names of its folders, or of itself if it holds many."""
     subfolders: dict[PurePosixPath, set[str]] = defaultdict(set)
     siblings: dict[tuple[PurePosixPath, str], set[str]] = defaultdict(set)
-    saved = {entry.path.parent for entry in entries if entry.path.name == SAVED_DICT_FILE}
-    for entry in entries:
-        kind = kinds[entry.path]
+    saved = {entry.path.parent for entry in kinds if entry.path.name == SAVED_DICT_FILE}
+    for entry, kind in kinds.items():
         if kind is None and not entry.is_unlisted_folder and not why_left_out(suffix_of(entry.path.name))[1]:
             continue  # a text makes no split
         for folder in entry.folders:
@@ -265,15 +273,14 @@ def _splits(entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | No
         for name, split in _splits_of_folders(names, parent in saved).items()
     }
     of_files = {key: splits.splits_among(stems) for key, stems in siblings.items()}
-    places: dict[PurePosixPath, _Place] = {}
-    for entry in entries:
-        kind = kinds[entry.path]
+    places: dict[Entry[File], _Place] = {}
+    for entry, kind in kinds.items():
         named = next((folder for folder in entry.folders if folder in of_folders), None)
         stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None else {}
         if named is not None:
-            places[entry.path] = _Place(of_folders[named], named)
+            places[entry] = _Place(of_folders[named], named)
         elif entry.path.stem in stems:
-            places[entry.path] = _Place(stems[entry.path.stem], None)
+            places[entry] = _Place(stems[entry.path.stem], None)
     return places
 
 
@@ -283,48 +290,44 @@ def _splits_of_folders(names: set[str], are_all_splits: bool) -> dict[str, str]:
 
 def _choose_split(
     asked: str,
-    places: dict[PurePosixPath, _Place],
-    entries: Sequence[Entry[File]],
-    kinds: dict[PurePosixPath, Kind | None],
+    places: dict[Entry[File], _Place],
+    kinds: Mapping[Entry[File], Kind | None],
     where: str,
     count_images: Callable[[Entry[File]], int],
+    own_split: str | None,
 ) -> str | None:
     """Return the split that is asked for, None where there are none and none is asked for.
 
     A sub-folder or a table whose name is asked for is a split even without its like, and is added to `places`.
     """
     wanted = splits.split_of(asked)
-    present = {place.split: None for path, place in places.items() if kinds[path]}
-    if wanted in present or (not present and asked == splits.DEFAULT_SPLIT):
+    present = {place.split: None for entry, place in places.items() if kinds[entry]}
+    if wanted in present or (not present and (asked == splits.DEFAULT_SPLIT or wanted == own_split)):
         return wanted if present else None
     if asked != splits.DEFAULT_SPLIT:
-        named = dict(_named(wanted, entries, kinds))
-        if any(kinds[path] for path in named):
+        named = dict(_named(wanted, kinds))
+        if any(kinds[entry] for entry in named):
             places.update(named)
             return wanted
     if present:
         counts: Counter[str] = Counter()
-        for entry in entries:
-            if kinds[entry.path] and entry.path in places:
-                counts[places[entry.path].shown] += count_images(entry)
-        raise UserError(
-            f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(splits.counted(counts))}",
-            f"Choose one: --dataset_split {as_text(next(iter(counts)))}; or give a sub-folder as --dataset.",
-        )
-    subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in entries if entry.folders)
+        for entry, place in places.items():
+            if kinds[entry]:
+                counts[place.shown] += count_images(entry)
+        raise splits.no_such_split(where, asked, counts, "; or give a sub-folder as --dataset")
+    if (found := {kind for kind in kinds.values() if kind}) and all(kind.has_splits for kind in found):
+        return None  # that of each file is chosen by its own reader
+    subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in kinds if entry.folders)
     raise UserError(
         f"'{where}' has no sub-folder, and no files of tables, of the split '{as_text(asked)}'",
         f"Leave --dataset_split out, or give one of: {', '.join(subfolders) or 'no sub-folders there'}.",
     )
 
 
-def _named(
-    wanted: str, entries: Sequence[Entry[File]], kinds: dict[PurePosixPath, Kind | None]
-) -> Iterator[tuple[PurePosixPath, _Place]]:
+def _named(wanted: str, kinds: Mapping[Entry[File], Kind | None]) -> Iterator[tuple[Entry[File], _Place]]:
     """Yield what lies in a folder of that name, at most one folder deeper, or is a table of that name."""
-    for entry in entries:
-        kind = kinds[entry.path]
+    for entry, kind in kinds.items():
         folder = next((folder for folder in entry.folders[:2] if splits.split_of(folder.name) == wanted), None)
         is_table = kind is not None and kind.is_container and splits.named_in(entry.path.stem) == wanted
         if folder is not None or is_table:
-            yield entry.path, _Place(wanted, folder)
+            yield entry, _Place(wanted, folder)

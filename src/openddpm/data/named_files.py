@@ -13,7 +13,7 @@ _IN_ZIP = "zip://"  # as the `datasets` library names what lies in an archive: z
 
 
 class NamedFiles:
-    """Reads files by their names, if they lie in given folders: a table of a stranger may name any file there is.
+    """Reads files by their names, if they lie in given folders: an untrusted table may name any file there is.
 
     Args:
         roots: the folders, relative names being taken from the first; None stands for all folders.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from openddpm.config import DataOptions
-from openddpm.data.array_layout import image_of
+from openddpm.data.array_layout import Layout, image_of, refusal_of
 from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
 from openddpm.data.image_source import ImageSource, choose_column
 from openddpm.data.splits import check_split
@@ -76,9 +76,9 @@ def _image_in(item: Any, options: DataOptions) -> bytes | Image.Image | np.ndarr
         candidates = [name for name, value in item.items() if _may_be_image(value)]
         item = item[choose_column(candidates, list(item), options)]
     if _is_tensor(item):
-        return _pixels(item.detach().cpu().numpy(), "CHW")
+        return _pixels(item.detach().cpu().numpy(), "CHW", options)
     if isinstance(item, np.ndarray):
-        return _pixels(item, "HWC")
+        return _pixels(item, "HWC", options)
     if not isinstance(item, Image.Image | bytes):
         raise UserError(f"the data set holds {type(item).__name__}, not images", f"Give {_KINDS}.")
     return item
@@ -93,20 +93,19 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _pixels(array: np.ndarray, preferred: Any) -> np.ndarray | RefusedImage:
-    """Return the image in an array; numbers whose range is not known are the caller's to change, once for all.
+def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.ndarray | RefusedImage:
+    """Return the image in an array.
 
     Raises:
-        UserError: they are floating-point, as tensors are that were made for a model.
+        UserError: its numbers are floating-point, as tensors are that were made for a model, and have no known range.
     """
-    image = image_of(array, preferred)
-    if isinstance(image, RefusedImage) and np.issubdtype(array.dtype, np.floating):
+    if options.pixel_range is None and array.dtype.kind == "f" and (reason := refusal_of(array.dtype, array)):
         raise UserError(
-            f"the data set gives {image}",
-            "Or leave out the transform that makes them (datasets: dataset.reset_format()): resizing, mirroring and "
-            "scaling to -1..1 are done here, by --resolution and --random_flip.",
+            f"the data set gives {reason[0]}",
+            f"{reason[1]} Or leave out the transform that makes them (datasets: dataset.reset_format()): resizing, "
+            "mirroring and scaling to -1..1 are done here, by --resolution and --random_flip.",
         )
-    return image
+    return image_of(array, preferred)
 
 
 def _check_repeatable(own: Any, options: DataOptions) -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from openddpm.config import DataOptions
-from openddpm.data.array_files import is_array_file, open_arrays
+from openddpm.data.array_files import open_arrays
 from openddpm.data.array_source import array_source
-from openddpm.data.folder_source import folder_source
-from openddpm.data.foreign_files import refusal_of_foreign
-from openddpm.data.formats import ARRAY_SUFFIXES, TAR_SUFFIXES, image_suffixes, why_left_out
+from openddpm.data.folder_source import folder_source, read_head
+from openddpm.data.formats import (
+    ARRAY_SUFFIXES,
+    TAR_SUFFIXES,
+    TEXT_SUFFIXES,
+    foreign_format,
+    image_suffixes,
+    names_arrays,
+)
 from openddpm.data.image_source import ImageSource
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.own_source import own_source
@@ -43,17 +49,21 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         UserError: nothing there, no image column, several of them, or a Hub that says no.
     """
     if own_dataset is not None:
+        _check_no_hub_options(options, "the data set given from Python")
         return own_source(own_dataset, options)
     if not options.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
         check_split(options, None, f"the built-in set '{options.dataset}'")
+        _check_no_hub_options(options, f"the built-in set '{options.dataset}'")
         with resources.as_file(resources.files("openddpm.data") / "builtin" / f"{options.dataset}.parquet") as path:
             return parquet_source([path], options)
     path = Path(options.dataset)
     with contextlib.suppress(RuntimeError):  # no such user
         path = path.expanduser()
     mode = _mode_of(path)
+    if mode:
+        _check_no_hub_options(options, f"'{as_text(path)}'")
     if stat.S_ISDIR(mode):
         return folder_source(path, options)
     if stat.S_ISREG(mode):
@@ -65,6 +75,14 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     dataset, revision, digest = load_from_hub(options)
     source = dataset_source(dataset, revision, digest, options, cache_folders(options))
     return replace(source, left_out=(*source.left_out, *_other_splits(dataset)))
+
+
+def _check_no_hub_options(options: DataOptions, where: str) -> None:
+    """Check that local data is not asked for what data sets of the Hub alone have."""
+    for name in ("dataset_config", "dataset_revision"):
+        if (value := getattr(options, name)) is not None:
+            found = f"--{name} '{as_text(value)}' is of data sets of the Hub, and {where} is local"
+            raise UserError(found, f"Leave --{name} out, or give the name of a data set of the Hub as --dataset.")
 
 
 def _other_splits(dataset: Any) -> tuple[LeftOut, ...]:
@@ -95,17 +113,17 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
         return replace(source, left_out=(*source.left_out, *_other_parts(path)))
     if path.name.lower().endswith(TAR_SUFFIXES):
         return tar_source([path], options)
-    if is_array_file(path) or open_arrays(path):
+    if names_arrays(path.name) or open_arrays(path):
         return array_source([path], options)
-    if (refusal := refusal_of_foreign(path)) is not None:
-        raise refusal
-    todo = "Give a folder of images, or a .zip, .tar, .parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
+    found, todo = f"'{as_text(path)}' is no data set that can be read", "Give a folder of images, or a .zip, .tar, "
+    todo += ".parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
     if suffix in image_suffixes():
         todo = f"It is one image; give the folder of images: --dataset '{as_text(path.parent)}'."
-    elif suffix:
-        reason, is_data = why_left_out(suffix)
-        todo = f"{reason}. {todo}" if is_data else todo
-    raise UserError(f"'{as_text(path)}' is no data set that can be read", todo)
+    elif suffix in TEXT_SUFFIXES:
+        todo = f"It is a text. {todo}"
+    elif foreign := foreign_format(path.name, lambda: read_head(path)):
+        found, todo = f"{found}: {foreign.what}", foreign.todo
+    raise UserError(found, todo)
 
 
 def _other_parts(path: Path) -> tuple[LeftOut, ...]:

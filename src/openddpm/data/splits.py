@@ -10,13 +10,14 @@ from openddpm.names import as_text
 DEFAULT_SPLIT = "train"
 _SPELLINGS = {
     "train": ("train", "training"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "t10k"),  # MNIST's 10,000
     "validation": ("val", "valid", "validation"),
     "evaluation": ("eval", "evaluation"),
     "dev": ("dev",),
 }
 _SPLIT_OF = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
-_WORDS = "|".join(sorted(_SPLIT_OF, key=len, reverse=True))
+_IN_NAMES = {**_SPLIT_OF, "data": "train"}  # data_batch_1 beside test_batch, in CIFAR
+_WORDS = "|".join([*sorted(_SPLIT_OF, key=len, reverse=True), "data(?=_batch)"])
 _WORD = re.compile(rf"(?<![A-Za-z])(?i:{_WORDS})(?![a-z])")  # a word of its own, as in seg_train, train2017 and trainA
 _NUMBERING = re.compile(r"[\d._\s-]+|of(?![A-Za-z])")  # what tells shards, years and copies apart
 
@@ -41,19 +42,32 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
         if len(words) == 1:
             before, after = name[: words[0].start()], name[words[0].end() :]
             key = (_NUMBERING.sub("", before).lower(), _NUMBERING.sub("", after).lower())
-            alike.setdefault(key, {})[name] = _SPLIT_OF[words[0][0].lower()]
+            alike.setdefault(key, {})[name] = _IN_NAMES[words[0][0].lower()]
     return {name: split for group in alike.values() if len(set(group.values())) > 1 for name, split in group.items()}
 
 
 def named_in(name: str) -> str | None:
     """Return the split that a file's name alone speaks of, if it does of just one: test-00000-of-00001 -> test."""
-    words = {_SPLIT_OF[word[0].lower()] for word in _WORD.finditer(name)}
+    words = {_IN_NAMES[word[0].lower()] for word in _WORD.finditer(name)}
     return words.pop() if len(words) == 1 else None
 
 
 def counted(num_by_split: Mapping[str, int]) -> str:
     """{"train": 30, "test": 12} -> train (30), test (12)"""
     return ", ".join(f"{split} ({number:,})" for split, number in num_by_split.items())
+
+
+def no_such_split(where: str, asked: str, num_by_split: Mapping[str, int], else_todo: str = "") -> UserError:
+    """Return the error of a source that has splits, but not the one that is asked for."""
+    return UserError(
+        f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(counted(num_by_split))}",
+        f"Choose one: --dataset_split {as_text(next(iter(num_by_split)))}{else_todo}.",
+    )
+
+
+def alike_but_for_numbers(names: Iterable[str]) -> bool:
+    """Whether names differ by numbers alone, as those of the parts of one data set do: data_batch_1, data_batch_2."""
+    return len({_NUMBERING.sub("", name).lower() for name in names}) < 2
 
 
 def check_split(options: DataOptions, split: str | None, where: str) -> None:

@@ -2,20 +2,19 @@
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterator
+from pathlib import Path
 
 from openddpm.config import DataOptions
+from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, images_of_archive, member_path, misplaced
 from openddpm.data.decode import EncodedImage, RefusedImage
-from openddpm.data.formats import ARCHIVE_SUFFIXES, HEAD_BYTES, suffix_of, why_left_out
+from openddpm.data.formats import HEAD_BYTES
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
-from openddpm.data.listing import IMAGES, Entry, check_no_larger_archives, nothing_to_read, select
-from openddpm.data.metadata_files import described
+from openddpm.data.listing import Entry, select
+from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
-MAX_SHRINKAGE = 200  # assumed: a page of text in an uncompressed BMP shrinks 100-fold, a photo less than two-fold
-HARMLESS_BYTES = 4 * 2**20  # may shrink as it likes: an uncompressed BMP in one colour does so 1,000-fold
 UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # what opening a damaged archive raises
 KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unfolds others past the size that is declared
 
@@ -29,22 +28,14 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
     where = as_text(path)
     with _opened(path) as archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
-        selection = select([_entry(archive, one) for one in members], options.dataset_split, where)
-        taken = selection.by_kind.pop(IMAGES.name, [])
-        unread = [entry for entries in selection.by_kind.values() for entry in entries]
-        for entry in unread:
-            reason, _ = why_left_out(suffix_of(entry.path.name))
-            selection.left_out.add(reason, [entry.file.filename], is_data=True)
-        selection.left_out.extend(described(selection.others, [entry.path for entry in taken], _reader(archive)))
-    if not taken:
-        raise nothing_to_read(f"'{where}'", selection.left_out)
-    unread += [entry for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
-    sizes = {entry.file.filename: entry.file.compress_size for entry in unread}
-    num_bytes = sum(entry.file.compress_size for entry in [*taken, *selection.other_splits])
-    check_no_larger_archives(where, num_bytes, sizes)
+        entries = [_entry(archive, one) for one in members]
+        selection = select(entries, options.dataset_split, where, own_split=named_in(path.name))
+        taken = images_of_archive(
+            selection, where, lambda member: member.compress_size, lambda member: read_member(archive, member)
+        )
     if sum(entry.file.compress_size for entry in taken) > path.stat().st_size:
         found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
-        raise UserError(found, "Make or download it again; a file from a stranger may be meant to fill your memory.")
+        raise UserError(found, "Make or download it again; an untrusted file may be meant to fill your memory.")
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         with _opened(path) as archive:
@@ -62,18 +53,13 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
 
 
 def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry[zipfile.ZipInfo]:
-    path = PurePosixPath(member.filename.replace("\\", "/"))  # as some systems write them
-    return Entry(path, member, lambda: _read_head(archive, member))
-
-
-def _reader(archive: zipfile.ZipFile) -> Callable[[zipfile.ZipInfo], bytes | RefusedImage]:
-    return lambda member: read_member(archive, member)
+    return Entry(member_path(member.filename), member, lambda: _read_head(archive, member))
 
 
 def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """Return the first bytes of a member, none where it is not to be read or cannot be."""
     try:
-        if _misplaced(member) or member.compress_type not in KNOWN_METHODS:
+        if misplaced(member.filename) or member.compress_type not in KNOWN_METHODS:
             return b""
         with archive.open(member) as file:
             return file.read(HEAD_BYTES)
@@ -84,7 +70,7 @@ def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | RefusedImage:
     """Return what a member holds, or why it is not to be read or cannot be."""
     try:
-        if refusal := _misplaced(member) or _shrunk_too_far(member) or too_large(member.file_size):
+        if refusal := misplaced(member.filename) or _shrunk_too_far(member) or too_large(member.file_size):
             return refusal
         if member.compress_type not in KNOWN_METHODS:
             return RefusedImage("packed by a method that images are not: only stored and deflated ones are read")
@@ -104,14 +90,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(found, "Make or download it again.") from error
     with archive:
         yield archive
-
-
-def _misplaced(member: zipfile.ZipInfo) -> RefusedImage | None:
-    """Refuse a name that would lead out of the folder where somebody unpacks the archive, on any system."""
-    name = PureWindowsPath(member.filename)  # understands both kinds of slashes, and drives
-    if name.drive or name.root or ".." in name.parts:
-        return RefusedImage("its name leads out of the archive")
-    return None
 
 
 def _shrunk_too_far(member: zipfile.ZipInfo) -> RefusedImage | None:

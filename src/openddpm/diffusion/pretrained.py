@@ -215,10 +215,10 @@ def _check_weights(source: str, folder: Path, names: set[str]) -> None:
         raise UserError(f"the weights of '{source}' are in several files", todo)
     if WEIGHTS in names:
         return
-    unsafe = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
-    if unsafe:
+    unloaded = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
+    if unloaded:
         raise UserError(
-            f"'{source}' has its weights as a pickle only ({', '.join(unsafe)}), which may run any code: not loaded",
+            f"'{source}' has its weights as a pickle only ({', '.join(unloaded)}), which may run any code: not loaded",
             "Where you trust it, save it as safetensors first, with diffusers: "
             f'UNet2DModel.from_pretrained("{source}").save_pretrained("FOLDER"); then --init_from FOLDER.',
         )

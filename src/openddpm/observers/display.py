@@ -88,7 +88,7 @@ class Display(Observer):
 
     def _say_left_out(self, data: DataRecord | None) -> None:
         """Tell what the data set's source holds besides the images that are taken."""
-        if data is None or not data.left_out:
+        if data is None or not left_out.to_tell(data):
             return
         if left_out.is_more_than_taken(data):
             self._say(f"[bold red]warning:[/] {left_out.WARNING}")

@@ -313,6 +313,9 @@ class LeftOut(_Record):
     """Names of the first few."""
     is_data: bool = True
     """Whether they may be images that were meant: false of other splits, and of what a system leaves (thumbnails)."""
+    is_text: bool = False
+    """Whether they are texts, as most data sets have beside their images (README, LICENSE, captions): listed here, and
+    not told in the terminal."""
 
 
 CUT_MUCH = "cut by more than a quarter"

@@ -75,7 +75,7 @@ def remove_earlier_run(folder: Path) -> None:
         for inner in _PIPELINE_FILES.get(path.name, ()):
             (path / inner).unlink(missing_ok=True)
         if path.is_dir():
-            with suppress(OSError):  # a stranger's files are in it
+            with suppress(OSError):  # files of others are in it
                 path.rmdir()
         else:
             path.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def begin_folder(
     if earlier is None:
         remove_earlier_run(folder)
         writer = RunWriter(folder)
-        writer.write_run(run)  # first: without it the folder would be taken for a stranger's
+        writer.write_run(run)  # first: without it the folder would be taken for another's
     else:
         remove_later_checkpoints(folder, state.step)
         writer = RunWriter(folder)

@@ -24,6 +24,14 @@ def test_more_left_out_than_taken_is_a_warning() -> None:
         assert note.severity == "note" and not is_more_than_taken(record(harmless))
 
 
+def test_texts_are_not_told() -> None:
+    """A README and captions are in the record, and neither lines, nor counts, nor findings tell of them."""
+    text = LeftOut(reason=".txt files", count=7, is_data=False, is_text=True)
+    assert lines(record(text)) == [] and list(check_left_out(record(text))) == []
+    split = LeftOut(reason="split 'test'", count=3, is_data=False)
+    assert len(lines(record(text, split))) == 1 and headline(record(text, split)).endswith(": 3")
+
+
 def test_lines_are_few_and_lose_no_count() -> None:
     """Of many reasons the first are told one by one and the others in sum, so that all counts add up."""
     data = record(*(LeftOut(reason=f".{index}", count=index + 1000, is_data=index == 9) for index in range(10)))

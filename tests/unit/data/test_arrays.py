@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from openddpm.config import DataOptions
-from openddpm.data.array_files import is_array_file
-from openddpm.data.array_source import array_source
 from openddpm.data.decode import Preprocessing, decode_image
-from openddpm.data.sources import ImageSource
+from openddpm.data.formats import names_arrays
+from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
-from picture_files import open_path, write
+from picture_files import open_path, png, write
 
 
 def stack(number: int = 3, seed: int = 0) -> np.ndarray:
@@ -75,21 +74,21 @@ def test_idx_and_cifar_files_are_images(tmp_path: Path) -> None:
     ):
         path = write(tmp_path / name, content)
         np.testing.assert_array_equal(pixels_of(open_path(path)), expected)
-        assert is_array_file(path) == (name != "digits")
+        assert names_arrays(name) == (name != "digits")
 
 
 def test_other_files_are_no_arrays(tmp_path: Path) -> None:
-    """Weights, labels out of their range and damaged files under the names of arrays are not taken for them."""
+    """Labels out of their range and damaged files under the names of arrays are not taken for them."""
     for name, content in (
-        ("pytorch_model.bin", cifar(stack(), 9)),
         ("data_batch_1.bin", cifar(stack(), 10)),
         ("train.bin", cifar(stack(), 9)[:-1]),
         ("a-idx3-ubyte", b"\1\2\3\4"),
         ("a-idx3-ubyte.gz", b"\x1f\x8btorn"),
-        ("a.png", b"\x93NUMPY"),
+        ("model.bin", cifar(stack(), 10)),
     ):
-        assert not is_array_file(write(tmp_path / name, content)), name
-    assert not is_array_file(tmp_path / "data_batch_9.bin")
+        with pytest.raises(UserError, match=r"no array that can be read|cannot be read|no data set that can be read"):
+            open_path(write(tmp_path / name, content))
+    assert not names_arrays("pytorch_model.bin") and not names_arrays("a.png")
 
 
 def test_of_several_arrays_the_images_are_taken(tmp_path: Path) -> None:
@@ -101,9 +100,9 @@ def test_of_several_arrays_the_images_are_taken(tmp_path: Path) -> None:
     train, test = open_path(path), open_path(path, dataset_split="test")
     assert (train.split, test.split) == ("train", "test")
     assert train.digest != test.digest
-    assert left_out(train) == [("split 'test'", 2), ("other arrays", 2)]
+    assert left_out(train) == [("other arrays", 2), ("split 'test': --dataset_split chooses one", 2)]
     np.testing.assert_array_equal(pixels_of(test), stack(2, seed=1))
-    with pytest.raises(UserError, match="no split 'validation'"):
+    with pytest.raises(UserError, match=r"no split 'validation'; its splits are train \(3\), test \(2\)"):
         open_path(path, dataset_split="validation")
     np.savez(path, images=stack(), masks=stack()[..., 0])
     with pytest.raises(UserError, match=r"several arrays.*: images \(3, 32, 32, 3\), masks(.|\n)*--image_column"):
@@ -118,35 +117,70 @@ def test_of_several_arrays_the_images_are_taken(tmp_path: Path) -> None:
 def test_files_side_by_side_are_one_set(tmp_path: Path) -> None:
     """Batches follow each other; tests, labels, and packed copies of files beside them are counted and left out."""
     gray = stack()[..., 0]
-    paths = [
-        write(tmp_path / name, content)
-        for name, content in (
-            ("t10k-images-idx3-ubyte", idx(gray[:1])),
-            ("train-images-idx3-ubyte", idx(gray)),
-            ("train-images-idx3-ubyte.gz", gzip.compress(idx(gray))),
-            ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8))),
-        )
-    ]
-    source = array_source(paths, DataOptions(dataset="mnist"))
+    for name, content in (
+        ("t10k-images-idx3-ubyte", idx(gray[:2])),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(gray[:2]))),
+        ("t10k-labels-idx1-ubyte", idx(np.zeros(2, np.uint8))),
+        ("train-images-idx3-ubyte", idx(gray)),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(gray))),
+        ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8))),
+    ):
+        write(tmp_path / "mnist" / name, content)
+    source = open_path(tmp_path / "mnist")
     np.testing.assert_array_equal(pixels_of(source)[..., 0], gray)
     assert source.split == "train"
-    assert [reason for reason, _ in left_out(source)] == [
-        *("packed copies of files beside them", "files of labels", "split 'test'")
+    assert left_out(source) == [
+        *(("split 'test': --dataset_split chooses one", 2), ("files of labels", 1)),
+        ("packed copies of files beside them", 1),
     ]
-    names = ("data_batch_1.bin", "data_batch_2.bin", "test_batch.bin")
-    batches = [write(tmp_path / name, cifar(stack(seed=seed), 1)) for seed, name in enumerate(names)]
-    np.testing.assert_array_equal(pixels_of(array_source(batches, DataOptions())), [*stack(), *stack(seed=1)])
-    only_test = array_source(batches[2:], DataOptions())
-    np.testing.assert_array_equal(pixels_of(only_test), stack(seed=2))
+    assert open_path(tmp_path / "mnist", dataset_split="test").num_items == 2
+    for seed, name in enumerate(("data_batch_1.bin", "data_batch_2.bin", "test_batch.bin")):
+        write(tmp_path / "cifar" / name, cifar(stack(seed=seed), 1))
+    np.testing.assert_array_equal(pixels_of(open_path(tmp_path / "cifar")), [*stack(), *stack(seed=1)])
+    test = pixels_of(open_path(tmp_path / "cifar", dataset_split="test"))
+    np.testing.assert_array_equal(test, stack(seed=2))
+    np.testing.assert_array_equal(pixels_of(open_path(tmp_path / "cifar" / "test_batch.bin")), test)
+
+
+def test_files_of_other_names_are_asked_about(tmp_path: Path) -> None:
+    """Images and masks in two files are not made one set; labels, and features beside image files, are left out."""
+    for name in ("images.npy", "masks.npy"):
+        np.save(tmp_path / name, stack())
+    with pytest.raises(UserError, match=r"several array files.*images\.npy \(3, 32, 32, 3\), masks\.npy") as error:
+        open_path(tmp_path)
+    assert f"--dataset '{tmp_path / 'images.npy'}'" in error.value.todo
+    np.save(tmp_path / "masks.npy", np.zeros(3))
+    labels = open_path(tmp_path)
+    np.testing.assert_array_equal(pixels_of(labels), stack())
+    assert left_out(labels) == [("array files of another shape than images: (3,)", 1)]
+    np.save(tmp_path / "images.npy", np.zeros((3, 512)))
+    write(tmp_path / "a.png", png(1))
+    source = open_path(tmp_path)
+    assert source.num_items == 1 and sum(one.count for one in source.left_out if one.is_data) == 2
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int64, np.float32, ">i2"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])
+def test_a_range_makes_other_numbers_pixels(kind: type, layout: str, tmp_path: Path) -> None:
+    """With --pixel_range arrays of any numbers are scaled to 8 bits, to the same pixels that uint8 holds."""
+    low = 0 if kind is np.uint16 else -100
+    saved = (stack().astype(np.int64) * 2 + low).astype(kind)
+    arranged = {"NHWC": saved, "NCHW": saved.transpose(0, 3, 1, 2), "NHW": saved[..., 0]}[layout]
+    np.save(tmp_path / "a.npy", np.ascontiguousarray(arranged))
+    options = DataOptions(dataset=str(tmp_path / "a.npy"), pixel_range=(low, low + 510), resolution=32)
+    found = [decode_image(encoded, Preprocessing.of(options)) for _, encoded in open_source(options).items()]
+    assert all(one.raw_range for one in found)
+    expected = stack() if layout != "NHW" else stack()[..., :1]
+    np.testing.assert_array_equal(np.stack([one.pixels.transpose(1, 2, 0) for one in found]), expected)
 
 
 @pytest.mark.parametrize(
     ("saved", "found"),
     [
-        ((stack() / 255).astype(np.float32), r"float32 values from 0.* to 1,(.|\n)*\(x \* 255\)"),
-        (stack() / 127.5 - 1, r"float64 values from -1 to 1,(.|\n)*\(x \+ 1\) \* 127\.5"),
-        (stack().astype(np.uint16) * 257, r"uint16 values from 0 to 65535,(.|\n)*x // 257"),
-        (stack().astype(np.int64), r"int64 values\nPixels of 8 bits are read: store x\.astype\('uint8'\)"),
+        ((stack() / 255).astype(np.float32), r"float32 values from 0.* to 1,(.|\n)*--pixel_range 0 1;"),
+        (stack() / 127.5 - 1, r"float64 values from -1 to 1,(.|\n)*--pixel_range -1 1;"),
+        (stack().astype(np.uint16) * 257, r"uint16 values from 0 to 65535,(.|\n)*--pixel_range 0 65535;"),
+        (stack().astype(np.int64), r"int64 values from 0 to 255,(.|\n)*--pixel_range 0 255;"),
         (stack() > 100, "true and false"),
         (stack() // 128, "no values but 0 and 1, nearly black"),
         (stack().reshape(3, -1), r"the shape \(3, 3072\)"),

@@ -78,9 +78,9 @@ def test_arrays_of_pixels_are_images(
 def test_arrays_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
     """Arrays of real numbers, of too large ones, ragged, with gaps or of unclear axes are refused with the reason."""
     for values, reason in (
-        ([[[0.5, 1.0, 0.0]] * 5] * 5, r"float64 values from 0 to 1.*\(x \* 255\)"),
-        ([[[-1.0, 1.0, 0.0]] * 5] * 5, r"from -1 to 1.*\(x \+ 1\) \* 127.5"),
-        ([[[300, 0, 0]] * 5] * 5, "int64 values from 0 to 300.*x // 257"),
+        ([[[0.5, 1.0, 0.0]] * 5] * 5, "float64.*numbers from 0 to 1: .*--pixel_range"),
+        ([[[-1.0, 1.0, 0.0]] * 5] * 5, "numbers from -1 to 1: .*--pixel_range"),
+        ([[[300, 0, 0]] * 5] * 5, "int64.*numbers from 0 to 300: .*--pixel_range"),
         ([[[1, 2, 3]] * 4, [[1, 2, 3]] * 3], "rows of several lengths"),
         ([[[1, 2, None]] * 5] * 5, "with gaps"),
         ([[[1] * 3] * 4] * 3, "which axis holds the channels cannot be told"),
@@ -94,6 +94,14 @@ def test_tables_of_numbers_are_no_images(tmp_path: Path) -> None:
     """Boxes and embeddings, lists of lists of numbers, are not taken for images."""
     with pytest.raises(UserError, match=r"no image column.*: its columns are boxes, embedding"):
         open_path(write_parquet(tmp_path / "a.parquet", boxes=[[[1, 2, 3, 4]]], embedding=[[0.5, 1.0]]))
+
+
+def test_arrays_of_other_numbers_are_scaled_by_a_range(tmp_path: Path) -> None:
+    """With --pixel_range each array of a column is scaled by it, one that happens to fit 8 bits too."""
+    path = write_parquet(tmp_path / "a.parquet", x=[[[[300, 0, 0]] * 8] * 8, [[[100, 0, 0]] * 8] * 8])
+    options = DataOptions(dataset=str(path), pixel_range=(0, 510), resolution=8)
+    items = open_source(options).items()
+    assert [decode_image(encoded, Preprocessing.of(options)).pixels.max() for _, encoded in items] == [150, 50]
 
 
 @every_table

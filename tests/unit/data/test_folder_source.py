@@ -122,6 +122,7 @@ def test_files_without_a_suffix_are_looked_into(make: Make, tmp_path: Path) -> N
     source = open_path(path)
     assert tones(source) == {"a": 1, "b.2024": 2}
     assert counts(source) == {"files without a suffix": 1}
+    assert [one.is_text for one in source.left_out] == [True]
 
 
 @both
@@ -205,6 +206,27 @@ def test_a_picture_is_not_taken_for_a_large_archive(make: Make, tmp_path: Path) 
         write(path / "images.7z", os.urandom(5000))
     with pytest.raises(UserError, match=r"images\.7z.*may be the data"):
         open_path(path)
+
+
+def test_a_picture_is_not_taken_for_a_damaged_tar(tmp_path: Path) -> None:
+    """Beside a tar file that cannot be read and is far larger, a few pictures are asked about."""
+    write(tmp_path / "preview.png", png(1))
+    write(tmp_path / "images.tar", os.urandom(5000))
+    with pytest.raises(UserError, match=r"images\.tar.*may be the data"):
+        open_path(tmp_path)
+
+
+@both
+def test_pickles_are_named_with_the_way_on(make: Make, tmp_path: Path) -> None:
+    """Where there is nothing but pickles, under any name, the error says what they are and what to do."""
+    path = make(tmp_path, {})
+    if path.suffix:
+        write_zip(path, [("data_batch_1", b"\x80\2}q\1.")])
+    else:
+        write(path / "data_batch_1", b"\x80\2}q\1.")
+    with pytest.raises(UserError, match=r"no images in(.|\n)*1  no suffix, .*a pickle, which is never loaded") as error:
+        open_path(path)
+    assert "cifar-10-binary" in error.value.todo
 
 
 def test_pictures_of_runs_are_counted(tmp_path: Path) -> None:

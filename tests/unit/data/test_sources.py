@@ -211,6 +211,17 @@ def test_own_data_sets_refuse_a_split(own: object) -> None:
         open_source(DataOptions(dataset_split="test"), own)
 
 
+@pytest.mark.parametrize("option", ["dataset_config", "dataset_revision"])
+@pytest.mark.parametrize("kind", ["folder", "file", "built-in", "own"])
+def test_local_data_refuses_options_of_the_hub(kind: str, option: str, tmp_path: Path) -> None:
+    """A configuration or a revision, which local data does not have, is refused and not passed over."""
+    path = write_zip(tmp_path / "a.zip", [("a.png", png(1))])
+    dataset = {"folder": str(tmp_path), "file": str(path), "built-in": "avatars-16", "own": ""}[kind]
+    options = DataOptions(dataset=dataset, **{option: "main"})
+    with pytest.raises(UserError, match=rf"--{option} 'main' is of data sets of the Hub, and .* is local"):
+        open_source(options, None if dataset else [Image.new("L", (4, 4))])
+
+
 def test_tensors_are_refused_with_the_way_on() -> None:
     """Tensors of a transform made for another training loop are refused with what to leave out of it."""
     own = image_dataset(1).with_transform(lambda rows: {"pixels": [torch.zeros(3, 4, 4) for _ in rows["image"]]})

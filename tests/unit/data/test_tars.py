@@ -38,13 +38,14 @@ def test_shards_are_read_packed_or_not(mode: str, tmp_path: Path) -> None:
     """The images of a WebDataset shard come in their order, by whatever it is packed, and the rest is counted."""
     path = write_tar(tmp_path / f"a.tar{mode[1:].replace(':', '.')}", SAMPLES, mode)
     assert list(tones(open_path(path)).items()) == [(f"{n:06d}.PNG", n) for n in range(3)]
-    assert left_out(path) == [(".json", 3, False)]
+    assert left_out(path) == [(".json files", 3, False)]
 
 
 def test_what_is_no_image_is_counted_by_kind(tmp_path: Path) -> None:
     """Members that may be images in another format, captions, links and what a system left are told apart."""
-    names = ["a.heic", "b.heic", "c.txt", "._a.png", "x/.thumbnails/a.png", "noext", "folder/"]
-    path = write_tar(tmp_path / "a.tar", [("a.png", png(1)), *((name, b"x") for name in names[:-1])])
+    names = ["a.tga", "b.tga", "c.txt", "._a.png", "x/.thumbnails/a.png", "LICENSE", "a.npy"]
+    images = [("a.png", png(1)), ("noext", png(2))]
+    path = write_tar(tmp_path / "a.tar", [*images, *((name, b"x") for name in names)])
     with tarfile.open(path, "a") as archive:
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -52,10 +53,14 @@ def test_what_is_no_image_is_counted_by_kind(tmp_path: Path) -> None:
         folder = tarfile.TarInfo("folder")
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
-    assert tones(open_path(path)) == {"a.png": 1}
+    assert tones(open_path(path)) == {"a.png": 1, "noext": 2}
     assert left_out(path) == [
-        *((".heic", 2, True), (".txt", 1, False), ("no suffix", 1, True), (".png", 1, True)),
-        ("hidden, or left by a system", 2, False),
+        (".tga: a format that is not read; convert it to PNG", 2, True),
+        ("array files inside of an archive are not read; unpack it and give its folder", 1, True),
+        ("links and devices in the archive, which are not followed", 1, True),
+        *((".txt files", 1, False), ("files without a suffix", 1, False)),
+        ("hidden or of a system: ._* files", 1, False),
+        ("hidden or of a system: folder .thumbnails", 1, False),
     ]
 
 
@@ -75,24 +80,37 @@ def test_several_images_a_sample_need_a_choice(tmp_path: Path) -> None:
 def test_splits_in_tars_are_kept_apart(where: str, tmp_path: Path) -> None:
     """Folders train/ and test/ in a tar, or shards of these names, are splits; what they leave out is counted."""
     members = {
-        split: [(f"set/{split}/{n}.png", png(n + at)) for n in range(3)] for at, split in ((0, "train"), (9, "val"))
+        split: [(f"set/{split if where == 'folders' else 'x'}/{n}.png", png(n + at)) for n in range(3)]
+        for at, split in ((0, "train"), (9, "val"))
     }
+    path = tmp_path
     if where == "folders":
-        paths = [write_tar(tmp_path / "a.tar", [*members["train"], *members["val"]])]
+        path = write_tar(tmp_path / "a.tar", [*members["train"], *members["val"]])
     else:
-        paths = [write_tar(tmp_path / f"{split}-0.tar", members[split]) for split in members]
+        for split in members:
+            write_tar(tmp_path / f"{split}-0.tar", members[split])
 
-    def opened(split: str) -> tuple[list[int | str], list[tuple[str, int]]]:
-        source = tar_source(paths, DataOptions(dataset="set", dataset_split=split))
-        return list(tones(source).values()), [(entry.reason, entry.count) for entry in source.left_out]
+    def opened(split: str) -> tuple[list[int | str], list[int]]:
+        source = open_path(path, dataset_split=split)
+        assert all(entry.reason.startswith("split '") for entry in source.left_out)
+        return list(tones(source).values()), [entry.count for entry in source.left_out]
 
     count = 3 if where == "folders" else 1
-    assert opened("train") == ([0, 1, 2], [("split 'validation'", count)])
-    assert opened("validation") == opened("val") == ([9, 10, 11], [("split 'train'", count)])
-    with pytest.raises(UserError, match=r"no split 'test'\nGive one of: --dataset_split train, "):
+    assert opened("train") == ([0, 1, 2], [count])
+    assert opened("validation") == opened("val") == ([9, 10, 11], [count])
+    with pytest.raises(UserError, match=r"no split 'test'; its splits are train .*, val"):
         opened("test")
     alone = write_tar(tmp_path / "alone.tar", [("train/a.png", png(1)), ("car/b.png", png(2))])
     assert list(tones(open_path(alone)).values()) == [1, 2]
+    named = write_tar(tmp_path / "val-00.tar", [("a.png", png(1))])
+    assert open_path(named, dataset_split="valid").num_items == 1
+
+
+def test_splits_inside_the_only_tar_of_a_folder_can_be_chosen(tmp_path: Path) -> None:
+    """A folder that holds nothing but a tar file with splits in it has these splits."""
+    write_tar(tmp_path / "a.tar", [("train/a.png", png(1)), ("val/a.png", png(2))])
+    assert list(tones(open_path(tmp_path, dataset_split="validation")).values()) == [2]
+    assert list(tones(open_path(tmp_path)).values()) == [1]
 
 
 def test_shards_follow_each_other(tmp_path: Path) -> None:
@@ -160,5 +178,5 @@ def test_members_too_large_are_refused_unread(tmp_path: Path, monkeypatch: pytes
 def test_tars_without_images_are_the_users_error(tmp_path: Path) -> None:
     """Where no member is an image, the kinds of members are named."""
     path = write_tar(tmp_path / "a.tar", [("a.npy", b""), ("b.npy", b""), ("c.txt", b"")])
-    with pytest.raises(UserError, match=r"no images in .*a\.tar', but \.npy 2, \.txt 1"):
+    with pytest.raises(UserError, match=r"no images in .*a\.tar'; it holds\n  2  array files(.|\n)*Unpack"):
         open_path(path)
