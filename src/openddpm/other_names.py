@@ -135,12 +135,17 @@ OTHER_NAMES: dict[str, str] = {
 }
 """What to say of a name: the options that stand for it here, or, where none does, why none is needed."""
 
+_FLAGS = ("--random_flip", "--use_ema", "--gradient_checkpointing")
+"""Those of ours among them that are put off by --no-."""
+
 
 def answer(name: str) -> str | None:
     """Return what stands here for the option `name` of other scripts, as half a sentence; None if it is not known."""
-    meant = OTHER_NAMES.get(name)
+    meant = OTHER_NAMES.get(name) or OTHER_NAMES.get(name.removeprefix("no_"))
     if meant is None:
         return None
+    if name not in OTHER_NAMES and meant in _FLAGS:
+        meant = f"--no-{meant.removeprefix('--')}"
     return f"is {meant.rstrip(',')} here" if meant.startswith("--") else f"is no option here: {meant}"
 
 
@@ -153,13 +158,19 @@ def answers(given: Iterable[str], known: Collection[str]) -> list[str]:
     """
     unknown = {name: name.lstrip("-").replace("-", "_") for name in given}
     unknown = {spelled: name for spelled, name in unknown.items() if name not in known}
-    plain = {spelled: name if name in OTHER_NAMES else name.removeprefix("no_") for spelled, name in unknown.items()}
-    if not any(name in OTHER_NAMES for name in plain.values()):
+    answered = {spelled: answer(name) for spelled, name in unknown.items()}
+    if not any(answered.values()):
         return []
     return [
-        f"{spelled} {answer(plain[spelled]) or f'is no option; {_nearest(name, known)}'}"
-        for spelled, name in unknown.items()
+        f"{spelled} {_at_home(text, known) if text else f'is no option; {_nearest(unknown[spelled], known)}'}"
+        for spelled, text in answered.items()
     ]
+
+
+def _at_home(text: str, known: Collection[str]) -> str:
+    """Return an answer that says so where it names an option of training that is none of `known`."""
+    first = text.removeprefix("is --").split()[0].rstrip(",").replace("-", "_")
+    return text if first in known or not text.startswith("is --") else f"{text.removesuffix(' here')} of openddpm train"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

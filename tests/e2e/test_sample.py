@@ -87,6 +87,7 @@ def test_the_default_folder_is_named(cli: Cli, flags: Flags, tmp_path: Path) -> 
         (["--num_inference_steps", "1001", "--solver", "unipc"], ["1001", "1000"]),
         (["--solver", "euler"], ["euler", "unipc"]),
         (["--output_dir", "a-file/samples"], ["a-file/samples", "--output_dir"]),
+        (["--output_dir", "/"], ["'/'", "--output_dir"]),
     ],
     ids=" ".join,
 )
@@ -235,6 +236,18 @@ def test_broken_weights_give_no_images(
     assert outcome.status == 2
     assert "not finite, in images 2 to 3" in outcome.err
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_too_large_a_batch(cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU without the memory for a batch is told in one message, with the option to lower."""
+
+    def out_of_memory() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    before_batch(monkeypatch, 0, out_of_memory)
+    outcome = cli("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
+    assert outcome.status == 2
+    assert "2 images at a time" in outcome.err and "Lower --batch_size, which is 2" in outcome.err
 
 
 def test_a_folder_grows(cli: Cli, finished_run: Path, tmp_path: Path) -> None:

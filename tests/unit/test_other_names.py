@@ -3,6 +3,7 @@
 import pytest
 
 from openddpm.cli.main import main
+from openddpm.cli.options import parse_train_config
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.other_names import OTHER_NAMES, answer
@@ -47,6 +48,20 @@ def test_python_is_answered_too() -> None:
 
 
 def test_inspect_answers_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """inspect, which takes the options of data, answers as train does."""
-    assert main(["inspect", "folder", "--image_size", "32"]) == 2
-    assert "--image_size is --resolution here" in capsys.readouterr().err
+    """inspect, which takes the options of data, answers as train does, and says which options are train's alone."""
+    assert main(["inspect", "folder", "--image_size", "32", "--batch_size", "4", "--no_flip", "--random_flop"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "openddpm: --image_size is --resolution here"
+    assert lines[1] == "--batch_size is --train_batch_size of openddpm train"
+    assert lines[2] == "--no_flip is --no-random_flip of openddpm train"
+    assert lines[3].startswith("--random_flop is no option; ") and "random_flip" not in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("no_flip", "--no-random_flip"), ("no_ema", "--no-use_ema"), ("no_use_checkpoint", "--no-gradient_checkpointing")],
+)
+def test_what_was_put_off_stays_put_off(name: str, ours: str) -> None:
+    """The negation of another script's flag is answered with the negation of ours, which exists."""
+    assert answer(name) == f"is {ours} here"
+    assert not getattr(parse_train_config([ours]), ours.removeprefix("--no-"))

@@ -43,7 +43,7 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
             "memorising",
             "warning",
             f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen "
-            f"{number_of(round(epochs), 'time')}, for {num_weights:,} weights "
+            f"{number_of(max(1, round(epochs)), 'time')}, for {num_weights:,} weights "
             f"({num_weights / num_distinct:,.0f} an image)",
             "So few images can be learned by heart: samples would be copies of them, and the training loss looks fine.",
             f"Bring more images, take a smaller --model or fewer steps{judge}.",
@@ -71,6 +71,32 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "The same images are in the data set once already.",
             "--duplicates keep trains on them, too.",
         )
+    yield from _changed(run, data)
+    if num_gray := data.counts.get("gray to colour", 0):
+        yield Finding(
+            "gray",
+            "note",
+            f"{num_gray:,} of {data.num_images:,} images are gray and become colour",
+            "Samples will be now gray, now coloured, as the images are.",
+            "Remove them if they are not meant; --image_mode gray makes all images gray.",
+        )
+    if data.counts.get(CUT_MUCH):
+        yield _cropped(data, data.counts[CUT_MUCH])
+    upscaled = data.counts.get("upscaled", 0)
+    if upscaled > UPSCALED_SHARE * data.num_images:
+        yield Finding(
+            "upscaled",
+            "warning",
+            f"{upscaled:,} of {number_of(data.num_images, 'image')} {'is' if upscaled == 1 else 'are'} smaller than "
+            f"{run.dataset.resolution} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
+            "The model learns their blur, and pays for pixels that hold nothing.",
+            "Take a lower --resolution, or larger images.",
+        )
+    yield from _brightness(data)
+
+
+def _changed(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
+    """Name what was changed on the way in, in a way that may not be meant."""
     background = run.config["background"]
     reasons = {
         "alpha composited": (
@@ -105,27 +131,6 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
         is_dim = data.raw_max is not None and 0 < data.raw_max <= FEW_BITS_MAX and (data.pixel_max or 0) > DARK_MAX
         severity: Severity = "warning" if is_dim and data.counts.get("16 bits scaled to 8") else "note"
         yield Finding("converted", severity, f"images changed on the way in: {counted}", why, todo)
-    if num_gray := data.counts.get("gray to colour", 0):
-        yield Finding(
-            "gray",
-            "note",
-            f"{num_gray:,} of {data.num_images:,} images are gray and become colour",
-            "Samples will be now gray, now coloured, as the images are.",
-            "Remove them if they are not meant; --image_mode gray makes all images gray.",
-        )
-    if data.counts.get(CUT_MUCH):
-        yield _cropped(data, data.counts[CUT_MUCH])
-    upscaled = data.counts.get("upscaled", 0)
-    if upscaled > UPSCALED_SHARE * data.num_images:
-        yield Finding(
-            "upscaled",
-            "warning",
-            f"{upscaled:,} of {number_of(data.num_images, 'image')} {'is' if upscaled == 1 else 'are'} smaller than "
-            f"{run.dataset.resolution} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
-            "The model learns their blur, and pays for pixels that hold nothing.",
-            "Take a lower --resolution, or larger images.",
-        )
-    yield from _brightness(data)
 
 
 def counts_text(data: DataRecord) -> str:
@@ -154,7 +159,7 @@ def check_split(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
     if not share:
         return
     pairs = [] if data is None else data.near_duplicates
-    named = "; ".join(f"{pair.heldout} is {_like(pair)} {pair.train}" for pair in pairs[:MAX_NAMED])
+    named = "; ".join(_in_words(pair) for pair in pairs[:MAX_NAMED])
     yield Finding(
         "near_duplicates",
         "warning" if share >= NEAR_DUPLICATE_SHARE else "note",
@@ -182,8 +187,9 @@ def near_duplicates_text(run: RunRecord) -> str:
     )
 
 
-def _like(pair: NearDuplicateRecord) -> str:
-    return {"identical": "the same as", "nearly identical": "nearly"}.get(pair.how, f"{pair.how},")
+def _in_words(pair: NearDuplicateRecord) -> str:
+    plain = {"identical": "the same as ", "nearly identical": "nearly "}.get(pair.how)
+    return f"{pair.heldout} is {plain or ''}{pair.train}{'' if plain else f', {pair.how}'}"
 
 
 def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:

@@ -62,7 +62,8 @@ def run(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
     """Return the config that the options of data spell, the path of the page, and whether JSON is asked for."""
-    refuse_other_names(arguments, {*DataOptions.model_fields, "page", "json"}, "openddpm inspect --help")
+    known = {*DataOptions.model_fields, "page", "json"} - _NOT_OF_DECODING
+    refuse_other_names(arguments, known, "openddpm inspect --help")
     decoding: Any = parsable(DataOptions, TrainConfig(), without=_NOT_OF_DECODING)
     group = ("data", tyro.conf.OmitArgPrefixes[decoding], dataclasses.field())  # type: ignore[misc]
     options = dataclasses.make_dataclass("Options", [group], bases=(_OwnOptions,), kw_only=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
+from openddpm.analysis.noise_checks import PIPELINE_STEPS
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
@@ -28,12 +29,14 @@ def write_card(folder: Path, run: RunFolder | None = None) -> Path:
     scores = {row.weights: row for row in run.evaluations}
     shipped = scores.get("ema", scores.get("raw"))  # the weights that the pipeline is exported with
     preview = run.previews[-1] if run.previews else None
+    num_timesteps = run.run.config["num_train_timesteps"]
     card = environment.from_string(template).render(
         run=run.run,
         scores=scores,
         skill=None if shipped is None else shipped.skill if run.run.dataset.num_heldout else shipped.train_skill,
         preview=preview,
         curves=CURVES_FILE,
+        num_steps=num_timesteps if num_timesteps % PIPELINE_STEPS else PIPELINE_STEPS,  # in which DDIMPipeline is right
         verdict=judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples),
     )
     write_atomically(folder / "README.md", card + "\n")

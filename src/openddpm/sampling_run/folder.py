@@ -69,11 +69,17 @@ class ImageFolder:
     Args:
         folder: need not exist.
         shape: of an image, (C, H, W), one channel or three.
+
+    Raises:
+        UserError: nothing can lie beside the folder.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], num_images: int) -> None:
         self.folder = folder if folder.name not in ("", "..") else folder.resolve()
         name = self.folder.name
+        if not name:
+            todo = "Give a folder of its own: --output_dir FOLDER."
+            raise UserError(f"'{folder}' has no folder above it, where the grid would lie", todo)
         self.settings_file, self.grid_file, self.npz_file = (
             self.folder.with_name(f"{name}{suffix}") for suffix in (".json", ".png", ".npz")
         )

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from openddpm import __version__
+from openddpm.analysis.text import number_of
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion.sampling import Denoiser, Solver, sample
 from openddpm.errors import UserError
@@ -122,13 +123,17 @@ def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: D
     """Return the images of a batch, (B, C, H, W) uint8.
 
     Raises:
-        UserError: they are no images, as broken weights give.
+        UserError: they are no images, as broken weights give, or there is too little memory.
     """
     device, seed = torch.device(settings.device), settings.seed
     noise = starting_noise(shape, device, seed, numbers)
     generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
     solver: Any = settings.solver
-    batch = sample(denoise, noise, config, settings.num_inference_steps, solver, generators)
+    try:
+        batch = sample(denoise, noise, config, settings.num_inference_steps, solver, generators)
+    except torch.OutOfMemoryError as error:
+        found = f"{number_of(len(numbers), 'image')} at a time need more memory than the GPU has left"
+        raise UserError(found, f"Lower --batch_size, which is {settings.batch_size}.") from error
     if not torch.isfinite(batch).all():
         found = f"the weights give pixels that are not finite, in images {numbers.start} to {numbers.stop - 1}"
         raise UserError(found, "Take an earlier --checkpoint STEP, or another --solver.")

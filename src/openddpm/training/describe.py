@@ -103,6 +103,7 @@ def resumed_record(
             "config": {**planned.config, "recipe": record.config.get("recipe")},
             "environment": {**record.environment, "speed": planned.environment.get("speed")},
             "seed": planned.seed,
+            "model": record.model.model_copy(update={"signal_left": planned.model.signal_left}),
             "dataset": planned.dataset.model_copy(update={"source": source}),
             "total_steps": planned.total_steps,
             "num_processes": planned.num_processes,

@@ -41,7 +41,7 @@ def test_near_duplicates_across_the_split_are_told(record: RunFolder, number: in
     assert (None if found is None else found.severity) == severity
     if found is not None:
         assert f"{number} of 512" in found.what and f"{number / 512:.1%}" in found.what  # type: ignore[operator]
-        assert "a.png" in found.what and "b.png" in found.what and found.images == ("a.png",)
+        assert "a.png is b.png, mirrored" in found.what and found.images == ("a.png",)
     verdict = judge(run, record.metrics, record.evaluations, record.rulers)
     (evidence,) = [one for one in verdict.evidence if one.name == "near_duplicates"] or [None]
     assert (evidence is not None) == (severity == "warning")

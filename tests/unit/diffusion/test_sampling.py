@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from openddpm.analysis.checks import brightness_error
+from openddpm.analysis.noise_checks import brightness_error
 from openddpm.config import TrainConfig
 from openddpm.diffusion.sampling import Solver, inference_timesteps, sample
 from openddpm.errors import UserError

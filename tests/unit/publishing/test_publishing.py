@@ -112,6 +112,14 @@ def test_the_card_shows_samples_curves_and_scores(tmp_path: Path) -> None:
     assert "held-out loss, raw weights" in card
 
 
+@pytest.mark.parametrize(("num_timesteps", "num_steps"), [(1000, 50), (100, 50), (128, 128), (30, 30)])
+def test_the_card_draws_in_a_number_of_steps_that_is_right(num_timesteps: int, num_steps: int, tmp_path: Path) -> None:
+    """The code of the card takes steps that divide the timesteps: DDIMPipeline draws others too gray, or refuses."""
+    config = {"num_train_timesteps": num_timesteps, "num_inference_steps": 10}
+    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, config=config)
+    assert f"num_inference_steps={num_steps})" in write_card(folder).read_text("utf-8")
+
+
 def test_the_card_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     """A run without previews and evaluations has a card too."""
     folder = write_made_up_run(tmp_path / "run", steps=0, rows=0, previews=0, status="running")
