@@ -61,7 +61,7 @@ class ModelRecord(_Record):
     """Forward and backward, a multiply and an add counted as two."""
     config: dict[str, Any]
     signal_left: float | None = None
-    """What is left of an image at the last timestep, a_T of a_T x_0 + s_T e; null in older records."""
+    """What is left of an image at the last timestep, a_T of a_T x_0 + s_T e."""
     init_from: InitRecord | None = None
     """None of weights that began at random, or were given from Python."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openddpm.analysis.text import number_of
-from openddpm.config import TrainConfig, beta_range, config_differences, recorded_config
+from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.data.store import ImageStore
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
@@ -81,7 +81,7 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
         spread = {"gradient_accumulation_steps": accumulation}
         config, recorded = config.model_copy(update=spread), recorded.model_copy(update=spread)
-    changed = config_differences(config, recorded) + _other_betas(recorded, record)
+    changed = config_differences(config, recorded)
     if keeps_batch and not changed:
         return config, moved
     fits = all(getattr(config, name) == getattr(recorded, name) for name in _SHAPES_THE_STATE)
@@ -95,15 +95,6 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
         todo += " Or replace it: --overwrite_output_dir."
     listed = "\n".join(f"  {line}" for line in moved + changed)
     raise UserError(f"'{config.output_dir}' holds a run with another config:\n{listed}", todo)
-
-
-def _other_betas(recorded: TrainConfig, record: RunRecord) -> list[str]:
-    """Return a line if the run was begun by an openddpm that took 1e-4 to 0.02 however many timesteps there were."""
-    betas, theirs = beta_range(recorded.num_train_timesteps), beta_range(1000)
-    is_same = betas == theirs or recorded.beta_schedule == "squaredcos_cap_v2"
-    if is_same or record.model.signal_left is not None:
-        return []
-    return [f"betas: {betas[0]:g} to {betas[1]:g}, but {theirs[0]:g} to {theirs[1]:g} in the run"]
 
 
 def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
