@@ -40,7 +40,7 @@ def images_of_archive(
             reason = f"{kind.noun}s inside of an archive are not read; unpack it and give its folder"
             selection.left_out.add(reason, [str(entry.path) for entry in members], is_data=True)
             unread += members
-    selection.left_out.extend(described(selection.others, [entry.path for entry in taken], read))
+    selection.left_out.extend(described(selection, [entry.path for entry in taken], read))
     if not taken:
         todo = "Unpack it into a folder, and give that as --dataset." if unread else ""
         raise nothing_to_read(f"'{where}'", selection, [IMAGES], todo)

@@ -11,7 +11,7 @@ from openddpm.data.array_source import array_source, count_images
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
+from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, read_encoded
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import (
     ARRAYS,
@@ -84,7 +84,7 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
     is_of_files = chosen.noun == IMAGES.noun
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
-    selection.left_out.extend(described(selection.others, images, read_encoded))
+    selection.left_out.extend(described(selection, images, read_encoded))
     if not is_of_files:
         selection.left_out.add(
             "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
@@ -231,7 +231,8 @@ def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) ->
         for path in paths:
             yield as_text(path.relative_to(root)), read_encoded(path)
 
-    digest, num_items = digest_files(unlisted + paths), len(unlisted) + len(paths)
+    digest = digest_names(digest_files(unlisted + paths), [str(selection.root)])  # from which their names begin
+    num_items = len(unlisted) + len(paths)
     return ImageSource(as_text(root), digest, num_items, items)
 
 

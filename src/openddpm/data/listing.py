@@ -213,8 +213,9 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
             what = f"folder {hidden}" if is_folder else "._* files" if hidden.startswith("._") else "files"
             left_out.add(f"hidden or of a system: {what}", [str(entry.path)], is_data=False)
         elif runs and not runs.isdisjoint(entry.path.parents):
-            if IMAGES.is_one(entry.path):
-                left_out.add("pictures of an earlier run", [str(entry.path)], is_data=False)
+            if kind := next((kind for kind in KINDS if kind.is_one(entry.path)), None):
+                what = "pictures" if kind is IMAGES else f"{kind.noun}s, by {RUN_FILE} beside or above them,"
+                left_out.add(f"{what} of an earlier run", [str(entry.path)], is_data=kind is not IMAGES)
         elif _DATASETS_CACHE.fullmatch(entry.path.name):
             left_out.add("caches of the `datasets` library", [str(entry.path)], is_data=False)
         else:
