@@ -101,7 +101,8 @@ def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Pat
     if archives:
         for path in archives:
             check_no_lfs_pointer(path)
-        num_bytes = sum(_size(entry.file) for entry in selection.all_data() if entry.file not in unread)
+        not_read = set(unread)
+        num_bytes = sum(_size(entry.file) for entry in selection.all_data() if entry.file not in not_read)
         check_no_larger_archives(where, num_bytes, {str(path): _size(path) for path in archives})
 
 
@@ -124,7 +125,7 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
         all that is no folder, and the folders that cannot be listed; the names of files without a suffix that links
         in the folder lead to, as in a cache of the Hub, and which are therefore left out.
     """
-    paths: list[Path] = []
+    found: list[tuple[PurePosixPath, Path]] = []
     errors: list[OSError] = []
     seen = set()
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
@@ -133,24 +134,22 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
             folders.clear()
             continue
         seen.add(real)
-        paths += [Path(parent, name) for name in names]
-    linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
-    targets = {path for path in paths if linked and not suffix_of(path.name) and _is_target(path, linked)}
-    entries = [_entry(folder, path) for path in sorted(paths) if path not in targets]
+        above = Path(parent)
+        below = PurePosixPath(*above.relative_to(folder).parts)
+        found += [(below / name, above / name) for name in names]
+    linked = {os.path.realpath(path) for _, path in found if path.is_symlink()}
+    targets = {path for _, path in found if linked and not suffix_of(path.name) and _is_target(path, linked)}
+    found.sort(key=lambda one: one[0].parts)
+    entries = [Entry(below, path, read_head) for below, path in found if not targets or path not in targets]
     unlisted = sorted(Path(os.fsdecode(error.filename)) for error in errors)
-    entries += [_entry(folder, path, is_unlisted_folder=True) for path in unlisted if path != folder]
     if folder in unlisted:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
+    entries += [Entry(PurePosixPath(*path.relative_to(folder).parts), path, read_head, True) for path in unlisted]
     return entries, sorted(str(path.relative_to(folder)) for path in targets)
 
 
 def _is_target(path: Path, linked: set[str]) -> bool:
     return os.path.realpath(path) in linked and not path.is_symlink()
-
-
-def _entry(folder: Path, path: Path, is_unlisted_folder: bool = False) -> Entry[Path]:
-    relative = PurePosixPath(*path.relative_to(folder).parts)
-    return Entry(relative, path, lambda: read_head(path), is_unlisted_folder)
 
 
 def read_head(path: Path) -> bytes:
@@ -209,7 +208,8 @@ def _tables_with_images(
     holding = with_images(paths, options)
     if not holding and is_only_kind:
         return paths
-    names = [str(path.relative_to(folder)) for path in paths if path not in holding]
+    others = set(paths).difference(holding)
+    names = [str(path.relative_to(folder)) for path in paths if path in others]
     selection.left_out.add("tables without a column of images", names, is_data=False)
     return holding
 

@@ -1,5 +1,7 @@
 """One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
 
+import functools
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,22 +39,33 @@ _SYSTEM_NAMES = frozenset(
 File = TypeVar("File")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Entry(Generic[File]):
     """A file that lies in a folder or an archive, or a folder that cannot be listed."""
 
     path: PurePosixPath
     """Relative to the folder or archive."""
     file: File
-    read_head: Callable[[], bytes] = bytes
-    """Reads the first HEAD_BYTES, or nothing where that cannot be."""
+    head_of: Callable[[File], bytes]
+    """Reads a file's first HEAD_BYTES, or nothing where that cannot be."""
     is_unlisted_folder: bool = False
 
     @property
     def folders(self) -> tuple[PurePosixPath, ...]:
         """Return the folders on the way to it, the outermost first."""
-        parents = [folder for folder in self.path.parents if folder.parts]
-        return (*reversed(parents), *([self.path] if self.is_unlisted_folder else []))
+        above = _folders_to(str(self.path).rpartition("/")[0])
+        return (*above, self.path) if self.is_unlisted_folder else above
+
+    def read_head(self) -> bytes:
+        """Return the first HEAD_BYTES, or nothing where that cannot be."""
+        return self.head_of(self.file)
+
+
+@functools.lru_cache(maxsize=1024)  # of files in one folder, which follow each other
+def _folders_to(folder: str) -> tuple[PurePosixPath, ...]:
+    """Return a folder and those on the way to it, the outermost first."""
+    path = PurePosixPath(folder)
+    return tuple(reversed([one for one in (path, *path.parents) if one.parts]))
 
 
 class _Place(NamedTuple):
@@ -258,16 +271,18 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
 
 def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Place]:
     """Return the split of each file that is of one, by the names of its folders, or of itself if it holds many."""
+    all_folders: set[tuple[PurePosixPath, ...]] = set()
     subfolders: dict[PurePosixPath, set[str]] = defaultdict(set)
     siblings: dict[tuple[PurePosixPath, str], set[str]] = defaultdict(set)
     saved = {entry.path.parent for entry in kinds if entry.path.name == SAVED_DICT_FILE}
     for entry, kind in kinds.items():
         if kind is None and not entry.is_unlisted_folder and not why_left_out(suffix_of(entry.path.name))[1]:
             continue  # a text makes no split
-        for folder in entry.folders:
-            subfolders[folder.parent].add(folder.name)
+        all_folders.add(entry.folders)
         if kind is not None and kind.is_container:
             siblings[entry.path.parent, kind.name].add(entry.path.stem)
+    for folder in itertools.chain.from_iterable(all_folders):
+        subfolders[folder.parent].add(folder.name)
     of_folders = {
         parent / name: split
         for parent, names in subfolders.items()
@@ -277,7 +292,7 @@ def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Plac
     places: dict[Entry[File], _Place] = {}
     for entry, kind in kinds.items():
         named = next((folder for folder in entry.folders if folder in of_folders), None)
-        stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None else {}
+        stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None and kind.is_container else {}
         if named is not None:
             places[entry] = _Place(of_folders[named], named)
         elif entry.path.stem in stems:
