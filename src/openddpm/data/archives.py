@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 
 from openddpm.data.decode import RefusedImage
+from openddpm.data.entries import IMAGES, KINDS, Entry, File
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import suffix_of
-from openddpm.data.listing import IMAGES, KINDS, Entry, File, Selection, check_no_larger_archives, nothing_to_read
+from openddpm.data.listing import Selection, check_no_larger_archives, nothing_to_read
 from openddpm.data.metadata_files import described
 
 MAX_SHRINKAGE = 200  # assumed: a page of text in an uncompressed BMP shrinks 100-fold, a photo less than two-fold

@@ -9,24 +9,12 @@ from pathlib import Path, PurePosixPath
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import ARRAYS, ARROW, IMAGES, KINDS, PARQUET, TAR, Entry
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, read_encoded
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import (
-    ARRAYS,
-    ARROW,
-    CLEAR_RATIO,
-    IMAGES,
-    KINDS,
-    PARQUET,
-    TAR,
-    Entry,
-    Selection,
-    check_no_larger_archives,
-    nothing_to_read,
-    select,
-)
+from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archives, nothing_to_read, select
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
@@ -37,7 +25,7 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
-OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
+OPENERS: dict[str, Open] = {  # of the kinds in entries.py whose files hold many images
     PARQUET.name: parquet_source,
     ARROW.name: arrow_source,
     TAR.name: tar_source,

@@ -1,22 +1,20 @@
 """One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
 
-import functools
 import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 from openddpm.data import splits
+from openddpm.data.entries import IMAGES, KINDS, Entry, File, Kind, kind_of
 from openddpm.data.formats import (
-    TAR_SUFFIXES,
     TEXT_SUFFIXES,
     foreign_format,
     image_suffixes,
     is_image_head,
-    names_arrays,
     suffix_of,
     suffix_of_head,
     why_left_out,
@@ -36,37 +34,6 @@ _SYSTEM_NAMES = frozenset(
     + ("system volume information", "__pycache__")
 )
 
-File = TypeVar("File")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Entry(Generic[File]):
-    """A file that lies in a folder or an archive, or a folder that cannot be listed."""
-
-    path: PurePosixPath
-    """Relative to the folder or archive."""
-    file: File
-    head_of: Callable[[File], bytes]
-    """Reads a file's first HEAD_BYTES, or nothing where that cannot be."""
-    is_unlisted_folder: bool = False
-
-    @property
-    def folders(self) -> tuple[PurePosixPath, ...]:
-        """Return the folders on the way to it, the outermost first."""
-        above = _folders_to(str(self.path).rpartition("/")[0])
-        return (*above, self.path) if self.is_unlisted_folder else above
-
-    def read_head(self) -> bytes:
-        """Return the first HEAD_BYTES, or nothing where that cannot be."""
-        return self.head_of(self.file)
-
-
-@functools.lru_cache(maxsize=1024)  # of files in one folder, which follow each other
-def _folders_to(folder: str) -> tuple[PurePosixPath, ...]:
-    """Return a folder and those on the way to it, the outermost first."""
-    path = PurePosixPath(folder)
-    return tuple(reversed([one for one in (path, *path.parents) if one.parts]))
-
 
 class _Place(NamedTuple):
     """Where a file stands among the splits."""
@@ -79,29 +46,6 @@ class _Place(NamedTuple):
     def shown(self) -> str:
         """Return the split as it is spelled there."""
         return self.folder.name if self.folder else self.split
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of data that a folder can be made of."""
-
-    name: str
-    noun: str
-    """What one of its files is, for messages."""
-    is_one: Callable[[PurePosixPath], bool]
-    """Tells by its path whether a file is of this kind."""
-    is_container: bool = True
-    """Whether a file holds many images, so that its name can be that of a split."""
-    has_splits: bool = False
-    """Whether such a file may hold several splits."""
-
-
-IMAGES = Kind("images", "image file", lambda path: suffix_of(path.name) in image_suffixes(), is_container=False)
-PARQUET = Kind("parquet", "parquet file", lambda path: suffix_of(path.name) == ".parquet")
-ARROW = Kind("arrow", "arrow file", lambda path: suffix_of(path.name) == ".arrow")
-TAR = Kind("tar", "tar file", lambda path: path.name.lower().endswith(TAR_SUFFIXES), has_splits=True)
-ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name), has_splits=True)
-KINDS = (IMAGES, PARQUET, ARROW, TAR, ARRAYS)  # a further one takes an entry here, and an opener in folder_source.py
 
 
 @dataclass
@@ -204,16 +148,6 @@ def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, 
         found = f"'{where}' holds images of {num_bytes:,} bytes beside '{as_text(name)}' of {archives[name]:,} bytes, "
         todo = "Unpack it and give its folder as --dataset, or give the folder of the images alone."
         raise UserError(f"{found}which is not opened and may be the data", todo)
-
-
-def kind_of(entry: Entry[File]) -> Kind | None:
-    """Return the kind of data that a file is by its name, or by its first bytes if its name has no suffix."""
-    if entry.is_unlisted_folder:
-        return None
-    for kind in KINDS:
-        if kind.is_one(entry.path):
-            return kind
-    return IMAGES if not suffix_of(entry.path.name) and is_image_head(entry.read_head()) else None
 
 
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import PurePosixPath
 
 from openddpm.data.decode import RefusedImage
+from openddpm.data.entries import File
 from openddpm.data.left_out import NUM_EXAMPLES
-from openddpm.data.listing import METADATA_NAMES, File, Selection
+from openddpm.data.listing import METADATA_NAMES, Selection
 from openddpm.record.schema import LeftOut
 
 MAX_BYTES = 64 * 2**20  # assumed: a line for each of half a million images

@@ -19,6 +19,7 @@ from openddpm.data.archives import (
     misplaced,
 )
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES, TEXT_SUFFIXES, image_suffixes, suffix_of
 from openddpm.data.image_source import (
     ImageSource,
@@ -29,7 +30,7 @@ from openddpm.data.image_source import (
     too_large,
 )
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import Entry, select
+from openddpm.data.listing import select
 from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text

@@ -9,9 +9,10 @@ from pathlib import Path
 from openddpm.config import DataOptions
 from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, images_of_archive, member_path, misplaced
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
-from openddpm.data.listing import Entry, select
+from openddpm.data.listing import select
 from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text
