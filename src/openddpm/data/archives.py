@@ -1,17 +1,14 @@
 """What zip and tar files share: which members are images, what is passed over, and how both are guarded."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Callable
+from pathlib import PurePosixPath, PureWindowsPath
 
 from openddpm.data.decode import RefusedImage
+from openddpm.data.entries import IMAGES, KINDS, Entry, File
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import suffix_of
-from openddpm.data.image_source import check_no_lfs_pointer
-from openddpm.data.listing import IMAGES, KINDS, Entry, File, Selection, check_no_larger_archives, nothing_to_read
+from openddpm.data.listing import Selection, check_no_larger_archives, nothing_to_read
 from openddpm.data.metadata_files import described
-from openddpm.errors import UserError
-from openddpm.names import as_text
 
 MAX_SHRINKAGE = 200  # assumed: a page of text in an uncompressed BMP shrinks 100-fold, a photo less than two-fold
 HARMLESS_BYTES = 4 * 2**20  # may shrink as it likes: an uncompressed BMP in one colour does so 1,000-fold
@@ -40,7 +37,7 @@ def images_of_archive(
             reason = f"{kind.noun}s inside of an archive are not read; unpack it and give its folder"
             selection.left_out.add(reason, [str(entry.path) for entry in members], is_data=True)
             unread += members
-    selection.left_out.extend(described(selection.others, [entry.path for entry in taken], read))
+    selection.left_out.extend(described(selection, [entry.path for entry in taken], read))
     if not taken:
         todo = "Unpack it into a folder, and give that as --dataset." if unread else ""
         raise nothing_to_read(f"'{where}'", selection, [IMAGES], todo)
@@ -59,16 +56,3 @@ def misplaced(name: str) -> RefusedImage | None:
     """Refuse a name that would lead out of the folder where somebody unpacks the archive, on any system."""
     path = PureWindowsPath(name)  # understands both kinds of slashes, and drives
     return RefusedImage("its name leads out of the archive") if path.drive or path.root or ".." in path.parts else None
-
-
-@contextlib.contextmanager
-def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
-    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        check_no_lfs_pointer(path)
-        reason = f"'{as_text(path)}' {found}: {as_text(str(error) or type(error).__name__)}"
-        raise UserError(reason, "Make or download it again.") from error

@@ -13,8 +13,9 @@ from typing import IO, cast
 import numpy as np
 from numpy.lib import format as npy_format
 
-from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, damage_named
+from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE
 from openddpm.data.array_layout import layouts_of
+from openddpm.data.image_source import damage_named
 from openddpm.data.zip_source import KNOWN_METHODS
 from openddpm.errors import UserError
 from openddpm.names import as_text

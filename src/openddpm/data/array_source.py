@@ -158,8 +158,8 @@ def _layout(array: ArrayFile, options: DataOptions) -> Layout:
     """Return how each image of an array lies in it, once it is known to be images of 8 bits."""
     what = f"'{as_text(array.path)}'" + (f", array '{as_text(array.name)}'," if array.name else "")
     shape = array.shape
-    layouts = layouts_of(shape[1:]) if len(shape) in (3, 4) else []
-    if len(shape) == 3 and shape[2] in CHANNELS:
+    layouts = layouts_of(shape[1:]) if len(shape) in (3, 4) and 0 not in shape[1:] else []
+    if layouts and len(shape) == 3 and shape[2] in CHANNELS:
         found = f"{what} has the shape {shape}: a single image, or {shape[0]} gray ones of {shape[1]}x{shape[2]}?"
         raise UserError(found, "Save it with an axis more: numpy.save(FILE, x[None]) for a single one in colour.")
     if len(layouts) == 2:

@@ -10,6 +10,7 @@ import numpy as np
 
 from openddpm.data.array_layout import image_of
 from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
+from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.named_files import NamedFiles
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -76,17 +77,18 @@ def images_in_cells(
                 yield as_text(name), SourcedImage(content, mode, changes) if mode or changes else content
 
 
-def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, list[str]]:
-    """Return how many images a column of lists holds, and the numbers of the rows that hold none."""
+def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, LeftOutCounts]:
+    """Return how many images a column of lists holds, and the rows that hold none."""
     import pyarrow.compute as pc
 
-    num_images, row, empty = 0, 0, []
+    num_images, row, left_out = 0, 0, LeftOutCounts()
     for column in map(_plain, columns):
         lengths = pc.fill_null(pc.list_value_length(column), 1).to_pylist()  # a missing list is an item, and refused
         num_images += sum(lengths)
-        empty += [f"row {row + index}" for index, length in enumerate(lengths) if not length]
+        empty = [f"row {row + index}" for index, length in enumerate(lengths) if not length]
+        left_out.add("rows whose list holds no image", empty, is_data=False)
         row += len(lengths)
-    return num_images, empty
+    return num_images, left_out
 
 
 def holds_lists(kind: "pa.DataType") -> bool:

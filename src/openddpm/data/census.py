@@ -2,7 +2,6 @@
 
 import heapq
 from collections import Counter
-from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -60,7 +59,7 @@ class Census:
             self._num_left_out += 1
             self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="left out"))
             return False
-        if len(self._folders) <= MAX_CLASSES and (folder := PurePath(path).parent.name):
+        if len(self._folders) <= MAX_CLASSES and (folder := path.rpartition("/")[0].rpartition("/")[2]):
             self._folders.add(folder)
         self.num_images += 1
         self._counts.update(result.changes)

@@ -179,4 +179,5 @@ def _scaled_to_8_bits(values: np.ndarray, pixel_range: Range | None) -> np.ndarr
 def _white_of(tile: tuple[Any, ...]) -> int | None:
     """Return what a PGM or PPM file of more than 8 bits takes for white; Pillow stretches it to 65535, or to 255."""
     codec, arguments = tile[0], tile[3]
-    return arguments[1] if codec.startswith("ppm") and len(arguments) > 1 and arguments[1] > 255 else None
+    has_white = codec.startswith("ppm") and isinstance(arguments, tuple)  # a bitmap in digits has a mode alone
+    return arguments[1] if has_white and arguments[1] > 255 else None

@@ -9,24 +9,12 @@ from pathlib import Path, PurePosixPath
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import ARRAYS, ARROW, IMAGES, KINDS, PARQUET, TAR, Entry
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
+from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, read_encoded
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import (
-    ARRAYS,
-    ARROW,
-    CLEAR_RATIO,
-    IMAGES,
-    KINDS,
-    PARQUET,
-    TAR,
-    Entry,
-    Selection,
-    check_no_larger_archives,
-    nothing_to_read,
-    select,
-)
+from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archives, nothing_to_read, select
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
@@ -37,7 +25,7 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
-OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
+OPENERS: dict[str, Open] = {  # of the kinds in entries.py whose files hold many images
     PARQUET.name: parquet_source,
     ARROW.name: arrow_source,
     TAR.name: tar_source,
@@ -84,7 +72,7 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
     is_of_files = chosen.noun == IMAGES.noun
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
-    selection.left_out.extend(described(selection.others, images, read_encoded))
+    selection.left_out.extend(described(selection, images, read_encoded))
     if not is_of_files:
         selection.left_out.add(
             "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
@@ -101,7 +89,8 @@ def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Pat
     if archives:
         for path in archives:
             check_no_lfs_pointer(path)
-        num_bytes = sum(_size(entry.file) for entry in selection.all_data() if entry.file not in unread)
+        not_read = set(unread)
+        num_bytes = sum(_size(entry.file) for entry in selection.all_data() if entry.file not in not_read)
         check_no_larger_archives(where, num_bytes, {str(path): _size(path) for path in archives})
 
 
@@ -124,7 +113,7 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
         all that is no folder, and the folders that cannot be listed; the names of files without a suffix that links
         in the folder lead to, as in a cache of the Hub, and which are therefore left out.
     """
-    paths: list[Path] = []
+    found: list[tuple[PurePosixPath, Path]] = []
     errors: list[OSError] = []
     seen = set()
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
@@ -133,24 +122,22 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
             folders.clear()
             continue
         seen.add(real)
-        paths += [Path(parent, name) for name in names]
-    linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
-    targets = {path for path in paths if linked and not suffix_of(path.name) and _is_target(path, linked)}
-    entries = [_entry(folder, path) for path in sorted(paths) if path not in targets]
+        above = Path(parent)
+        below = PurePosixPath(*above.relative_to(folder).parts)
+        found += [(below / name, above / name) for name in names]
+    linked = {os.path.realpath(path) for _, path in found if path.is_symlink()}
+    targets = {path for _, path in found if linked and not suffix_of(path.name) and _is_target(path, linked)}
+    found.sort(key=lambda one: one[0].parts)
+    entries = [Entry(below, path, read_head) for below, path in found if not targets or path not in targets]
     unlisted = sorted(Path(os.fsdecode(error.filename)) for error in errors)
-    entries += [_entry(folder, path, is_unlisted_folder=True) for path in unlisted if path != folder]
     if folder in unlisted:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
+    entries += [Entry(PurePosixPath(*path.relative_to(folder).parts), path, read_head, True) for path in unlisted]
     return entries, sorted(str(path.relative_to(folder)) for path in targets)
 
 
 def _is_target(path: Path, linked: set[str]) -> bool:
     return os.path.realpath(path) in linked and not path.is_symlink()
-
-
-def _entry(folder: Path, path: Path, is_unlisted_folder: bool = False) -> Entry[Path]:
-    relative = PurePosixPath(*path.relative_to(folder).parts)
-    return Entry(relative, path, lambda: read_head(path), is_unlisted_folder)
 
 
 def read_head(path: Path) -> bytes:
@@ -209,7 +196,8 @@ def _tables_with_images(
     holding = with_images(paths, options)
     if not holding and is_only_kind:
         return paths
-    names = [str(path.relative_to(folder)) for path in paths if path not in holding]
+    others = set(paths).difference(holding)
+    names = [str(path.relative_to(folder)) for path in paths if path in others]
     selection.left_out.add("tables without a column of images", names, is_data=False)
     return holding
 
@@ -231,7 +219,8 @@ def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) ->
         for path in paths:
             yield as_text(path.relative_to(root)), read_encoded(path)
 
-    digest, num_items = digest_files(unlisted + paths), len(unlisted) + len(paths)
+    digest = digest_names(digest_files(unlisted + paths), [str(selection.root)])  # from which their names begin
+    num_items = len(unlisted) + len(paths)
     return ImageSource(as_text(root), digest, num_items, items)
 
 

@@ -1,5 +1,6 @@
 """What every source of images comes down to, and what the sources share."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -91,6 +92,19 @@ def check_no_lfs_pointer(path: Path) -> None:
     if head == LFS_POINTER:
         todo = f"Fetch the files themselves: git -C '{as_text(path.parent)}' lfs pull"
         raise UserError(f"'{as_text(path)}' is a Git LFS pointer in place of the file", todo)
+
+
+@contextlib.contextmanager
+def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
+    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        check_no_lfs_pointer(path)
+        reason = f"'{as_text(path)}' {found}: {as_text(str(error) or type(error).__name__)}"
+        raise UserError(reason, "Make or download it again.") from error
 
 
 def choose_column(candidates: list[str], columns: list[str], options: DataOptions) -> str:

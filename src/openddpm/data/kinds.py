@@ -1,8 +1,8 @@
 """Whether masks, depth maps or the like lie beside the images they belong to: nobody means to train on both."""
 
+import functools
 import re
 from collections import Counter
-from pathlib import PurePosixPath
 
 from openddpm.errors import UserError
 
@@ -15,6 +15,10 @@ _WORDS = frozenset(  # what sets for segmentation, depth and matting call what i
 )
 _WEAK_WORDS = frozenset({"alpha", "edge"})  # that classes of images are called too
 _PICTURE_WORDS = frozenset({"image", "img", "rgb", "color", "colour", "photo", "picture"})
+_ALL_WORDS = _WORDS | _WEAK_WORDS
+_UNSPECIFIC_WORDS = _ALL_WORDS | _PICTURE_WORDS
+_NONE: frozenset[str] = frozenset()  # one for all images without a word
+_BETWEEN_TOKENS = re.compile(r"[\W_]+")
 _PAIRED_SHARE = 0.5  # assumed: fewer names in common are chance, as of classes that number their images
 _FEW_SHARE = 0.1  # assumed: fewer are odd ones among the images
 
@@ -36,9 +40,10 @@ class Kinds:
         beside colour, or bear the names of the others; and where gray images and images in colour lie in folders of
         their own and bear the same names.
         """
-        for words in (_WORDS, _WORDS | _WEAK_WORDS):
-            marked = [image for image in self._images if _words_of(image[0]) & words]
-            others = [image for image in self._images if not _words_of(image[0]) & words]
+        found = [_words_of(path) or _NONE for path, _ in self._images]
+        for words in (_WORDS, _ALL_WORDS):
+            marked = [image for image, own in zip(self._images, found, strict=True) if own & words]
+            others = [image for image, own in zip(self._images, found, strict=True) if not own & words]
             if not others or len(marked) < _FEW_SHARE * len(self._images):
                 continue
             is_paired = words is _WORDS and _num_paired(marked, others) >= _PAIRED_SHARE * len(marked)
@@ -61,14 +66,25 @@ def _folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def _stem_of(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
 def _tokens(text: str) -> list[str]:
-    return [re.sub(r"(?<!s)s$", "", token) for token in re.split(r"[\W_]+", text.lower()) if token]
+    tokens = _BETWEEN_TOKENS.split(text.lower())
+    return [token[:-1] if token.endswith("s") and not token.endswith("ss") else token for token in tokens if token]
 
 
 def _words_of(path: str) -> frozenset[str]:
-    """Return the words in the names of an image's folders, and the first and the last one of its own name."""
-    own = _tokens(PurePosixPath(path).stem)
-    return frozenset(_tokens(_folder_of(path)) + own[:1] + own[-1:])
+    """Return which of the words are in the names of an image's folders, or begin or end its own name."""
+    own = _tokens(_stem_of(path))
+    return _words_of_folder(_folder_of(path)) | _ALL_WORDS.intersection(own[:1] + own[-1:])
+
+
+@functools.lru_cache(maxsize=1024)  # of images in one folder, which follow each other
+def _words_of_folder(folder: str) -> frozenset[str]:
+    return _ALL_WORDS.intersection(_tokens(folder))
 
 
 def _num_gray(images: list[Named]) -> int:
@@ -83,8 +99,7 @@ def _num_paired(one: list[Named], other: list[Named]) -> int:
 
 def _key(image: Named) -> tuple[str, ...]:
     """Return what a picture and its mask have in common: 01.jpg and 01_mask.png, rgb_1.png and depth_1.png."""
-    unspecific = _WORDS | _WEAK_WORDS | _PICTURE_WORDS
-    return tuple(token for token in _tokens(PurePosixPath(image[0]).stem) if token not in unspecific)
+    return tuple(token for token in _tokens(_stem_of(image[0])) if token not in _UNSPECIFIC_WORDS)
 
 
 def _question(name: str, *kinds: list[Named]) -> UserError:

@@ -8,13 +8,22 @@ from openddpm.record.schema import LeftOut
 
 NUM_EXAMPLES = 3
 MAX_LINES = 6
+MAX_REASONS = 64  # assumed: of what may be meant, and again of the rest; each file of an archive can bring its own
+
+
+@dataclass
+class _Tally:
+    is_data: bool
+    is_text: bool
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
 
 
 @dataclass
 class LeftOutCounts:
     """What a source holds and does not take, each reason once, with the names of the first few."""
 
-    _by_reason: dict[str, LeftOut] = field(default_factory=dict)
+    _by_reason: dict[str, _Tally] = field(default_factory=dict)
 
     def add(
         self, reason: str, names: Iterable[str], is_data: bool, count: int | None = None, is_text: bool = False
@@ -26,12 +35,11 @@ class LeftOutCounts:
             is_text: whether they are texts, of which people need not be told.
         """
         names = list(names)
-        reason = as_text(reason)
-        known = self._by_reason.get(reason, LeftOut(reason=reason, count=0, is_data=is_data, is_text=is_text))
-        examples = [*known.examples, *map(as_text, names[:NUM_EXAMPLES])][:NUM_EXAMPLES]
-        total = known.count + (len(names) if count is None else count)
+        total = len(names) if count is None else count
         if total:
-            self._by_reason[reason] = known.model_copy(update={"count": total, "examples": examples})
+            tally = self._by_reason.setdefault(as_text(reason), _Tally(is_data, is_text))
+            tally.count += total
+            tally.examples += map(as_text, names[: NUM_EXAMPLES - len(tally.examples)])
 
     def extend(self, others: Iterable[LeftOut]) -> None:
         """Add what another source passes over."""
@@ -39,10 +47,31 @@ class LeftOutCounts:
             self.add(other.reason, other.examples, other.is_data, other.count, other.is_text)
 
     def listed(self) -> tuple[LeftOut, ...]:
-        """Return all of it: what may be images that were meant first, then the most."""
-        return tuple(sorted(self._by_reason.values(), key=lambda one: (not one.is_data, -one.count, one.reason)))
+        """Return all of it: what may be images that were meant first, then the most; the last of very many in sum."""
+        known = [LeftOut(reason=reason, **vars(tally)) for reason, tally in self._by_reason.items()]
+        known.sort(key=lambda one: (-one.count, one.reason))
+        return tuple(
+            one
+            for is_data in (True, False)
+            for one in _with_rest_in_sum([one for one in known if one.is_data is is_data])
+        )
 
     def summary(self) -> str:
         """Return what there is and why it is not taken, in lines for an error."""
         told = [one for one in self.listed() if not one.is_text] or self.listed()
         return "".join(f"\n  {one.count:,}  {one.reason}" for one in told[:MAX_LINES])
+
+
+def _with_rest_in_sum(reasons: list[LeftOut]) -> list[LeftOut]:
+    if len(reasons) <= MAX_REASONS:
+        return reasons
+    rest = reasons[MAX_REASONS - 1 :]
+    examples = [name for one in rest[:NUM_EXAMPLES] for name in one.examples][:NUM_EXAMPLES]
+    in_sum = LeftOut(
+        reason=f"for {len(rest):,} other reasons",
+        count=sum(one.count for one in rest),
+        examples=examples,
+        is_data=rest[0].is_data,
+        is_text=all(one.is_text for one in rest),
+    )
+    return [*reasons[: MAX_REASONS - 1], in_sum]

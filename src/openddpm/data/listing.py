@@ -1,20 +1,20 @@
 """One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 from openddpm.data import splits
+from openddpm.data.entries import IMAGES, KINDS, Entry, File, Kind, kind_of
 from openddpm.data.formats import (
-    TAR_SUFFIXES,
     TEXT_SUFFIXES,
     foreign_format,
     image_suffixes,
     is_image_head,
-    names_arrays,
     suffix_of,
     suffix_of_head,
     why_left_out,
@@ -34,26 +34,6 @@ _SYSTEM_NAMES = frozenset(
     + ("system volume information", "__pycache__")
 )
 
-File = TypeVar("File")
-
-
-@dataclass(frozen=True, eq=False)
-class Entry(Generic[File]):
-    """A file that lies in a folder or an archive, or a folder that cannot be listed."""
-
-    path: PurePosixPath
-    """Relative to the folder or archive."""
-    file: File
-    read_head: Callable[[], bytes] = bytes
-    """Reads the first HEAD_BYTES, or nothing where that cannot be."""
-    is_unlisted_folder: bool = False
-
-    @property
-    def folders(self) -> tuple[PurePosixPath, ...]:
-        """Return the folders on the way to it, the outermost first."""
-        parents = [folder for folder in self.path.parents if folder.parts]
-        return (*reversed(parents), *([self.path] if self.is_unlisted_folder else []))
-
 
 class _Place(NamedTuple):
     """Where a file stands among the splits."""
@@ -66,29 +46,6 @@ class _Place(NamedTuple):
     def shown(self) -> str:
         """Return the split as it is spelled there."""
         return self.folder.name if self.folder else self.split
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of data that a folder can be made of."""
-
-    name: str
-    noun: str
-    """What one of its files is, for messages."""
-    is_one: Callable[[PurePosixPath], bool]
-    """Tells by its path whether a file is of this kind."""
-    is_container: bool = True
-    """Whether a file holds many images, so that its name can be that of a split."""
-    has_splits: bool = False
-    """Whether such a file may hold several splits."""
-
-
-IMAGES = Kind("images", "image file", lambda path: suffix_of(path.name) in image_suffixes(), is_container=False)
-PARQUET = Kind("parquet", "parquet file", lambda path: suffix_of(path.name) == ".parquet")
-ARROW = Kind("arrow", "arrow file", lambda path: suffix_of(path.name) == ".arrow")
-TAR = Kind("tar", "tar file", lambda path: path.name.lower().endswith(TAR_SUFFIXES), has_splits=True)
-ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name), has_splits=True)
-KINDS = (IMAGES, PARQUET, ARROW, TAR, ARRAYS)  # a further one takes an entry here, and an opener in folder_source.py
 
 
 @dataclass
@@ -193,16 +150,6 @@ def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, 
         raise UserError(f"{found}which is not opened and may be the data", todo)
 
 
-def kind_of(entry: Entry[File]) -> Kind | None:
-    """Return the kind of data that a file is by its name, or by its first bytes if its name has no suffix."""
-    if entry.is_unlisted_folder:
-        return None
-    for kind in KINDS:
-        if kind.is_one(entry.path):
-            return kind
-    return IMAGES if not suffix_of(entry.path.name) and is_image_head(entry.read_head()) else None
-
-
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
     """Yield what is neither hidden nor left by a system nor part of a run's folder; count the rest."""
     runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
@@ -213,8 +160,9 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
             what = f"folder {hidden}" if is_folder else "._* files" if hidden.startswith("._") else "files"
             left_out.add(f"hidden or of a system: {what}", [str(entry.path)], is_data=False)
         elif runs and not runs.isdisjoint(entry.path.parents):
-            if IMAGES.is_one(entry.path):
-                left_out.add("pictures of an earlier run", [str(entry.path)], is_data=False)
+            if kind := next((kind for kind in KINDS if kind.is_one(entry.path)), None):
+                what = "pictures" if kind is IMAGES else f"{kind.noun}s, by {RUN_FILE} beside or above them,"
+                left_out.add(f"{what} of an earlier run", [str(entry.path)], is_data=kind is not IMAGES)
         elif _DATASETS_CACHE.fullmatch(entry.path.name):
             left_out.add("caches of the `datasets` library", [str(entry.path)], is_data=False)
         else:
@@ -257,16 +205,18 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
 
 def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Place]:
     """Return the split of each file that is of one, by the names of its folders, or of itself if it holds many."""
+    all_folders: set[tuple[PurePosixPath, ...]] = set()
     subfolders: dict[PurePosixPath, set[str]] = defaultdict(set)
     siblings: dict[tuple[PurePosixPath, str], set[str]] = defaultdict(set)
     saved = {entry.path.parent for entry in kinds if entry.path.name == SAVED_DICT_FILE}
     for entry, kind in kinds.items():
         if kind is None and not entry.is_unlisted_folder and not why_left_out(suffix_of(entry.path.name))[1]:
             continue  # a text makes no split
-        for folder in entry.folders:
-            subfolders[folder.parent].add(folder.name)
+        all_folders.add(entry.folders)
         if kind is not None and kind.is_container:
             siblings[entry.path.parent, kind.name].add(entry.path.stem)
+    for folder in itertools.chain.from_iterable(all_folders):
+        subfolders[folder.parent].add(folder.name)
     of_folders = {
         parent / name: split
         for parent, names in subfolders.items()
@@ -276,7 +226,7 @@ def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Plac
     places: dict[Entry[File], _Place] = {}
     for entry, kind in kinds.items():
         named = next((folder for folder in entry.folders if folder in of_folders), None)
-        stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None else {}
+        stems = of_files.get((entry.path.parent, kind.name), {}) if kind is not None and kind.is_container else {}
         if named is not None:
             places[entry] = _Place(of_folders[named], named)
         elif entry.path.stem in stems:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from openddpm.config import DataOptions
-from openddpm.data.image_source import ImageSource, digest_files
-from openddpm.data.tables import damage_named, dataset_source
+from openddpm.data.image_source import ImageSource, damage_named, digest_files
+from openddpm.data.tables import dataset_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
 

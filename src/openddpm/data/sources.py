@@ -130,7 +130,7 @@ def _other_parts(path: Path) -> tuple[LeftOut, ...]:
     """Count the rest of the data set that a file is a numbered part of."""
     left_out = LeftOutCounts()
     others = other_shards(path)
-    present = [other for other in others if other.is_file()]
+    present = {other: None for other in others if other.is_file()}
     reason = f"other parts, beside this one of {len(others) + 1:,} that is taken alone; give their folder for all"
     left_out.add(reason, [other.name for other in present], is_data=True, count=sum(map(count_rows, present)))
     missing = [other.name for other in others if other not in present]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from openddpm.config import DataOptions
 from openddpm.data.cells import array_depth, channels_of_mode, count_images, holds_lists, images_in_cells, is_number
 from openddpm.data.decode import EncodedImage
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, choose_column, digest_files
+from openddpm.data.image_source import ImageSource, choose_column, damage_named, digest_files
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
@@ -184,27 +184,13 @@ def _open_parquet(path: Path) -> "Iterator[pq.ParquetFile]":
         yield file
 
 
-@contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
-    try:
-        yield
-    except Exception as error:
-        check_no_lfs_pointer(path)
-        found = f"'{as_text(path)}' cannot be read: {as_text(str(error))}"
-        raise UserError(found, "Make or download it again.") from error
-
-
 def _digest(digest: str, column: str, *modes: str | None) -> str:
     return hashlib.sha256(" ".join([digest, column, *filter(None, modes)]).encode()).hexdigest()
 
 
 def _images_in_lists(columns: "Iterator[pa.Array | pa.ChunkedArray]") -> tuple[int, tuple[LeftOut, ...]]:
-    num_images, empty = count_images(columns)
-    if not empty:
-        return num_images, ()
-    reason = "rows whose list holds no image"
-    return num_images, (LeftOut(reason=reason, count=len(empty), examples=empty[:3], is_data=False),)
+    num_images, left_out = count_images(columns)
+    return num_images, left_out.listed()
 
 
 def _names_files(cell: object) -> bool:

@@ -6,7 +6,7 @@ import gzip
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -14,16 +14,23 @@ from openddpm.config import DataOptions
 from openddpm.data.archives import (
     HARMLESS_BYTES,
     MAX_SHRINKAGE,
-    damage_named,
     images_of_archive,
     member_path,
     misplaced,
 )
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES, TEXT_SUFFIXES, image_suffixes, suffix_of
-from openddpm.data.image_source import ImageSource, choose_column, digest_files, digest_names, too_large
+from openddpm.data.image_source import (
+    ImageSource,
+    choose_column,
+    damage_named,
+    digest_files,
+    digest_names,
+    too_large,
+)
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import Entry, select
+from openddpm.data.listing import select
 from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -37,12 +44,14 @@ _UNFOLDING: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by first bytes
 MAX_ROLES = 8  # assumed: kinds of images in a sample; names with dots in them make more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     shard: Path
     name: str
     offset: int
     num_bytes: int
+    head: bytes = b""
+    """Its first bytes, where its suffix does not tell what it is: they cannot be read later."""
 
     @property
     def role(self) -> str:
@@ -100,12 +109,11 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
 def _list(path: Path, links: list[str]) -> list[Entry[_Member]]:
     """Return the files in a tar file, and add the names of what is no file to `links`."""
     found = []
-    num_bytes, most = 0, max(HARMLESS_BYTES, MAX_SHRINKAGE * path.stat().st_size)
+    most = max(HARMLESS_BYTES, MAX_SHRINKAGE * path.stat().st_size)
     with _opened(path) as file, tarfile.open(fileobj=cast(IO[bytes], _ShortReads(file)), mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or millions of them fill the memory
-            num_bytes += member.size
-            if num_bytes > most:
+            if archive.offset > most:  # where the next header is, all headers counted
                 raise UserError(
                     f"'{as_text(path)}' unfolds to more than {most:,} bytes, as no images do",
                     "Make or download it again; an untrusted file may be meant to fill your memory or disk.",
@@ -119,13 +127,12 @@ def _list(path: Path, links: list[str]) -> list[Entry[_Member]]:
 
 
 def _entry(file: IO[bytes], member: _Member) -> Entry[_Member]:
-    """Return a member with its first bytes, where its suffix does not tell what it is: they cannot be read later."""
-    path, head = member_path(member.name), b""
+    path = member_path(member.name)
     suffix = suffix_of(path.name)
     if suffix not in image_suffixes() and suffix not in TEXT_SUFFIXES and not misplaced(member.name):
         file.seek(member.offset)
-        head = file.read(min(HEAD_BYTES, member.num_bytes))
-    return Entry(path, member, lambda: head)
+        member = replace(member, head=file.read(min(HEAD_BYTES, member.num_bytes)))
+    return Entry(path, member, lambda member: member.head)
 
 
 class _ShortReads:

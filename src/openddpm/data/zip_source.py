@@ -1,6 +1,7 @@
 """Images in a zip file, read without unpacking it, however hostile the archive."""
 
 import contextlib
+import functools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 from openddpm.config import DataOptions
 from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, images_of_archive, member_path, misplaced
 from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
-from openddpm.data.listing import Entry, select
+from openddpm.data.listing import select
 from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -28,7 +30,8 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
     where = as_text(path)
     with _opened(path) as archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
-        entries = [_entry(archive, one) for one in members]
+        head_of = functools.partial(_read_head, archive)
+        entries = [Entry(member_path(one.filename), one, head_of) for one in members]
         selection = select(entries, options.dataset_split, where, own_split=named_in(path.name))
         taken = images_of_archive(
             selection, where, lambda member: member.compress_size, lambda member: read_member(archive, member)
@@ -50,10 +53,6 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         split=as_text(selection.split) if selection.split else None,
         left_out=selection.left_out.listed(),
     )
-
-
-def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry[zipfile.ZipInfo]:
-    return Entry(member_path(member.filename), member, lambda: _read_head(archive, member))
 
 
 def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -190,10 +190,11 @@ def test_a_range_makes_other_numbers_pixels(kind: type, layout: str, tmp_path: P
         (np.asfortranarray(stack()), "Fortran order"),
         (np.array([{"a": 1}]), "a pickle, which is never loaded"),
         (np.zeros(3, [("a", "u1")]), r"the shape \(3,\)"),
+        (np.zeros((10**9, 0, 0), np.uint8), r"the shape \(1000000000, 0, 0\)"),
     ],
     ids=[
         *("0..1", "-1..1", "16 bits", "int64", "bool", "binary", "flat", "single", "ambiguous", "two channels"),
-        *("Fortran", "object", "record"),
+        *("Fortran", "object", "record", "no pixels"),
     ],
 )
 @pytest.mark.parametrize("save", [np.save, np.savez], ids=["npy", "npz"])

@@ -35,6 +35,12 @@ def twelve_bits() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 4096, (4, 4, 3)).astype(np.uint16)
 
 
+def test_bitmaps_in_digits_are_read() -> None:
+    """A PBM file in digits, of which Pillow knows a mode and no white, is an image of black and white."""
+    decoded = decode(b"P1\n4 4\n" + b"0 1 " * 8, None)
+    assert decoded.pixels.tolist() == [[[255, 0] * 2] * 4] and not decoded.changes
+
+
 @pytest.mark.parametrize(
     ("encoded", "values"),
     [

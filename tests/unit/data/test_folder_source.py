@@ -230,12 +230,15 @@ def test_pickles_are_named_with_the_way_on(make: Make, tmp_path: Path) -> None:
 
 
 def test_pictures_of_runs_are_counted(tmp_path: Path) -> None:
-    """The pictures of an earlier run that are passed over are counted, and its other files are not."""
+    """Pictures and other data in the folder of an earlier run are passed over and counted; its other files are not."""
     as_folder(tmp_path, {"a.png": 1, "run/samples/b.png": 2, "run/generated/c.png": 3})
     write(tmp_path / "run" / "run.json", b"{}")
+    write_parquet(tmp_path / "run" / "data.parquet", image=[png(4)] * 9)
     source = open_path(tmp_path)
     assert tones(source) == {"a.png": 1}
-    assert counts(source) == {"pictures of an earlier run": 2}
+    table, pictures = source.left_out
+    assert table.reason.startswith("parquet files, by run.json") and table.is_data
+    assert (pictures.reason, pictures.count) == ("pictures of an earlier run", 2)
 
 
 def test_what_links_lead_to_is_not_taken_twice(tmp_path: Path) -> None:
@@ -284,6 +287,31 @@ def test_metadata_says_which_images_it_names(make: Make, tmp_path: Path) -> None
     lost, named = source.left_out
     assert (lost.count, lost.examples, lost.is_data) == (1, ["lost.png"], True)
     assert "names 2 of the 3 images" in named.reason and not named.is_data
+
+
+@both
+def test_metadata_of_all_splits_names_no_lost_images(make: Make, tmp_path: Path) -> None:
+    """What a metadata file names of another split is there, and captions may hold ends of lines of other kinds."""
+    path = make(tmp_path, {"train/a.png": 1, "train/b.png": 2, "test/c.png": 3})
+    names = ("train/a.png", "train/b.png", "test/c.png")
+    content = "".join(f'{{"file_name": "{name}", "text": "a\u2028b"}}\n' for name in names).encode()
+    if path.suffix:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("metadata.jsonl", content)
+    else:
+        write(path / "metadata.jsonl", content)
+    reasons = [one.reason for one in open_path(path).left_out]
+    assert len(reasons) == 2 and "names 2 of the 2 images" in "".join(reasons)
+
+
+def test_names_that_begin_elsewhere_are_decoded_anew(tmp_path: Path) -> None:
+    """Once test/ lies beside train/ the same files have other names, which the decoded images' cache must not mix."""
+    as_folder(tmp_path, {"train/a.png": 1})
+    alone = open_path(tmp_path)
+    as_folder(tmp_path, {"test/b.png": 2})
+    beside = open_path(tmp_path)
+    assert (tones(alone), tones(beside)) == ({"train/a.png": 1}, {"a.png": 1})
+    assert alone.digest != beside.digest
 
 
 def test_damaged_metadata_keeps_no_image_out(tmp_path: Path) -> None:

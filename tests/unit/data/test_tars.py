@@ -166,6 +166,13 @@ def test_packed_bombs_are_refused_unread(tmp_path: Path) -> None:
         assert peak < 5_000_000
 
 
+def test_headers_count_as_what_a_tar_unfolds_to(tmp_path: Path) -> None:
+    """A packed tar of empty members, whose headers alone would fill the memory, is refused."""
+    path = write_tar(tmp_path / "a.tar.bz2", [("a.png", b"")] * 20_000, "w:bz2")
+    with pytest.raises(UserError, match="unfolds to more than"):
+        open_path(path)
+
+
 def test_members_too_large_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member larger than any image is refused by its size, and the others come."""
     path = write_tar(tmp_path / "a.tar", [("a.png", png(1) + bytes(500)), ("b.png", png(2))])
