@@ -308,3 +308,25 @@ def test_a_run_without_its_checkpoints(cli: Cli, finished_run: Path, tmp_path: P
     assert outcome.status == 0
     assert "their step is not known" in outcome.err
     assert list((run / "generated").glob("weights-????????-ema-ddim-1-seed-0"))
+
+
+def test_a_scheduler_that_is_not_the_runs_is_refused(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    """Weights are never drawn by a process that they were not trained for: the scheduler has to be the run's."""
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = run / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text("utf-8").replace('"epsilon"', '"v_prediction"'), "utf-8")
+    outcome = cli("sample", run, "--num_images", "1", "--num_inference_steps", "1")
+    assert outcome.status == 2
+    assert "has the prediction_type v_prediction, the run epsilon" in outcome.err
+
+
+def test_steps_by_default_are_no_more_than_the_timesteps(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    """A run of fewer timesteps than 50 is sampled in as many steps as it has, by the command that training advises."""
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    for path in (run / "run.json", run / "scheduler" / "scheduler_config.json"):
+        path.write_text(
+            path.read_text("utf-8").replace('"num_train_timesteps": 1000', '"num_train_timesteps": 30'), "utf-8"
+        )
+    outcome = cli("sample", run, "--num_images", "1")
+    assert outcome.status == 0, outcome.err
+    assert "-ddim-30-seed-0" in outcome.out

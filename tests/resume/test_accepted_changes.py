@@ -75,8 +75,11 @@ def test_a_finished_run_is_trained_for_longer(folder: Path) -> None:
 
 
 def test_another_model_is_never_accepted(folder: Path) -> None:
-    """Weights fit no other model, resolution or average: these are refused whatever is accepted."""
-    changes = ({"model": "unet-16", "resolution": 16}, {"resolution": 16}, {"use_ema": False})
+    """Weights fit no other model, average or prediction: these are refused whatever is accepted."""
+    changes = (
+        *({"model": "unet-16", "resolution": 16}, {"resolution": 16}, {"use_ema": False}),
+        *({"prediction_type": "v_prediction"}, {"zero_init_residuals": True}),
+    )
     for change in changes:
         with pytest.raises(UserError, match="its weights fit no other"):
             resume(folder / "run", accept_changes=True, **change)
@@ -101,3 +104,16 @@ def test_accepting_no_change_changes_nothing(folder: Path) -> None:
     resume(folder / "run", accept_changes=True)
     assert exact_metrics(folder / "run") == exact_metrics(folder / "whole")
     assert differing(newest_tensors(folder / "run"), newest_tensors(folder / "whole")) == []
+
+
+def test_a_finished_run_takes_no_change_without_more_steps(folder: Path) -> None:
+    """Options that no step would be trained with are refused, and neither record nor scheduler is touched."""
+    run = folder / "run"
+    assert resume(run).status == "finished"
+    files = [run / "run.json", run / "scheduler" / "scheduler_config.json"]
+    before = [file.read_bytes() for file in files]
+    for change in ({"preview_solver": "unipc"}, {"beta_schedule": "squaredcos_cap_v2"}, {"num_train_timesteps": 500}):
+        with pytest.raises(UserError, match="finished, after 12 steps: give it more"):
+            resume(run, accept_changes=True, **change)
+    assert [file.read_bytes() for file in files] == before
+    assert resume(run).status == "finished"

@@ -8,6 +8,7 @@ from openddpm.cli.arguments import OptionalPath, RunFolder, call
 
 _OptionalWeights = Annotated[Literal["ema", "raw"] | None, tyro.conf.arg(metavar="{ema,raw}", help_behavior_hint="")]
 _OptionalStep = Annotated[int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="")]
+_OptionalSteps = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
 def run(arguments: list[str]) -> int:
@@ -21,7 +22,7 @@ def _sample(
     output_dir: OptionalPath = None,
     num_images: int = 16,
     solver: Literal["ddim", "ddpm", "dpmsolver++", "unipc"] = "ddim",
-    num_inference_steps: int = 50,
+    num_inference_steps: _OptionalSteps = None,
     seed: int = 0,
     batch_size: int = 64,
     weights: _OptionalWeights = None,
@@ -40,7 +41,7 @@ def _sample(
             (default: RUN/generated/step-STEP-WEIGHTS-SOLVER-STEPS-seed-SEED).
         num_images: Images that the folder holds in the end.
         solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
-        num_inference_steps: Calls of the model an image.
+        num_inference_steps: Calls of the model an image (default: 50, or all timesteps where there are fewer).
         seed: Image number N of a seed is the same whatever num_images is; up to rounding, also whatever batch_size is.
         batch_size: Images made at a time; lower it where memory is short.
         weights: Averaged or raw weights (default: ema, or raw where the run keeps no average).

@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.unet import check_runs, unet_config
+from openddpm.diffusion.unet import check_runs, refuse_constant, unet_config
 from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
 from openddpm.errors import UserError
 from openddpm.record.schema import InitRecord
@@ -217,10 +217,11 @@ def _check_weights(source: str, folder: Path, names: set[str]) -> None:
         return
     unloaded = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
     if unloaded:
+        subfolder = ', subfolder="unet"' if folder.name == "unet" and Path(source).name != "unet" else ""
         raise UserError(
             f"'{source}' has its weights as a pickle only ({', '.join(unloaded)}), which may run any code: not loaded",
             "Where you trust it, save it as safetensors first, with diffusers: "
-            f'UNet2DModel.from_pretrained("{source}").save_pretrained("FOLDER"); then --init_from FOLDER.',
+            f'UNet2DModel.from_pretrained("{source}"{subfolder}).save_pretrained("FOLDER"); then --init_from FOLDER.',
         )
     raise UserError(f"--init_from '{source}' has no weights: no {WEIGHTS} beside '{folder / 'config.json'}'", todo)
 
@@ -261,7 +262,7 @@ def _first_words(error: Exception) -> str:
 
 def _read_json(source: str, path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (ValueError, OSError) as error:
         raise UserError(f"'{path}' of '{source}' cannot be read: {error}", "Bring it back whole.") from error
     if not isinstance(content, dict):

@@ -153,10 +153,15 @@ def _read_config(model: str) -> dict[str, Any]:
             todo = f"{todo}. To start from the architecture and the weights of a model on the Hub: --init_from {model}"
         raise UserError(found, todo)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         name = config.get("_class_name", "UNet2DModel") if isinstance(config, dict) else type(config).__name__
         if name != "UNet2DModel":
             raise ValueError(f"it is the config of a {name}, not of a UNet2DModel")
     except (ValueError, OSError) as error:
         raise UserError(f"--model '{path}' cannot be used: {error}", "Give a UNet2DModel's config.json.") from error
     return config
+
+
+def refuse_constant(name: str) -> None:
+    """Raise ValueError for NaN and Infinity, which Python's json reads, and no number of a config can be."""
+    raise ValueError(f"it holds {name}, which is no number")

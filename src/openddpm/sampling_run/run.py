@@ -20,13 +20,15 @@ from openddpm.sampling_run.progress import SamplingProgress
 from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
 from openddpm.seeding import standard_normal, torch_generator
 
+DEFAULT_STEPS = 50
+
 
 def sample_run(
     folder: Path,
     output_dir: Path | None,
     num_images: int,
     solver: Solver,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
     batch_size: int,
     weights: WeightsName | None = None,
@@ -39,6 +41,7 @@ def sample_run(
 
     Args:
         output_dir: the folder; None for one below `folder` that is named for what makes the images.
+        num_inference_steps: calls of the model; None for DEFAULT_STEPS, or all timesteps where there are fewer.
         weights: see `read_weights`.
         checkpoint: its step; None for the newest.
         npz: whether to write all of them into one file, too; one that is there is kept up to date in any case.
@@ -51,6 +54,8 @@ def sample_run(
     chosen = read_weights(folder, weights, checkpoint)
     denoise, config, shape = open_run(folder, device, chosen)
     chosen = replace(chosen, tensors={})  # the denoiser has its own
+    if num_inference_steps is None:
+        num_inference_steps = min(DEFAULT_STEPS, config["num_train_timesteps"])
     _check_numbers(num_images, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
     settings = Settings(
         run_id=read_run_record(folder).run_id,

@@ -94,10 +94,20 @@ def open_run(
         config = DDIMScheduler.from_pretrained(folder / "scheduler").config
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"the weights in '{folder}' cannot be read: {error}", _RESTORE) from error
+    _check_process(folder, config)
     tensors = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
     size = unet.config["sample_size"]
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return denoiser(unet, tensors, sampling_precision(device)), config, (unet.config["in_channels"], height, width)
+
+
+def _check_process(folder: Path, config: Any) -> None:
+    """Refuse a scheduler that is not that of the run: the weights would be taken for what they are not."""
+    recorded = read_run_record(folder).config
+    for name in ("prediction_type", "num_train_timesteps", "beta_schedule"):
+        if name in recorded and config[name] != recorded[name]:
+            found = f"'{folder / 'scheduler'}' has the {name} {config[name]}, the run {recorded[name]}"
+            raise UserError(found, _RESTORE)
 
 
 def sampling_precision(device: torch.device) -> torch.dtype | None:

@@ -12,7 +12,8 @@ from openddpm.record.schema import RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
-_SHAPES_THE_STATE = ("model", "resolution", "use_ema", "optimizer", "init_from")
+_FIXED = ("model", "resolution", "use_ema", "optimizer", "init_from", "zero_init_residuals", "prediction_type")
+"""Options that make the state what it is, or say what the weights of every checkpoint mean."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,18 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     changed = config_differences(config, recorded)
     if keeps_batch and not changed:
         return config, moved
-    fits = all(getattr(config, name) == getattr(recorded, name) for name in _SHAPES_THE_STATE)
-    if fits and config.accept_changes:
+    fits = all(getattr(config, name) == getattr(recorded, name) for name in _FIXED)
+    has_its_length = all(getattr(config, name) == getattr(recorded, name) for name in ("max_train_steps", "num_epochs"))
+    is_over = record.status == "finished" and config.resume_from_checkpoint == "latest" and has_its_length
+    if fits and config.accept_changes and not is_over:
         return config, moved + changed
     todo = "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
+    if is_over:
+        todo = (
+            f"It is finished, after {number_of(record.total_steps, 'step')}: give it more, such as --max_train_steps N."
+        )
     if not fits:
-        names = " or ".join(f"--{name}" for name in _SHAPES_THE_STATE)
+        names = " or ".join(f"--{name}" for name in _FIXED)
         todo = f"Choose another --output_dir, or give the options of that run: its weights fit no other {names}."
     if not config.resume_from_checkpoint:
         todo += " Or replace it: --overwrite_output_dir."
