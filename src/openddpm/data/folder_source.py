@@ -29,9 +29,10 @@ from openddpm.data.listing import (
 )
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
-from openddpm.data.shards import missing_shards
+from openddpm.data.shards import NOT_THERE, missing_shards
 from openddpm.data.splits import DEFAULT_SPLIT
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
+from openddpm.data.tar_source import count_images as count_tar_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -107,6 +108,8 @@ def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Pat
 
 def _count(entry: Entry[Path]) -> int:
     """Return how many images a file holds, 1 where that cannot be told quickly."""
+    if TAR.is_one(entry.path):
+        return count_tar_images(entry.file)
     return count_images(entry.file) if ARRAYS.is_one(entry.path) else count_rows(entry.file)
 
 
@@ -217,7 +220,7 @@ def _tables_with_images(
 def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:
     left_out = LeftOutCounts()
     left_out.extend(source.left_out)
-    left_out.add("parts of the table that are not there, by the numbers in their names", missing_shards(paths), True)
+    left_out.add(NOT_THERE, missing_shards(paths), is_data=True)
     return replace(source, left_out=left_out.listed())
 
 

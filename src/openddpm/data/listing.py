@@ -34,7 +34,26 @@ _SYSTEM_NAMES = frozenset(
     + ("system volume information", "__pycache__")
 )
 
+MAX_TEXT_HEADS = 64  # assumed: of texts of each suffix that are looked into; images under such names are many
+
 File = TypeVar("File")
+
+
+class TextHeads:
+    """Reads the first bytes of files under the suffixes of texts, until MAX_TEXT_HEADS of a suffix are no images."""
+
+    def __init__(self) -> None:
+        self._num_texts: Counter[str] = Counter()
+
+    def read(self, suffix: str, read_head: Callable[[], bytes]) -> bytes:
+        """Return the first bytes of an image, nothing for a text or where enough of its suffix were looked into."""
+        if self._num_texts[suffix] >= MAX_TEXT_HEADS:
+            return b""
+        head = read_head()
+        if b"\0" in head and is_image_head(head):  # no text has a zero byte, and every image has soon
+            return head
+        self._num_texts[suffix] += 1
+        return b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +126,7 @@ class Selection(Generic[File]):
     """The split that was chosen, where there are several."""
     root: PurePosixPath = field(default_factory=PurePosixPath)
     """The folder of that split, where it has just one."""
+    text_heads: TextHeads = field(default_factory=TextHeads)
 
     def all_data(self) -> list[Entry[File]]:
         """Return the data of every kind and split."""
@@ -126,7 +146,7 @@ def select(
         entries: all files, in the order of their paths.
         asked_split: the value of --dataset_split.
         where: the name of the folder or archive, for messages.
-        count_images: tells how many images a file of another split holds.
+        count_images: tells how many images a file holds that is of another split, or of none.
         own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
 
     Raises:
@@ -148,7 +168,7 @@ def select(
             passed_over[place.shown] += [entry] if kind else []
         elif kind:
             reason = "outside of the splits" if has_splits else f"beside what --dataset_split {asked_split} names"
-            selection.left_out.add(reason, [str(entry.path)], is_data=has_splits)
+            selection.left_out.add(reason, [str(entry.path)], is_data=has_splits, count=count_images(entry))
         else:
             _pass_over(entry, selection)
     for split, members in passed_over.items():
@@ -203,6 +223,11 @@ def kind_of(entry: Entry[File]) -> Kind | None:
     return IMAGES if not suffix_of(entry.path.name) and is_image_head(entry.read_head()) else None
 
 
+def num_images(entries: Sequence[Entry[File]]) -> int:
+    """Return how many of the files are images, without what is hidden or of a system."""
+    return sum(kind_of(entry) is IMAGES for entry in _visible(entries, LeftOutCounts()))
+
+
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
     """Yield what is neither hidden nor left by a system nor part of a run's folder; count the rest."""
     runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
@@ -241,9 +266,12 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
     suffix = suffix_of(entry.path.name)
     reason, is_data = why_left_out(suffix)
     is_text = suffix in TEXT_SUFFIXES
-    head = b"" if is_data or is_text else entry.read_head()
+    head = b""
+    if not is_data:
+        head = selection.text_heads.read(suffix, entry.read_head) if is_text else entry.read_head()
     if is_image_head(head):
         reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
+        is_text = False
     elif not suffix and (by_content := suffix_of_head(head)):
         reason, is_data = why_left_out(by_content)
         reason = f"no suffix, but by their content {reason}"

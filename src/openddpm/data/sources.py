@@ -22,7 +22,7 @@ from openddpm.data.formats import (
 from openddpm.data.image_source import ImageSource
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.own_source import own_source
-from openddpm.data.shards import other_shards
+from openddpm.data.shards import NOT_THERE, other_shards
 from openddpm.data.splits import check_split, named_in
 from openddpm.data.tables import arrow_source, count_rows, dataset_source, parquet_source
 from openddpm.data.tar_source import tar_source
@@ -134,5 +134,5 @@ def _other_parts(path: Path) -> tuple[LeftOut, ...]:
     reason = f"other parts, beside this one of {len(others) + 1:,} that is taken alone; give their folder for all"
     left_out.add(reason, [other.name for other in present], is_data=True, count=sum(map(count_rows, present)))
     missing = [other.name for other in others if other not in present]
-    left_out.add("parts of the table that are not there, by the numbers in their names", missing, is_data=True)
+    left_out.add(NOT_THERE, missing, is_data=True)
     return left_out.listed()
