@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from openddpm.data.decode import RefusedImage
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import suffix_of
-from openddpm.data.image_source import check_no_lfs_pointer
+from openddpm.data.image_source import check_no_lfs_pointer, check_permitted
 from openddpm.data.listing import IMAGES, KINDS, Entry, File, Selection, check_no_larger_archives, nothing_to_read
 from openddpm.data.metadata_files import described
 from openddpm.errors import UserError
@@ -70,5 +70,6 @@ def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
         raise
     except Exception as error:
         check_no_lfs_pointer(path)
+        check_permitted(path, error)
         reason = f"'{as_text(path)}' {found}: {as_text(str(error) or type(error).__name__)}"
         raise UserError(reason, "Make or download it again.") from error

@@ -11,7 +11,7 @@ from openddpm.data.array_source import array_source, count_images
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
+from openddpm.data.image_source import ImageSource, check_no_columns, check_no_lfs_pointer, digest_files, read_encoded
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import (
     ARRAYS,
@@ -84,6 +84,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         names = [str(path.relative_to(folder)) for path in other.paths]
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
     is_of_files = chosen.noun == IMAGES.noun
+    if is_of_files:
+        check_no_columns(options, f"the folder '{where}'")
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
     selection.left_out.extend(described(selection.others, images, read_encoded))
     if not is_of_files:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from openddpm.config import DataOptions
 from openddpm.data.cells import array_depth, channels_of_mode, count_images, holds_lists, images_in_cells, is_number
 from openddpm.data.decode import EncodedImage
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, choose_column, digest_files
+from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, check_permitted, choose_column, digest_files
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
@@ -191,6 +191,7 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         check_no_lfs_pointer(path)
+        check_permitted(path, error)
         found = f"'{as_text(path)}' cannot be read: {as_text(str(error))}"
         raise UserError(found, "Make or download it again.") from error
 

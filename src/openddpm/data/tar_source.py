@@ -21,7 +21,14 @@ from openddpm.data.archives import (
 )
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.formats import HEAD_BYTES, TEXT_SUFFIXES, image_suffixes, suffix_of
-from openddpm.data.image_source import ImageSource, choose_column, digest_files, digest_names, too_large
+from openddpm.data.image_source import (
+    ImageSource,
+    check_no_columns,
+    choose_column,
+    digest_files,
+    digest_names,
+    too_large,
+)
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import Entry, TextHeads, num_images, select
 from openddpm.data.splits import named_in
@@ -208,8 +215,11 @@ def _of_one_role(members: list[_Member], options: DataOptions, left_out: LeftOut
     """Return one image of each sample; all images where each has one, under whatever suffix."""
     roles = sorted({member.role for member in members})
     has_choice = len({member.sample for member in members}) < len(members) and 1 < len(roles) <= MAX_ROLES
-    if not has_choice and options.image_column is None:
-        return members
+    if not has_choice:
+        if options.image_column not in roles:
+            check_no_columns(options, f"'{as_text(options.dataset)}'")
+        if options.image_column is None:
+            return members
     role = choose_column(roles, roles, options)
     for other in roles:
         if other != role:
