@@ -20,6 +20,7 @@ from openddpm.data.formats import (
     why_left_out,
 )
 from openddpm.data.left_out import LeftOutCounts
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.writer import RUN_FILE
@@ -34,26 +35,7 @@ _SYSTEM_NAMES = frozenset(
     + ("system volume information", "__pycache__")
 )
 
-MAX_TEXT_HEADS = 64  # assumed: of texts of each suffix that are looked into; images under such names are many
-
 File = TypeVar("File")
-
-
-class TextHeads:
-    """Reads the first bytes of files under the suffixes of texts, until MAX_TEXT_HEADS of a suffix are no images."""
-
-    def __init__(self) -> None:
-        self._num_texts: Counter[str] = Counter()
-
-    def read(self, suffix: str, read_head: Callable[[], bytes]) -> bytes:
-        """Return the first bytes of an image, nothing for a text or where enough of its suffix were looked into."""
-        if self._num_texts[suffix] >= MAX_TEXT_HEADS:
-            return b""
-        head = read_head()
-        if b"\0" in head and is_image_head(head):  # no text has a zero byte, and every image has soon
-            return head
-        self._num_texts[suffix] += 1
-        return b""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,9 @@ from openddpm.data.image_source import (
     too_large,
 )
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import Entry, TextHeads, num_images, select
+from openddpm.data.listing import Entry, num_images, select
 from openddpm.data.splits import named_in
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
 

@@ -9,7 +9,7 @@ import pytest
 
 from openddpm.data import folder_source
 from openddpm.data.image_source import ImageSource
-from openddpm.data.listing import TextHeads
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_tar, write_zip
 
