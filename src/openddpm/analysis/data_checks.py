@@ -135,7 +135,8 @@ def _changed(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
 
 def counts_text(data: DataRecord) -> str:
     """Return what was counted of the images, in words; empty where nothing was."""
-    total = data.num_images + data.counts.get("refused", 0) + data.counts.get("dropped", 0)
+    num_unused = data.counts.get("refused", 0) + data.counts.get("dropped", 0) + data.num_duplicates_left_out
+    total = data.num_images + num_unused
     counted = ", ".join(f"{reason} {number:,}" for reason, number in data.counts.items() if number)
     return f"of {number_of(total, 'image')}: {counted}" if counted else ""
 

@@ -16,7 +16,7 @@ from numpy.lib import format as npy_format
 from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE
 from openddpm.data.array_layout import layouts_of
 from openddpm.data.image_source import damage_named
-from openddpm.data.zip_source import KNOWN_METHODS
+from openddpm.data.zip_source import ENCRYPTED, KNOWN_METHODS
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
@@ -124,6 +124,9 @@ def _npz_headers(path: Path) -> list[ArrayFile]:
         members = archive.infolist()
         if any(member.compress_type not in KNOWN_METHODS for member in members):
             raise ValueError("packed by a method that numpy does not use")
+        if any(member.flag_bits & ENCRYPTED for member in members):
+            todo = "Unpack it with its password, and give its .npy file as --dataset."
+            raise UserError(f"'{as_text(path)}' is encrypted", todo)
         if len({member.filename for member in members}) < len(members):
             raise ValueError("two arrays of one name")
         if sum(member.compress_size for member in members) > path.stat().st_size:

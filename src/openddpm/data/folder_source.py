@@ -12,14 +12,22 @@ from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.entries import ARRAYS, ARROW, IMAGES, KINDS, PARQUET, TAR, Entry
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, read_encoded
+from openddpm.data.image_source import (
+    ImageSource,
+    check_no_columns,
+    check_no_lfs_pointer,
+    digest_files,
+    digest_names,
+    read_encoded,
+)
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archives, nothing_to_read, select
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
-from openddpm.data.shards import missing_shards
+from openddpm.data.shards import NOT_THERE, missing_shards
 from openddpm.data.splits import DEFAULT_SPLIT
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
+from openddpm.data.tar_source import count_images as count_tar_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -71,6 +79,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         names = [str(path.relative_to(folder)) for path in other.paths]
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
     is_of_files = chosen.noun == IMAGES.noun
+    if is_of_files:
+        check_no_columns(options, f"the folder '{where}'")
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
     selection.left_out.extend(described(selection, images, read_encoded))
     if not is_of_files:
@@ -96,6 +106,8 @@ def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Pat
 
 def _count(entry: Entry[Path]) -> int:
     """Return how many images a file holds, 1 where that cannot be told quickly."""
+    if TAR.is_one(entry.path):
+        return count_tar_images(entry.file)
     return count_images(entry.file) if ARRAYS.is_one(entry.path) else count_rows(entry.file)
 
 
@@ -205,7 +217,7 @@ def _tables_with_images(
 def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:
     left_out = LeftOutCounts()
     left_out.extend(source.left_out)
-    left_out.add("parts of the table that are not there, by the numbers in their names", missing_shards(paths), True)
+    left_out.add(NOT_THERE, missing_shards(paths), is_data=True)
     return replace(source, left_out=left_out.listed())
 
 

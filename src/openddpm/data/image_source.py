@@ -103,8 +103,31 @@ def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
         raise
     except Exception as error:
         check_no_lfs_pointer(path)
+        check_permitted(path, error)
         reason = f"'{as_text(path)}' {found}: {as_text(str(error) or type(error).__name__)}"
         raise UserError(reason, "Make or download it again.") from error
+
+
+def check_permitted(path: Path, error: Exception) -> None:
+    """Check that what went wrong with a file is not merely that it may not be read.
+
+    Raises:
+        UserError: it is; to make or download the file again would be of no use.
+    """
+    if isinstance(error, PermissionError):
+        todo = f"Make it readable, such as by: chmod u+r '{as_text(path)}'; or ask its owner."
+        raise UserError(f"'{as_text(path)}' cannot be read: permission denied", todo) from error
+
+
+def check_no_columns(options: DataOptions, where: str) -> None:
+    """Check that plain image files are not asked for a column of a table.
+
+    Raises:
+        UserError: --image_column names one.
+    """
+    if options.image_column is not None:
+        found = f"{where} holds plain image files, which have no columns, and --image_column asks for"
+        raise UserError(f"{found} '{as_text(options.image_column)}'", "Leave --image_column out.")
 
 
 def choose_column(candidates: list[str], columns: list[str], options: DataOptions) -> str:

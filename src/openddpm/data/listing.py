@@ -20,6 +20,7 @@ from openddpm.data.formats import (
     why_left_out,
 )
 from openddpm.data.left_out import LeftOutCounts
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.writer import RUN_FILE
@@ -64,6 +65,7 @@ class Selection(Generic[File]):
     """The split that was chosen, where there are several."""
     root: PurePosixPath = field(default_factory=PurePosixPath)
     """The folder of that split, where it has just one."""
+    text_heads: TextHeads = field(default_factory=TextHeads)
 
     def all_data(self) -> list[Entry[File]]:
         """Return the data of every kind and split."""
@@ -83,7 +85,7 @@ def select(
         entries: all files, in the order of their paths.
         asked_split: the value of --dataset_split.
         where: the name of the folder or archive, for messages.
-        count_images: tells how many images a file of another split holds.
+        count_images: tells how many images a file holds that is of another split, or of none.
         own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
 
     Raises:
@@ -105,7 +107,7 @@ def select(
             passed_over[place.shown] += [entry] if kind else []
         elif kind:
             reason = "outside of the splits" if has_splits else f"beside what --dataset_split {asked_split} names"
-            selection.left_out.add(reason, [str(entry.path)], is_data=has_splits)
+            selection.left_out.add(reason, [str(entry.path)], is_data=has_splits, count=count_images(entry))
         else:
             _pass_over(entry, selection)
     for split, members in passed_over.items():
@@ -150,6 +152,11 @@ def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, 
         raise UserError(f"{found}which is not opened and may be the data", todo)
 
 
+def num_images(entries: Sequence[Entry[File]]) -> int:
+    """Return how many of the files are images, without what is hidden or of a system."""
+    return sum(kind_of(entry) is IMAGES for entry in _visible(entries, LeftOutCounts()))
+
+
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
     """Yield what is neither hidden nor left by a system nor part of a run's folder; count the rest."""
     runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
@@ -189,9 +196,12 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
     suffix = suffix_of(entry.path.name)
     reason, is_data = why_left_out(suffix)
     is_text = suffix in TEXT_SUFFIXES
-    head = b"" if is_data or is_text else entry.read_head()
+    head = b""
+    if not is_data:
+        head = selection.text_heads.read(suffix, entry.read_head) if is_text else entry.read_head()
     if is_image_head(head):
         reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
+        is_text = False
     elif not suffix and (by_content := suffix_of_head(head)):
         reason, is_data = why_left_out(by_content)
         reason = f"no suffix, but by their content {reason}"

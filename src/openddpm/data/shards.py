@@ -1,11 +1,18 @@
-"""Data sets in several files, numbered as train-00000-of-00003.parquet."""
+"""Data sets in several files, numbered as train-00000-of-00003.parquet or as images-0.npy."""
 
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from openddpm.data.formats import TAR_SUFFIXES
+
+NOT_THERE = "parts of the data set that are not there, by the numbers in their names"
 _NUMBERED = re.compile(r"(?P<stem>.*?-)(?P<index>\d{5})-of-(?P<total>\d{5})(?P<end>.*)", re.DOTALL)
+_INDEXED = re.compile(r"(?P<stem>.*?)(?P<index>\d+)(?P<end>\D*)", re.DOTALL)  # by the last number in a name
+_END_WITH_NUMBER = re.compile(r"[.-]idx\d-ubyte(\.gz)?$", re.IGNORECASE)
+_YEARS = range(1900, 2100)  # of which nobody has to have all
 MAX_SHARDS = 10_000  # assumed: a name that promises more is not believed
+MAX_DIGITS = 9  # assumed: longer numbers are names of another kind
 
 
 def other_shards(path: Path) -> list[Path]:
@@ -22,7 +29,38 @@ def missing_shards(paths: Sequence[Path]) -> list[str]:
     """Return the names of numbered parts that are not among `paths` though others of theirs are."""
     present = set(paths)
     expected: Iterable[Path] = dict.fromkeys(shard for path in _first_of_each(paths) for shard in other_shards(path))
-    return [path.name for path in expected if path not in present]
+    return [path.name for path in expected if path not in present] + _gaps(paths)
+
+
+def _gaps(paths: Sequence[Path]) -> list[str]:
+    """Return the names that fill the gaps between names that are equal but for their last number.
+
+    Where more are not there than there are, the numbers are taken for something else, such as dates.
+    """
+    series: dict[tuple[Path, str, str], dict[int, str]] = {}
+    for path in paths:
+        bare, suffix = _without_suffix(path.name)
+        if (match := _INDEXED.fullmatch(bare)) and not _NUMBERED.fullmatch(path.name):
+            digits = match["index"]
+            if len(digits) <= MAX_DIGITS:
+                series.setdefault((path.parent, match["stem"], match["end"] + suffix), {})[int(digits)] = digits
+    missing = []
+    for (_, stem, end), present in series.items():
+        first, last = min(present), max(present)
+        num_missing = last - first + 1 - len(present)
+        if 0 < num_missing <= len(present) and not all(index in _YEARS for index in present):
+            width = min(map(len, present.values()))
+            missing += [f"{stem}{index:0{width}d}{end}" for index in range(first, last) if index not in present]
+    return missing
+
+
+def _without_suffix(name: str) -> tuple[str, str]:
+    """Split a file's name before its suffix: numbers in .tar.bz2 and -idx3-ubyte number no parts."""
+    if match := _END_WITH_NUMBER.search(name):
+        return name[: match.start()], match[0]
+    suffix = next((end for end in TAR_SUFFIXES if name.lower().endswith(end)), Path(name).suffix)
+    bare = name[: len(name) - len(suffix)]
+    return bare, name[len(bare) :]
 
 
 def _first_of_each(paths: Sequence[Path]) -> list[Path]:

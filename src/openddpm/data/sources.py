@@ -1,16 +1,19 @@
 """Where images come from: a built-in name, a folder, a zip, parquet or arrow files, the Hub, or the caller's own."""
 
 import contextlib
+import re
 import stat
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from openddpm.config import DataOptions
 from openddpm.data.array_files import open_arrays
 from openddpm.data.array_source import array_source
 from openddpm.data.folder_source import folder_source, read_head
+from openddpm.data.foreign_files import NOT_READ
 from openddpm.data.formats import (
     ARRAY_SUFFIXES,
     TAR_SUFFIXES,
@@ -18,20 +21,24 @@ from openddpm.data.formats import (
     foreign_format,
     image_suffixes,
     names_arrays,
+    suffix_of,
 )
 from openddpm.data.image_source import ImageSource
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.own_source import own_source
-from openddpm.data.shards import other_shards
+from openddpm.data.shards import NOT_THERE, other_shards
 from openddpm.data.splits import check_split, named_in
 from openddpm.data.tables import arrow_source, count_rows, dataset_source, parquet_source
 from openddpm.data.tar_source import tar_source
-from openddpm.data.zip_source import zip_source
+from openddpm.data.zip_source import ZIP_START, zip_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
 
 __all__ = ["ImageSource", "open_source"]
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HUB_ADDRESS = re.compile(r"(https?://huggingface\.co/|hf://)datasets/(?P<name>[^/?#@]+/[^/?#@]+)/?$", re.IGNORECASE)
 
 BUILT_IN = ("avatars-16",)
 
@@ -58,6 +65,8 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         _check_no_hub_options(options, f"the built-in set '{options.dataset}'")
         with resources.as_file(resources.files("openddpm.data") / "builtin" / f"{options.dataset}.parquet") as path:
             return parquet_source([path], options)
+    if _ADDRESS.match(options.dataset):
+        raise _no_address(options.dataset)
     path = Path(options.dataset)
     with contextlib.suppress(RuntimeError):  # no such user
         path = path.expanduser()
@@ -75,6 +84,16 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     dataset, revision, digest = load_from_hub(options)
     source = dataset_source(dataset, revision, digest, options, cache_folders(options))
     return replace(source, left_out=(*source.left_out, *_other_splits(dataset)))
+
+
+def _no_address(dataset: str) -> UserError:
+    """Return the error of a file or page that is given by its address."""
+    todo = "Download it first, and give the path of the file or folder as --dataset."
+    if dataset.lower().startswith("file:"):
+        todo = f"Give the plain path: --dataset '{as_text(unquote(urlsplit(dataset).path))}'."
+    elif hub := _HUB_ADDRESS.match(dataset):
+        todo = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
+    return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", todo)
 
 
 def _check_no_hub_options(options: DataOptions, where: str) -> None:
@@ -115,6 +134,8 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
         return tar_source([path], options)
     if names_arrays(path.name) or open_arrays(path):
         return array_source([path], options)
+    if suffix_of(path.name) not in NOT_READ and suffix not in image_suffixes() and read_head(path)[:4] == ZIP_START:
+        return zip_source(path, options)
     found, todo = f"'{as_text(path)}' is no data set that can be read", "Give a folder of images, or a .zip, .tar, "
     todo += ".parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
     if suffix in image_suffixes():
@@ -134,5 +155,5 @@ def _other_parts(path: Path) -> tuple[LeftOut, ...]:
     reason = f"other parts, beside this one of {len(others) + 1:,} that is taken alone; give their folder for all"
     left_out.add(reason, [other.name for other in present], is_data=True, count=sum(map(count_rows, present)))
     missing = [other.name for other in others if other not in present]
-    left_out.add("parts of the table that are not there, by the numbers in their names", missing, is_data=True)
+    left_out.add(NOT_THERE, missing, is_data=True)
     return left_out.listed()

@@ -23,6 +23,7 @@ from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES, TEXT_SUFFIXES, image_suffixes, suffix_of
 from openddpm.data.image_source import (
     ImageSource,
+    check_no_columns,
     choose_column,
     damage_named,
     digest_files,
@@ -30,8 +31,9 @@ from openddpm.data.image_source import (
     too_large,
 )
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.listing import select
+from openddpm.data.listing import num_images, select
 from openddpm.data.splits import named_in
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
@@ -41,6 +43,7 @@ _UNFOLDING: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by first bytes
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
+NO_END = "the end of the tar file is missing: it may be cut off; make or download it again"
 MAX_ROLES = 8  # assumed: kinds of images in a sample; names with dots in them make more
 
 
@@ -76,13 +79,17 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """
     entries: list[Entry[_Member]] = []
     links: list[str] = []
+    without_end: list[str] = []
     for path in paths:
         with damage_named(path, "is not a whole tar file"):
-            entries += _list(path, links)
+            found, has_end = _list(path, links)
+        entries += found
+        without_end += [] if has_end else [path.name]
     where = as_text(paths[0] if len(paths) == 1 else options.dataset)
     own_split = named_in(paths[0].name) if len(paths) == 1 else None
     selection = select(entries, options.dataset_split, where, own_split=own_split)
     selection.left_out.add("links and devices in the archive, which are not followed", links, is_data=True)
+    selection.left_out.add(NO_END, without_end, is_data=True)
     taken = images_of_archive(selection, where, lambda member: member.num_bytes, _read_alone)
     members = _of_one_role([entry.file for entry in taken], options, selection.left_out)
     by_shard: dict[Path, list[_Member]] = {path: [] for path in paths}
@@ -106,10 +113,21 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     )
 
 
-def _list(path: Path, links: list[str]) -> list[Entry[_Member]]:
-    """Return the files in a tar file, and add the names of what is no file to `links`."""
+def count_images(path: Path) -> int:
+    """Return how many images a tar file holds, 1 where only unpacking it or nothing at all can tell."""
+    try:
+        with path.open("rb") as file:
+            is_packed = file.read(6).startswith(tuple(_UNFOLDING))
+        return 1 if is_packed else num_images(_list(path, [])[0])
+    except Exception:  # damaged in one of many ways; opening it as data says which
+        return 1
+
+
+def _list(path: Path, links: list[str]) -> tuple[list[Entry[_Member]], bool]:
+    """Return the files in a tar file, and whether its end is there; add the names of what is no file to `links`."""
     found = []
     most = max(HARMLESS_BYTES, MAX_SHRINKAGE * path.stat().st_size)
+    texts = TextHeads()
     with _opened(path) as file, tarfile.open(fileobj=cast(IO[bytes], _ShortReads(file)), mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or millions of them fill the memory
@@ -119,19 +137,24 @@ def _list(path: Path, links: list[str]) -> list[Entry[_Member]]:
                     "Make or download it again; an untrusted file may be meant to fill your memory or disk.",
                 )
             if member.isreg() and not member.issparse():
-                found.append(_entry(file, _Member(path, member.name, member.offset_data, member.size)))
+                found.append(_entry(file, _Member(path, member.name, member.offset_data, member.size), texts))
             elif not member.isdir():
                 links.append(member.name)
-        _check_end(file, archive.offset)
-    return found
+        has_end = _has_end(file, archive.offset)
+    return found, has_end
 
 
-def _entry(file: IO[bytes], member: _Member) -> Entry[_Member]:
+def _entry(file: IO[bytes], member: _Member, texts: TextHeads) -> Entry[_Member]:
+    """Return a member with its first bytes, where its suffix does not tell what it is: they cannot be read later."""
     path = member_path(member.name)
     suffix = suffix_of(path.name)
-    if suffix not in image_suffixes() and suffix not in TEXT_SUFFIXES and not misplaced(member.name):
+
+    def read_head() -> bytes:
         file.seek(member.offset)
-        member = replace(member, head=file.read(min(HEAD_BYTES, member.num_bytes)))
+        return file.read(min(HEAD_BYTES, member.num_bytes))
+
+    if suffix not in image_suffixes() and not misplaced(member.name):
+        member = replace(member, head=texts.read(suffix, read_head) if suffix in TEXT_SUFFIXES else read_head())
     return Entry(path, member, lambda member: member.head)
 
 
@@ -148,14 +171,21 @@ class _ShortReads:
         return self._file.read(num_bytes)
 
 
-def _check_end(file: IO[bytes], offset: int) -> None:
-    """Check that nothing follows the last member: `tarfile` takes a damaged header for the end, without a word."""
+def _has_end(file: IO[bytes], offset: int) -> bool:
+    """Return whether zeros follow the last member, as they end every tar file: one that was cut off has none.
+
+    Raises:
+        ReadError: something else follows it: `tarfile` takes a damaged header for the end, without a word.
+    """
     file.seek(offset)
+    num_zeros = 0
     while block := file.read(MAX_HEADER_BYTES):
         if block.strip(b"\0"):
             raise tarfile.ReadError(
                 "what follows its last whole member is no member: damaged, or several tar files behind each other"
             )
+        num_zeros += len(block)
+    return num_zeros >= tarfile.BLOCKSIZE  # there ought to be two of them, but some programs write one
 
 
 @contextlib.contextmanager
@@ -188,8 +218,11 @@ def _of_one_role(members: list[_Member], options: DataOptions, left_out: LeftOut
     """Return one image of each sample; all images where each has one, under whatever suffix."""
     roles = sorted({member.role for member in members})
     has_choice = len({member.sample for member in members}) < len(members) and 1 < len(roles) <= MAX_ROLES
-    if not has_choice and options.image_column is None:
-        return members
+    if not has_choice:
+        if options.image_column not in roles:
+            check_no_columns(options, f"'{as_text(options.dataset)}'")
+        if options.image_column is None:
+            return members
     role = choose_column(roles, roles, options)
     for other in roles:
         if other != role:

@@ -11,13 +11,23 @@ from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, images_of_arch
 from openddpm.data.decode import EncodedImage, RefusedImage
 from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES
-from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, digest_names, too_large
+from openddpm.data.image_source import (
+    ImageSource,
+    check_no_columns,
+    check_no_lfs_pointer,
+    check_permitted,
+    digest_files,
+    digest_names,
+    too_large,
+)
 from openddpm.data.listing import select
 from openddpm.data.splits import named_in
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
+ZIP_START = b"PK\3\4"
 UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # what opening a damaged archive raises
+ENCRYPTED = 1  # of a member's flags
 KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unfolds others past the size that is declared
 
 
@@ -36,6 +46,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         taken = images_of_archive(
             selection, where, lambda member: member.compress_size, lambda member: read_member(archive, member)
         )
+    check_no_columns(options, f"'{where}'")
     if sum(entry.file.compress_size for entry in taken) > path.stat().st_size:
         found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
         raise UserError(found, "Make or download it again; an untrusted file may be meant to fill your memory.")
@@ -72,10 +83,14 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Re
         if refusal := misplaced(member.filename) or _shrunk_too_far(member) or too_large(member.file_size):
             return refusal
         if member.compress_type not in KNOWN_METHODS:
-            return RefusedImage("packed by a method that images are not: only stored and deflated ones are read")
+            return RefusedImage(
+                "packed by a method that is not read: unpack the zip file and give the folder, or pack it with deflate"
+            )
+        if member.flag_bits & ENCRYPTED:
+            return RefusedImage("encrypted: unpack the zip file with its password, and give the folder as --dataset")
         with archive.open(member) as file:
             return file.read(member.file_size)  # without a size it would unfold all that there is
-    except Exception as error:  # encrypted or damaged: every kind of compression has errors of its own
+    except Exception as error:  # damaged: every kind of compression has errors of its own
         return RefusedImage(f"cannot be read: {error}")
 
 
@@ -85,6 +100,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(path)
     except UNREADABLE as error:
         check_no_lfs_pointer(path)
+        check_permitted(path, error)
         found = f"'{as_text(path)}' is not a whole zip file: {as_text(str(error))}"
         raise UserError(found, "Make or download it again.") from error
     with archive:

@@ -318,6 +318,7 @@ class LeftOut(_Record):
     not told in the terminal."""
 
 
+BEYOND_USUAL = 0.05  # assumed: by how much of a usual range resizing and filters go beyond its ends
 CUT_MUCH = "cut by more than a quarter"
 """Among the counts of a DataRecord: images of which cropping takes more than a quarter of the area."""
 
@@ -328,6 +329,12 @@ class CutImage(_Record):
     path: str
     share: float
     """Of its area, 0..1."""
+
+
+def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
+    """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and take more than half of it."""
+    beyond = BEYOND_USUAL * (high - low)
+    return low - beyond <= least and greatest <= high + beyond and greatest - least > (high - low) / 2
 
 
 class DataRecord(_Record):
@@ -364,10 +371,14 @@ class DataRecord(_Record):
 
     @property
     def range_option(self) -> str:
-        """An option that covers all numbers in the files: by the number of bits, or the usual 0 1, where that fits."""
+        """An option for the numbers in the files: a usual range that they nearly fill, or the number of their bits."""
         least, greatest = self.raw_min or 0.0, self.raw_max or 0.0
-        if least >= 0 and greatest <= 1:
+        if least >= -BEYOND_USUAL and greatest <= 1 + BEYOND_USUAL:
             least, greatest = 0, 1
+        elif _nearly_fill(least, greatest, -1, 1):
+            least, greatest = -1, 1
         elif least >= 0 and greatest.is_integer():
             least, greatest = 0, 2 ** math.ceil(math.log2(greatest + 1)) - 1
+        elif not (least.is_integer() and greatest.is_integer()) and _nearly_fill(least, greatest, 0, 255):
+            least, greatest = 0, 255
         return f"--pixel_range {least:.6g} {greatest:.6g}"

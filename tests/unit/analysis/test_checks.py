@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan, count_previews
+from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
@@ -296,3 +297,10 @@ def test_levels_named_are_those_of_the_sizes() -> None:
     """The sizes that a finding recommends have as many levels as it takes them to have."""
     named = {name: len(size["block_out_channels"]) for name, size in SIZES.items() if name != "default"}
     assert named == LEVELS_OF_SIZES
+
+
+def test_counts_are_of_all_images_found() -> None:
+    """What is counted is set against all images: used, refused, and left out as duplicates."""
+    counts = {"refused": 2, "exact duplicate": 6}
+    data = DataRecord(num_images=18, counts=counts, images=[], num_duplicates_left_out=6)
+    assert counts_text(data) == "of 26 images: refused 2, exact duplicate 6"

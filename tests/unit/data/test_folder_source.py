@@ -9,8 +9,9 @@ import pytest
 
 from openddpm.data import folder_source
 from openddpm.data.image_source import ImageSource
+from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
-from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_zip
+from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_tar, write_zip
 
 Make = Callable[[Path, dict[str, int]], Path]
 
@@ -41,6 +42,37 @@ def test_a_class_called_train_is_a_class(make: Make, tmp_path: Path) -> None:
     source = open_path(make(tmp_path, {"boat/a.png": 1, "car/a.png": 2, "train/a.png": 3}))
     assert sorted(tones(source).values()) == [1, 2, 3]
     assert source.left_out == ()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_images_under_the_names_of_texts_are_told(kind: str, tmp_path: Path) -> None:
+    """Images that are called .txt or .html are told by their content; of real texts only a few are looked into."""
+    names = {"a.png": png(1), **{f"b{n}.txt": png(n) for n in range(70)}, "c.html": png(2), "d.txt": b"P1 of 10"}
+    path = tmp_path / "set"
+    if kind == "folder":
+        for name, content in names.items():
+            write(path / name, content)
+    elif kind == "zip":
+        path = write_zip(tmp_path / "set.zip", list(names.items()))
+    else:
+        path = write_tar(tmp_path / "set.tar", names.items())
+    assert [(one.reason.partition(":")[0], one.count, one.is_data) for one in open_path(path).left_out] == [
+        (".txt", 70, True),
+        (".html", 1, True),
+        (".txt files", 1, False),
+    ]
+    contents = iter([b"a text"] * 100)
+    heads = TextHeads()
+    for _ in range(100):
+        heads.read(".txt", lambda: next(contents))
+    assert len(list(contents)) == 100 - 64
+
+
+def test_rows_of_a_table_that_is_left_out_are_counted(tmp_path: Path) -> None:
+    """A table beside the splits counts as its rows."""
+    for name, number in (("train", 2), ("test", 3), ("train_old", 5)):
+        write_parquet(tmp_path / f"{name}.parquet", image=[png(n) for n in range(number)])
+    assert counts(open_path(tmp_path)) == {"outside of the splits": 5, "split 'test'": 3}
 
 
 @both
@@ -135,7 +167,7 @@ def test_what_is_passed_over_is_counted_by_suffix(make: Make, tmp_path: Path) ->
         assert [(one.count, one.is_data) for one in heic] == [(2, True)]
     assert found == {
         ".png~: images by their content, not by their names; rename them": (1, True),
-        ".txt files": (1, False),
+        ".txt: images by their content, not by their names; rename them": (1, True),
     }
 
 

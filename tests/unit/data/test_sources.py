@@ -17,7 +17,7 @@ from openddpm.data import image_source
 from openddpm.data.decode import Preprocessing, decode_image
 from openddpm.data.sources import open_source
 from openddpm.errors import UserError
-from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_zip
+from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_tar, write_zip
 
 
 def test_folders_are_searched_for_images_by_name(tmp_path: Path) -> None:
@@ -220,6 +220,51 @@ def test_local_data_refuses_options_of_the_hub(kind: str, option: str, tmp_path:
     options = DataOptions(dataset=dataset, **{option: "main"})
     with pytest.raises(UserError, match=rf"--{option} 'main' is of data sets of the Hub, and .* is local"):
         open_source(options, None if dataset else [Image.new("L", (4, 4))])
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_plain_images_refuse_a_column(kind: str, tmp_path: Path) -> None:
+    """A column, which plain image files do not have, is refused and not passed over."""
+    path = write(tmp_path / "a.png", png(1)).parent
+    if kind == "zip":
+        path = write_zip(tmp_path / "a.zip", [("a.png", png(1))])
+    elif kind == "tar":
+        path = write_tar(tmp_path / "a.tar", [("a.png", png(1))])
+    with pytest.raises(UserError, match=r"no columns, and --image_column asks for 'photo'"):
+        open_path(path, image_column="photo")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "todo"),
+    [
+        ("file:///data/my%20set", "Give the plain path: --dataset '/data/my set'"),
+        ("https://example.org/x.zip", "Download it first"),
+        ("https://huggingface.co/datasets/some/flowers", "--dataset 'some/flowers'"),
+        ("hf://datasets/some/flowers", "--dataset 'some/flowers'"),
+    ],
+)
+def test_addresses_are_refused_with_the_way_on(dataset: str, todo: str) -> None:
+    """An address is neither a path nor a name of the Hub, and what to give in its place is said."""
+    with pytest.raises(UserError) as error:
+        open_source(DataOptions(dataset=dataset))
+    assert todo in error.value.todo
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.arrow", "a.tar", "a.npz", "a.npy"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no permission to read a file is told so, and not to make or download it again."""
+    path = write(tmp_path / name, b"x" * 99)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for opener in ("zipfile.ZipFile", "pyarrow.parquet.ParquetFile", "datasets.Dataset.from_file"):
+        monkeypatch.setattr(opener, refuse)
+    with pytest.raises(UserError, match=r"cannot be read: permission denied\nMake it readable"):
+        open_path(path)
 
 
 def test_tensors_are_refused_with_the_way_on() -> None:

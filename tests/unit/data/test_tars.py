@@ -1,26 +1,15 @@
-import io
+import gzip
 import tarfile
 import tracemalloc
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import RefusedImage
-from openddpm.data.tar_source import tar_source
+from openddpm.data.tar_source import NO_END, tar_source
 from openddpm.errors import UserError
-from picture_files import open_path, png, tones
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w") -> Path:
-    """Write a tar file."""
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
+from picture_files import open_path, png, tones, write, write_tar
 
 
 def left_out(path: Path, **options: str) -> list[tuple[str, int, bool]]:
@@ -95,15 +84,36 @@ def test_splits_in_tars_are_kept_apart(where: str, tmp_path: Path) -> None:
         assert all(entry.reason.startswith("split '") for entry in source.left_out)
         return list(tones(source).values()), [entry.count for entry in source.left_out]
 
-    count = 3 if where == "folders" else 1
-    assert opened("train") == ([0, 1, 2], [count])
-    assert opened("validation") == opened("val") == ([9, 10, 11], [count])
+    assert opened("train") == ([0, 1, 2], [3])
+    assert opened("validation") == opened("val") == ([9, 10, 11], [3])
     with pytest.raises(UserError, match=r"no split 'test'; its splits are train .*, val"):
         opened("test")
     alone = write_tar(tmp_path / "alone.tar", [("train/a.png", png(1)), ("car/b.png", png(2))])
     assert list(tones(open_path(alone)).values()) == [1, 2]
     named = write_tar(tmp_path / "val-00.tar", [("a.png", png(1))])
     assert open_path(named, dataset_split="valid").num_items == 1
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_without_its_end_is_told(mode: str, tmp_path: Path) -> None:
+    """A tar cut off between two members, before it was packed or never packed, is read, and told to have no end."""
+    images = [(f"{n}.png", png(n)) for n in range(4)]
+    whole = write_tar(tmp_path / "whole.tar", images).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        cut = whole[: archive.getmembers()[2].offset]
+    path = write(tmp_path / "cut.tar", gzip.compress(cut) if mode == "w:gz" else cut)
+    assert list(tones(open_path(path)).values()) == [0, 1]
+    assert left_out(path) == [(NO_END, 1, True)]
+    path.write_bytes(cut + bytes(512))  # as some programs end them
+    assert left_out(path) == []
+
+
+def test_images_of_a_tar_that_is_left_out_are_counted(tmp_path: Path) -> None:
+    """A tar beside the split counts as its images: not as one, nor with what is no image."""
+    write_tar(tmp_path / "train.tar", [("a.png", png(1))])
+    write_tar(tmp_path / "val.tar", [*((f"{n}.png", png(n)) for n in range(4)), ("a.txt", b"x"), ("._a.png", b"x")])
+    (found,) = left_out(tmp_path)
+    assert found[0].startswith("split 'val") and found[1] == 4
 
 
 def test_splits_inside_the_only_tar_of_a_folder_can_be_chosen(tmp_path: Path) -> None:

@@ -266,3 +266,25 @@ def test_a_damaged_verdict_counts_as_none(tmp_path: Path) -> None:
     folder = write_made_up_run(tmp_path / "run")
     (folder / "verdict.json").write_text('{"code": "lear')
     assert read_run_folder(folder).verdict is None
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        ((0.002, 0.4), "0 1"),
+        ((-0.01, 1.03), "0 1"),
+        ((-0.98, 0.93), "-1 1"),
+        ((-1.04, 1.01), "-1 1"),
+        ((-0.2, 0.3), "-0.2 0.3"),
+        ((0.3, 251.7), "0 255"),
+        ((-3.5, 257.2), "0 255"),
+        ((0, 260), "0 511"),
+        ((-7, 200), "-7 200"),
+        ((-7.5, 783.5), "-7.5 783.5"),
+        ((12.5, 40.5), "12.5 40.5"),
+    ],
+)
+def test_usual_ranges_are_suggested(found: tuple[float, float], hint: str) -> None:
+    """Numbers that nearly fill 0..1, -1..1 or 0..255 get that range suggested, and others their own."""
+    data = DataRecord(num_images=1, counts={}, images=[], raw_min=found[0], raw_max=found[1])
+    assert data.range_option == f"--pixel_range {hint}"
