@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
-from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.decode import EncodedImage
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
 from openddpm.data.image_source import ImageSource, check_no_lfs_pointer, digest_files, read_encoded
@@ -70,9 +70,6 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     unread: list[Path] = []
     candidates = list(_candidates(folder, selection, options, unread))
     if not candidates:
-        if selection.unlisted:
-            unlisted = as_text(selection.unlisted[0].file)
-            raise UserError(f"cannot list '{unlisted}', and found no images in '{where}'", "Make it readable.")
         raise nothing_to_read(f"the folder '{where}'", selection)
     _check_archives(where, selection, unread)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
@@ -85,10 +82,6 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     is_of_files = chosen.noun == IMAGES.noun
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
     selection.left_out.extend(described(selection.others, images, read_encoded))
-    if not is_of_files:
-        selection.left_out.add(
-            "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
-        )
     selection.left_out.extend(chosen.source.left_out)
     split = as_text(selection.split) if selection.split else chosen.source.split
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
@@ -128,16 +121,16 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
     errors: list[OSError] = []
     seen = set()
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        real = os.path.realpath(parent)
+        real = _real(parent)
         if real in seen:  # links in a circle
             folders.clear()
             continue
         seen.add(real)
         paths += [Path(parent, name) for name in names]
-    linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
+    linked = {_real(path) for path in paths if _is_link(path)}
     targets = {path for path in paths if linked and not suffix_of(path.name) and _is_target(path, linked)}
     entries = [_entry(folder, path) for path in sorted(paths) if path not in targets]
-    unlisted = sorted(Path(os.fsdecode(error.filename)) for error in errors)
+    unlisted = sorted(Path(os.fsdecode(error.filename or folder)) for error in errors)
     entries += [_entry(folder, path, is_unlisted_folder=True) for path in unlisted if path != folder]
     if folder in unlisted:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
@@ -145,7 +138,19 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
 
 
 def _is_target(path: Path, linked: set[str]) -> bool:
-    return os.path.realpath(path) in linked and not path.is_symlink()
+    return _real(path) in linked and not _is_link(path)
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # noqa: PTH114 - is_symlink raises PermissionError where a folder may not be entered
+
+
+def _real(path: str | Path) -> str:
+    """Return where a path leads once its links are followed, or the path itself where these may not be read."""
+    try:
+        return os.path.realpath(path)
+    except OSError:  # /proc/1/cwd, say
+        return str(Path(path).absolute())
 
 
 def _entry(folder: Path, path: Path, is_unlisted_folder: bool = False) -> Entry[Path]:
@@ -223,16 +228,12 @@ def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSou
 
 def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) -> ImageSource:
     root = folder / selection.root
-    unlisted = [entry.file for entry in selection.unlisted]
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        for path in unlisted:
-            yield as_text(path.relative_to(root)), RefusedImage("a folder that cannot be listed")
         for path in paths:
             yield as_text(path.relative_to(root)), read_encoded(path)
 
-    digest, num_items = digest_files(unlisted + paths), len(unlisted) + len(paths)
-    return ImageSource(as_text(root), digest, num_items, items)
+    return ImageSource(as_text(root), digest_files(paths), len(paths), items)
 
 
 def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError:
