@@ -2,12 +2,14 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
+from openddpm.data.declared import README, Declared, OddReadmeError, declared_files
 from openddpm.data.decode import EncodedImage
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
@@ -30,11 +32,12 @@ from openddpm.data.listing import (
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import missing_shards
-from openddpm.data.splits import DEFAULT_SPLIT
+from openddpm.data.splits import DEFAULT_SPLIT, counted
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
+from openddpm.record.schema import LeftOut
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
 OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many images
@@ -43,6 +46,7 @@ OPENERS: dict[str, Open] = {  # of the kinds in listing.py whose files hold many
     TAR.name: tar_source,
     ARRAYS.name: array_source,
 }
+MAX_FOLDERS = 5  # that a line names
 TABLES = (PARQUET.name, ARROW.name)
 
 
@@ -65,7 +69,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     where = as_text(folder)
     left_out = LeftOutCounts()
     left_out.add("what links beside them lead to", targets, is_data=False)
-    selection = select(entries, options.dataset_split, where, _count)
+    declared = _declared(folder, entries, options, left_out)
+    selection = select(entries, options.dataset_split, where, _count, declared=declared)
     selection.left_out.extend(left_out.listed())
     unread: list[Path] = []
     candidates = list(_candidates(folder, selection, options, unread))
@@ -85,6 +90,30 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     selection.left_out.extend(chosen.source.left_out)
     split = as_text(selection.split) if selection.split else chosen.source.split
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
+
+
+def _declared(
+    folder: Path, entries: Sequence[Entry[Path]], options: DataOptions, left_out: LeftOutCounts
+) -> Declared | None:
+    """Return what a README.md in the folder declares, and count what of that cannot be used.
+
+    Raises:
+        UserError: --dataset_config asks for a configuration, and none are declared.
+    """
+    files = [entry.path for entry in entries if not entry.is_unlisted_folder]
+    unlisted = [entry.path for entry in entries if entry.is_unlisted_folder]
+    declared, config = None, options.dataset_config
+    try:
+        declared = declared_files(folder, files, unlisted, config, options.dataset_split)
+    except OddReadmeError as error:
+        left_out.add(f"what {README} declares of files, which cannot be read: {error}", [README], is_data=False)
+    if declared is not None:
+        left_out.add(f"named by {README} and not there", declared.unmatched, is_data=True)
+    elif config is not None:
+        found = f"--dataset_config '{as_text(config)}' is of data sets of the Hub, and '{as_text(folder)}' is local"
+        todo = "Leave --dataset_config out, or give the name of a data set of the Hub as --dataset."
+        raise UserError(f"{found}, without configurations in a {README}", todo)
+    return declared
 
 
 def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Path]) -> None:
@@ -204,6 +233,8 @@ def _candidates(
             )
             unread += paths
         else:
+            if kind.name in TABLES:
+                selection.left_out.extend(_joined_folders(folder, paths))
             yield _Candidate(kind.noun, paths, _with_missing_shards(source, paths))
 
 
@@ -217,6 +248,17 @@ def _tables_with_images(
     names = [str(path.relative_to(folder)) for path in paths if path not in holding]
     selection.left_out.add("tables without a column of images", names, is_data=False)
     return holding
+
+
+def _joined_folders(folder: Path, paths: Sequence[Path]) -> Iterator[LeftOut]:
+    """Say so where tables of several folders, which may be a data set each, are taken together."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        counts[str(path.parent.relative_to(folder))] += count_rows(path)
+    if len(counts) > 1:
+        shown = counted(dict(list(counts.items())[:MAX_FOLDERS])) + (", ..." if len(counts) > MAX_FOLDERS else "")
+        reason = as_text(f"images from {len(counts):,} folders, taken together: {shown}; give one as --dataset for it")
+        yield LeftOut(reason=f"{reason} alone", count=1, is_data=False)
 
 
 def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:

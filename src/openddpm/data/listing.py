@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Generic, NamedTuple, TypeVar
 
 from openddpm.data import splits
+from openddpm.data.declared import Declared
 from openddpm.data.formats import (
     TAR_SUFFIXES,
     TEXT_SUFFIXES,
@@ -117,6 +118,7 @@ def select(
     where: str,
     count_images: Callable[[Entry[File]], int] = lambda entry: 1,
     own_split: str | None = None,
+    declared: Declared | None = None,
 ) -> Selection[File]:
     """Choose the data among all that lies in a folder or an archive.
 
@@ -126,19 +128,27 @@ def select(
         where: the name of the folder or archive, for messages.
         count_images: tells how many images a file of another split holds.
         own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
+        declared: the splits, where they are declared and not told by names.
 
     Raises:
         UserError: there is no such split, or a folder of it cannot be listed.
     """
     selection: Selection[File] = Selection()
     kinds = {entry: kind_of(entry) for entry in _visible(entries, selection.left_out)}
-    places = _splits(kinds)
-    has_splits = any(kinds[entry] for entry in places)
-    chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
+    unlisted = [entry for entry in kinds if entry.is_unlisted_folder]
+    if declared is not None:
+        kinds = _within(kinds, declared, selection.left_out, count_images)
+    if declared is not None and declared.split is not None:
+        places = {entry: _Place(declared.places[entry.path], None) for entry in kinds if entry.path in declared.places}
+        has_splits, chosen = True, declared.split
+    else:
+        places = _splits(kinds)
+        has_splits = any(kinds[entry] for entry in places)
+        chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
-    unlisted = [entry for entry in kinds if entry.is_unlisted_folder]
-    if needed := [one for one in unlisted if chosen is None or (one in places and places[one].split == chosen)]:
+    unlisted_here = [entry for entry in kinds if entry.is_unlisted_folder]
+    if needed := [one for one in unlisted_here if chosen is None or (one in places and places[one].split == chosen)]:
         raise cannot_list(where, needed)
     elsewhere = [str(entry.path) for entry in unlisted]
     selection.left_out.add("folders outside of the split that cannot be listed", elsewhere, is_data=False)
@@ -234,6 +244,26 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
             left_out.add("caches of the `datasets` library", [str(entry.path)], is_data=False)
         else:
             yield entry
+
+
+def _within(
+    kinds: Mapping[Entry[File], Kind | None],
+    declared: Declared,
+    left_out: LeftOutCounts,
+    count_images: Callable[[Entry[File]], int],
+) -> dict[Entry[File], Kind | None]:
+    """Return what is declared, with what is no data in any case, and count the rest."""
+    within: dict[Entry[File], Kind | None] = {}
+    for entry, kind in kinds.items():
+        if entry.path in declared.places or not (kind or entry.is_unlisted_folder):
+            within[entry] = kind
+        elif kind:
+            other = declared.outside.get(entry.path)
+            reason = "not among the files that README.md declares"
+            if other is not None:
+                reason = f"configuration '{other}': --dataset_config chooses one"
+            left_out.add(reason, [str(entry.path)], is_data=other is None, count=count_images(entry))
+    return within
 
 
 def _is_hidden(part: str) -> bool:
