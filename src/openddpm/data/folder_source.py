@@ -75,7 +75,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     unread: list[Path] = []
     candidates = list(_candidates(folder, selection, options, unread))
     if not candidates:
-        raise nothing_to_read(f"the folder '{where}'", selection)
+        todo = f"Choose another configuration, or take 'configs' out of {README} for all files." if declared else ""
+        raise nothing_to_read(f"the folder '{where}'", selection, todo=todo)
     _check_archives(where, selection, unread)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
     for other in rest:

@@ -138,13 +138,13 @@ def select(
     unlisted = [entry for entry in kinds if entry.is_unlisted_folder]
     if declared is not None:
         kinds = _within(kinds, declared, selection.left_out, count_images)
-    if declared is not None and declared.split is not None:
+    chosen = declared.split if declared is not None else None
+    if declared is not None and chosen is not None:
         places = {entry: _Place(declared.places[entry.path], None) for entry in kinds if entry.path in declared.places}
-        has_splits, chosen = True, declared.split
     else:
         places = _splits(kinds)
-        has_splits = any(kinds[entry] for entry in places)
         chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
+    has_splits = any(kinds[entry] for entry in places)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
     unlisted_here = [entry for entry in kinds if entry.is_unlisted_folder]

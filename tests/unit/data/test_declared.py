@@ -41,7 +41,7 @@ def write_set(folder: Path, configs: str) -> Path:
         (CONFIGS, {"dataset_config": "small", "dataset_split": "validation"}, {5}),
         (CONFIGS, {"dataset_config": "folder"}, {6}),
         (CONFIGS, {"dataset_config": "folder", "dataset_split": "test"}, {7}),
-        (CONFIGS + "  default: true", {"dataset_split": "test"}, {7}),
+        (CONFIGS.replace("data_dir: folder", "data_dir: folder, default: true"), {"dataset_split": "test"}, {7}),
         ("\n- data_files: ['one/*', 'two/[a-b].png']", {}, {0, 1}),
         ("\n- {config_name: a, data_dir: small, data_files: '**'}", {}, {4, 5}),
     ],
@@ -86,6 +86,7 @@ def test_tables_are_counted_by_their_rows(tmp_path: Path) -> None:
         ("\n- data_files: ../*", {}, r"\.\./\* for the split 'train', and no file"),
         ("\n- data_files: /etc/*", {}, r"/etc/\* for the split 'train', and no file"),
         ("\n- data_files: https://example.org/a.png", {}, "no file in the folder matches"),
+        ("\n- data_files: README.md", {}, r"8  not among the files that README.md declares[\s\S]*take 'configs' out"),
         (" 3", {"dataset_config": "x"}, "--dataset_config 'x' is of data sets of the Hub, and .* is local"),
     ],
 )
