@@ -29,10 +29,11 @@ class DataOptions(_Options):
     """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
     a built-in name (avatars-16)."""
     dataset_config: str | None = None
-    """Configuration of a Hub data set that has several."""
+    """Configuration of a Hub data set that has several, or of a folder whose README.md declares them as on the Hub."""
     dataset_split: str = "train"
     """Split to train on: of a Hub or a saved data set, or of a folder, zip or tar whose sub-folders, tables or arrays
-    are named train, test, val and the like, in any spelling; other sub-folders by their names."""
+    are named train, test, val and the like, in any spelling, or whose README.md declares them; other sub-folders by
+    their names."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
     image_column: str | None = None

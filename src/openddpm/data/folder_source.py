@@ -2,13 +2,15 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
-from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.declared import README, Declared, OddReadmeError, declared_files
+from openddpm.data.decode import EncodedImage
 from openddpm.data.entries import ARRAYS, ARROW, IMAGES, KINDS, PARQUET, TAR, Entry
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
@@ -25,12 +27,13 @@ from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archiv
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
 from openddpm.data.shards import NOT_THERE, missing_shards
-from openddpm.data.splits import DEFAULT_SPLIT
+from openddpm.data.splits import DEFAULT_SPLIT, counted
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
 from openddpm.data.tar_source import count_images as count_tar_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
+from openddpm.record.schema import LeftOut
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
 OPENERS: dict[str, Open] = {  # of the kinds in entries.py whose files hold many images
@@ -39,6 +42,7 @@ OPENERS: dict[str, Open] = {  # of the kinds in entries.py whose files hold many
     TAR.name: tar_source,
     ARRAYS.name: array_source,
 }
+MAX_FOLDERS = 5  # that a line names
 TABLES = (PARQUET.name, ARROW.name)
 
 
@@ -61,15 +65,14 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     where = as_text(folder)
     left_out = LeftOutCounts()
     left_out.add("what links beside them lead to", targets, is_data=False)
-    selection = select(entries, options.dataset_split, where, _count)
+    declared = _declared(folder, entries, options, left_out)
+    selection = select(entries, options.dataset_split, where, _count, declared=declared)
     selection.left_out.extend(left_out.listed())
     unread: list[Path] = []
     candidates = list(_candidates(folder, selection, options, unread))
     if not candidates:
-        if selection.unlisted:
-            unlisted = as_text(selection.unlisted[0].file)
-            raise UserError(f"cannot list '{unlisted}', and found no images in '{where}'", "Make it readable.")
-        raise nothing_to_read(f"the folder '{where}'", selection)
+        todo = f"Choose another configuration, or take 'configs' out of {README} for all files." if declared else ""
+        raise nothing_to_read(f"the folder '{where}'", selection, todo=todo)
     _check_archives(where, selection, unread)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
     for other in rest:
@@ -83,13 +86,33 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         check_no_columns(options, f"the folder '{where}'")
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
     selection.left_out.extend(described(selection, images, read_encoded))
-    if not is_of_files:
-        selection.left_out.add(
-            "folders that cannot be listed", [str(entry.path) for entry in selection.unlisted], is_data=True
-        )
     selection.left_out.extend(chosen.source.left_out)
     split = as_text(selection.split) if selection.split else chosen.source.split
     return replace(chosen.source, split=split, left_out=selection.left_out.listed())
+
+
+def _declared(
+    folder: Path, entries: Sequence[Entry[Path]], options: DataOptions, left_out: LeftOutCounts
+) -> Declared | None:
+    """Return what a README.md in the folder declares, and count what of that cannot be used.
+
+    Raises:
+        UserError: --dataset_config asks for a configuration, and none are declared.
+    """
+    files = [entry.path for entry in entries if not entry.is_unlisted_folder]
+    unlisted = [entry.path for entry in entries if entry.is_unlisted_folder]
+    declared, config = None, options.dataset_config
+    try:
+        declared = declared_files(folder, files, unlisted, config, options.dataset_split)
+    except OddReadmeError as error:
+        left_out.add(f"what {README} declares of files, which cannot be read: {error}", [README], is_data=False)
+    if declared is not None:
+        left_out.add(f"named by {README} and not there", declared.unmatched, is_data=True)
+    elif config is not None:
+        found = f"--dataset_config '{as_text(config)}' is of data sets of the Hub, and '{as_text(folder)}' is local"
+        todo = "Leave --dataset_config out, or give the name of a data set of the Hub as --dataset."
+        raise UserError(f"{found}, without configurations in a {README}", todo)
+    return declared
 
 
 def _check_archives(where: str, selection: Selection[Path], unread: Sequence[Path]) -> None:
@@ -129,7 +152,7 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
     errors: list[OSError] = []
     seen = set()
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        real = os.path.realpath(parent)
+        real = _real(parent)
         if real in seen:  # links in a circle
             folders.clear()
             continue
@@ -137,11 +160,11 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
         above = Path(parent)
         below = PurePosixPath(*above.relative_to(folder).parts)
         found += [(below / name, above / name) for name in names]
-    linked = {os.path.realpath(path) for _, path in found if path.is_symlink()}
+    linked = {_real(path) for _, path in found if _is_link(path)}
     targets = {path for _, path in found if linked and not suffix_of(path.name) and _is_target(path, linked)}
     found.sort(key=lambda one: one[0].parts)
     entries = [Entry(below, path, read_head) for below, path in found if not targets or path not in targets]
-    unlisted = sorted(Path(os.fsdecode(error.filename)) for error in errors)
+    unlisted = sorted(Path(os.fsdecode(error.filename or folder)) for error in errors)
     if folder in unlisted:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
     entries += [Entry(PurePosixPath(*path.relative_to(folder).parts), path, read_head, True) for path in unlisted]
@@ -149,7 +172,19 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
 
 
 def _is_target(path: Path, linked: set[str]) -> bool:
-    return os.path.realpath(path) in linked and not path.is_symlink()
+    return _real(path) in linked and not _is_link(path)
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # noqa: PTH114 - is_symlink raises PermissionError where a folder may not be entered
+
+
+def _real(path: str | Path) -> str:
+    """Return where a path leads once its links are followed, or the path itself where these may not be read."""
+    try:
+        return os.path.realpath(path)
+    except OSError:  # /proc/1/cwd, say
+        return str(Path(path).absolute())
 
 
 def read_head(path: Path) -> bytes:
@@ -198,6 +233,8 @@ def _candidates(
             )
             unread += paths
         else:
+            if kind.name in TABLES:
+                selection.left_out.extend(_joined_folders(folder, paths))
             yield _Candidate(kind.noun, paths, _with_missing_shards(source, paths))
 
 
@@ -214,6 +251,17 @@ def _tables_with_images(
     return holding
 
 
+def _joined_folders(folder: Path, paths: Sequence[Path]) -> Iterator[LeftOut]:
+    """Say so where tables of several folders, which may be a data set each, are taken together."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        counts[str(path.parent.relative_to(folder))] += count_rows(path)
+    if len(counts) > 1:
+        shown = counted(dict(list(counts.items())[:MAX_FOLDERS])) + (", ..." if len(counts) > MAX_FOLDERS else "")
+        reason = as_text(f"images from {len(counts):,} folders, taken together: {shown}; give one as --dataset for it")
+        yield LeftOut(reason=f"{reason} alone", count=1, is_data=False)
+
+
 def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:
     left_out = LeftOutCounts()
     left_out.extend(source.left_out)
@@ -223,17 +271,13 @@ def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSou
 
 def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) -> ImageSource:
     root = folder / selection.root
-    unlisted = [entry.file for entry in selection.unlisted]
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
-        for path in unlisted:
-            yield as_text(path.relative_to(root)), RefusedImage("a folder that cannot be listed")
         for path in paths:
             yield as_text(path.relative_to(root)), read_encoded(path)
 
-    digest = digest_names(digest_files(unlisted + paths), [str(selection.root)])  # from which their names begin
-    num_items = len(unlisted) + len(paths)
-    return ImageSource(as_text(root), digest, num_items, items)
+    digest = digest_names(digest_files(paths), [str(selection.root)])  # from which their names begin
+    return ImageSource(as_text(root), digest, len(paths), items)
 
 
 def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Generic, NamedTuple
 
 from openddpm.data import splits
+from openddpm.data.declared import Declared
 from openddpm.data.entries import IMAGES, KINDS, Entry, File, Kind, kind_of
 from openddpm.data.formats import (
     TEXT_SUFFIXES,
@@ -54,8 +55,6 @@ class Selection(Generic[File]):
     """What of a listing is the data: the files of each kind in the order of their paths."""
 
     by_kind: dict[str, list[Entry[File]]] = field(default_factory=dict)
-    unlisted: list[Entry[File]] = field(default_factory=list)
-    """Folders that cannot be listed, in which there may be more."""
     others: list[Entry[File]] = field(default_factory=list)
     """What is no data of a known kind, and already counted as left out, but for METADATA_NAMES."""
     other_splits: list[Entry[File]] = field(default_factory=list)
@@ -78,6 +77,7 @@ def select(
     where: str,
     count_images: Callable[[Entry[File]], int] = lambda entry: 1,
     own_split: str | None = None,
+    declared: Declared | None = None,
 ) -> Selection[File]:
     """Choose the data among all that lies in a folder or an archive.
 
@@ -87,19 +87,34 @@ def select(
         where: the name of the folder or archive, for messages.
         count_images: tells how many images a file holds that is of another split, or of none.
         own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
+        declared: the splits, where they are declared and not told by names.
 
     Raises:
-        UserError: there is no such split.
+        UserError: there is no such split, or a folder of it cannot be listed.
     """
     selection: Selection[File] = Selection()
     kinds = {entry: kind_of(entry) for entry in _visible(entries, selection.left_out)}
-    places = _splits(kinds)
+    unlisted = [entry for entry in kinds if entry.is_unlisted_folder]
+    if declared is not None:
+        kinds = _within(kinds, declared, selection.left_out, count_images)
+    chosen = declared.split if declared is not None else None
+    if declared is not None and chosen is not None:
+        places = {entry: _Place(declared.places[entry.path], None) for entry in kinds if entry.path in declared.places}
+    else:
+        places = _splits(kinds)
+        chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
     has_splits = any(kinds[entry] for entry in places)
-    chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
+    unlisted_here = [entry for entry in kinds if entry.is_unlisted_folder]
+    if needed := [one for one in unlisted_here if chosen is None or (one in places and places[one].split == chosen)]:
+        raise cannot_list(where, needed)
+    elsewhere = [str(entry.path) for entry in unlisted]
+    selection.left_out.add("folders outside of the split that cannot be listed", elsewhere, is_data=False)
     for entry, kind in kinds.items():
         place = places.get(entry)
+        if entry.is_unlisted_folder:
+            continue
         if chosen is None or (place is not None and place.split == chosen):
             _take(entry, kind, selection)
             folders.add(place.folder if place else None)
@@ -133,6 +148,16 @@ def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind
     todos = [todo] if todo else list(dict.fromkeys(one.todo for one in formats if one))
     looked_for = f"{', '.join(f'{kind.noun}s' for kind in kinds)} ({' '.join(sorted(image_suffixes()))})"
     return UserError(f"no images in {where}{held}", " ".join(todos) or f"Looked in all sub-folders for {looked_for}.")
+
+
+def cannot_list(where: str, unlisted: Sequence[Entry[File]]) -> UserError:
+    """Return the error of folders that may hold any number of images, a whole class, and cannot be looked into."""
+    others = f" and {len(unlisted) - 1:,} more" if len(unlisted) > 1 else ""
+    return UserError(
+        f"cannot list the folder '{as_text(str(unlisted[0].path))}'{others} in '{where}', so that all images in it "
+        "would be missing",
+        "Make it readable (chmod u+rx, or as its owner), move it out, or give another folder as --dataset.",
+    )
 
 
 def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, int]) -> None:
@@ -176,14 +201,32 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
             yield entry
 
 
+def _within(
+    kinds: Mapping[Entry[File], Kind | None],
+    declared: Declared,
+    left_out: LeftOutCounts,
+    count_images: Callable[[Entry[File]], int],
+) -> dict[Entry[File], Kind | None]:
+    """Return what is declared, with what is no data in any case, and count the rest."""
+    within: dict[Entry[File], Kind | None] = {}
+    for entry, kind in kinds.items():
+        if entry.path in declared.places or not (kind or entry.is_unlisted_folder):
+            within[entry] = kind
+        elif kind:
+            other = declared.outside.get(entry.path)
+            reason = "not among the files that README.md declares"
+            if other is not None:
+                reason = f"configuration '{other}': --dataset_config chooses one"
+            left_out.add(reason, [str(entry.path)], is_data=other is None, count=count_images(entry))
+    return within
+
+
 def _is_hidden(part: str) -> bool:
     return (part.startswith(".") and part != "..") or part.lower() in _SYSTEM_NAMES
 
 
 def _take(entry: Entry[File], kind: Kind | None, selection: Selection[File]) -> None:
-    if entry.is_unlisted_folder:
-        selection.unlisted.append(entry)
-    elif kind is not None:
+    if kind is not None:
         selection.by_kind.setdefault(kind.name, []).append(entry)
     else:
         _pass_over(entry, selection)
@@ -191,8 +234,6 @@ def _take(entry: Entry[File], kind: Kind | None, selection: Selection[File]) -> 
 
 def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
     """Count a file of no kind that is read."""
-    if entry.is_unlisted_folder:
-        return
     suffix = suffix_of(entry.path.name)
     reason, is_data = why_left_out(suffix)
     is_text = suffix in TEXT_SUFFIXES
@@ -261,12 +302,12 @@ def _choose_split(
     A sub-folder or a table whose name is asked for is a split even without its like, and is added to `places`.
     """
     wanted = splits.split_of(asked)
-    present = {place.split: None for entry, place in places.items() if kinds[entry]}
+    present = {place.split: None for entry, place in places.items() if kinds[entry] or entry.is_unlisted_folder}
     if wanted in present or (not present and (asked == splits.DEFAULT_SPLIT or wanted == own_split)):
         return wanted if present else None
     if asked != splits.DEFAULT_SPLIT:
         named = dict(_named(wanted, kinds))
-        if any(kinds[entry] for entry in named):
+        if any(kinds[entry] or entry.is_unlisted_folder for entry in named):
             places.update(named)
             return wanted
     if present:
@@ -274,6 +315,8 @@ def _choose_split(
         for entry, place in places.items():
             if kinds[entry]:
                 counts[place.shown] += count_images(entry)
+        if not counts:
+            raise cannot_list(where, [entry for entry in places if entry.is_unlisted_folder])
         raise splits.no_such_split(where, asked, counts, "; or give a sub-folder as --dataset")
     if (found := {kind for kind in kinds.values() if kind}) and all(kind.has_splits for kind in found):
         return None  # that of each file is chosen by its own reader

@@ -71,8 +71,9 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     with contextlib.suppress(RuntimeError):  # no such user
         path = path.expanduser()
     mode = _mode_of(path)
-    if mode:
-        _check_no_hub_options(options, f"'{as_text(path)}'")
+    if mode:  # a folder's README.md may declare configurations
+        local = options.model_copy(update={"dataset_config": None}) if stat.S_ISDIR(mode) else options
+        _check_no_hub_options(local, f"'{as_text(path)}'")
     if stat.S_ISDIR(mode):
         return folder_source(path, options)
     if stat.S_ISREG(mode):

@@ -148,21 +148,88 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     }
 
 
-def test_folders_that_cannot_be_listed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sub-folder that nobody may list counts as refused; where nothing else is, that is what is said."""
-    write(tmp_path / "a.png", png(1))
-    (tmp_path / "closed").mkdir()
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make every folder of this name one that cannot be listed, for root too."""
     scandir = os.scandir
 
     def guarded(path: str) -> object:
-        if str(path).endswith("closed"):
+        if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    assert tones(open_path(tmp_path)) == {"closed": "a folder that cannot be listed", "a.png": 1}
+    return "closed"
+
+
+@pytest.mark.parametrize("name", ["a.png", "train-0.parquet"])
+def test_a_folder_that_cannot_be_listed_stops_the_run(name: str, locked: str, tmp_path: Path) -> None:
+    """A sub-folder that may not be listed can hold a whole class, so it is an error that names it, in any data."""
+    write_parquet(tmp_path / name, image=[png(1)]) if name.endswith("parquet") else write(tmp_path / name, png(1))
+    (tmp_path / "birds" / locked).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot list the folder 'birds/closed' in '.*'.*[\s\S]*Make it readable"):
+        open_path(tmp_path)
     with pytest.raises(UserError, match=r"cannot list '.*closed'"):
-        open_path(tmp_path / "closed")
+        open_path(tmp_path / "birds" / locked)
+
+
+@pytest.mark.parametrize("hidden", [".git", "@eaDir"])
+def test_a_locked_folder_of_a_system_is_no_error(hidden: str, locked: str, tmp_path: Path) -> None:
+    """What is passed over in any case may be locked."""
+    write(tmp_path / "a.png", png(1))
+    (tmp_path / hidden / locked).mkdir(parents=True)
+    assert tones(open_path(tmp_path)) == {"a.png": 1}
+
+
+def test_a_locked_folder_of_another_split_is_told(locked: str, tmp_path: Path) -> None:
+    """Of the split that is asked for all must be seen; a locked folder of another is counted as left out."""
+    write(tmp_path / "train" / "a.png", png(1))
+    write(tmp_path / "test" / "b.png", png(2))
+    (tmp_path / "test" / locked).mkdir()
+    source = open_path(tmp_path)
+    assert tones(source) == {"a.png": 1}
+    assert ("folders outside of the split that cannot be listed", ["test/closed"]) in [
+        (one.reason, one.examples) for one in source.left_out
+    ]
+    with pytest.raises(UserError, match="cannot list the folder 'test/closed'"):
+        open_path(tmp_path, dataset_split="test")
+
+
+@pytest.mark.parametrize("split", ["train", "test", "val"])
+def test_a_split_that_cannot_be_listed_is_not_called_missing(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked train/ beside test/ is there, though nobody can tell what it holds."""
+    write(tmp_path / "train" / "a.png", png(1))
+    write(tmp_path / "test" / "b.png", png(2))
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path).name == "train" or (split == "val" and Path(path).name == "test"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    if split == "test":
+        assert list(tones(open_path(tmp_path, dataset_split="test")).values()) == [2]
+    else:
+        with pytest.raises(UserError, match=r"cannot list the folder 't(rain|est)'"):
+            open_path(tmp_path, dataset_split=split)
+
+
+def test_links_that_may_not_be_read_are_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that the system does not let one read, as /proc/1/cwd, is one more file that is no image."""
+    write(tmp_path / "a.png", png(1))
+    (tmp_path / "cwd").symlink_to("elsewhere")
+    realpath = os.path.realpath
+
+    def guarded(path: str | Path) -> str:
+        if Path(path).name == "cwd":
+            raise PermissionError(13, "Permission denied", str(path))
+        return realpath(path)
+
+    monkeypatch.setattr(os.path, "realpath", guarded)
+    assert tones(open_path(tmp_path)) == {"a.png": 1}
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/images", "/" + "a" * 5000, "./a\0b"])
