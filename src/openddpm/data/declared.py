@@ -63,7 +63,7 @@ def declared_files(
         OddReadmeError: its YAML is damaged.
         UserError: there is no such configuration or split, a choice is needed, or none of the files are there.
     """
-    configs = _configs(folder)
+    configs = _configs(folder / README) if PurePosixPath(README) in paths else []
     if all(one.patterns is None and not one.folder.parts for one in configs):
         return None
     where = as_text(folder / README)
@@ -92,11 +92,11 @@ def declared_files(
     return Declared(wanted, own | dict.fromkeys(taken, wanted), outside, tuple(unmatched))
 
 
-def _configs(folder: Path) -> list[_Config]:
+def _configs(readme: Path) -> list[_Config]:
     """Return the configurations that a README.md declares."""
     import yaml  # which huggingface_hub requires
 
-    content = read_encoded(folder / README) if (folder / README).is_file() else b""
+    content = read_encoded(readme)
     if isinstance(content, RefusedImage):
         raise OddReadmeError(str(content))
     match = _FRONT_MATTER.match(content[:MAX_BYTES].decode("utf-8", "replace"))
