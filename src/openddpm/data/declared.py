@@ -41,7 +41,7 @@ class Declared:
     places: Mapping[PurePosixPath, str] = field(default_factory=dict)
     """The split of each file that is of one."""
     outside: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    """The configuration of each file that is of another one alone."""
+    """The other configuration that a file is of."""
     unmatched: tuple[str, ...] = ()
     """Patterns of that split that no file in the folder matches."""
 
@@ -71,7 +71,6 @@ def declared_files(
     files = {one.name: _of_config(one, paths) for one in configs}
     outside = {path: name for name, found in files.items() if name != chosen.name for path in found}
     own = files[chosen.name]
-    outside = {path: name for path, name in outside.items() if path not in own}
     if chosen.patterns is None:
         near = (one for one in unlisted if one.is_relative_to(chosen.folder) or chosen.folder.is_relative_to(one))
         return Declared(None, own | dict.fromkeys(near, ""), outside)
