@@ -41,7 +41,7 @@ class Declared:
     places: Mapping[PurePosixPath, str] = field(default_factory=dict)
     """The split of each file that is of one."""
     outside: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    """The configuration of each file that is of another one alone."""
+    """The other configuration that a file is of."""
     unmatched: tuple[str, ...] = ()
     """Patterns of that split that no file in the folder matches."""
 
@@ -63,7 +63,7 @@ def declared_files(
         OddReadmeError: its YAML is damaged.
         UserError: there is no such configuration or split, a choice is needed, or none of the files are there.
     """
-    configs = _configs(folder)
+    configs = _configs(folder / README) if PurePosixPath(README) in paths else []
     if all(one.patterns is None and not one.folder.parts for one in configs):
         return None
     where = as_text(folder / README)
@@ -71,7 +71,6 @@ def declared_files(
     files = {one.name: _of_config(one, paths) for one in configs}
     outside = {path: name for name, found in files.items() if name != chosen.name for path in found}
     own = files[chosen.name]
-    outside = {path: name for path, name in outside.items() if path not in own}
     if chosen.patterns is None:
         near = (one for one in unlisted if one.is_relative_to(chosen.folder) or chosen.folder.is_relative_to(one))
         return Declared(None, own | dict.fromkeys(near, ""), outside)
@@ -92,11 +91,11 @@ def declared_files(
     return Declared(wanted, own | dict.fromkeys(taken, wanted), outside, tuple(unmatched))
 
 
-def _configs(folder: Path) -> list[_Config]:
+def _configs(readme: Path) -> list[_Config]:
     """Return the configurations that a README.md declares."""
     import yaml  # which huggingface_hub requires
 
-    content = read_encoded(folder / README) if (folder / README).is_file() else b""
+    content = read_encoded(readme)
     if isinstance(content, RefusedImage):
         raise OddReadmeError(str(content))
     match = _FRONT_MATTER.match(content[:MAX_BYTES].decode("utf-8", "replace"))

@@ -106,11 +106,11 @@ def select(
     has_splits = any(kinds[entry] for entry in places)
     passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
-    unlisted_here = [entry for entry in kinds if entry.is_unlisted_folder]
-    if needed := [one for one in unlisted_here if chosen is None or (one in places and places[one].split == chosen)]:
+    within = [entry for entry in unlisted if entry in kinds]
+    if needed := [one for one in within if chosen is None or (one in places and places[one].split == chosen)]:
         raise cannot_list(where, needed)
-    elsewhere = [str(entry.path) for entry in unlisted]
-    selection.left_out.add("folders outside of the split that cannot be listed", elsewhere, is_data=False)
+    names = [str(entry.path) for entry in unlisted]
+    selection.left_out.add("folders outside of the split that cannot be listed", names, is_data=False)
     for entry, kind in kinds.items():
         place = places.get(entry)
         if entry.is_unlisted_folder:

@@ -137,7 +137,8 @@ def test_a_locked_folder_belongs_to_a_split_if_its_files_could(
 ) -> None:
     """A folder that cannot be listed is of the split if its patterns could match in it."""
     write(tmp_path / "README.md", f"---\nconfigs: [data_files: ['{pattern}', c.png]]\n---".encode())
-    declared = declared_files(tmp_path, [PurePosixPath("c.png")], [PurePosixPath(locked)], None, "train")
+    paths = [PurePosixPath("README.md"), PurePosixPath("c.png")]
+    declared = declared_files(tmp_path, paths, [PurePosixPath(locked)], None, "train")
     assert declared is not None and (PurePosixPath(locked) in declared.places) == is_needed
 
 
