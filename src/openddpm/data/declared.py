@@ -93,7 +93,7 @@ def declared_files(
 
 def _configs(readme: Path) -> list[_Config]:
     """Return the configurations that a README.md declares."""
-    import yaml  # which huggingface_hub requires
+    import yaml
 
     content = read_encoded(readme)
     if isinstance(content, RefusedImage):
