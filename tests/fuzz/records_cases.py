@@ -1,6 +1,7 @@
 """Damaged run folders through every reader of one: it works, or it is a UserError that a terminal can show."""
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -173,7 +174,7 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
     elif kind == "rename" and isinstance(holder, dict):
         holder[str(rng.choice(VALUES))] = value
     else:
-        holder[key] = rng.choice(VALUES)
+        holder[key] = copy.deepcopy(rng.choice(VALUES))  # or what changes it next would change it for all cases
 
 
 def _mutate_lines(content: bytes, rng: random.Random) -> bytes:
@@ -187,7 +188,7 @@ def _mutate_lines(content: bytes, rng: random.Random) -> bytes:
     elif kind == "drop":
         rows = rng.sample(rows, rng.randrange(len(rows)))
     elif kind == "column":
-        keys, value = list(_keys(rows[0])), rng.choice(VALUES)
+        keys, value = list(_keys(rows[0])), copy.deepcopy(rng.choice(VALUES))
         path, factor = rng.choice(keys), rng.choice((None, None, -1, 0, 1e-30, 1e30))
         for row in rows[rng.choice((0, 0, len(rows) // 2)) :]:
             _change_at(row, path, value, factor)
