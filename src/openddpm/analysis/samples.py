@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openddpm.analysis.course import Course
-from openddpm.analysis.text import HUGE, count, number_of
+from openddpm.analysis.text import HUGE, count, listed, number_of
 from openddpm.record.schema import Evidence, SamplesRow, SampleStatistic, StatisticName, Weights
 
 NAMES: dict[StatisticName, str] = {
@@ -90,8 +90,8 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
             f"As far as {number_of(row.num_samples, 'sample')} can tell, brightness and sharpness are as in the data."
         )
         return SamplesFinding(Evidence(name="samples", kind="good", text=text, value=value))
-    words = _listed([one.word for one in off])
-    text = f"The samples of step {count(row.step)} are {_listed([one.text for one in off])} than the training images"
+    words = listed([one.word for one in off])
+    text = f"The samples of step {count(row.step)} are {listed([one.text for one in off])} than the training images"
     if "transform" in course.run.own_parts:
         text += ", which are measured without your transform."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
@@ -114,7 +114,3 @@ def _skill_when_drawn(course: Course, row: SamplesRow) -> float:
     """Return the skill at the last evaluation up to the step of these samples; NaN where there is none."""
     skills = course.skill(row.weights)[np.array(course.steps, dtype=np.int64) <= row.step]
     return float(skills[-1]) if len(skills) else np.nan
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,6 +1,7 @@
 """Numbers as people write them."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 HUGE = 10_000.0  # beyond it digits say no more than the power of ten
@@ -58,6 +59,11 @@ def duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
     shown = [f"{number} {unit}" for number, unit in parts if number]
     return " ".join(shown[:2]) or "0 s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """["layout", "shape", "detail"] -> layout, shape and detail"""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def utc_text(iso_time: str) -> str:

@@ -10,7 +10,7 @@ from openddpm.analysis.data_checks import NEAR_DUPLICATE_SHARE, near_duplicate_s
 from openddpm.analysis.forecast import forecast
 from openddpm.analysis.samples import samples_finding
 from openddpm.analysis.symptoms import GAP, find_symptoms
-from openddpm.analysis.text import count, signed, skill_words
+from openddpm.analysis.text import count, listed, signed, skill_words
 from openddpm.record.schema import (
     Band,
     EvaluationRow,
@@ -165,11 +165,11 @@ def _bands(last: EvaluationRow) -> Evidence | None:
         return None
     parts = []
     if learned:
-        parts.append(f"{_listed(learned)} {'beats' if len(learned) == 1 else 'beat'} a linear filter")
+        parts.append(f"{listed(learned)} {'beats' if len(learned) == 1 else 'beat'} a linear filter")
     if worse:
         standard = "one" if learned else "a linear filter"
-        parts.append(f"{_listed(worse)} {'is' if len(worse) == 1 else 'are'} not yet as good as {standard}")
-    text = ", ".join(parts) + (f": expect {_listed(seen)} in the samples." if seen else ".")
+        parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} not yet as good as {standard}")
+    text = ", ".join(parts) + (f": expect {listed(seen)} in the samples." if seen else ".")
     return Evidence(name="bands", kind="note" if worse else "good", text=text[0].upper() + text[1:])
 
 
@@ -214,10 +214,6 @@ def _gradients(course: Course) -> list[Evidence]:
     text = f"The gradient norm is {np.median(recent):.2g}, its largest {recent.max():.2g} lately; "
     text += f"{100 * clipped:.0f} % of steps are clipped at {limit:g}."
     return [Evidence(name="grad_norm", kind="note", text=text, value=float(np.median(recent)))]
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _lower(sentence: str) -> str:

@@ -18,7 +18,6 @@ from openddpm.data.refused import RefusedImage as RefusedImage
 from openddpm.data.refused import TooSmall as TooSmall
 from openddpm.errors import UserError
 
-IMAGE_FORMATS = image_formats()
 MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first
 MAX_ENCODED_BYTES = 8 * MAX_PIXELS  # what four uncompressed 16-bit channels take
 MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS  # over all threads; a pixel takes up to 20 bytes while alpha is composited
@@ -138,7 +137,7 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> Decodin
         if isinstance(encoded, bytes) and encoded.startswith((b"II*\0", b"MM\0*")):
             kinds = "64-bit numbers, or several channels of floating-point ones"
             raise RefusedImage(f"a TIFF of a kind that Pillow does not read, such as {kinds}") from error
-        raise RefusedImage(f"not an image in a known format ({', '.join(IMAGE_FORMATS)})") from error
+        raise RefusedImage(f"not an image in a known format ({', '.join(image_formats())})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise errors of almost any kind
         raise RefusedImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
@@ -196,7 +195,7 @@ def _open(encoded: bytes | Image.Image | np.ndarray | RefusedImage) -> Image.Ima
         raise RefusedImage(RUN_GIT_LFS)
     if len(encoded) > MAX_ENCODED_BYTES:
         raise RefusedImage(f"{len(encoded):,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
-    image = _checked_size(Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS))
+    image = _checked_size(Image.open(io.BytesIO(encoded), formats=image_formats()))
     num_scans = encoded.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
     if num_scans * image.width * image.height > MAX_SCANNED_PIXELS:  # each takes a pass over the whole image
         raise RefusedImage(f"a JPEG of {image.width}x{image.height} pixels in {num_scans:,} scans")

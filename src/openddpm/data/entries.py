@@ -63,11 +63,15 @@ ARRAYS = Kind("arrays", "array file", lambda path: names_arrays(path.name), has_
 KINDS = (IMAGES, PARQUET, ARROW, TAR, ARRAYS)  # a further one takes an entry here, and an opener in folder_source.py
 
 
+def named_kind(path: PurePosixPath) -> Kind | None:
+    """Return the kind of data that a file is by its name alone."""
+    return next((kind for kind in KINDS if kind.is_one(path)), None)
+
+
 def kind_of(entry: Entry[File]) -> Kind | None:
     """Return the kind of data that a file is by its name, or by its first bytes if its name has no suffix."""
     if entry.is_unlisted_folder:
         return None
-    for kind in KINDS:
-        if kind.is_one(entry.path):
-            return kind
+    if kind := named_kind(entry.path):
+        return kind
     return IMAGES if not suffix_of(entry.path.name) and is_image_head(entry.read_head()) else None

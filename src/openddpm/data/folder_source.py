@@ -17,6 +17,7 @@ from openddpm.data.formats import HEAD_BYTES, suffix_of
 from openddpm.data.image_source import (
     ImageSource,
     check_no_columns,
+    check_no_hub_options,
     check_no_lfs_pointer,
     digest_files,
     digest_names,
@@ -101,17 +102,15 @@ def _declared(
     """
     files = [entry.path for entry in entries if not entry.is_unlisted_folder]
     unlisted = [entry.path for entry in entries if entry.is_unlisted_folder]
-    declared, config = None, options.dataset_config
+    declared = None
     try:
-        declared = declared_files(folder, files, unlisted, config, options.dataset_split)
+        declared = declared_files(folder, files, unlisted, options.dataset_config, options.dataset_split)
     except OddReadmeError as error:
         left_out.add(f"what {README} declares of files, which cannot be read: {error}", [README], is_data=False)
     if declared is not None:
         left_out.add(f"named by {README} and not there", declared.unmatched, is_data=True)
-    elif config is not None:
-        found = f"--dataset_config '{as_text(config)}' is of data sets of the Hub, and '{as_text(folder)}' is local"
-        todo = "Leave --dataset_config out, or give the name of a data set of the Hub as --dataset."
-        raise UserError(f"{found}, without configurations in a {README}", todo)
+    else:
+        check_no_hub_options(options, f"'{as_text(folder)}'", f", without configurations in a {README}")
     return declared
 
 
@@ -253,10 +252,10 @@ def _tables_with_images(
 
 def _joined_folders(folder: Path, paths: Sequence[Path]) -> Iterator[LeftOut]:
     """Say so where tables of several folders, which may be a data set each, are taken together."""
-    counts: Counter[str] = Counter()
-    for path in paths:
-        counts[str(path.parent.relative_to(folder))] += count_rows(path)
-    if len(counts) > 1:
+    if len({path.parent for path in paths}) > 1:
+        counts: Counter[str] = Counter()
+        for path in paths:
+            counts[str(path.parent.relative_to(folder))] += count_rows(path)
         shown = counted(dict(list(counts.items())[:MAX_FOLDERS])) + (", ..." if len(counts) > MAX_FOLDERS else "")
         reason = as_text(f"images from {len(counts):,} folders, taken together: {shown}; give one as --dataset for it")
         yield LeftOut(reason=f"{reason} alone", count=1, is_data=False)

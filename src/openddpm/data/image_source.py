@@ -119,6 +119,21 @@ def check_permitted(path: Path, error: Exception) -> None:
         raise UserError(f"'{as_text(path)}' cannot be read: permission denied", todo) from error
 
 
+def check_no_hub_options(options: DataOptions, where: str, but: str = "") -> None:
+    """Check that local data is not asked for what data sets of the Hub alone have.
+
+    Args:
+        but: what would make a difference, for the message.
+
+    Raises:
+        UserError: it is.
+    """
+    for name in ("dataset_config", "dataset_revision"):
+        if (value := getattr(options, name)) is not None:
+            found = f"--{name} '{as_text(value)}' is of data sets of the Hub, and {where} is local{but}"
+            raise UserError(found, f"Leave --{name} out, or give the name of a data set of the Hub as --dataset.")
+
+
 def check_no_columns(options: DataOptions, where: str) -> None:
     """Check that plain image files are not asked for a column of a table.
 

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple
 
 from openddpm.data import splits
 from openddpm.data.declared import Declared
-from openddpm.data.entries import IMAGES, KINDS, Entry, File, Kind, kind_of
+from openddpm.data.entries import IMAGES, KINDS, Entry, File, Kind, kind_of, named_kind
 from openddpm.data.formats import (
     TEXT_SUFFIXES,
     foreign_format,
@@ -97,8 +97,8 @@ def select(
     unlisted = [entry for entry in kinds if entry.is_unlisted_folder]
     if declared is not None:
         kinds = _within(kinds, declared, selection.left_out, count_images)
-    chosen = declared.split if declared is not None else None
-    if declared is not None and chosen is not None:
+    if declared is not None and declared.split is not None:
+        chosen: str | None = declared.split
         places = {entry: _Place(declared.places[entry.path], None) for entry in kinds if entry.path in declared.places}
     else:
         places = _splits(kinds)
@@ -192,7 +192,7 @@ def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterato
             what = f"folder {hidden}" if is_folder else "._* files" if hidden.startswith("._") else "files"
             left_out.add(f"hidden or of a system: {what}", [str(entry.path)], is_data=False)
         elif runs and not runs.isdisjoint(entry.path.parents):
-            if kind := next((kind for kind in KINDS if kind.is_one(entry.path)), None):
+            if kind := named_kind(entry.path):
                 what = "pictures" if kind is IMAGES else f"{kind.noun}s, by {RUN_FILE} beside or above them,"
                 left_out.add(f"{what} of an earlier run", [str(entry.path)], is_data=kind is not IMAGES)
         elif _DATASETS_CACHE.fullmatch(entry.path.name):

@@ -23,7 +23,7 @@ from openddpm.data.formats import (
     names_arrays,
     suffix_of,
 )
-from openddpm.data.image_source import ImageSource
+from openddpm.data.image_source import ImageSource, check_no_hub_options
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.own_source import own_source
 from openddpm.data.shards import NOT_THERE, other_shards
@@ -56,13 +56,13 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         UserError: nothing there, no image column, several of them, or a Hub that says no.
     """
     if own_dataset is not None:
-        _check_no_hub_options(options, "the data set given from Python")
+        check_no_hub_options(options, "the data set given from Python")
         return own_source(own_dataset, options)
     if not options.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
         check_split(options, None, f"the built-in set '{options.dataset}'")
-        _check_no_hub_options(options, f"the built-in set '{options.dataset}'")
+        check_no_hub_options(options, f"the built-in set '{options.dataset}'")
         with resources.as_file(resources.files("openddpm.data") / "builtin" / f"{options.dataset}.parquet") as path:
             return parquet_source([path], options)
     if _ADDRESS.match(options.dataset):
@@ -73,7 +73,7 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     mode = _mode_of(path)
     if mode:  # a folder's README.md may declare configurations
         local = options.model_copy(update={"dataset_config": None}) if stat.S_ISDIR(mode) else options
-        _check_no_hub_options(local, f"'{as_text(path)}'")
+        check_no_hub_options(local, f"'{as_text(path)}'")
     if stat.S_ISDIR(mode):
         return folder_source(path, options)
     if stat.S_ISREG(mode):
@@ -95,14 +95,6 @@ def _no_address(dataset: str) -> UserError:
     elif hub := _HUB_ADDRESS.match(dataset):
         todo = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
     return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", todo)
-
-
-def _check_no_hub_options(options: DataOptions, where: str) -> None:
-    """Check that local data is not asked for what data sets of the Hub alone have."""
-    for name in ("dataset_config", "dataset_revision"):
-        if (value := getattr(options, name)) is not None:
-            found = f"--{name} '{as_text(value)}' is of data sets of the Hub, and {where} is local"
-            raise UserError(found, f"Leave --{name} out, or give the name of a data set of the Hub as --dataset.")
 
 
 def _other_splits(dataset: Any) -> tuple[LeftOut, ...]:

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openddpm.config import DataOptions
 from openddpm.data.census import DUPLICATE, Census, check_usable, class_names
-from openddpm.data.decode import IMAGE_FORMATS, Preprocessing, RefusedImage
+from openddpm.data.decode import Preprocessing, RefusedImage
+from openddpm.data.formats import image_formats
 from openddpm.data.image_file import ImageFile
 from openddpm.data.pool import Decoded, decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
@@ -113,7 +114,7 @@ def open_store(
             _decode_all(source, preprocessing, folder, check, quiet)
             return _read(folder, source)  # the memory map outlives the folder
     key = json.dumps(
-        [STORE_VERSION, source.digest, asdict(preprocessing), IMAGE_FORMATS]
+        [STORE_VERSION, source.digest, asdict(preprocessing), image_formats()]
     )  # Pillow's plugins come and go
     folder = cache_dir / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.exists():

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.process import DiffusionProcess
@@ -21,7 +22,6 @@ from openddpm.diffusion.unet_checks import check_config, check_resolution, remar
 from openddpm.errors import UserError
 from openddpm.record.schema import InitRecord
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FILES = tuple(f"{folder}{name}" for folder in ("", "unet/") for name in ("config.json", WEIGHTS))
 _HUB_FILES = (*_FILES, "model_index.json", "scheduler_config.json", "scheduler/scheduler_config.json")
 _ONE_MODEL = "Give the weights and the config.json of one model."

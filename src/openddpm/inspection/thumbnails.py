@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from openddpm.data.decode import IMAGE_FORMATS, EncodedImage, without_source
+from openddpm.data.decode import EncodedImage, without_source
+from openddpm.data.formats import image_formats
 
 SIDE = 128  # pixels, at most: sharp where a page shows it at 96 on a screen of more than one pixel to each of its own
 EXACT_SIDE = 64  # up to here a picture shows every pixel, at no more bytes than a lossy one of SIDE takes
@@ -58,7 +59,7 @@ def _opened(encoded: EncodedImage) -> Image.Image:
     """Return `encoded` as a Pillow image, which decodes no pixel yet where it can wait."""
     encoded = without_source(encoded)
     if isinstance(encoded, bytes):
-        return Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+        return Image.open(io.BytesIO(encoded), formats=image_formats())
     if isinstance(encoded, Image.Image):
         return encoded.copy()
     if isinstance(encoded, np.ndarray):

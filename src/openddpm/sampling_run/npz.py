@@ -1,13 +1,12 @@
 """Images in one file, as the evaluator of guided-diffusion reads them."""
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from openddpm.record.files import TEMPORARY, fsync_folder
+from openddpm.record.files import replaced_atomically
 
 
 def write_npz(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
@@ -23,20 +22,12 @@ def write_npz(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) 
     Raises:
         OSError: no room; nothing is left of it, and an earlier file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            with (
-                zipfile.ZipFile(file, "w") as archive,
-                archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as member,
-            ):
-                header = {"descr": "|u1", "fortran_order": False, "shape": (*shape, 3)}
-                np.lib.format.write_array_header_1_0(member, header)
-                for image in images:
-                    member.write(np.ascontiguousarray(np.broadcast_to(image, (*shape[1:], 3))).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    with (
+        replaced_atomically(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as member,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": (*shape, 3)}
+        np.lib.format.write_array_header_1_0(member, header)
+        for image in images:
+            member.write(np.ascontiguousarray(np.broadcast_to(image, (*shape[1:], 3))).tobytes())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -21,7 +22,6 @@ from openddpm.training.checkpoint import (
     list_checkpoints,
     verify_checkpoint,
 )
-from openddpm.training.export import WEIGHTS_FILE
 from openddpm.training.speed import gpu_has_bf16
 
 WeightsName = Literal["ema", "raw"]

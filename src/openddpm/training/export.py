@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 
 from openddpm.record.files import TEMPORARY, write_atomically
-
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from filelock import FileLock, Timeout
 
 from openddpm.config import TrainConfig
@@ -19,7 +20,6 @@ from openddpm.record.schema import RulersRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
 from openddpm.training.earlier import Earlier
-from openddpm.training.export import WEIGHTS_FILE
 from openddpm.training.state import TrainingState
 
 _PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
