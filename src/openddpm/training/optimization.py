@@ -32,7 +32,7 @@ def _muon(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimi
 
     Muon's steps are scaled to be as large as AdamW's (Liu et al., 2025, equation 4): both take the same learning rate.
     """
-    from pytorch_optimizer import Muon  # takes a second to import
+    from openddpm.training.muon import Muon  # what it is made of takes a second to import
 
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
+from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import zero_residuals
@@ -44,6 +46,46 @@ def test_muon_steps_are_orthogonal(tmp_path: Path) -> None:
         values = torch.linalg.svdvals((weight.detach() - before).flatten(1))
         spreads[name] = float(values[0] / values[-1])
     assert spreads["muon"] < 3 < spreads["adamw"]
+
+
+def test_muon_computes_in_float32_on_a_cpu() -> None:
+    """No part of a step of Muon is in half precision, in which a CPU may lack units, and each step is that of float64."""
+    unet = UNet2DModel(**WIDE_UNET)
+    before = {name: parameter.detach().double() for name, parameter in unet.named_parameters()}
+    optimizer = build_optimizer(unet, TrainConfig(optimizer="muon", learning_rate=1.0, adam_weight_decay=0.0))
+    for parameter in unet.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    half = _HalfPrecision()
+    with half:
+        optimizer.step()
+    assert half.operations == []
+    shapes = set()
+    for parameter in optimizer.param_groups[0]["params"]:
+        name = next(name for name, one in unet.named_parameters() if one is parameter)
+        step = (before[name] - parameter.detach().double()).flatten(1)
+        shapes.add((step.shape[0] > step.shape[1], step.shape[0] < step.shape[1]))
+        momentum = parameter.grad.double().flatten(1)  # Nesterov's is a multiple of the gradient at the first step
+        expected = 0.2 * max(step.shape) ** 0.5 * zero_power_via_newton_schulz_5(momentum, dtype=torch.float64)
+        torch.testing.assert_close(step, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert len(shapes) == 3  # tall, wide and square
+
+
+class _HalfPrecision(TorchDispatchMode):
+    """Notes operations that give bfloat16 or float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(one, torch.Tensor) and one.dtype in (torch.bfloat16, torch.float16) for one in _flat(result)):
+            self.operations.append(str(func))
+        return result
+
+
+def _flat(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, (list, tuple)) else [result]
 
 
 def test_muon_resumes_to_the_bit(tmp_path: Path) -> None:
