@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import openddpm.training.update as update
 from fault_injection import Site, moments_file, recorded_moments, start, start_ranks, watch
 
 
@@ -23,7 +24,7 @@ def whole(site: Site) -> Callable[..., Path]:
     made: dict[str, Path] = {}
 
     def undisturbed(ranks: int = 1, **options: Any) -> Path:
-        key = str((ranks, sorted(options.items())))
+        key = str((ranks, update.LATE_DEVICES, sorted(options.items())))
         if key not in made:
             name = f"whole-{len(made)}"
             command, run = site.command(name, **options), site.folder / name

@@ -19,6 +19,7 @@ HELDOUT = "tests/unit/training/test_heldout.py::"
 RULERS = "tests/unit/diffusion/test_rulers.py::"
 POWER_CUT = "tests/faults/test_damage.py::test_a_power_cut_finds_a_whole_checkpoint"
 RESUME = "tests/resume/test_exact_resume.py::"
+UPDATE = "tests/unit/training/test_update.py::"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ FAULTS = [
     ),
     Fault(
         "clipping scaled gradients",
-        "training/loop.py",
-        "accelerator.clip_grad_norm_(",
+        "training/update.py",
+        "training.accelerator.clip_grad_norm_(",
         "torch.nn.utils.clip_grad_norm_(",
         PLAIN_LOOP + "test_loss_scaling_changes_nothing",
     ),
@@ -127,10 +128,45 @@ FAULTS = [
     ),
     Fault(
         "a number that is none, and is trained on",
-        "training/loop.py",
+        "training/update.py",
         "if not word.is_finite:",
         "if False:",
         "tests/faults/test_not_finite.py::test_nan_stops_all_before_a_weight_is_touched[gradient with accumulation]",
+    ),
+    Fault(
+        "a checkpoint that does not wait for how the last step went",
+        "training/loop.py",
+        "        if state.look_due or wants_save:\n            update.settle()\n",
+        "",
+        UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
+    ),
+    Fault(
+        "a line that does not wait for how the last step went",
+        "training/loop.py",
+        "            update.settle()\n            _log(",
+        "            _log(",
+        UPDATE + "test_a_bad_step_reaches_nothing[a line]",
+    ),
+    Fault(
+        "a bad step that is named by where the loop has got to",
+        "training/update.py",
+        "self._training.state.images, self._training.state.step = step.images, step.step",
+        "pass",
+        UPDATE + "test_a_bad_step_reaches_nothing[nothing, for a while]",
+    ),
+    Fault(
+        "an average that follows a step not known to be good",
+        "training/update.py",
+        "        if self._was_passed_over.item():\n",
+        "        self._average()\n        if self._was_passed_over.item():\n",
+        UPDATE + "test_a_bad_step_reaches_nothing[nothing, for a while]",
+    ),
+    Fault(
+        "a step that waits for the device",
+        "training/update.py",
+        "        self.settle()  # the device is busy with all of the above\n",
+        "        self.settle()\n        assert grad_norm.tolist() is not None\n",
+        UPDATE + "test_a_step_waits_for_nothing",
     ),
     Fault(
         "a preview that was broken off, and is forgotten",

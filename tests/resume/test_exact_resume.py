@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import openddpm.training.update as update
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import MetricsRow
 from openddpm.training.loop import TrainResult, fit
@@ -53,9 +54,18 @@ def test_resume_after_sigterm_is_exact(tmp_path: Path, accumulation: int, ended_
     assert differing(newest_tensors(tmp_path / "cut"), newest_tensors(tmp_path / "whole")) == []
 
 
-@pytest.mark.parametrize("logging_steps", [1, 3])
-def test_resume_after_a_crash_is_exact(tmp_path: Path, logging_steps: int) -> None:
-    """A run that crashed past its checkpoint repeats those steps and logs each once, also between logged lines."""
+@pytest.mark.parametrize(
+    ("logging_steps", "late"), [pytest.param(1, False, id="1"), pytest.param(3, False, id="3"), (3, True)]
+)
+def test_resume_after_a_crash_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logging_steps: int, late: bool
+) -> None:
+    """A run that crashed past its checkpoint repeats those steps and logs each once, also between logged lines.
+
+    So does one whose average follows a step later, as on a GPU.
+    """
+    if late:
+        monkeypatch.setattr(update, "LATE_DEVICES", ("cpu",))
     options = {"checkpointing_steps": 4, "logging_steps": logging_steps, "save_images_epochs": 1}
     _train(tmp_path, "whole", **options)
     with pytest.raises(_Crash):

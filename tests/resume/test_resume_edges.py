@@ -12,6 +12,7 @@ from diffusers import UNet2DModel
 from safetensors.numpy import load_file
 from test_exact_resume import EndAt
 
+import openddpm.training.update as update
 from openddpm.api import resume, train
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
@@ -95,8 +96,11 @@ def test_a_resumed_record_starts_where_its_checkpoint_stands(tmp_path: Path) -> 
     assert training.recorder.run.config["checkpoints_total_limit"] == 1
 
 
-def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """A loss that turns NaN between logged lines stops the run before the next checkpoint, and names where it was."""
+    if late:
+        monkeypatch.setattr(update, "LATE_DEVICES", ("cpu",))
     config = tiny_config(tmp_path, "run", logging_steps=6, checkpointing_steps=2, lr_warmup_steps=0)
     training = prepare(config, own_dataset=tiny_images())
     training.learning_rate_at = lambda step: float("nan") if step == 2 else 1e-3

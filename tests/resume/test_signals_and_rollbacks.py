@@ -9,6 +9,7 @@ import torch
 from test_exact_resume import EndAt
 
 import openddpm.training.loop as loop
+import openddpm.training.update as update
 from openddpm.api import resume, train
 from openddpm.errors import UserError
 from openddpm.record.files import read_json_lines
@@ -22,6 +23,15 @@ from tiny import tiny_config, tiny_images, write_tiny_folder
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["at once", "a step later"])
+def heard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """When it is heard that a step is bad; the options of a run in which nothing asks for it before."""
+    if request.param == "at once":
+        return {}
+    monkeypatch.setattr(update, "LATE_DEVICES", ("cpu",))
+    return {"logging_steps": 100}
 
 
 class NotFiniteAt:
@@ -47,7 +57,7 @@ def _steps_back(run: Path) -> list[int]:
 
 def test_a_signal_that_comes_while_processes_agree_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SIGTERM between the question and the answer of a step's agreement ends the run at that step."""
-    hear_all = loop.hear_all
+    hear_all = update.hear_all
 
     def interrupted(training: Training, *arguments: Any) -> Any:
         word = hear_all(training, *arguments)
@@ -55,7 +65,7 @@ def test_a_signal_that_comes_while_processes_agree_is_heeded(tmp_path: Path, mon
             signal.raise_signal(signal.SIGTERM)
         return word
 
-    monkeypatch.setattr(loop, "hear_all", interrupted)
+    monkeypatch.setattr(update, "hear_all", interrupted)
     result = train(tiny_config(tmp_path), dataset=tiny_images())
     assert (result.status, result.signal) == ("interrupted", signal.SIGTERM)
     assert read_run_record(tmp_path / "run").progress.step == 5
@@ -93,19 +103,21 @@ def test_a_shorter_run_than_was_done_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
-def test_rollback_passes_over_what_cannot_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollback_passes_over_what_cannot_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]
+) -> None:
     """Neither the state right before the fault nor a damaged checkpoint is gone back to."""
 
     def damage() -> None:
         (checkpoints_folder(tmp_path / "run") / "step-00000006" / "state.json").write_text("{}")
 
     NotFiniteAt(monkeypatch, step=10, times=1, also=damage)
-    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1)
+    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1, **heard)
     assert train(config, dataset=tiny_images()).status == "finished"
     assert _steps_back(tmp_path / "run") == [3]  # not to 9, which is right before it, nor to 6
 
 
-def test_rollback_of_an_own_unet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollback_of_an_own_unet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]) -> None:
     """The gradient of the faulty step is not left in a UNet of the caller's."""
     from diffusers import UNet2DModel
 
@@ -113,15 +125,15 @@ def test_rollback_of_an_own_unet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     NotFiniteAt(monkeypatch, step=8, times=1)
     unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, **TINY_UNET)
-    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1)
+    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1, **heard)
     assert train(config, dataset=tiny_images(), unet=unet).status == "finished"
     assert _steps_back(tmp_path / "run") == [6]
 
 
-def test_no_rollback_after_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rollback_after_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]) -> None:
     """A run that was asked to stop in the faulty step ends with it."""
     NotFiniteAt(monkeypatch, step=8, times=1, also=lambda: signal.raise_signal(signal.SIGTERM))
-    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1)
+    config = tiny_config(tmp_path, checkpointing_steps=3, max_rollbacks=1, **heard)
     with pytest.raises(NotFinite):
         train(config, dataset=tiny_images())
     assert _steps_back(tmp_path / "run") == []

@@ -16,12 +16,12 @@ from openddpm.record.schema import MetricsRow, Status
 from openddpm.seeding import seed_global_generators, standard_normal
 from openddpm.training.clock import Clock
 from openddpm.training.look import look
-from openddpm.training.not_finite import hear_all, not_finite
 from openddpm.training.ranks import Word, agree, lost_ranks_named
 from openddpm.training.run import Training
 from openddpm.training.saving import note_save, save
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
+from openddpm.training.update import update_of
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,18 @@ def fit(training: Training) -> TrainResult:
 
 def _fit(training: Training, stop: StopRequest) -> Status:
     config, state, accelerator = training.config, training.state, training.accelerator
-    clock = Clock(state.wall_seconds)
+    clock, update = Clock(state.wall_seconds), update_of(training, stop)
     saved_step, wants_save, stopping = state.step, False, False
 
     while True:
         # A process that is alone heeds a signal at once; several agree on the step.
         stopping = stopping or (accelerator.num_processes == 1 and stop.signal is not None)
+
+        # Know how the last step went, before anything is made of it.
+        is_over = state.step >= training.total_steps
+        wants_save |= state.step % config.checkpointing_steps == 0 or is_over or stopping
+        if state.look_due or wants_save:
+            update.settle()
 
         # Look at the weights: evaluate them, and make previews.
         if state.look_due and not stopping:
@@ -84,8 +90,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
             stop.signal = stop.signal or word.signal  # one that came meanwhile is heard at the next step
 
         # Save in the background; what a sitting ends with is waited for.
-        is_over = state.step >= training.total_steps
-        wants_save |= state.step % config.checkpointing_steps == 0 or is_over or stopping
+        wants_save |= stopping
         if wants_save and state.step != saved_step:
             state.wall_seconds = clock.wall_seconds()
             with clock.paused():
@@ -110,22 +115,11 @@ def _fit(training: Training, stop: StopRequest) -> Status:
                 accelerator.backward(loss)
             losses.append(loss.detach())
 
-        # Clip the unscaled gradient.
-        grad_norm = accelerator.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm)
-
-        # Agree, before a weight is touched, that all numbers are finite; hear who is to stop, and who has to save.
-        word = hear_all(training, losses, grad_norm, stop.signal)
-        if not word.is_finite:
-            note_save(training, training.saver.collect(wait=True))  # before anybody looks for the way back
-            raise not_finite(training, losses, may_go_back=word.signal is None)
+        # Clip the gradient, and update the weights and their average, if all processes agree that all is finite; hear
+        # who is to stop, and who has to save.
+        word, grad_norm = update.step(losses)
         wants_save, stopping = word.wants_save, word.signal is not None
         stop.signal = stop.signal or word.signal
-
-        # Update the weights, and their average.
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        if state.ema is not None:
-            state.ema.step(state.unet.parameters())
 
         # Move on.
         for loss in losses:
@@ -138,6 +132,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
 
         # Log.
         if state.step % config.logging_steps == 0 or state.step >= training.total_steps:
+            update.settle()
             _log(training, clock, learning_rate, grad_norm)
         note_save(training, training.saver.collect(wait=False))
 

@@ -12,7 +12,7 @@ _MAX_NAMED = 16  # timesteps and images of a micro-batch that a message names
 
 
 def hear_all(training: Training, losses: list[torch.Tensor], grad_norm: torch.Tensor, signal: int | None) -> Word:
-    """Return what all processes say of the step in hand. The one place in a step that waits for the device.
+    """Return what all processes say of the step in hand. Waits until the device has done all of it.
 
     Args:
         losses: of this process's micro-batches, () float32 each.

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
-from diffusers.training_utils import EMAModel
 
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
@@ -23,6 +22,7 @@ from openddpm.errors import UserError
 from openddpm.training.accelerator import build_accelerator, say
 from openddpm.training.describe import new_record, resumed_record
 from openddpm.training.earlier import Earlier, check_images, check_own_parts, find_earlier_run
+from openddpm.training.ema import LerpEMA
 from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
 from openddpm.training.initial import initial_unet, remarks_on_start, weights_to_start_from
@@ -175,7 +175,7 @@ def _initial_state(
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
     ema = None
     if config.use_ema:
-        ema = EMAModel(
+        ema = LerpEMA(
             unet.parameters(),
             decay=config.ema_max_decay,
             use_ema_warmup=True,

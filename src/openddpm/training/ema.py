@@ -1,0 +1,30 @@
+"""diffusers' average of the weights, updated in one pass over memory."""
+
+from collections.abc import Iterable
+
+import torch
+from diffusers.training_utils import EMAModel
+
+
+class LerpEMA(EMAModel):
+    """EMAModel, but for `step`: a linear interpolation where the library subtracts twice, by way of a third copy.
+
+    Both compute average + (1 - decay) * (weight - average), and agree to rounding. Decay, warm-up, state and all else
+    are the library's.
+    """
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Move the averages of trained parameters towards them; those of frozen ones are copies."""
+        parameters = list(parameters)
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        pairs = list(zip(self.shadow_params, parameters, strict=True))
+        trained = [pair for pair in pairs if pair[1].requires_grad]
+        frozen = [pair for pair in pairs if not pair[1].requires_grad]
+        if trained:
+            averages, weights = zip(*trained, strict=True)
+            torch._foreach_lerp_(averages, weights, weight=1 - self.cur_decay_value)
+        if frozen:
+            averages, weights = zip(*frozen, strict=True)
+            torch._foreach_copy_(averages, weights, non_blocking=True)
