@@ -102,6 +102,9 @@ class OptimizationOptions(_Options):
     """How often the training images are gone through; max_train_steps, if given, decides instead."""
     max_train_steps: int | None = Field(None, ge=1)
     """Optimizer steps to train for."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Minutes that a new run is to take: a few of its steps are timed, and as many planned as this machine does in that
+    time, previews and evaluation included; they are recorded as max_train_steps."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest learning rate of the schedule."""
     lr_scheduler: LearningRateSchedule = "cosine"
@@ -209,8 +212,8 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
             if recipe not in RECIPES:
                 faults.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
             options = dict(RECIPES.get(recipe, {}))
-            if "num_epochs" in data:
-                options.pop("max_train_steps", None)  # which would win over the epochs asked for
+            if "num_epochs" in data or data.get("max_minutes") is not None:
+                options.pop("max_train_steps", None)  # which would win over the epochs or minutes asked for
             data = {**options, **data}
         try:
             config = handler(data)
@@ -300,6 +303,10 @@ def _contradictions(config: TrainConfig) -> list[str]:
             f"num_train_timesteps: found {num_timesteps}; the last step of the {config.beta_schedule} schedule would "
             f"take beta = 0.02 * 1000 / {num_timesteps} = {last_beta:g}, but with 1 nothing is left of an image: take "
             "21 or more (1000 is usual), or beta_schedule squaredcos_cap_v2"
+        )
+    if config.max_minutes is not None and config.max_train_steps is not None:
+        faults.append(
+            f"max_minutes: found {config.max_minutes:g} beside max_train_steps {config.max_train_steps}; give one of them"
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")

@@ -53,8 +53,9 @@ def parse_train_config(
         for name, value in group.items()
         if name in chosen or _is_given(arguments, name) or _is_given(arguments, f"no_{name}")
     }
-    if _is_given(arguments, "num_epochs") and not _is_given(arguments, "max_train_steps"):
-        values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs asked for
+    asks_for_length = _is_given(arguments, "num_epochs") or _is_given(arguments, "max_minutes")
+    if asks_for_length and not _is_given(arguments, "max_train_steps"):
+        values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs or minutes asked for
     return TrainConfig(**values)
 
 

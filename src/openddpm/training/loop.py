@@ -17,7 +17,7 @@ from openddpm.seeding import seed_global_generators, standard_normal
 from openddpm.training.clock import Clock
 from openddpm.training.look import look
 from openddpm.training.ranks import Word, agree, lost_ranks_named
-from openddpm.training.run import Training
+from openddpm.training.run import StepParts, Training
 from openddpm.training.saving import note_save, save
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
@@ -137,7 +137,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         note_save(training, training.saver.collect(wait=False))
 
 
-def micro_batch_loss(training: Training, accumulation_index: int) -> torch.Tensor:
+def micro_batch_loss(training: StepParts, accumulation_index: int) -> torch.Tensor:
     """Return the loss of this process's next micro-batch, () float32."""
     config, state, process, device = training.config, training.state, training.process, training.accelerator.device
     size, seed, step = config.train_batch_size, config.seed, state.step

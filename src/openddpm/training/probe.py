@@ -12,7 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from openddpm.analysis.measured_checks import Fit
 from openddpm.config import TrainConfig
 from openddpm.training.loop import micro_batch_loss
-from openddpm.training.run import Training
+from openddpm.training.run import StepParts
 
 TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
 LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one
@@ -37,12 +37,17 @@ def own_settings(config: TrainConfig) -> Settings:
 
 
 class Probe:
-    """Takes steps on the micro-batch at which a run stands, which stays the same: images, noise, timesteps, dropout."""
+    """Takes steps on the micro-batch at which a run stands, which stays the same: images, noise, timesteps, dropout.
 
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self._num_images = training.config.train_batch_size
-        self._initial = {name: tensor.detach().clone() for name, tensor in training.state.raw_weights().items()}
+    Weights are put aside on the CPU, where they take no memory from the steps; `undo` brings them back.
+    """
+
+    def __init__(self, parts: StepParts) -> None:
+        self._parts = parts
+        self._num_images = parts.config.train_batch_size
+        weights = parts.state.raw_weights().items()
+        self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights}
+        self._scaler = parts.state.scaler.state_dict() if parts.state.scaler else None
 
     def fit_memory(self) -> int | None:
         """Return the largest divisor of the batch size that fits into memory, and go on with it; None if none does."""
@@ -52,15 +57,30 @@ class Probe:
                 return num_images
         return None
 
-    def seconds_a_step(self) -> float:
-        """Return the median time of a step, of one step only where that takes long. Changes no weight."""
-        seconds = [self._timed_step()]
-        if seconds[0] > TIMING_SECONDS:
-            return seconds[0]
+    def seconds_a_step(self, most_seconds: float = TIMING_SECONDS, most_steps: int = TIMING_STEPS) -> float:
+        """Return the median time of a step, of one step only where that takes long. Changes no weight.
+
+        A collective call: all processes take as many steps, and return the time of the slowest.
+        """
+        first = self._of_the_slowest(self._timed_step())
+        if first > most_seconds:
+            return first
         timed: list[float] = []
-        while sum(timed) < TIMING_SECONDS and len(timed) < TIMING_STEPS:
+        for _ in range(min(most_steps, max(1, int(most_seconds / first)))):
             timed.append(self._timed_step())
-        return statistics.median(timed)
+        return self._of_the_slowest(statistics.median(timed))
+
+    def undo(self) -> None:
+        """Leave the state as before the first step: weights, and an optimizer and a scaler that have seen nothing."""
+        state = self._parts.state
+        with torch.no_grad():
+            for name, tensor in state.raw_weights().items():
+                tensor.copy_(self._initial[name])
+        state.optimizer.state.clear()
+        for group in state.optimizer.param_groups:
+            group.pop("step", None)
+        if state.scaler is not None:
+            state.scaler.load_state_dict(self._scaler)
 
     def learn_by_heart(self, settings: Settings, num_images: int, num_steps: int, seconds: float) -> Fit:
         """Train on the first `num_images` of the batch, from the initial weights, until steps or time run out."""
@@ -74,16 +94,16 @@ class Probe:
 
     def careful_settings(self) -> Settings:
         """Return settings with which any sound model learns."""
-        is_large = self._training.recorder.run.model.num_parameters > LARGE_MODEL
+        is_large = self._parts.state.unet.num_parameters() > LARGE_MODEL
         return Settings(2e-4 if is_large else 1e-3, (0.9, 0.99), 1e-8, 0.0, 1.0)
 
     def epsilon_share(self) -> float:
         """Return how long AdamW's last step was, over how long it would have been without epsilon: 1 if it is small."""
         with_epsilon = without = 0.0
-        for group in self._training.state.optimizer.param_groups:
+        for group in self._parts.state.optimizer.param_groups:
             beta1, beta2 = group.get("betas", (0.0, 0.0))
             for parameter in group["params"]:
-                entry = self._training.state.optimizer.state.get(parameter)
+                entry = self._parts.state.optimizer.state.get(parameter)
                 if not entry or "exp_avg_sq" not in entry:  # frozen, or Muon's, which has no epsilon
                     continue
                 step = float(entry["step"] if "step" in entry else group["step"])
@@ -95,7 +115,7 @@ class Probe:
 
     def memory_bytes(self) -> int | None:
         """Return the most memory taken so far: of the GPU, or of this process; None where the system does not tell."""
-        device = self._training.accelerator.device
+        device = self._parts.accelerator.device
         if device.type == "cuda":
             return torch.cuda.max_memory_reserved(device)
         try:
@@ -113,26 +133,26 @@ class Probe:
                 raise
         else:
             return True
-        self._training.state.optimizer.zero_grad()
-        if self._training.accelerator.device.type == "cuda":
+        self._parts.state.optimizer.zero_grad()
+        if self._parts.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         return False
 
     def _timed_step(self) -> float:
         start = time.perf_counter()
         self._step(0.0, 1.0, self._num_images)
-        if self._training.accelerator.device.type == "cuda":
+        if self._parts.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def _step(self, learning_rate: float, max_grad_norm: float, num_images: int) -> float:
         """Take a step as the training loop does, but stay at the same position; returns the loss before it."""
-        config = self._training.config.model_copy(update={"train_batch_size": num_images})
-        training = replace(self._training, config=config)
-        state, accelerator = training.state, training.accelerator
+        config = self._parts.config.model_copy(update={"train_batch_size": num_images})
+        parts = replace(self._parts, config=config)
+        state, accelerator = parts.state, parts.accelerator
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = micro_batch_loss(training, 0)
+        loss = micro_batch_loss(parts, 0)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(state.unet.parameters(), max_grad_norm)
         state.optimizer.step()
@@ -141,11 +161,10 @@ class Probe:
 
     def _reset(self, settings: Settings) -> None:
         """Put the initial weights back, and give AdamW `settings` and no memory of earlier steps."""
-        state = self._training.state
-        with torch.no_grad():
-            for name, tensor in state.raw_weights().items():
-                tensor.copy_(self._initial[name])
-        state.optimizer.state.clear()
-        for group in state.optimizer.param_groups:
+        self.undo()
+        for group in self._parts.state.optimizer.param_groups:
             group.update(betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay)
-            group.pop("step", None)
+
+    def _of_the_slowest(self, seconds: float) -> float:
+        accelerator = self._parts.accelerator
+        return float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())  # type: ignore[union-attr]

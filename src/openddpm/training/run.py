@@ -25,21 +25,39 @@ from openddpm.training.timetable import Timetable
 
 
 @dataclass
-class Training:
-    """A run, ready to be trained."""
+class StepParts:
+    """What a training step is computed from."""
 
     config: TrainConfig
     accelerator: Accelerator
     model: Any
     """The UNet as Accelerate prepared it for the forward pass of training."""
-    frozen_unet: UNet2DModel
-    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
     state: TrainingState
     process: DiffusionProcess
+    stream: BatchStream
+
+    def timesteps_of(self, micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
+        config, num_timesteps = self.config, self.process.num_timesteps
+        shape, device = (config.train_batch_size,), self.accelerator.device
+        draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
+        return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
+
+    def image_indices_of(self, micro_index: int) -> torch.Tensor:
+        """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
+        size = self.config.train_batch_size
+        return torch.from_numpy(self.stream.image_indices(self.state.images + micro_index * size, size))
+
+
+@dataclass
+class Training(StepParts):
+    """A run, ready to be trained."""
+
+    frozen_unet: UNet2DModel
+    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
     images: np.ndarray
     """Of the store, (N, C, H, W) uint8."""
     split: Split
-    stream: BatchStream
     evaluation: HeldoutEvaluation
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
@@ -62,18 +80,6 @@ class Training:
     def data_statistics(self) -> DataStatistics:
         """What samples are compared with: measured at the first preview, whose time it counts to."""
         return measure_data(self.images, self.split.train, self.config.seed)
-
-    def timesteps_of(self, micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
-        config, num_timesteps = self.config, self.process.num_timesteps
-        shape, device = (config.train_batch_size,), self.accelerator.device
-        draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
-        return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
-
-    def image_indices_of(self, micro_index: int) -> torch.Tensor:
-        """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
-        size = self.config.train_batch_size
-        return torch.from_numpy(self.stream.image_indices(self.state.images + micro_index * size, size))
 
     def close(self) -> None:
         """Leave the run folder to others."""

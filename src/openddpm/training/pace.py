@@ -1,0 +1,105 @@
+"""How long a run takes on this machine: some of its steps are taken, and undone, before it is planned."""
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from openddpm.analysis.text import number_of
+from openddpm.config import TrainConfig
+from openddpm.errors import UserError
+from openddpm.training.accelerator import say
+from openddpm.training.probe import Probe
+from openddpm.training.run import StepParts
+from openddpm.training.timetable import Timetable, make_timetable
+
+MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
+MIN_SHARE_OF_CORES = 0.8  # measured: a training step on an idle machine has 0.9 of them or more, beside other work less
+MIN_SPEEDUP = 1.25  # assumed: less is not worth numbers that are rounded otherwise
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The time of a training step on this machine."""
+
+    step_seconds: float
+
+    def total_seconds(self, timetable: Timetable) -> float:
+        """Return what a run takes from its first step on, previews and evaluation included."""
+        return self.step_seconds * (timetable.total_steps + timetable.pauses_in_steps)
+
+    def steps_in(self, minutes: float, config: TrainConfig, num_train: int, num_processes: int) -> int:
+        """Return how many steps, previews and evaluation included, take so many minutes; 1 if not even one does.
+
+        Args:
+            num_train: training images.
+        """
+        fewest, most = 1, max(1, int(60 * minutes / self.step_seconds))
+        while fewest < most:  # a longer run never takes less time
+            steps = (fewest + most + 1) // 2
+            fits = self.total_seconds(make_timetable(config, steps, num_train, num_processes)) <= 60 * minutes
+            fewest, most = (steps, most) if fits else (fewest, steps - 1)
+        return fewest
+
+
+def measure_pace(parts: StepParts) -> Pace:
+    """Time a few steps of a run that has not begun, and leave no trace in it. A collective call.
+
+    On a CPU that has other work, too, as many threads as it has cores wait for each other most of the time: the run
+    takes fewer where that is faster, and says so.
+
+    Raises:
+        UserError: a step does not fit into memory.
+    """
+    probe = Probe(parts)
+    try:
+        cores_used, start = time.process_time(), time.perf_counter()
+        seconds = probe.seconds_a_step(MOST_SECONDS, MOST_STEPS)
+        cores_used = (time.process_time() - cores_used) / (time.perf_counter() - start)
+        if _may_choose_threads(parts):
+            seconds = _with_fewer_threads(probe, seconds, cores_used)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        images = number_of(parts.config.train_batch_size, "image")
+        raise UserError(
+            f"a training step of {images} does not fit into memory",
+            "Halve --train_batch_size and double --gradient_accumulation_steps, which computes the same; or take "
+            "--gradient_checkpointing or a smaller --model. `openddpm doctor` finds the largest batch that fits.",
+        ) from error
+    finally:
+        probe.undo()
+    return Pace(seconds * parts.config.gradient_accumulation_steps)
+
+
+def _may_choose_threads(parts: StepParts) -> bool:
+    """Tell whether the number of threads is left to the program."""
+    return (
+        parts.accelerator.device.type == "cpu"
+        and parts.accelerator.num_processes == 1
+        and torch.get_num_threads() > 1
+        and "OMP_NUM_THREADS" not in os.environ
+    )
+
+
+def _with_fewer_threads(probe: Probe, seconds: float, cores_used: float) -> float:
+    """Take as many threads as there are cores free, if a step is faster then; returns the time of a step."""
+    threads = torch.get_num_threads()
+    fewer = max(1, int(cores_used))
+    if cores_used >= MIN_SHARE_OF_CORES * threads or fewer == threads:
+        return seconds
+    torch.set_num_threads(fewer)
+    seconds_with_fewer = probe.seconds_a_step(MOST_SECONDS, MOST_STEPS)
+    if seconds / seconds_with_fewer < MIN_SPEEDUP:
+        torch.set_num_threads(threads)
+        return seconds
+    say(
+        [
+            f"this machine has other work: {number_of(fewer, 'thread')} instead of {threads} "
+            f"{'makes' if fewer == 1 else 'make'} a step {seconds / seconds_with_fewer:.1f} times as fast; to decide "
+            "yourself set OMP_NUM_THREADS"
+        ]
+    )
+    return seconds_with_fewer
