@@ -46,6 +46,7 @@ DIGITS: dict[str, Any] = {
     "lr_warmup_steps": 100,
     "ema_max_decay": 0.999,
     "num_inference_steps": 20,
+    "save_images_epochs": 1,
 }
 OWN: dict[str, Any] = {
     "dataset": "own",
@@ -56,6 +57,7 @@ OWN: dict[str, Any] = {
     "lr_warmup_steps": 100,
     "ema_max_decay": 0.999,
     "num_inference_steps": 20,
+    "save_images_epochs": 1,
 }
 
 

@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "learning_rate": 5e-4,
     "lr_warmup_steps": 100,
     "num_inference_steps": 20,
+    "save_images_epochs": 1,  # when the copied script's faults happen
     "checkpointing_steps": 1_000_000,  # at the end only
 }
 

@@ -116,7 +116,7 @@ OTHER_NAMES: dict[str, str] = {
     **dict.fromkeys(
         ("calculate_fid", "num_fid_samples", "fid_cache", "fid_use_torch", "inception_block_idx"), _QUALITY
     ),
-    "eval_step": "the held-out loss is measured with every preview: --save_images_epochs",
+    "eval_step": "the held-out loss is measured as often as takes little time; previews come by --save_images_epochs",
     "save_best_and_latest_only": "--checkpoints_total_limit",
     **dict.fromkeys(("manual_seed", "random_seed", "global_seed"), "--seed"),
     "revision": "--dataset_revision",

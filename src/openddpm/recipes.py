@@ -29,6 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_epochs": 400,
         "mixed_precision": "bf16",
         "timestep_sampling": "importance",
+        "preview_solver": "dpmsolver++",
+        "num_inference_steps": 20,
         "output_dir": "runs/pokemon-64",
     },
 }

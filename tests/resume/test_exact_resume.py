@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import openddpm.training.update as update
-from openddpm.record.reader import read_run_record
-from openddpm.record.schema import MetricsRow
+from openddpm.record.reader import read_run_folder, read_run_record
+from openddpm.record.schema import MetricsRow, PreviewPlan
 from openddpm.training.loop import TrainResult, fit
 from openddpm.training.observers import Observer
 from openddpm.training.setup import prepare
@@ -80,6 +80,18 @@ def test_resume_after_a_crash_is_exact(
     assert exact_samples(tmp_path / "cut") == exact_samples(tmp_path / "whole") != []
     for name in ("samples/step-00000005-ema.png", "samples/step-00000012-raw.png"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_resumed_run_makes_the_previews_it_planned(tmp_path: Path) -> None:
+    """A run that nobody told when to make previews goes on with those that it planned and recorded, also where options
+    have changed by which none would be planned."""
+    options: dict[str, Any] = {"save_images_epochs": None}
+    _train(tmp_path, "run", (EndAt(6, crash=False),), **options)
+    assert read_run_record(tmp_path / "run").previews == PreviewPlan(steps=[5, 10])
+    options |= {"num_inference_steps": 20, "accept_changes": True}
+    _train(tmp_path, "run", resume_from_checkpoint="latest", **options)
+    assert read_run_record(tmp_path / "run").previews == PreviewPlan(steps=[5, 10])
+    assert [row.step for row in read_run_folder(tmp_path / "run").samples if row.weights == "ema"] == [5, 10, 12]
 
 
 def test_resume_from_a_named_checkpoint_forgets_what_came_after(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ CONTRACT = {
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
     "num_inference_steps": 50,
-    "save_images_epochs": 1,
+    "save_images_epochs": None,
     "checkpointing_steps": 500,
     "checkpoints_total_limit": 3,
     "resume_from_checkpoint": None,

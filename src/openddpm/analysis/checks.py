@@ -49,8 +49,11 @@ def global_batch_size(run: RunRecord) -> int:
 
 
 def count_previews(run: RunRecord) -> int:
-    """Return how often the run makes previews: after each step that ends epochs, and after the last."""
-    total_images, images_per_preview = _total_images(run), run.dataset.num_train * run.config["save_images_epochs"]
+    """Return how often the run makes previews: as planned, or after each step that ends epochs; and after the last."""
+    every = run.config["save_images_epochs"]
+    if every is None:
+        return 1 + len(run.previews.steps if run.previews else [])
+    total_images, images_per_preview = _total_images(run), run.dataset.num_train * every
     num_ended = total_images // images_per_preview
     last_ends_none = num_ended == (total_images - global_batch_size(run)) // images_per_preview
     return min(run.total_steps, num_ended + last_ends_none)
@@ -240,7 +243,7 @@ def _previews(run: RunRecord) -> Iterator[Finding]:
             "warning",
             f"previews take about {times:.1f} times as long as training",
             "There is one every --save_images_epochs, and epochs of so few images are short.",
-            f"Take --save_images_epochs {math.ceil(epochs)}.",
+            f"Take --save_images_epochs {math.ceil(epochs)}, or leave it out: as many are made then as suit the run.",
         )
 
 

@@ -108,7 +108,7 @@ def _time(measured: Measurements) -> Iterator[Finding]:
     todo = "Take a smaller --model, a lower --resolution, fewer steps, or a faster machine."
     if previews > training:
         what += f", {duration(previews)} of it for previews"
-        todo = "Raise --save_images_epochs, or lower --num_inference_steps or --eval_batch_size."
+        todo = "Raise --save_images_epochs or leave it out, or lower --num_inference_steps or --eval_batch_size."
     yield Finding("duration", "warning", what, "A mistake in the plan would show late, or never.", todo)
 
 

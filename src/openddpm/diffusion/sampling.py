@@ -76,6 +76,8 @@ def sample(
     signal2 = DDIMScheduler.from_config(scheduler_config).alphas_cumprod
     timesteps = inference_timesteps(signal2, num_inference_steps, solver)
     scheduler = _spaced_scheduler(solver, scheduler_config, signal2[timesteps[::-1].copy()])
+    if solver == "unipc":  # which brings entries of its table to the images' device at each step, and waits for it
+        scheduler.sigmas = scheduler.sigmas.to(noise.device)
     options = {"generator": generators} if solver == "ddpm" else {}
     images = noise
     for step, timestep in zip(scheduler.timesteps, torch.from_numpy(timesteps).to(noise.device), strict=True):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from openddpm.analysis import left_out
-from openddpm.analysis.checks import check_plan
+from openddpm.analysis.checks import check_plan, count_previews
 from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.text import number_of
 from openddpm.names import as_text
@@ -74,6 +74,9 @@ class Display(Observer):
                 f"evaluation: on {number_of(run.evaluation.num_tuples, 'fixed sample')} (image, timestep, noise) of "
                 f"{kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
             )
+        config = run.config
+        images, steps = number_of(config["eval_batch_size"], "image"), number_of(config["num_inference_steps"], "step")
+        say(f"previews: {count_previews(run):,}, each of {images} in {steps} of {config['preview_solver']}")
         data = folder / DATA_FILE
         record = DataRecord.model_validate_json(data.read_bytes()) if data.exists() else None
         self._say_left_out(record)

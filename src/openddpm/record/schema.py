@@ -100,6 +100,13 @@ class EvaluationPlan(_Record):
     """Steps with an evaluation besides, from a time when stretches are long."""
 
 
+class PreviewPlan(_Record):
+    """When previews are made."""
+
+    steps: list[int]
+    """Rising, without the last step of the run, which always has one."""
+
+
 class RunRecord(_Record):
     """run.json"""
 
@@ -122,6 +129,8 @@ class RunRecord(_Record):
     own_parts: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan | None = None
+    previews: PreviewPlan | None = None
+    """None where --save_images_epochs says when."""
     failure: Literal["loss_not_finite", "gradient_not_finite"] | None = None
     """Why `status` is failed, where training itself failed."""
     failure_text: str | None = None

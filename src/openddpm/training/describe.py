@@ -73,6 +73,7 @@ def new_record(
         chosen_options=sorted(config.model_fields_set),
         own_parts=own_parts,
         evaluation=timetable.plan(),
+        previews=timetable.plan_of_previews(),
     )
 
 
@@ -108,6 +109,7 @@ def resumed_record(
             "total_steps": planned.total_steps,
             "num_processes": planned.num_processes,
             "evaluation": planned.evaluation,
+            "previews": planned.previews,
             "progress": Progress(step=step, images=images, epoch=images / planned.dataset.num_train),
             "resumptions": [*record.resumptions, resumption],
         }

@@ -100,8 +100,8 @@ def _prepare(
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
     total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
     timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
-    if earlier is not None and earlier.record.evaluation is not None:
-        timetable = timetable.keeping(earlier.record.evaluation)
+    if earlier is not None:
+        timetable = timetable.keeping(earlier.record)
 
     unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
     if earlier is None and accelerator.is_main_process:

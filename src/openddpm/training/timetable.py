@@ -1,17 +1,24 @@
 """When a run is previewed and evaluated, and on how much: decided before it starts, from its length alone."""
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from openddpm.config import TrainConfig
-from openddpm.record.schema import EvaluationPlan
+from openddpm.record.schema import EvaluationPlan, PreviewPlan, RunRecord
 
 MAX_SHARE_OF_TIME = 0.03  # of training, spent on evaluation
 MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, whose verdict would else have nothing to rest on
 TUPLE_COUNTS = (48, 96, 192)  # of either kind; assumed: four an error bar is made of, in each group, are the least
 MIN_EVALUATIONS = 24  # assumed: enough to see a curve; a longer run affords more tuples instead
-FORWARD_COST = 0.4  # measured: an evaluated image takes as long as this many trained ones
-FORWARD_COST_MIXED = 1.2  # assumed: evaluation stays in float32 where training does not
 EARLY_PARTS = (8, 4, 2)  # of the first interval
+
+MAX_SHARE_OF_PREVIEWS = 0.05  # of training, spent on previews
+FILM_STRIP = 8  # previews; assumed: enough to see pictures grow
+MAX_SHARE_OF_A_FILM_STRIP = 0.2  # the same for short runs, which would else have none to speak of
+
+FORWARD_COST = 0.4  # measured: an image that is denoised once takes as long as this many trained ones
+FORWARD_COST_MIXED = 1.2  # assumed: evaluation stays in float32 where training does not, and nothing is compiled
 
 
 @dataclass(frozen=True)
@@ -20,13 +27,30 @@ class Timetable:
 
     total_steps: int
     global_batch_size: int
-    images_per_preview: int
+    images_per_preview: int | None
+    """Where --save_images_epochs says when; each step that completes as many has a preview."""
     evaluation_steps: int
     """Steps between evaluations; each stretch of so many has one, at its first preview if there is one."""
     early_steps: tuple[int, ...]
     """Of evaluations besides, so that there is something to see from the first minutes."""
     num_tuples: int
     """Of either kind, held-out and training, for each kind of weights."""
+    preview_images: float
+    """Images that are trained in the time of a preview."""
+    tuple_images: float
+    """The same for a fixed sample of either kind, by all kinds of weights."""
+    preview_steps: tuple[int, ...] = ()
+    """Of the planned previews, rising, without that of the last step; none where --save_images_epochs says when."""
+
+    @property
+    def pauses_in_steps(self) -> float:
+        """Steps that are trained in the time of all previews and evaluations, about."""
+        total_images = self.total_steps * self.global_batch_size
+        planned = self.images_per_preview is None
+        previews = 1 + (len(self.preview_steps) if planned else total_images // self.images_per_preview)
+        evaluations = 1 + len(self.early_steps) + self.total_steps // self.evaluation_steps
+        images = previews * self.preview_images + evaluations * self.num_tuples * self.tuple_images
+        return images / self.global_batch_size
 
     def plan(self) -> EvaluationPlan:
         """Return what run.json says of evaluation."""
@@ -34,18 +58,35 @@ class Timetable:
             num_tuples=self.num_tuples, evaluation_steps=self.evaluation_steps, early_steps=list(self.early_steps)
         )
 
-    def keeping(self, plan: EvaluationPlan) -> "Timetable":
-        """Return this timetable with the evaluations that a run began with, whatever has changed since."""
-        early_steps = self.early_steps if plan.early_steps is None else tuple(plan.early_steps)
-        return replace(
-            self, num_tuples=plan.num_tuples, evaluation_steps=plan.evaluation_steps, early_steps=early_steps
-        )
+    def plan_of_previews(self) -> PreviewPlan | None:
+        """Return what run.json says of previews; None where --save_images_epochs says when."""
+        return PreviewPlan(steps=list(self.preview_steps)) if self.images_per_preview is None else None
+
+    def keeping(self, run: RunRecord) -> "Timetable":
+        """Return this timetable with what `run` began with, whatever has changed since.
+
+        Of a run that has become longer, the previews beyond its old end are those of this timetable.
+        """
+        table = self
+        if plan := run.evaluation:
+            early_steps = self.early_steps if plan.early_steps is None else tuple(plan.early_steps)
+            table = replace(
+                table, num_tuples=plan.num_tuples, evaluation_steps=plan.evaluation_steps, early_steps=early_steps
+            )
+        if run.previews and self.images_per_preview is None:
+            kept = [step for step in run.previews.steps if step < self.total_steps]
+            added = [step for step in self.preview_steps if step > run.total_steps]
+            table = replace(table, preview_steps=(*kept, *added))
+        return table
 
     def is_preview(self, step: int) -> bool:
-        """Tell whether previews are made after `step` steps: as an epoch ends, or the run."""
+        """Tell whether previews are made after `step` steps: as planned, or as epochs end; and as the run ends."""
+        if step == self.total_steps:
+            return True
+        if self.images_per_preview is None:
+            return step in self.preview_steps
         images, images_before = step * self.global_batch_size, (step - 1) * self.global_batch_size
-        ends_epochs = images // self.images_per_preview > images_before // self.images_per_preview
-        return ends_epochs or step == self.total_steps
+        return images // self.images_per_preview > images_before // self.images_per_preview
 
     def is_evaluation(self, step: int) -> bool:
         """Tell whether the weights are evaluated after `step` steps."""
@@ -53,22 +94,28 @@ class Timetable:
             return True
         stretch = (step - 1) // self.evaluation_steps
         start, end = stretch * self.evaluation_steps, (stretch + 1) * self.evaluation_steps
+        return step == min(self._first_preview_after(start), end)
+
+    def _first_preview_after(self, start: int) -> int:
+        """Return the first step with a preview after `start` steps; planned ones that early evaluations have aside."""
+        if self.images_per_preview is None:
+            planned = self.preview_steps[bisect_right(self.preview_steps, start) :]
+            return next((step for step in planned if step not in self.early_steps), self.total_steps)
         next_preview = start * self.global_batch_size // self.images_per_preview + 1
-        preview_step = -(-next_preview * self.images_per_preview // self.global_batch_size)
-        return step == min(preview_step, end)
+        return -(-next_preview * self.images_per_preview // self.global_batch_size)
 
 
 def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_processes: int) -> Timetable:
-    """Return the timetable that keeps evaluation within MAX_SHARE_OF_TIME of training.
+    """Return the timetable that keeps evaluation within MAX_SHARE_OF_TIME of training, and previews within theirs.
 
     A run too short for that has the early evaluations, the one of its first preview and the last one, and if they cost
     more than MAX_SHARE_FOR_A_TREND not even the early ones.
     """
     global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * num_processes
     forward_cost = FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
-    forwards_per_tuple = 2 * (2 if config.use_ema else 1)  # held-out and training, by both kinds of weights
-    images_per_tuple = forward_cost * forwards_per_tuple * num_processes  # the other processes wait
-    total_tuples = total_steps * global_batch_size / images_per_tuple  # that would take as long as training
+    cost = forward_cost * (2 if config.use_ema else 1) * num_processes  # both kinds of weights; other processes wait
+    tuple_images = 2 * cost  # held-out and training
+    total_tuples = total_steps * global_batch_size / tuple_images  # that would take as long as training
     affordable = MAX_SHARE_OF_TIME * total_tuples
     num_extra = len(EARLY_PARTS) + 1  # besides one every `evaluation_steps`
     enough = [count for count in TUPLE_COUNTS if affordable >= count * (MIN_EVALUATIONS + num_extra)]
@@ -76,11 +123,48 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
     num_regular = int(affordable / num_tuples) - num_extra
     evaluation_steps = -(-total_steps // num_regular) if num_regular > 0 else total_steps
     has_early = (num_extra + 1) * num_tuples <= MAX_SHARE_FOR_A_TREND * total_tuples
-    return Timetable(
+    every = config.save_images_epochs
+    table = Timetable(
         total_steps=total_steps,
         global_batch_size=global_batch_size,
-        images_per_preview=config.save_images_epochs * num_train,
+        images_per_preview=None if every is None else every * num_train,
         evaluation_steps=evaluation_steps,
         early_steps=tuple(evaluation_steps // part for part in EARLY_PARTS) if has_early else (),
         num_tuples=num_tuples,
+        preview_images=cost * config.eval_batch_size * config.num_inference_steps,
+        tuple_images=tuple_images,
     )
+    return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))
+
+
+def _planned_previews(table: Timetable, num_train: int) -> tuple[int, ...]:
+    """Return the steps of previews, without the last step: as epochs end, or, where few do, as weights are evaluated."""
+    batch, total_images = table.global_batch_size, table.total_steps * table.global_batch_size
+    affordable = int(MAX_SHARE_OF_PREVIEWS * total_images / table.preview_images)
+    few = min(FILM_STRIP, int(MAX_SHARE_OF_A_FILM_STRIP * total_images / table.preview_images))
+    count = max(affordable, few) - 1  # besides the one at the end
+    epochs = range(1, (table.total_steps - 1) * batch // num_train + 1)
+    stretches = range(table.evaluation_steps, table.total_steps, table.evaluation_steps)
+    evaluated = sorted({*table.early_steps, *stretches} - {0})
+    if len(epochs) < min(count, FILM_STRIP - 1) and len(epochs) < len(evaluated):
+        return tuple(_thinning(evaluated, table.total_steps, min(count, FILM_STRIP - 1)))
+    chosen = _thinning(epochs, total_images / num_train, count)
+    return tuple(sorted({-(-epoch * num_train // batch) for epoch in chosen}))
+
+
+def _thinning(rising: Sequence[int], end: float, count: int) -> list[int]:
+    """Return `count` of the numbers `rising`, further and further apart, or all where there are no more.
+
+    They are those nearest to end * (n / (count + 1)) ** 2, n = 1 .. count, or the next where that is taken.
+    """
+    if len(rising) <= count:
+        return list(rising)
+    chosen: list[int] = []
+    index = -1
+    for part in range(1, count + 1):
+        wanted = end * (part / (count + 1)) ** 2
+        after = min(bisect_left(rising, wanted), len(rising) - 1)
+        is_first_nearer = after > 0 and wanted - rising[after - 1] < rising[after] - wanted
+        index = max(after - is_first_nearer, index + 1)
+        chosen.append(rising[index])
+    return chosen

@@ -36,13 +36,14 @@ def plan(
     """Return the record of a run that has not begun: the demo's, but for what is given."""
     config = TrainConfig(**({"recipe": "avatars-16", **options} if "num_epochs" not in options else options))
     batch = config.train_batch_size * config.gradient_accumulation_steps
+    total_steps = config.max_train_steps or -(-config.num_epochs * num_train // batch)
     return RunRecord(
         run_id="0",
         name="run",
         status="running",
         created="",
         seed=0,
-        total_steps=config.max_train_steps or -(-config.num_epochs * num_train // batch),
+        total_steps=total_steps,
         num_processes=1,
         config=config.model_dump(),
         dataset=DatasetRecord(
@@ -64,6 +65,7 @@ def plan(
         ),
         environment=environment,
         progress=Progress(step=0, images=0, epoch=0),
+        previews=make_timetable(config, total_steps, num_train, num_processes=1).plan_of_previews(),
     )
 
 
@@ -130,7 +132,7 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "batch of two": (plan(train_batch_size=2), "batch_size", "warning"),
     "batch beyond the set": (plan(300, train_batch_size=512), "batch_size", "warning"),
     "bf16 on a CPU": (plan(mixed_precision="bf16"), "precision", "warning"),
-    "previews of tiny epochs": (plan(250, 60, num_inference_steps=50), "previews", "warning"),
+    "previews of tiny epochs": (plan(250, 60, num_inference_steps=50, save_images_epochs=1), "previews", "warning"),
     "large model on a CPU": (seed_plan(CPU), "duration", "warning"),
 }
 
@@ -182,12 +184,14 @@ def said(run: RunRecord, data: DataRecord | None = None) -> dict[str, Finding]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_epochs": 3},
+        {"num_epochs": 3, "save_images_epochs": 1},
         {"num_epochs": 3, "save_images_epochs": 2},
-        {"max_train_steps": 7},
-        {"max_train_steps": 8, "train_batch_size": 40},
-        {"max_train_steps": 9, "train_batch_size": 300},
-        {"max_train_steps": 10, "train_batch_size": 30, "gradient_accumulation_steps": 2},
+        {"max_train_steps": 7, "save_images_epochs": 1},
+        {"max_train_steps": 8, "train_batch_size": 40, "save_images_epochs": 1},
+        {"max_train_steps": 9, "train_batch_size": 300, "save_images_epochs": 1},
+        {"max_train_steps": 10, "train_batch_size": 30, "gradient_accumulation_steps": 2, "save_images_epochs": 1},
+        {"max_train_steps": 10},
+        {"num_epochs": 400},
     ],
     ids=str,
 )
@@ -200,11 +204,13 @@ def test_previews_are_counted_as_they_are_made(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{"num_epochs": 30}, {"num_epochs": 30, "train_batch_size": 200}], ids=str)
 def test_the_advice_on_previews_helps(options: dict[str, Any]) -> None:
-    """--save_images_epochs as advised is more than was planned, and ends the warning."""
+    """--save_images_epochs as advised is more than was planned, and ends the warning; so does leaving it out."""
     options = {**SEED, **options}
-    epochs = int(said(plan(100, 10, **options))["previews"].todo.rstrip(".").split()[-1])
-    assert epochs > 1
+    todo = said(plan(100, 10, **options, save_images_epochs=1))["previews"].todo
+    epochs = int(todo.removeprefix("Take --save_images_epochs ").partition(",")[0])
+    assert epochs > 1 and "leave it out" in todo
     assert "previews" not in said(plan(100, 10, **options, save_images_epochs=epochs))
+    assert "previews" not in said(plan(100, 10, **options))
 
 
 def test_the_one_preview_at_the_end_is_not_questioned() -> None:

@@ -20,7 +20,7 @@ CONTRACT_DEFAULTS: dict[str, Any] = {
     **{"adam_epsilon": 1e-8, "ema_inv_gamma": 1.0, "ema_power": 0.75, "ema_max_decay": 0.9999, "use_ema": True},
     **{"gradient_checkpointing": False, "logging_dir": "logs", "push_to_hub": False, "hub_model_id": None},
     **{"hub_private_repo": False, "hub_token": None, "num_train_timesteps": 1000, "beta_schedule": "linear"},
-    **{"prediction_type": "epsilon", "num_inference_steps": 50, "save_images_epochs": 1, "checkpointing_steps": 500},
+    **{"prediction_type": "epsilon", "num_inference_steps": 50, "save_images_epochs": None, "checkpointing_steps": 500},
     **{"checkpoints_total_limit": 3, "resume_from_checkpoint": None, "seed": 0, "model": "default", "recipe": None},
     **{"heldout_images": None},
 }

@@ -1,19 +1,25 @@
 """Solvers with a denoiser that makes no error: samples are as bright, and as unlike each other, as the images."""
 
+import copy
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from openddpm.analysis.noise_checks import brightness_error
 from openddpm.config import TrainConfig
-from openddpm.diffusion.sampling import Solver, inference_timesteps, sample
+from openddpm.diffusion.sampling import Solver, denoiser, inference_timesteps, sample
 from openddpm.errors import UserError
+from tiny import TINY_UNET
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -166,3 +172,61 @@ def test_too_few_timesteps_are_refused(schedule: str) -> None:
         TrainConfig(num_train_timesteps=20, beta_schedule=schedule, **options)
     TrainConfig(num_train_timesteps=21, beta_schedule=schedule, **options)
     TrainConfig(num_train_timesteps=2, beta_schedule="squaredcos_cap_v2", **options)
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what a GPU would be waited for: copies between it and the CPU, and solved equations whose success is asked
+    for. The meta device stands for the GPU: it has no numbers, so that reading one of them is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = operation(*arguments, **(options or {}))
+        before, after = (
+            {tensor.device.type for tensor in tree_leaves(values) if isinstance(tensor, torch.Tensor)}
+            for values in ((arguments, options), result)
+        )
+        if operation is torch.ops.aten._to_copy.default and before != after:
+            self.found["copied"] += 1
+        if operation is torch.ops.aten._linalg_check_errors.default and "meta" in before:
+            self.found["solved"] += 1
+        return result
+
+
+@pytest.mark.parametrize("solver", get_args(Solver))
+def test_no_step_waits_for_the_device(solver: Solver) -> None:
+    """Whatever the number of steps, only the timesteps (and unipc's table) are copied, before the first one; unipc
+    alone solves equations on the device, one set for each step but the first and the last."""
+    config = benchmark.config_of(Way(solver, "linear", 1000, 20))
+    tables = 2 if solver == "unipc" else 1
+    for steps in (2, 20):
+        with _Waits() as waits:
+            images = sample(
+                lambda noisy, timestep: noisy, torch.empty((2, 3, 8, 8), device="meta"), config, steps, solver
+            )
+        assert images.device.type == "meta"
+        assert waits.found == Counter(copied=tables, solved=steps - 2 if solver == "unipc" else 0)
+
+
+def test_the_waits_are_found() -> None:
+    """A solver that is given the device's timesteps, as pipelines do, is an error here: it reads its tables by them."""
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(10, device="meta")
+    images = torch.empty((2, 3, 8, 8), device="meta")
+    with pytest.raises(RuntimeError, match="meta"), _Waits():
+        scheduler.step(images, scheduler.timesteps[0], images)
+
+
+def test_the_denoiser_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction by weights on the device is made there, from timesteps there, without a look at any number."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # which knows no such device
+    unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, **TINY_UNET).eval().to("meta")
+    weights = {name: torch.empty_like(tensor) for name, tensor in copy.deepcopy(unet).state_dict().items()}
+    noisy = torch.empty((2, 3, 8, 8), device="meta")
+    with _Waits() as waits:
+        for shape in ((), (2,)):
+            timesteps = torch.empty(shape, dtype=torch.long, device="meta")
+            assert denoiser(unet, weights)(noisy, timesteps).shape == noisy.shape
+    assert waits.found == Counter()

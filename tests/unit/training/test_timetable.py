@@ -1,9 +1,24 @@
 """When a run is evaluated and previewed."""
 
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
 import pytest
 
 from openddpm.config import TrainConfig
-from openddpm.training.timetable import FORWARD_COST, MAX_SHARE_OF_TIME, TUPLE_COUNTS, Timetable, make_timetable
+from openddpm.record.schema import RunRecord
+from openddpm.training.timetable import (
+    FILM_STRIP,
+    FORWARD_COST,
+    FORWARD_COST_MIXED,
+    MAX_SHARE_OF_A_FILM_STRIP,
+    MAX_SHARE_OF_PREVIEWS,
+    MAX_SHARE_OF_TIME,
+    TUPLE_COUNTS,
+    Timetable,
+    make_timetable,
+)
 
 
 def evaluations(timetable: Timetable) -> list[int]:
@@ -76,3 +91,115 @@ def test_previews_come_as_epochs_end() -> None:
     """A preview is due at the first step that ends every second epoch, and at the last step."""
     timetable = Timetable(20, 16, 2 * 50, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48)
     assert previews(timetable) == [7, 13, 19, 20]
+
+
+def planned(num_train: int, num_processes: int = 1, **options: Any) -> Timetable:
+    """Return the timetable of a run."""
+    config = TrainConfig(**options)
+    batch = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    total_steps = config.max_train_steps or -(-config.num_epochs * num_train // batch)
+    return make_timetable(config, total_steps, num_train, num_processes)
+
+
+def previews_share(timetable: Timetable, forwards: int, forward_cost: float) -> float:
+    """Return the time of all previews, of so many forward passes of an image each, as a share of training."""
+    return len(previews(timetable)) * forwards * forward_cost / (timetable.total_steps * timetable.global_batch_size)
+
+
+@pytest.mark.parametrize("num_train", [1, 90, 750, 5488, 99_488])
+@pytest.mark.parametrize("total_steps", [1, 20, 1_000, 20_000])
+def test_previews_keep_within_their_share(num_train: int, total_steps: int) -> None:
+    """However short epochs are, previews take a twentieth of the time, or a fifth if there are no more than a few; of
+    a run too short for that there is the last one."""
+    for options, forwards, cost in (
+        ({}, 2 * 16 * 50, FORWARD_COST),
+        ({"use_ema": False}, 16 * 50, FORWARD_COST),
+        ({"num_inference_steps": 15, "eval_batch_size": 4}, 2 * 4 * 15, FORWARD_COST),
+        ({"mixed_precision": "bf16"}, 2 * 16 * 50, FORWARD_COST_MIXED),
+    ):
+        timetable = planned(num_train, max_train_steps=total_steps, **options)  # type: ignore[arg-type]
+        count, share = len(previews(timetable)), previews_share(timetable, forwards, cost)
+        allowed = MAX_SHARE_OF_A_FILM_STRIP if count <= FILM_STRIP else MAX_SHARE_OF_PREVIEWS
+        assert count == 1 or share <= allowed, options
+        assert timetable.is_preview(total_steps)
+
+
+def test_other_processes_wait_for_previews() -> None:
+    """Four processes, of which three wait, make a quarter of the previews in as many steps of as many images each."""
+    alone, together = planned(750, max_train_steps=20_000), planned(750, 4, max_train_steps=20_000)
+    assert len(previews(together)) == len(previews(alone))
+    assert previews_share(together, 2 * 16 * 50 * 4, FORWARD_COST) == pytest.approx(MAX_SHARE_OF_PREVIEWS, rel=0.1)
+
+
+def test_previews_are_close_together_at_first() -> None:
+    """400 epochs of 750 images are previewed as epochs end, the first of them within 3, further and further apart."""
+    steps = previews(planned(750, num_epochs=400))
+    ends = [-(-epoch * 750 // 16) for epoch in range(1, 401)]
+    epochs = [ends.index(step) + 1 for step in steps]
+    assert epochs[0] == 1 and epochs[1] <= 3 and epochs[-1] == 400
+    gaps = [later - earlier for earlier, later in pairwise(epochs)]
+    assert all(later >= earlier - 1 for earlier, later in pairwise(gaps))  # but for rounding to ends of epochs
+    assert gaps[-1] > 10 * gaps[0]
+
+
+def test_every_epoch_is_previewed_where_epochs_are_long() -> None:
+    """A hundred epochs of 99,488 images have a preview each; the plan is what --save_images_epochs 1 makes."""
+    options = {"num_epochs": 100, "train_batch_size": 128}
+    assert previews(planned(99_488, **options)) == previews(planned(99_488, save_images_epochs=1, **options))
+
+
+@pytest.mark.parametrize("num_train", [5_488, 99_488, 10**7])
+def test_few_epochs_are_previewed_between_their_ends(num_train: int) -> None:
+    """A run that ends few epochs, or none, has a film strip all the same, at steps that are evaluated in any case."""
+    timetable = planned(num_train, max_train_steps=2_000)
+    assert len(previews(timetable)) == FILM_STRIP
+    assert previews(timetable)[0] <= 2_000 / 16
+    seldom = planned(num_train, max_train_steps=2_000, save_images_epochs=10**6)
+    assert evaluations(timetable) == evaluations(seldom)
+    assert set(previews(timetable)) <= set(evaluations(timetable))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_previews_that_are_asked_for_are_made_to_the_letter(every: int) -> None:
+    """--save_images_epochs makes a preview every so many epochs, whatever it costs, and nothing is planned."""
+    timetable = planned(10, max_train_steps=30, save_images_epochs=every)
+    ends = {-(-epoch * 10 // 16) for epoch in range(every, 49, every)}
+    assert previews(timetable) == sorted({*ends, 30} & set(range(31)))
+    assert timetable.plan_of_previews() is None
+
+
+def begun(timetable: Timetable) -> RunRecord:
+    """Return what run.json says of a run with this timetable, as far as that matters here."""
+    return RunRecord.model_construct(
+        total_steps=timetable.total_steps, evaluation=timetable.plan(), previews=timetable.plan_of_previews()
+    )
+
+
+def test_a_run_keeps_its_previews() -> None:
+    """A run gone on with under other options has the previews that it began with; a longer one has more after them."""
+    old = planned(750, num_epochs=100)
+    other = {"num_inference_steps": 5, "mixed_precision": "bf16"}
+    assert planned(750, num_epochs=100, **other).preview_steps != old.preview_steps
+    assert planned(750, num_epochs=100, **other).keeping(begun(old)).preview_steps == old.preview_steps
+    new = planned(750, num_epochs=200, **other)
+    longer = new.keeping(begun(old))
+    assert longer.preview_steps[: len(old.preview_steps)] == old.preview_steps
+    added = longer.preview_steps[len(old.preview_steps) :]
+    assert added == tuple(step for step in new.preview_steps if step > old.total_steps) != ()
+    assert longer.keeping(begun(longer)) == longer
+    shorter = planned(750, num_epochs=50).keeping(begun(old))
+    assert set(previews(shorter)) - {shorter.total_steps} < set(old.preview_steps)
+
+
+def test_previews_asked_for_later_replace_the_plan() -> None:
+    """--save_images_epochs, given to a run that began with a plan, says when from then on; and the other way round."""
+    asked, plan = planned(750, num_epochs=100, save_images_epochs=7), planned(750, num_epochs=100)
+    assert previews(asked.keeping(begun(plan))) == previews(asked)
+    assert previews(plan.keeping(begun(asked))) == previews(plan)
+
+
+def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
+    """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
+    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_tuples=48, preview_steps=(25, 60, 70, 230, 240, 300))
+    assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
+    assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
