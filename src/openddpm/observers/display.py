@@ -12,7 +12,7 @@ from rich.table import Table
 from openddpm.analysis import left_out
 from openddpm.analysis.checks import check_plan, count_previews
 from openddpm.analysis.data_checks import counts_text
-from openddpm.analysis.text import number_of
+from openddpm.analysis.text import duration, number_of
 from openddpm.names import as_text
 from openddpm.record.reader import Preview
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
@@ -51,11 +51,13 @@ class Display(Observer):
         self._folder = folder
         dataset, model = run.dataset, run.model
         say = self._say
+        pace = run.environment.get("pace")
+        takes = f", about {duration(pace['planned_seconds'])} here" if pace and not run.resumptions else ""
         say(
             f"[bold]{escape(run.name)}[/]: {number_of(dataset.num_train, 'training image')} ({dataset.num_heldout:,} "
             f"held out) of {dataset.resolution}x{dataset.resolution}x{dataset.channels}, "
             f"{number_of(model.num_parameters, 'parameter')}, {number_of(run.total_steps, 'step')} on "
-            f"{run.environment['device_type']}"
+            f"{run.environment['device_type']}{takes}"
         )
         if run.resumptions:
             last = run.resumptions[-1]

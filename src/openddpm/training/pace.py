@@ -10,6 +10,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
+from openddpm.record.schema import RunRecord
 from openddpm.training.accelerator import say
 from openddpm.training.probe import Probe
 from openddpm.training.run import StepParts
@@ -30,14 +31,26 @@ class Pace:
         """Return what a run takes from its first step on, previews and evaluation included."""
         return self.step_seconds * (timetable.total_steps + timetable.pauses_in_steps)
 
-    def steps_in(self, minutes: float, config: TrainConfig, num_train: int, num_processes: int) -> int:
-        """Return how many steps, previews and evaluation included, take so many minutes; 1 if not even one does.
+    def record(self, timetable: Timetable) -> dict[str, float]:
+        """Return what run.json says of it."""
+        seconds = self.total_seconds(timetable)
+        return {"step_seconds": round(self.step_seconds, 5), "planned_seconds": round(seconds, 1)}
+
+    def with_steps(self, config: TrainConfig, num_train: int, num_processes: int) -> TrainConfig:
+        """Return `config` with as many max_train_steps as fit into its max_minutes, if it has these.
 
         Args:
             num_train: training images.
         """
+        if config.max_minutes is None:
+            return config
+        steps = self.steps_in(config.max_minutes, config, num_train, num_processes)
+        return config.model_copy(update={"max_train_steps": steps, "max_minutes": None})
+
+    def steps_in(self, minutes: float, config: TrainConfig, num_train: int, num_processes: int) -> int:
+        """Return how many steps, previews and evaluation included, take so many minutes; 1 if not even one does."""
         fewest, most = 1, max(1, int(60 * minutes / self.step_seconds))
-        while fewest < most:  # a longer run never takes less time
+        while fewest < most:
             steps = (fewest + most + 1) // 2
             fits = self.total_seconds(make_timetable(config, steps, num_train, num_processes)) <= 60 * minutes
             fewest, most = (steps, most) if fits else (fewest, steps - 1)
@@ -72,6 +85,13 @@ def measure_pace(parts: StepParts) -> Pace:
     finally:
         probe.undo()
     return Pace(seconds * parts.config.gradient_accumulation_steps)
+
+
+def keep_threads(run: RunRecord) -> None:
+    """Take as many threads as a run began with, where that is left to the program: others round its numbers otherwise."""
+    recorded = run.environment.get("cpu_threads")
+    if run.environment.get("device_type") == "cpu" and isinstance(recorded, int) and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(recorded, torch.get_num_threads())))
 
 
 def _may_choose_threads(parts: StepParts) -> bool:

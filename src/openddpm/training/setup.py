@@ -29,10 +29,11 @@ from openddpm.training.initial import initial_unet, remarks_on_start, weights_to
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
 from openddpm.training.output import Claim, begin_folder, check_own_folder
+from openddpm.training.pace import keep_threads, measure_pace
 from openddpm.training.ranks import lost_ranks_named
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
-from openddpm.training.run import Training
+from openddpm.training.run import StepParts, Training
 from openddpm.training.saver import Saver
 from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
 from openddpm.training.state import TrainingState
@@ -92,28 +93,45 @@ def _prepare(
             structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
     else:  # a config file may have changed since, and a branch of the Hub moved on
         check_own_parts(own_parts, earlier.record.own_parts)
+        if config.max_minutes is not None and accelerator.is_main_process:
+            say(["--max_minutes plans a run that begins: this one keeps the length that it has"])
         config, structure = earlier.config, earlier.record.model.config
         data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
     source, store = open_images(data_options, own_dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:
         earlier = check_images(earlier, store)
+        keep_threads(earlier.record)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
-    total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
-    timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
-    if earlier is not None:
-        timetable = timetable.keeping(earlier.record)
 
     unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
     if earlier is None and accelerator.is_main_process:
         say(remarks_on_start(config, structure, own_unet, pretrained, store.images.shape[1]))
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
-    num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
+    if config.max_minutes is None:
+        total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
+        num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
+    else:
+        num_images = most_images_in(60 * config.max_minutes, config, gflops)
     speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
+    stream = BatchStream(
+        *(store.images, split.train, device, config.seed, config.random_flip, transform),
+        on_device=speed.images_on_device,
+        num_processes=accelerator.num_processes,
+    )
     model, state = _initial_state(config, accelerator, unet, speed)
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
     process = DiffusionProcess(config, device)
     left = process.signal_left()
+
+    pace = None
+    if earlier is None:
+        pace = measure_pace(StepParts(config, accelerator, model, state, process, stream))
+        config = pace.with_steps(config, len(split.train), accelerator.num_processes)
+    total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
+    timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
+    if earlier is not None:
+        timetable = timetable.keeping(earlier.record)
     init_from = None if pretrained is None else pretrained.record()
     near = None
     if accelerator.is_main_process:
@@ -123,6 +141,8 @@ def _prepare(
         *(config, accelerator, source, store, split, frozen_unet, gflops, left, timetable, own_parts, near, init_from)
     )
     run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
+    if pace is not None:
+        run.environment["pace"] = pace.record(timetable)
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images, rolled_back_from)
@@ -149,11 +169,7 @@ def _prepare(
         process=process,
         images=store.images,
         split=split,
-        stream=BatchStream(
-            *(store.images, split.train, device, config.seed, config.random_flip, transform),
-            on_device=speed.images_on_device,
-            num_processes=accelerator.num_processes,
-        ),
+        stream=stream,
         evaluation=evaluation,
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, total_steps, run.resumptions),

@@ -20,6 +20,8 @@ from openddpm.training.timetable import (
     make_timetable,
 )
 
+COSTS = {"preview_images": 100.0, "tuple_images": 1.0}
+
 
 def evaluations(timetable: Timetable) -> list[int]:
     """Return the steps after which a run is evaluated."""
@@ -63,7 +65,7 @@ def test_every_stretch_has_one_evaluation_at_its_first_preview_if_it_has_one() -
     """Previews that come seldom are all evaluated, those that come often only once a stretch."""
     for images_per_preview in (160, 800, 1600, 3333, 5000, 100_000):
         timetable = Timetable(
-            1000, 16, images_per_preview, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48
+            1000, 16, images_per_preview, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48, **COSTS
         )
         seen, made = evaluations(timetable), previews(timetable)
         for start in range(100, 1000, 100):  # the first stretch has the early ones too
@@ -89,7 +91,7 @@ def test_a_run_too_short_for_its_share_still_has_enough_for_a_trend() -> None:
 
 def test_previews_come_as_epochs_end() -> None:
     """A preview is due at the first step that ends every second epoch, and at the last step."""
-    timetable = Timetable(20, 16, 2 * 50, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48)
+    timetable = Timetable(20, 16, 2 * 50, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48, **COSTS)
     assert previews(timetable) == [7, 13, 19, 20]
 
 
@@ -200,6 +202,6 @@ def test_previews_asked_for_later_replace_the_plan() -> None:
 
 def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
-    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_tuples=48, preview_steps=(25, 60, 70, 230, 240, 300))
+    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_tuples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300))
     assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
