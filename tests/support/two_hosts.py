@@ -95,21 +95,15 @@ class Host:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def retries_of_tcp(self) -> int:
-        """Return how often in a row the network has not taken what a process of this host sends, at most."""
-        pids = self.pids()
-        with suppress(OSError, IndexError):
-            lines = Path(f"/proc/{pids[0]}/net/tcp").read_text().splitlines()[1:]
-            return max((int(line.split()[6], 16) for line in lines), default=0)
-        return 0
-
 
 @dataclass(frozen=True)
 class TwoHosts:
-    """The two, with the cable between them."""
+    """The two, and the switch between them."""
 
     a: Host
     b: Host
+    switch: str
+    """Its namespace."""
 
     @property
     def both(self) -> tuple[Host, Host]:
@@ -117,15 +111,12 @@ class TwoHosts:
         return self.a, self.b
 
     def cut(self) -> None:
-        """Unplug the cable."""
-        self._link(self.b, "down")
+        """Let nothing through: packets are lost, and no host notices anything of its own."""
+        subprocess.run(["ip", "-n", self.switch, "link", "set", NAMES[1], "nomaster"], check=True)
 
     def mend(self) -> None:
-        """Plug it in again."""
-        self._link(self.b, "up")
-
-    def _link(self, host: Host, state: str) -> None:
-        subprocess.run(["ip", "-n", host.namespace, "link", "set", INTERFACE, state], check=True)
+        """Let everything through again."""
+        subprocess.run(["ip", "-n", self.switch, "link", "set", NAMES[1], "master", "switch"], check=True)
 
 
 @contextmanager
@@ -145,21 +136,27 @@ def two_hosts(folder: Path, own_folders: dict[int, tuple[Path, Path]] | None = N
         done = subprocess.run(["ip", *arguments.split()], capture_output=True, text=True)
         assert done.returncode == 0, f"ip {arguments}: {done.stderr}"
 
-    made: list[Host] = []
+    switch = f"openddpm-{os.getpid()}-switch"
+    made: list[str] = []
     try:
-        for host in hosts:
-            ip(f"netns add {host.namespace}")
-            made.append(host)
-        ip(f"-n {spaces[0]} link add {INTERFACE} type veth peer name {INTERFACE} netns {spaces[1]}")
-        for space, address in zip(spaces, ADDRESSES, strict=True):
+        for space in (switch, *spaces):
+            ip(f"netns add {space}")
+            made.append(space)
+        ip(f"-n {switch} link add switch type bridge")
+        ip(f"-n {switch} link set switch up")
+        for space, name, address in zip(spaces, NAMES, ADDRESSES, strict=True):
+            ip(f"-n {switch} link add {name} type veth peer name {INTERFACE} netns {space}")
+            ip(f"-n {switch} link set {name} up master switch")
             ip(f"-n {space} address add {address}/24 dev {INTERFACE}")
             ip(f"-n {space} link set lo up")
             ip(f"-n {space} link set {INTERFACE} up")
-        yield TwoHosts(*hosts)
+        yield TwoHosts(*hosts, switch)
     finally:
-        for host in made:
-            host.kill_everything()
-            ip(f"netns del {host.namespace}")
+        for host in hosts:
+            if host.namespace in made:
+                host.kill_everything()
+        for space in made:
+            ip(f"netns del {space}")
 
 
 @dataclass
@@ -179,6 +176,11 @@ class Program:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still there after {seconds:.0f} s:\n{self.text()[-5000:]}") from None
+
+    def retries_of_tcp(self) -> int:
+        """Return how often in a row the network has not taken what processes of its host send, at most."""
+        lines = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
+        return max((int(line.split()[6], 16) for line in lines), default=0)
 
     def wait_for(self, text: str) -> None:
         """Return once it has said so."""

@@ -81,8 +81,8 @@ def check_same_start(
             f"Give all hosts an --output_dir on a file system that they share; or leave out --{option}.",
         )
     return [
-        f"{unseen}: record, checkpoints and samples are on that host alone. To go on with this run later, give all "
-        "hosts an --output_dir on a file system that they share, or copy the folder to each of them first"
+        f"{unseen}: record, checkpoints and samples are where process 0 runs alone. To go on with this run later, give "
+        "all hosts an --output_dir on a file system that they share, or copy the folder to each of them first"
     ]
 
 
