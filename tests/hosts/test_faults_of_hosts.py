@@ -122,12 +122,13 @@ def test_the_host_of_the_rendezvous_dies(site: Site, hosts: TwoHosts, whole: Pat
 
 def test_a_host_dies_and_comes_back_later(site: Site, hosts: TwoHosts) -> None:
     """With --nnodes 1:2 the one that is left goes on alone, to rounding, and takes the other in again when it comes."""
-    name, launch, longer = "alone", [*C10D, "--nnodes=1:2", "--max-restarts=3", "--rdzv-conf=last_call_timeout=5"], 600
+    name, launch, longer = "alone", [*C10D, "--nnodes=1:2", "--max-restarts=3", "--rdzv-conf=last_call_timeout=5"], 300
     run = site.folder / name
     with tally_of("host killed, the other goes on alone (--nnodes 1:2), and is joined again: to rounding") as tally:
         a, b = (torchrun(site, host, name, launch, rank_timeout=10, max_train_steps=longer) for host in hosts.both)
         wait_for_step(run, MIDDLE, a, b)
         hosts.b.kill_everything()
+        assert b.wait() == -signal.SIGKILL
         wait_until(lambda: len(restarted_at(run)) == 1, "the first restart", a)
         b = torchrun(site, hosts.b, name, launch, rank_timeout=10, max_train_steps=longer)
         assert [a.wait(), b.wait()] == [0, 0], a.text() + b.text()
