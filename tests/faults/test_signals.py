@@ -56,6 +56,7 @@ def signalled_at(site: Site, number: int, sent: int, note: Path) -> None:
         pytest.param(signal.SIGTERM, 20, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 5, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow),
     ],
 )
 def test_signal_at_random_moments_of_training(site: Site, whole: Whole, sent: signal.Signals, num_tries: int) -> None:

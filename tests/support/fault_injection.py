@@ -154,7 +154,7 @@ def _become_a_process(log: Path, environment: dict[str, str]) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", **environment})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # which nohup, and so its children, ignore
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):  # which nohup, and so its children, ignore
         signal.signal(number, signal.SIG_DFL)
     warnings.resetwarnings()
     torch.set_num_threads(1)
@@ -173,16 +173,27 @@ def start(site: Site, command: list[str], name: str, fault: Callable[[], object]
 
 
 def start_ranks(
-    site: Site, command: list[str], name: str, faults: dict[int, Callable[[], object]] | None = None, size: int = 2
+    site: Site,
+    command: list[str],
+    name: str,
+    faults: dict[int, Callable[[], object]] | None = None,
+    size: int = 2,
+    own_options: dict[int, list[str]] | None = None,
 ) -> list[Child]:
-    """Fork the processes of a run that several make together; they log to NAME-0.log, NAME-1.log and so on."""
+    """Fork the processes of a run that several make together; they log to NAME-0.log, NAME-1.log and so on.
+
+    Args:
+        own_options: by rank, which the others are not given.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    faults, own_options = faults or {}, own_options or {}
+    commands = [[*command, *own_options.get(rank, [])] for rank in range(size)]
     return [
-        start(site, command, f"{name}-{rank}", (faults or {}).get(rank), RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank in range(size)
+        start(site, words, f"{name}-{rank}", faults.get(rank), RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank, words in enumerate(commands)
     ]
 
 

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         try:
-            with _ending_on_sigterm():
+            with _ending_in_order():
                 return _run(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be answered for
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Clean up before a SIGTERM ends the process; training has a handler of its own, which saves first."""
+def _ending_in_order() -> Iterator[None]:
+    """Clean up before SIGTERM or SIGUSR1 ends the process; training has a handler of its own, which saves first."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -75,11 +75,13 @@ def _ending_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, end)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    previous = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str]) -> int:

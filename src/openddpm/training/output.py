@@ -35,9 +35,10 @@ class Claim:
     """
 
     def __init__(self, folder: Path, is_main: bool) -> None:
-        self._folder, self._is_new, self._lock = folder, not folder.exists(), FileLock(folder / ".lock")
+        self._folder, self._is_new, self._lock = folder, False, FileLock(folder / ".lock")
         if not is_main:
             return
+        self._is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe-{os.getpid()}"

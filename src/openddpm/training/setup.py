@@ -25,6 +25,7 @@ from openddpm.training.earlier import Earlier, check_images, check_own_parts, fi
 from openddpm.training.ema import LerpEMA
 from openddpm.training.export import export_pipeline
 from openddpm.training.heldout import HeldoutEvaluation
+from openddpm.training.hosts import check_same_images, check_same_start, processes_without_folder
 from openddpm.training.initial import initial_unet, remarks_on_start, weights_to_start_from
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
@@ -57,7 +58,6 @@ def prepare(
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be mended first.
     """
-    check_own_folder(config)
     config = with_fast_precision(config)
     with lost_ranks_named():
         accelerator = build_accelerator(config)
@@ -80,8 +80,12 @@ def _prepare(
     rolled_back_from: int | None,
 ) -> Training:
     device, folder = accelerator.device, Path(config.output_dir)
+    without_folder = processes_without_folder(accelerator, folder)
+    check_own_folder(config)
     earlier = find_earlier_run(config, accelerator.num_processes)
-    accelerator.wait_for_everyone()  # nobody changes the folder before all have looked at it
+    remarks = check_same_start(accelerator, config, earlier, without_folder)  # the folder is as it was until all agree
+    if accelerator.is_main_process:
+        say(remarks)
 
     own_unet = own_unet if own_unet is None else unwrapped_unet(own_unet)
     pretrained = weights_to_start_from(config, earlier, own_unet)
@@ -101,6 +105,7 @@ def _prepare(
     if earlier is not None:
         earlier = check_images(earlier, store)
         keep_threads(earlier.record)
+    check_same_images(accelerator, store.sha256, structure)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
 
     unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
@@ -234,7 +239,3 @@ def _restore(earlier: Earlier, state: TrainingState, accelerator: Accelerator) -
         except (RuntimeError, KeyError, ValueError) as error:  # what torch raises for other names or shapes
             found = f"the UNet is not that of the run: {str(error).splitlines()[0]}"
             raise UserError(found, "Give the same UNet as before.") from error
-    steps = accelerator.gather(torch.tensor([state.step], device=accelerator.device))
-    if int(steps.min()) != int(steps.max()):  # type: ignore[union-attr]
-        found = f"the processes would resume from different steps: {steps.tolist()}"  # type: ignore[union-attr]
-        raise UserError(found, "Give all of them the same run folder, on a file system that they share.")

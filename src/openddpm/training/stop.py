@@ -1,11 +1,15 @@
-"""Turns SIGINT, SIGTERM and SIGHUP into a request to finish the step, save and end."""
+"""Turns SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a request to finish the step, save and end."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last is what schedulers send before the time is up
+    if hasattr(signal, name)
+)
 
 
 class StopRequest:
