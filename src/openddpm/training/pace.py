@@ -14,6 +14,7 @@ from openddpm.record.schema import RunRecord
 from openddpm.training.accelerator import say
 from openddpm.training.probe import Probe
 from openddpm.training.run import StepParts
+from openddpm.training.speed import TFLOPS_EAGER
 from openddpm.training.timetable import Timetable, make_timetable
 
 MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
@@ -85,6 +86,11 @@ def measure_pace(parts: StepParts) -> Pace:
     finally:
         probe.undo()
     return Pace(seconds * parts.config.gradient_accumulation_steps)
+
+
+def most_images_in(seconds: float, gflops_per_image: float) -> int:
+    """Return how many images a GPU may train in that time, before anything is known of it: what makes compiling pay."""
+    return int(1000 * TFLOPS_EAGER * seconds / gflops_per_image)
 
 
 def keep_threads(run: RunRecord) -> None:

@@ -30,7 +30,7 @@ from openddpm.training.initial import initial_unet, remarks_on_start, weights_to
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
 from openddpm.training.output import Claim, begin_folder, check_own_folder
-from openddpm.training.pace import keep_threads, measure_pace
+from openddpm.training.pace import keep_threads, measure_pace, most_images_in
 from openddpm.training.ranks import lost_ranks_named
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
@@ -117,7 +117,7 @@ def _prepare(
         total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
         num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
     else:
-        num_images = most_images_in(60 * config.max_minutes, config, gflops)
+        num_images = most_images_in(60 * config.max_minutes, gflops)
     speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
     stream = BatchStream(
         *(store.images, split.train, device, config.seed, config.random_flip, transform),

@@ -1,0 +1,142 @@
+"""The time of a step, measured before a run is planned: it leaves no trace, and plans what --max_minutes asks for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openddpm.config import TrainConfig
+from openddpm.errors import UserError
+from openddpm.training import pace, probe, setup
+from openddpm.training.loop import fit
+from openddpm.training.pace import Pace, keep_threads
+from openddpm.training.probe import Probe
+from openddpm.training.setup import prepare
+from openddpm.training.timetable import make_timetable
+from tiny import differing, exact_metrics, newest_tensors, tiny_config, tiny_images
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that fixes what a step is said to take, in seconds."""
+
+    def fix(seconds: float) -> None:
+        monkeypatch.setattr(Probe, "seconds_a_step", lambda self, *most: seconds)
+
+    return fix
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_timing_leaves_no_trace(tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose steps were timed before it has the losses and tensors of one that begins at once."""
+    torch.set_num_threads(1)
+    timed = fit(prepare(tiny_config(tmp_path, "timed", optimizer=optimizer), own_dataset=tiny_images())).folder
+    monkeypatch.setattr(setup, "measure_pace", lambda parts: Pace(1.0))
+    at_once = fit(prepare(tiny_config(tmp_path, "at-once", optimizer=optimizer), own_dataset=tiny_images())).folder
+    assert differing(newest_tensors(timed), newest_tensors(at_once)) == []
+    assert exact_metrics(timed) == exact_metrics(at_once)
+
+
+def test_a_step_that_is_not_finite_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first loss is not a number, the run still begins with the weights that it would have begun with."""
+    sound = prepare(tiny_config(tmp_path, "sound"), own_dataset=tiny_images())
+    sound.close()
+    whole = probe.micro_batch_loss
+    monkeypatch.setattr(probe, "micro_batch_loss", lambda parts, index: whole(parts, index) * float("nan"))
+    training = prepare(tiny_config(tmp_path, "poisoned"), own_dataset=tiny_images())
+    training.close()
+    for name, weight in sound.state.raw_weights().items():
+        assert torch.equal(weight, training.state.raw_weights()[name])
+
+
+def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that does not fit ends the run before it begins, with what to do instead of a traceback."""
+
+    def too_large(parts: Any, index: int) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(probe, "micro_batch_loss", too_large)
+    with pytest.raises(UserError, match="a training step of 4 images does not fit into memory"):
+        prepare(tiny_config(tmp_path, train_batch_size=4), own_dataset=tiny_images())
+
+
+@pytest.mark.parametrize("minutes", [0.001, 0.4, 3, 90])
+def test_as_many_steps_are_planned_as_fit(minutes: float) -> None:
+    """One step more would take longer than the minutes, previews and evaluation included; at least one is planned."""
+    config, measured = TrainConfig(recipe="avatars-16", max_minutes=minutes), Pace(0.15)
+    steps = measured.steps_in(minutes, config, 5488, 1)
+    assert steps == 1 or measured.total_seconds(make_timetable(config, steps, 5488, 1)) <= 60 * minutes
+    assert measured.total_seconds(make_timetable(config, steps + 1, 5488, 1)) > 60 * minutes
+
+
+def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[float], None]) -> None:
+    """The record has the steps that were planned, and the same command goes on with them whatever a step takes then."""
+    unhurried(1.0)
+    options = {"max_train_steps": None, "max_minutes": 1.0, "save_images_epochs": 1000, "resume_from_checkpoint": "latest"}
+    folder = fit(prepare(tiny_config(tmp_path, **options), own_dataset=tiny_images())).folder
+    record = json.loads((folder / "run.json").read_text())
+    assert record["config"]["max_minutes"] is None
+    assert 1 < record["total_steps"] == record["config"]["max_train_steps"] == record["progress"]["step"]
+    assert record["environment"]["pace"]["planned_seconds"] <= 60
+    unhurried(0.1)
+    training = prepare(tiny_config(tmp_path, **options), own_dataset=tiny_images())
+    training.close()
+    assert training.total_steps == record["total_steps"] and training.was_finished
+
+
+def test_minutes_and_steps_contradict_each_other() -> None:
+    """Both lengths are refused; minutes beside a recipe win over its steps."""
+    with pytest.raises(UserError, match="max_minutes: found 3 beside max_train_steps 100; give one of them"):
+        TrainConfig(max_minutes=3, max_train_steps=100)
+    assert TrainConfig(recipe="avatars-16", max_minutes=3).max_train_steps is None
+
+
+class _Timed:
+    """A stand-in for Probe: a step takes `by_threads` seconds."""
+
+    def __init__(self, by_threads: dict[int, float]) -> None:
+        self._by_threads = by_threads
+
+    def seconds_a_step(self, *most: float) -> float:
+        """Return the time of a step with the threads that torch has."""
+        return self._by_threads[torch.get_num_threads()]
+
+
+@pytest.mark.parametrize(
+    ("cores_used", "alone", "chosen"),
+    [(1.3, 0.25, 1), (1.3, 0.5, 2), (1.9, 0.25, 2)],
+    ids=["faster alone", "no faster alone", "nobody else there"],
+)
+def test_threads_that_wait_for_other_work_are_left_out(
+    cores_used: float, alone: float, chosen: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer threads are taken, and it is said, only where cores are taken by others and a step is faster for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seconds = pace._with_fewer_threads(_Timed({1: alone, 2: 0.5}), 0.5, cores_used)  # type: ignore[arg-type]
+        assert torch.get_num_threads() == chosen and seconds == (alone if chosen == 1 else 0.5)
+    finally:
+        torch.set_num_threads(before)
+    assert ("2.0 times as fast" in capsys.readouterr().err) is (chosen == 1)
+
+
+def test_a_run_goes_on_with_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are rounded as before an interruption, unless the environment says how many threads there are."""
+    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    training.close()
+    record = training.recorder.run.model_copy(
+        update={"environment": {**training.recorder.run.environment, "cpu_threads": 1}}
+    )
+    before = torch.get_num_threads()
+    try:
+        for given, expected in (("2", 2), (None, 1)):
+            torch.set_num_threads(2)
+            monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS")
+            keep_threads(record)
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
