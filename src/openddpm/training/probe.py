@@ -13,6 +13,7 @@ from openddpm.analysis.measured_checks import Fit
 from openddpm.config import TrainConfig
 from openddpm.training.loop import micro_batch_loss
 from openddpm.training.run import Training
+from openddpm.training.speed import run_as_it_is
 
 TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
 LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one
@@ -127,6 +128,8 @@ class Probe:
 
     def _step(self, learning_rate: float, max_grad_norm: float, num_images: int) -> float:
         """Take a step as the training loop does, but stay at the same position; returns the loss before it."""
+        if num_images != self._training.config.train_batch_size:
+            self._no_longer_compiled()
         config = self._training.config.model_copy(update={"train_batch_size": num_images})
         training = replace(self._training, config=config)
         state, accelerator = training.state, training.accelerator
@@ -138,6 +141,13 @@ class Probe:
         state.optimizer.step()
         state.optimizer.zero_grad()
         return float(loss.detach())
+
+    def _no_longer_compiled(self) -> None:
+        """Run the UNet as it is from here on: it would be compiled again, for minutes, for every size of a batch."""
+        state = self._training.state
+        if state.unet._compiled_call_impl is not None:
+            run_as_it_is(state.unet)
+            state.optimizer.state.clear()  # moments have to lie in memory as weights do
 
     def _reset(self, settings: Settings) -> None:
         """Put the initial weights back, and give AdamW `settings` and no memory of earlier steps."""

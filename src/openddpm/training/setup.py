@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.run import Training
 from openddpm.training.saver import Saver
-from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
+from openddpm.training.speed import (
+    Speed,
+    choose_speed,
+    compiled_by_a_first_pass,
+    num_layers,
+    remarks_on_speed,
+    with_fast_precision,
+)
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import make_timetable
 
@@ -106,12 +113,21 @@ def _prepare(
     unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
     if earlier is None and accelerator.is_main_process:
         say(remarks_on_start(config, structure, own_unet, pretrained, store.images.shape[1]))
+    if accelerator.is_main_process:
+        say(remarks_on_speed(config, device))
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
     num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
-    speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
-    model, state = _initial_state(config, accelerator, unet, speed)
-    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
+    speed = choose_speed(config, device, gflops, num_layers(frozen_unet), num_images, store.images.nbytes)
+    stream = BatchStream(
+        *(store.images, split.train, device, config.seed, config.random_flip, transform),
+        on_device=speed.images_on_device,
+        num_processes=accelerator.num_processes,
+    )
+    if speed.images_on_device and not stream.on_device:
+        say(["the GPU has no room for the images, which stay in memory and are brought batch by batch"])
+        speed = replace(speed, images_on_device=False)
+    model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
     process = DiffusionProcess(config, device)
     left = process.signal_left()
     init_from = None if pretrained is None else pretrained.record()
@@ -149,11 +165,7 @@ def _prepare(
         process=process,
         images=store.images,
         split=split,
-        stream=BatchStream(
-            *(store.images, split.train, device, config.seed, config.random_flip, transform),
-            on_device=speed.images_on_device,
-            num_processes=accelerator.num_processes,
-        ),
+        stream=stream,
         evaluation=evaluation,
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, total_steps, run.resumptions),
@@ -166,13 +178,19 @@ def _prepare(
 
 def _initial_state(
     config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
-) -> tuple[Any, TrainingState]:
-    """Return the UNet prepared for training, and the state of a run at step 0 around it."""
+) -> tuple[Any, TrainingState, Speed, float]:
+    """Return the UNet prepared for training, and the state of a run at step 0 around it.
+
+    Returns:
+        besides, the speed that came of the one asked for, and the seconds that compiling took.
+    """
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a caller's may have been trained before
     speed.apply(unet)
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
+    # Before there are averages and moments, which lie in memory as the weights do: a compiler that fails changes that.
+    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
     ema = None
     if config.use_ema:
         ema = EMAModel(
@@ -183,7 +201,7 @@ def _initial_state(
             power=config.ema_power,
             foreach=True,
         )
-    return model, TrainingState(
+    state = TrainingState(
         unet=unet,
         ema=ema,
         optimizer=optimizer,
@@ -194,6 +212,7 @@ def _initial_state(
         loss_sum=torch.zeros((), device=accelerator.device),
         steps_since_log=0,
     )
+    return model, state, speed, compile_seconds
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:
