@@ -86,7 +86,17 @@ def split_of_a_step(config: TrainConfig, warmup: int) -> dict[str, float]:
 
 def measured(recipe: str, threads: int, instructions: str, steps: int) -> dict[str, float]:
     """Return the split of a step, measured in a process of its own."""
-    command = [sys.executable, __file__, "--recipe", recipe, "--threads", str(threads), "--steps", str(steps), "--child"]
+    command = [
+        sys.executable,
+        __file__,
+        "--recipe",
+        recipe,
+        "--threads",
+        str(threads),
+        "--steps",
+        str(steps),
+        "--child",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **INSTRUCTIONS[instructions]}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

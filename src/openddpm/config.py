@@ -139,8 +139,9 @@ class OptimizationOptions(_Options):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the forward and backward pass; weights stay float32."""
     speed: Literal["auto", "exact", "max"] = "auto"
-    """On a GPU: exact gives the same bits each time; auto computes the same, up to rounding (TF32), and compiles the
-    UNet for long runs; max always compiles it, and takes half precision. On a CPU all are exact."""
+    """On a GPU, in TF32: exact gives the same bits each time; auto computes the same, up to rounding, and compiles the
+    UNet for long runs; max always compiles it, and takes half precision unless mixed_precision is given. On a CPU all
+    are exact."""
     seed: int = Field(0, ge=0)
     """Fixes the order, noise, timesteps, flips and initial weights."""
 

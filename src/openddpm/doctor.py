@@ -70,7 +70,7 @@ def examine(
     with tempfile.TemporaryDirectory(prefix="openddpm-doctor-", ignore_cleanup_errors=True) as aside:
         elsewhere = {"output_dir": str(Path(aside) / "run"), "overwrite_output_dir": False}
         planned = config.model_copy(update={**elsewhere, "resume_from_checkpoint": None})
-        training = prepare(planned, dataset, transform, unet)
+        training = prepare(planned, dataset, transform, unet, times_steps=False)
         try:
             run, data = training.recorder.run, read_run_folder(training.recorder.folder).data
             measured.signal_left = run.model.signal_left

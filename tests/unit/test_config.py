@@ -60,7 +60,7 @@ OTHERS = {
     *("fit", "pixel_range", "image_mode", "background", "small_images", "max_refused_share", "random_flip"),
     "duplicates",
     *("max_grad_norm", "timestep_sampling", "logging_steps", "accept_changes", "max_rollbacks", "rank_timeout"),
-    *("speed", "optimizer", "zero_init_residuals", "preview_solver", "init_from"),
+    *("speed", "optimizer", "zero_init_residuals", "preview_solver", "init_from", "max_minutes"),
 }
 
 

@@ -14,7 +14,9 @@ from openddpm.diffusion.unet import build_unet
 from openddpm.doctor import Examination, examine
 from openddpm.training import probe
 from openddpm.training.loop import fit
+from openddpm.training.probe import Probe
 from openddpm.training.setup import prepare
+from openddpm.training.speed import Speed
 from tiny import TINY_UNET, tiny_config, tiny_images, write_tiny_folder
 
 
@@ -171,3 +173,29 @@ def test_an_epsilon_that_measures_sound_is_no_alarm(tmp_path: Path) -> None:
     examination = examined(tmp_path, adam_epsilon=1e-5)
     assert (examination.measurements.epsilon_share or 0) > 0.9
     assert "adam_epsilon" not in severities(examination)
+
+
+def test_a_unet_is_compiled_for_one_size_of_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are timed as the run takes them; fewer images than a batch run through the UNet as it is."""
+    compiled_for: list[int] = []
+
+    def compile_by_recording(speed: Speed, unet: Any) -> None:
+        def call(noisy: torch.Tensor, timesteps: torch.Tensor) -> Any:
+            compiled_for.append(len(noisy))
+            return unet._call_impl(noisy, timesteps)
+
+        unet._compiled_call_impl = call
+
+    monkeypatch.setattr(Speed, "apply", compile_by_recording)
+    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    try:
+        examiner = Probe(training)
+        assert examiner.fit_memory() == 4
+        examiner.seconds_a_step()
+        assert set(compiled_for) == {4}
+        compiled_for.clear()
+        fit = examiner.learn_by_heart(examiner.careful_settings(), 2, 25, 60)
+        assert not compiled_for and training.state.unet._compiled_call_impl is None
+        assert fit.remaining < 0.5
+    finally:
+        training.close()

@@ -71,7 +71,8 @@ class TrainingOrder:
 class BatchStream:
     """Turns positions of the training order into augmented float images on the device.
 
-    On a GPU all images lie there if `on_device`; else a thread brings the next micro-batch into pinned memory.
+    On a GPU all images lie there if `on_device` and there is room; else a thread brings the next micro-batch into
+    pinned memory.
     """
 
     def __init__(
@@ -92,10 +93,15 @@ class BatchStream:
         self._seed = seed
         self._random_flip = random_flip
         self._transform = transform
-        self._on_device = _moved(images, device) if on_device else None
+        self._on_device = _moved_if_there_is_room(images, device) if on_device else None
         self._num_processes = num_processes
-        self._loader = ThreadPoolExecutor(1) if device.type == "cuda" and not on_device else None
+        self._loader = ThreadPoolExecutor(1) if device.type == "cuda" and not self.on_device else None
         self._ahead: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Tell whether all images lie on the device."""
+        return self._on_device is not None
 
     def image_indices(self, start: int, count: int) -> np.ndarray:
         """Return the indices in the store, (count,) int64, of the images at positions start .. start + count - 1."""
@@ -147,8 +153,15 @@ def _keyed_permutation(count: int, seed: int, purpose: str, *counters: int) -> n
     return numbers
 
 
+def _moved_if_there_is_room(images: np.ndarray, device: torch.device) -> torch.Tensor | None:
+    """Return all of a store on `device`, without a second copy of it in memory; None if the device has no room."""
+    try:
+        return _moved(images, device)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def _moved(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return all of a store on `device`, without a second copy of it in memory."""
     moved = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), IMAGES_MOVED_AT_ONCE):
         chunk = slice(start, start + IMAGES_MOVED_AT_ONCE)

@@ -14,7 +14,7 @@ from openddpm.record.schema import RunRecord
 from openddpm.training.accelerator import say
 from openddpm.training.probe import Probe
 from openddpm.training.run import StepParts
-from openddpm.training.speed import TFLOPS_EAGER
+from openddpm.training.speed import TFLOPS_COMPILED
 from openddpm.training.timetable import Timetable, make_timetable
 
 MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
@@ -88,15 +88,19 @@ def measure_pace(parts: StepParts) -> Pace:
     return Pace(seconds * parts.config.gradient_accumulation_steps)
 
 
-def most_images_in(seconds: float, gflops_per_image: float) -> int:
-    """Return how many images a GPU may train in that time, before anything is known of it: what makes compiling pay."""
-    return int(1000 * TFLOPS_EAGER * seconds / gflops_per_image)
+def most_images_in(seconds: float, config: TrainConfig, gflops_per_image: float) -> int:
+    """Return how many images a GPU may train in that time, before any is timed: whether compiling pays rests on it."""
+    return int(1000 * TFLOPS_COMPILED[config.mixed_precision] * seconds / gflops_per_image)
 
 
 def keep_threads(run: RunRecord) -> None:
     """Take as many threads as a run began with, where that is left to the program: others round its numbers otherwise."""
     recorded = run.environment.get("cpu_threads")
-    if run.environment.get("device_type") == "cpu" and isinstance(recorded, int) and "OMP_NUM_THREADS" not in os.environ:
+    if (
+        run.environment.get("device_type") == "cpu"
+        and isinstance(recorded, int)
+        and "OMP_NUM_THREADS" not in os.environ
+    ):
         torch.set_num_threads(max(1, min(recorded, torch.get_num_threads())))
 
 

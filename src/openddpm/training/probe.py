@@ -13,6 +13,7 @@ from openddpm.analysis.measured_checks import Fit
 from openddpm.config import TrainConfig
 from openddpm.training.loop import micro_batch_loss
 from openddpm.training.run import StepParts
+from openddpm.training.speed import run_as_it_is
 
 TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
 LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one
@@ -147,6 +148,8 @@ class Probe:
 
     def _step(self, learning_rate: float, max_grad_norm: float, num_images: int) -> float:
         """Take a step as the training loop does, but stay at the same position; returns the loss before it."""
+        if num_images != self._parts.config.train_batch_size:
+            self._no_longer_compiled()
         config = self._parts.config.model_copy(update={"train_batch_size": num_images})
         parts = replace(self._parts, config=config)
         state, accelerator = parts.state, parts.accelerator
@@ -158,6 +161,13 @@ class Probe:
         state.optimizer.step()
         state.optimizer.zero_grad()
         return float(loss.detach())
+
+    def _no_longer_compiled(self) -> None:
+        """Run the UNet as it is from here on: it would be compiled again, for minutes, for every size of a batch."""
+        state = self._parts.state
+        if state.unet._compiled_call_impl is not None:
+            run_as_it_is(state.unet)
+            state.optimizer.state.clear()  # moments have to lie in memory as weights do
 
     def _reset(self, settings: Settings) -> None:
         """Put the initial weights back, and give AdamW `settings` and no memory of earlier steps."""

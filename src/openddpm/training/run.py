@@ -20,6 +20,7 @@ from openddpm.training.output import Claim
 from openddpm.training.recorder import Recorder
 from openddpm.training.sample_statistics import DataStatistics, measure_data
 from openddpm.training.saver import Saver
+from openddpm.training.speed import run_as_it_is
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import Timetable
 
@@ -82,10 +83,11 @@ class Training(StepParts):
         return measure_data(self.images, self.split.train, self.config.seed)
 
     def close(self) -> None:
-        """Leave the run folder to others."""
+        """Leave the run folder to others, and the memory that compiled code takes."""
         self.saver.close()
         self.stream.close()
         self.claim.release()
+        run_as_it_is(self.state.unet)
 
     def progress(self) -> Progress:
         """Return where the run stands."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,14 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
 from openddpm.training.run import StepParts, Training
 from openddpm.training.saver import Saver
-from openddpm.training.speed import Speed, choose_speed, compiled_by_a_first_pass, with_fast_precision
+from openddpm.training.speed import (
+    Speed,
+    choose_speed,
+    compiled_by_a_first_pass,
+    num_layers,
+    remarks_on_speed,
+    with_fast_precision,
+)
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import make_timetable
 
@@ -48,12 +55,14 @@ def prepare(
     own_unet: UNet2DModel | None = None,
     observers: Sequence[Observer] = (),
     rolled_back_from: int | None = None,
+    times_steps: bool = True,
 ) -> Training:
     """Build a run, or find the one to go on with.
 
     Args:
         rolled_back_from: the step whose numbers were not finite, where the run goes on because of that; from its
             checkpoint on the learning rate is half of what it was.
+        times_steps: whether a run that begins is told how long it will take, for which some steps are taken and undone.
 
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be mended first.
@@ -63,7 +72,19 @@ def prepare(
         accelerator = build_accelerator(config)
         claim = Claim(Path(config.output_dir), accelerator.is_main_process)
         try:
-            return _prepare(config, accelerator, claim, own_dataset, transform, own_unet, observers, rolled_back_from)
+            return _prepare(
+                *(
+                    config,
+                    accelerator,
+                    claim,
+                    own_dataset,
+                    transform,
+                    own_unet,
+                    observers,
+                    rolled_back_from,
+                    times_steps,
+                )
+            )
         except BaseException:
             claim.release()
             raise
@@ -78,6 +99,7 @@ def _prepare(
     own_unet: UNet2DModel | None,
     observers: Sequence[Observer],
     rolled_back_from: int | None,
+    times_steps: bool,
 ) -> Training:
     device, folder = accelerator.device, Path(config.output_dir)
     without_folder = processes_without_folder(accelerator, folder)
@@ -111,26 +133,30 @@ def _prepare(
     unet = initial_unet(config, structure, own_unet, pretrained, store.images.shape[1])
     if earlier is None and accelerator.is_main_process:
         say(remarks_on_start(config, structure, own_unet, pretrained, store.images.shape[1]))
+    if accelerator.is_main_process:
+        say(remarks_on_speed(config, device))
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
     if config.max_minutes is None:
         total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
         num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
     else:
-        num_images = most_images_in(60 * config.max_minutes, gflops)
-    speed = choose_speed(config, device, gflops, num_images, store.images.nbytes)
+        num_images = most_images_in(60 * config.max_minutes, config, gflops)
+    speed = choose_speed(config, device, gflops, num_layers(frozen_unet), num_images, store.images.nbytes)
     stream = BatchStream(
         *(store.images, split.train, device, config.seed, config.random_flip, transform),
         on_device=speed.images_on_device,
         num_processes=accelerator.num_processes,
     )
-    model, state = _initial_state(config, accelerator, unet, speed)
-    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
+    if speed.images_on_device and not stream.on_device:
+        say(["the GPU has no room for the images, which stay in memory and are brought batch by batch"])
+        speed = replace(speed, images_on_device=False)
+    model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
     process = DiffusionProcess(config, device)
     left = process.signal_left()
 
     pace = None
-    if earlier is None:
+    if earlier is None and (times_steps or config.max_minutes is not None):
         pace = measure_pace(StepParts(config, accelerator, model, state, process, stream))
         config = pace.with_steps(config, len(split.train), accelerator.num_processes)
     total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
@@ -187,13 +213,19 @@ def _prepare(
 
 def _initial_state(
     config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
-) -> tuple[Any, TrainingState]:
-    """Return the UNet prepared for training, and the state of a run at step 0 around it."""
+) -> tuple[Any, TrainingState, Speed, float]:
+    """Return the UNet prepared for training, and the state of a run at step 0 around it.
+
+    Returns:
+        besides, the speed that came of the one asked for, and the seconds that compiling took.
+    """
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a caller's may have been trained before
     speed.apply(unet)
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
+    # Before there are averages and moments, which lie in memory as the weights do: a compiler that fails changes that.
+    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
     ema = None
     if config.use_ema:
         ema = LerpEMA(
@@ -204,7 +236,7 @@ def _initial_state(
             power=config.ema_power,
             foreach=True,
         )
-    return model, TrainingState(
+    state = TrainingState(
         unet=unet,
         ema=ema,
         optimizer=optimizer,
@@ -215,6 +247,7 @@ def _initial_state(
         loss_sum=torch.zeros((), device=accelerator.device),
         steps_since_log=0,
     )
+    return model, state, speed, compile_seconds
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:

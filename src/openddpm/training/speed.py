@@ -1,4 +1,4 @@
-"""How a run is computed on its device, as `--speed` asks: never what it computes, but for the precision of `max`.
+"""How a run is computed on its device, as `--speed` asks: never what it computes, but for its precision.
 
 A CPU gains nothing from any of this (measured: compilation takes minutes there, channels_last is slower on small
 images), so that all choices are one there.
@@ -7,7 +7,7 @@ images), so that all choices are one there.
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.backends.cuda as cuda
@@ -16,15 +16,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from openddpm.config import TrainConfig
+from openddpm.training.channels_last import keep_channels_last, leave_channels_last
 
 CompileMode = Literal["default", "reduce-overhead"]
 
 MAX_SHARE_OF_MEMORY = 0.1  # assumed: of the device's free memory, for the images; the rest is the model's
-TFLOPS_EAGER = 100.0  # assumed: what a present GPU makes of a UNet before it is compiled, in TF32
-COMPILE_SECONDS = 120.0  # assumed: for a UNet, forward and backward
-COMPILE_GAIN = 0.25  # assumed: of the time of a step
 MAX_REASON = 300  # characters of a compiler's message, which may be pages
-LAUNCH_SECONDS = 0.03  # assumed: to launch the kernels of a step one by one; CUDA graphs do so at once
+
+# Measured on an NVIDIA H200 with torch 2.11, the default UNet at 64x64 (benchmarks/results/throughput-gpu.json), by
+# --mixed_precision; "no" is TF32. A slower GPU gains more by compiling than is reckoned with these.
+COMPILE_SECONDS = 83.0  # measured, on 16 cores
+EAGER_STEP_SECONDS = {"no": 0.063, "bf16": 0.075, "fp16": 0.075}  # measured, batch 16: launching; fp16 assumed as bf16
+COMPILED_LAUNCH_SECONDS = 0.03  # assumed: longer than 21.7 ms, which the kernels take (measured, bf16, batch 16)
+TFLOPS_COMPILED = {"no": 140.0, "bf16": 283.0, "fp16": 283.0}  # measured for bf16, batch 128; the others assumed
+COMPILE_GAIN = 0.25  # assumed: of the time that kernels take
+MEASURED_LAYERS = 166  # with weights; assumed: the time to launch a step grows with their number
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Speed:
     images_on_device: bool = False
     """All images lie on the device as bytes; else a thread brings each micro-batch from memory ahead of time."""
     tf32: bool = False
-    """Convolutions and matrix products round their factors to 10 bits, as PyTorch lets convolutions do by itself."""
+    """Convolutions and matrix products round their factors to 10 bits, as PyTorch lets convolutions do by itself; the
+    same bits each time."""
     autotune: bool = False
     """cuDNN tries its algorithms for convolutions, and takes the fastest."""
     deterministic: bool = False
@@ -52,17 +59,46 @@ class Speed:
         torch.backends.cudnn.benchmark = self.autotune
         torch.backends.cudnn.deterministic = self.deterministic
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        # Else torch fills what it allocates with NaN, for programs that read what they have not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # Their gradients are sums in whatever order threads end: with warn_only flash and the memory-efficient kernels
+        # only warn of that (ATen, attention_backward.cu), and without it a caller's transform may be refused. What is
+        # left keeps all pairs of tokens: 2.1 GB for each of five layers of the default UNet, in batches of 128.
         for enable in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
-            enable(not self.deterministic)  # their gradients are sums in whatever order threads end
+            enable(not self.deterministic)
         if self.compile_mode is not None:
             self.compile(unet)
 
     def compile(self, unet: UNet2DModel) -> None:
         """Have a UNet compiled when it is first called, in place: its names and its class stay what they are."""
-        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        keep_channels_last(unet)
         if may_train_in_eval_mode(unet):
             unet.eval()  # the same maths; in training mode diffusers copies what each shortcut takes, to NCHW
-        unet.compile(mode=self.compile_mode)
+        unet.compile(options=compile_options(self.compile_mode))
+
+
+def compile_options(mode: CompileMode | None) -> dict[str, Any]:
+    """Return a mode of torch.compile as options, which torch takes instead of a mode, not beside it; and ours."""
+    from torch import _inductor  # takes a second to import
+
+    options = dict(_inductor.list_mode_options(mode or "default"))
+    # In torch 2.13 it can fuse loops that it must not (pytorch/pytorch 189488, 191134); older ones do not have it.
+    if "loop_reindexing_after_fusion" in _inductor.list_options():
+        options["loop_reindexing_after_fusion"] = False
+    return options
+
+
+def run_as_it_is(unet: UNet2DModel) -> None:
+    """Undo `Speed.compile`, in place; what was compiled, and the memory of its CUDA graphs, are freed.
+
+    torch frees all compiled code of the process at once; a caller's own is compiled anew when it is next called.
+    """
+    if unet._compiled_call_impl is None:
+        return
+    unet._compiled_call_impl = None
+    leave_channels_last(unet)
+    unet.train()
+    torch.compiler.reset()
 
 
 def compiled_by_a_first_pass(speed: Speed, unet: UNet2DModel, batch_size: int) -> tuple[Speed, float]:
@@ -81,25 +117,28 @@ def compiled_by_a_first_pass(speed: Speed, unet: UNet2DModel, batch_size: int) -
         for _ in range(3):  # CUDA graphs are recorded at the second pass, and first replayed at the third
             unet(noisy, torch.zeros((batch_size,), dtype=torch.long, device=unet.device)).sample.sum().backward()
             unet.zero_grad(set_to_none=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of a compiler, which may be missing or fail in any way
+    except Exception as error:  # of a compiler, which may be missing or fail in any way, or take more than there is
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
         console.print(f"the UNet cannot be compiled here, and is run as it is: {escape(reason)}")
-        unet._compiled_call_impl = None
-        unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        unet.train().zero_grad(set_to_none=True)
+        run_as_it_is(unet)
+        unet.zero_grad(set_to_none=True)
         speed = replace(speed, compile_mode=None)
     return speed, time.perf_counter() - start
 
 
 def choose_speed(
-    config: TrainConfig, device: torch.device, gflops_per_image: float, total_images: int, num_bytes: int
+    config: TrainConfig,
+    device: torch.device,
+    gflops_per_image: float,
+    num_layers: int,
+    total_images: int,
+    num_bytes: int,
 ) -> Speed:
     """Return how to compute a run.
 
     Args:
         gflops_per_image: forward and backward.
+        num_layers: of the UNet, those with weights.
         total_images: of the whole run, in this process.
         num_bytes: of all images, decoded.
     """
@@ -108,21 +147,41 @@ def choose_speed(
     free, _ = torch.cuda.mem_get_info(device)
     images_on_device = num_bytes <= MAX_SHARE_OF_MEMORY * free
     if config.speed == "exact":
-        return Speed(images_on_device, deterministic=True)
-    eager_seconds = total_images * gflops_per_image / (1000 * TFLOPS_EAGER)
-    pays = config.speed == "max" or eager_seconds * COMPILE_GAIN > COMPILE_SECONDS
-    step_seconds = config.train_batch_size * gflops_per_image / (1000 * TFLOPS_EAGER)
+        return Speed(images_on_device, tf32=True, deterministic=True)
+    # A pass takes what its kernels take, or what launching them one by one takes; CUDA graphs launch them at once.
+    precision, share = config.mixed_precision, num_layers / MEASURED_LAYERS
+    kernels = config.train_batch_size * gflops_per_image / (1000 * TFLOPS_COMPILED[precision])
+    eager = max(kernels / (1 - COMPILE_GAIN), share * EAGER_STEP_SECONDS[precision])
+    launching = share * COMPILED_LAUNCH_SECONDS
     # A recorded pass writes its gradients to the same place each time: it cannot add to those of the pass before.
     may_record = config.gradient_accumulation_steps == 1
-    mode: CompileMode = "reduce-overhead" if may_record and step_seconds < LAUNCH_SECONDS else "default"
+    mode: CompileMode = "reduce-overhead" if may_record and kernels < launching else "default"
+    compiled = kernels if mode == "reduce-overhead" else max(kernels, launching)
+    saved = (eager - compiled) * total_images / config.train_batch_size
+    pays = config.speed == "max" or saved > COMPILE_SECONDS
     return Speed(images_on_device, tf32=True, autotune=True, compile_mode=mode if pays else None)
 
 
+def num_layers(unet: UNet2DModel) -> int:
+    """Return the number of layers that have weights of their own."""
+    return sum(any(True for _ in module.parameters(recurse=False)) for module in unet.modules())
+
+
 def with_fast_precision(config: TrainConfig) -> TrainConfig:
-    """Return the config with half precision where `--speed max` asks for it and no other has been chosen."""
-    if config.speed != "max" or config.mixed_precision != "no" or not torch.cuda.is_available():
+    """Return the config with half precision where `--speed max` asks for it and no precision is given."""
+    if config.speed != "max" or "mixed_precision" in config.model_fields_set or not torch.cuda.is_available():
         return config
     return config.model_copy(update={"mixed_precision": "bf16" if gpu_has_bf16() else "fp16"})
+
+
+def remarks_on_speed(config: TrainConfig, device: torch.device) -> list[str]:
+    """Return what there is to say of `--speed` beside other options, a sentence each."""
+    if device.type != "cuda" or config.speed != "max" or config.mixed_precision != "no":
+        return []
+    return [
+        "--speed max computes without half precision, as --mixed_precision no asks, or the run that is gone on with; "
+        "without that option a new run would take it"
+    ]
 
 
 def gpu_has_bf16() -> bool:

@@ -75,7 +75,12 @@ def test_as_many_steps_are_planned_as_fit(minutes: float) -> None:
 def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[float], None]) -> None:
     """The record has the steps that were planned, and the same command goes on with them whatever a step takes then."""
     unhurried(1.0)
-    options = {"max_train_steps": None, "max_minutes": 1.0, "save_images_epochs": 1000, "resume_from_checkpoint": "latest"}
+    options = {
+        "max_train_steps": None,
+        "max_minutes": 1.0,
+        "save_images_epochs": 1000,
+        "resume_from_checkpoint": "latest",
+    }
     folder = fit(prepare(tiny_config(tmp_path, **options), own_dataset=tiny_images())).folder
     record = json.loads((folder / "run.json").read_text())
     assert record["config"]["max_minutes"] is None

@@ -202,6 +202,8 @@ def test_previews_asked_for_later_replace_the_plan() -> None:
 
 def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
-    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_tuples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300))
+    timetable = Timetable(
+        1000, 16, None, 100, (12, 25, 50), num_tuples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300)
+    )
     assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
