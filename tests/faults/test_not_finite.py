@@ -135,7 +135,7 @@ CASES = [
     pytest.param("loss", 1, 1, 0, 0, True, id="loss, heard late", marks=pytest.mark.slow),
     pytest.param("gradient", 1, 1, 0, 0, True, id="gradient, heard late", marks=pytest.mark.slow),
     pytest.param("loss", 1, 2, 0, 0, True, id="loss with accumulation, heard late", marks=pytest.mark.slow),
-    pytest.param("gradient", 1, 2, 1, 0, True, id="gradient with accumulation, heard late"),
+    pytest.param("gradient", 1, 2, 1, 0, True, id="gradient with accumulation, heard late", marks=pytest.mark.slow),
 ]
 
 
@@ -189,7 +189,10 @@ def check_record(record: RunRecord, kind: str) -> None:
     assert f"at step {STEP + 1}" in str(record.failure_text)
 
 
-@pytest.mark.parametrize(("ranks", "late"), [(1, False), (1, True), pytest.param(2, False, marks=pytest.mark.slow)])
+ROLLBACKS = [(1, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, True), (2, False)])]
+
+
+@pytest.mark.parametrize(("ranks", "late"), ROLLBACKS)
 def test_rolled_back_to_a_learning_rate_that_works(
     site: Site, monkeypatch: pytest.MonkeyPatch, ranks: int, late: bool
 ) -> None:

@@ -6,7 +6,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 
-class LerpEMA(EMAModel):
+class LerpEMA(EMAModel):  # type: ignore[misc]  # diffusers has no types
     """EMAModel, but for `step`: a linear interpolation where the library subtracts twice, by way of a third copy.
 
     Both compute average + (1 - decay) * (weight - average), and agree to rounding. Decay, warm-up, state and all else

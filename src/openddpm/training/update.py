@@ -87,7 +87,7 @@ class LateUpdate(Update):
         super().__init__(training, stop)
         on_gpu = training.accelerator.device.type == "cuda"
         self._was_passed_over = torch.zeros((), pin_memory=on_gpu)  # pinned: the copy into it waits for nothing
-        self._has_arrived = torch.cuda.Event() if on_gpu else None  # that copy
+        self._has_arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # that copy
         self._unsettled: _Unsettled | None = None
 
     def step(self, losses: list[torch.Tensor]) -> tuple[Word, torch.Tensor]:

@@ -22,6 +22,7 @@ from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_record
 from openddpm.training.checkpoint import list_checkpoints
 from openddpm.training.loop import fit
+from openddpm.training.optimization import build_optimizer
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite
@@ -47,7 +48,7 @@ def _prepared(config: TrainConfig) -> Training:
 def test_late_update_is_the_update_to_rounding(tmp_path: Path, late: Late, max_grad_norm: float) -> None:
     """With a gradient that is clipped at every step, and at none, losses, norms, weights and averages agree."""
     options: dict[str, Any] = {"max_grad_norm": max_grad_norm, "gradient_accumulation_steps": 2, "logging_steps": 2}
-    options["max_train_steps"] = 6
+    options["max_train_steps"] = 4
     fit(_prepared(tiny_config(tmp_path, "at-once", **options)))
     late()
     training = _prepared(tiny_config(tmp_path, "late", **options))
@@ -217,26 +218,31 @@ def test_a_bad_step_reaches_nothing(tmp_path: Path, late: Late, monkeypatch: pyt
 def test_what_is_updated_late(tmp_path: Path, late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused AdamW of one process without a scaler, on a GPU; not Muon, nor a CPU, nor what else decides by itself."""
 
-    def kind(**options: Any) -> type[Update]:
-        training = _prepared(tiny_config(tmp_path, overwrite_output_dir=True, **options))
-        training.close()
+    config = tiny_config(tmp_path, mixed_precision="bf16")
+    training = _prepared(config)
+    training.close()
+    state = training.state
+
+    def kind() -> type[Update]:
         return type(update_of(training, StopRequest()))
 
     assert kind() is Update
     late()
     assert kind() is LateUpdate
-    assert kind(mixed_precision="bf16") is LateUpdate
-    assert kind(optimizer="muon") is Update
-    training = _prepared(tiny_config(tmp_path, overwrite_output_dir=True))
-    training.state.scaler = torch.amp.GradScaler("cpu")
-    assert type(update_of(training, StopRequest())) is Update
-    training.state.scaler = None
-    training.state.optimizer.param_groups[0]["fused"] = False
-    assert type(update_of(training, StopRequest())) is Update
-    training.state.optimizer.param_groups[0]["fused"] = True
+    state.scaler = torch.amp.GradScaler("cpu")
+    assert kind() is Update
+    state.scaler = None
+    state.optimizer.param_groups[0]["fused"] = False
+    assert kind() is Update
+    state.optimizer.param_groups[0]["fused"] = True
+    adamw = state.optimizer
+    muon = build_optimizer(state.unet, config.model_copy(update={"optimizer": "muon"}))
+    state.optimizer = training.accelerator.prepare(muon)
+    assert kind() is Update
+    state.optimizer = adamw
+    assert kind() is LateUpdate
     monkeypatch.setattr(type(training.accelerator), "num_processes", 2)
-    assert type(update_of(training, StopRequest())) is Update
-    training.close()
+    assert kind() is Update
 
 
 @pytest.mark.gpu
