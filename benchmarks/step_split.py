@@ -4,7 +4,8 @@
       --results benchmarks/results/step-split.json
 
 Trains a recipe for a few steps in processes of their own, with one or more numbers of threads and instruction sets, in
-turns. `avx2` stands for a processor without AVX-512 and bfloat16 units: PyTorch and its libraries are told to do without.
+turns. `avx2` stands for a processor without AVX-512 and bfloat16 units: PyTorch and its libraries are told to do
+without.
 """
 
 import argparse

@@ -308,7 +308,8 @@ def _contradictions(config: TrainConfig) -> list[str]:
         )
     if config.max_minutes is not None and config.max_train_steps is not None:
         faults.append(
-            f"max_minutes: found {config.max_minutes:g} beside max_train_steps {config.max_train_steps}; give one of them"
+            f"max_minutes: found {config.max_minutes:g} beside max_train_steps {config.max_train_steps}; give one of "
+            "them"
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")

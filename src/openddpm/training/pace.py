@@ -94,7 +94,7 @@ def most_images_in(seconds: float, config: TrainConfig, gflops_per_image: float)
 
 
 def keep_threads(run: RunRecord) -> None:
-    """Take as many threads as a run began with, where that is left to the program: others round its numbers otherwise."""
+    """Take as many threads as a run began with, where that is left to the program: others round otherwise."""
     recorded = run.environment.get("cpu_threads")
     if (
         run.environment.get("device_type") == "cpu"

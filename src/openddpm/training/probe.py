@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -48,7 +49,7 @@ class Probe:
         self._num_images = parts.config.train_batch_size
         weights = parts.state.raw_weights().items()
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights}
-        self._scaler = parts.state.scaler.state_dict() if parts.state.scaler else None
+        self._scaler: dict[str, Any] = parts.state.scaler.state_dict() if parts.state.scaler else {}
 
     def fit_memory(self) -> int | None:
         """Return the largest divisor of the batch size that fits into memory, and go on with it; None if none does."""

@@ -46,8 +46,8 @@ class Timetable:
     def pauses_in_steps(self) -> float:
         """Steps that are trained in the time of all previews and evaluations, about."""
         total_images = self.total_steps * self.global_batch_size
-        planned = self.images_per_preview is None
-        previews = 1 + (len(self.preview_steps) if planned else total_images // self.images_per_preview)
+        every = self.images_per_preview
+        previews = 1 + (len(self.preview_steps) if every is None else total_images // every)
         evaluations = 1 + len(self.early_steps) + self.total_steps // self.evaluation_steps
         images = previews * self.preview_images + evaluations * self.num_tuples * self.tuple_images
         return images / self.global_batch_size
@@ -138,7 +138,7 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
 
 
 def _planned_previews(table: Timetable, num_train: int) -> tuple[int, ...]:
-    """Return the steps of previews, without the last step: as epochs end, or, where few do, as weights are evaluated."""
+    """Return the steps of previews, without the last: as epochs end, or, where few do, as weights are evaluated."""
     batch, total_images = table.global_batch_size, table.total_steps * table.global_batch_size
     affordable = int(MAX_SHARE_OF_PREVIEWS * total_images / table.preview_images)
     few = min(FILM_STRIP, int(MAX_SHARE_OF_A_FILM_STRIP * total_images / table.preview_images))

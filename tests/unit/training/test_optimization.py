@@ -49,7 +49,7 @@ def test_muon_steps_are_orthogonal(tmp_path: Path) -> None:
 
 
 def test_muon_computes_in_float32_on_a_cpu() -> None:
-    """No part of a step of Muon is in half precision, in which a CPU may lack units, and each step is that of float64."""
+    """No part of a step of Muon is in half precision, which a CPU may have no units for; each is that of float64."""
     unet = UNet2DModel(**WIDE_UNET)
     before = {name: parameter.detach().double() for name, parameter in unet.named_parameters()}
     optimizer = build_optimizer(unet, TrainConfig(optimizer="muon", learning_rate=1.0, adam_weight_decay=0.0))
