@@ -1,12 +1,12 @@
 """A run of minutes on a GPU, by the product's own commands, whose record is kept without its weights."""
 
 import json
+import os
 import tarfile
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands import count_images
+from provenance import REPOSITORY
 from shares import seconds_by_kind
 
 from openddpm.record.reader import RunFolder, read_run_folder
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 AROUND_SECONDS = 95  # assumed: start 25, compilation from the cache 30, samples 25, packing
 USUAL_RATE = 1048.0  # images/s of --speed max in batches of 128 at 64x64, measured on an H200
-NUM_PREVIEWS = 10
 MAX_FILE_BYTES = 8 * 2**20
 LEFT_OUT = ("checkpoints", "unet")
-RECIPE = (
+RECIPE = (  # previews and evaluations come when a user's do
     *("--speed", "max", "--learning_rate", "3e-4", "--adam_beta1", "0.9", "--lr_warmup_steps", "100"),
     *("--ema_max_decay", "0.998", "--zero_init_residuals", "--timestep_sampling", "importance"),
     *("--preview_solver", "dpmsolver++", "--num_inference_steps", "20", "--image_mode", "rgb"),
@@ -29,15 +28,14 @@ RECIPE = (
 def run_of_minutes(check: "Check", most: float) -> str:
     """Train, draw samples, pack the record and write run.json; return "done", or what became of it."""
     begun_left, folder = check.left(), check.work / "run"
-    data = check.given.data or check.inputs / "images"
+    data = Path(os.path.relpath(check.given.data or check.inputs / "images", REPOSITORY))  # it stands in the record
     size = run_size(check, most)
-    images = size["steps"] * size["batch_size"]
     command = ["-m", "openddpm", "train", "--dataset", str(data), *RECIPE, "--overwrite_output_dir"]
-    command += ["--output_dir", str(folder), "--logging_dir", str(check.work / "logs")]
+    command += ["--output_dir", os.path.relpath(folder, REPOSITORY)]
+    command += ["--logging_dir", os.path.relpath(check.work / "logs", REPOSITORY)]
     command += ["--resolution", str(size["resolution"]), "--train_batch_size", str(size["batch_size"])]
     command += ["--max_train_steps", str(size["steps"]), "--checkpointing_steps", str(max(1, size["steps"] // 3))]
-    command += ["--save_images_epochs", str(max(1, round(images / NUM_PREVIEWS / num_images(data))))]
-    command += ["--model", str(check.inputs / "unet.json")]
+    command += ["--model", os.path.relpath(check.inputs / "unet.json", REPOSITORY)]
     cache = str(check.work / "inductor" / "max-128")  # of the same UNet, batch and precision
     status = check.spawn("run", command, most - 35, TORCHINDUCTOR_CACHE_DIR=cache)
     if not (folder / "run.json").exists():
@@ -46,9 +44,9 @@ def run_of_minutes(check: "Check", most: float) -> str:
     sampling += ["--solver", "dpmsolver++", "--num_inference_steps", "20"]
     spent = begun_left - check.left()
     sampled = check.spawn("run", sampling, max(5.0, most - spent - 5))
-    told = summary(read_run_folder(folder), size["steps"] // 3)
-    (check.logs / "run.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     pack_record(folder, check.out / "run.tar.gz")
+    told = summary(read_run_folder(folder), max(1, size["steps"] // 3))
+    (check.logs / "run.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return status if status != "done" else sampled
 
 
@@ -62,20 +60,13 @@ def run_size(check: "Check", most: float) -> dict[str, int]:
     return {"resolution": 64, "batch_size": 128, "steps": max(30, round(steps, -1))}
 
 
-def num_images(data: Path) -> int:
-    """Return the number of images in a folder or a zip file; of anything else, as many as are usual for small sets."""
-    if data.is_dir():
-        return count_images(data) or 1
-    return len(zipfile.ZipFile(data).namelist()) if zipfile.is_zipfile(data) else 5000
-
-
 def summary(found: RunFolder, checkpointing_steps: int) -> dict[str, Any]:
     """Return what the run came to: its length, rate, the shares of its time, and the verdict."""
     evaluated: dict[int, float] = {}
     for row in found.evaluations:
         evaluated[row.step] = evaluated.get(row.step, 0.0) + (row.seconds or 0.0)
     last = found.metrics[-1]
-    saves = range(checkpointing_steps, last.step + 1, max(1, checkpointing_steps))
+    saves = range(checkpointing_steps, last.step + 1, checkpointing_steps)
     spent = seconds_by_kind(found.metrics, evaluated, [preview.step for preview in found.previews], saves)
     return {
         "dataset": Path(found.run.dataset.source).name,

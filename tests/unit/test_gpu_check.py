@@ -260,7 +260,8 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path: Path) -> None:
     cases = {one.row for one in case.CASES.values()}
     ladder = {part.what for part in parts.PARTS if part.step == "ladder" and "compile" not in part.measures}
     assert set(rows) == cases | ladder | {"plain loop", "plain loop: workers and bf16"}
-    assert all(row["steps_images_per_second"] > 0 and row["preview_seconds"] > 0 for row in rows.values())
+    assert all(row["steps_images_per_second"] > 0 for row in rows.values())
+    assert all(rows[name]["preview_seconds"] > 0 for name in ("plain loop", *cases))
     for name in cases:
         assert rows[name]["evaluation_seconds"] > 0 and rows[name]["checkpoint_seconds"] > 0 and rows[name]["profile"]
     assert results["run"]["status"] == "finished" and results["run"]["shares"]["previews"] > 0
