@@ -240,8 +240,11 @@ def gpu_costs(rows: Mapping[str, Results]) -> list[str]:
     for name, row in rows.items():
         if "save_stall_seconds" not in row:
             continue
-        kinds = row.get("profile", {}).get("shares", {})
-        told = ", ".join(f"{kind} {percent(share)}" for kind, share in list(kinds.items())[:4])
+        told = ""
+        if profile := row.get("profile"):
+            kinds = list(profile["shares"].items())[:4]
+            shares = ", ".join(f"{kind} {percent(share)}" for kind, share in kinds)
+            told = f"{profile['kernels']} in {profile['milliseconds']:.1f} ms: {shares}"
         lines.append([name, *(seconds_or_nothing(row.get(key)) for key in COSTS), told])
     columns = ["", "until the first step", "a preview", "an evaluation", "a save holds up", "and is whole after"]
     return [table([*columns, "kernels of a step"], lines)] if lines else []

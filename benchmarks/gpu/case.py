@@ -11,6 +11,7 @@ this order: start and compilation, rate and memory, shares of the time, the tabl
 import argparse
 import contextlib
 import gc
+import shutil
 import statistics
 import time
 import traceback
@@ -115,7 +116,7 @@ class Watch(Observer):
     def logged(self, row: MetricsRow) -> None:
         """Go on to the next part of the plan, if this line is where it begins."""
         if self._profile is not None:
-            self._results.put(profile=self._profile.stop(self._table))
+            self._results.put(profile=self._profile.stop(self._table, WINDOW_STEPS))
             raise Done
         self.rows.append(row)
         plan = self._plan
@@ -227,6 +228,7 @@ def measure(name: str, given: argparse.Namespace) -> None:
         if not isinstance(error, Exception):
             raise
     finally:
+        shutil.rmtree(Path(config.output_dir) / "checkpoints", ignore_errors=True)  # gigabytes
         gc.collect()
         torch._dynamo.reset()
         gc.collect()

@@ -47,7 +47,13 @@ mkdir -p "$WORK" || exit 2
 export PYTHONPATH=$PWD/benchmarks/gpu:$PWD/benchmarks:$PWD/src${PYTHONPATH:+:$PYTHONPATH}
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
-if ls .whl/*.whl >/dev/null 2>&1; then # wheels that prepare.sh has fetched, beside what is installed, which stays
+has_diffusers() { "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("diffusers") is None)'; }
+
+if ! has_diffusers; then # take what prepare.sh has fetched; what is installed stays
+  if ! ls .whl/*.whl >/dev/null 2>&1; then
+    echo "openddpm's packages are not installed for $PYTHON. With a network: make gpu-check. Without: see prepare.sh" >&2
+    exit 2
+  fi
   site=$(cd "$WORK" && pwd)/site
   if [ ! -e "$site/.done" ]; then
     "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl \

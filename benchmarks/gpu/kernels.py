@@ -29,8 +29,8 @@ class Profile:
         wait()
         self._profiler.start()
 
-    def stop(self, table: Path) -> dict[str, Any]:
-        """Return milliseconds and shares by kind, and write the longest 60 kernels to `table`."""
+    def stop(self, table: Path, steps: int) -> dict[str, Any]:
+        """Return number and milliseconds of kernels a step, and shares by kind; write the longest 60 to `table`."""
         wait()
         self._profiler.stop()
         averages = self._profiler.key_averages()
@@ -44,7 +44,7 @@ class Profile:
             totals[kind_of(name)] = totals.get(kind_of(name), 0.0) + spent
         shares = {kind: round(spent / whole, 4) for kind, spent in sorted(totals.items(), key=lambda item: -item[1])}
         count = sum(count for _, count, _ in times)
-        return {"kernels": count, "milliseconds": round(whole / 1000, 2), "shares": shares}
+        return {"kernels": round(count / steps), "milliseconds": round(whole / 1000 / steps, 2), "shares": shares}
 
 
 def kind_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ def run_of_minutes(check: "Check", most: float) -> str:
     spent = begun_left - check.left()
     sampled = check.spawn("run", sampling, max(5.0, most - spent - 5))
     pack_record(folder, check.out / "run.tar.gz")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # gigabytes
     told = summary(read_run_folder(folder), max(1, size["steps"] // 3))
     (check.logs / "run.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return status if status != "done" else sampled

@@ -1,6 +1,7 @@
 """What `make gpu-check` does around its measurements; and, among the slow tests, all of it with tiny UNets."""
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import merge
 import parts
 import performance_page
 import provenance
+import psutil
 import pytest
 import real_run
 from shares import seconds_by_kind
@@ -127,8 +129,11 @@ def test_a_part_that_fails_leaves_the_others(checked: Callable[..., Any], tmp_pa
 def test_what_takes_too_long_is_ended_with_its_children(checked: Callable[..., Any]) -> None:
     """A process that is over its time is ended, and its log is kept; one that fails says its status."""
     one, _ = checked([], 100)
-    waits = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)"
-    assert "ended after" in one.spawn("waits", ["-c", f"print('begun', flush=True); {waits}"], 0.3)
+    child = "subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)"
+    waits = f"import subprocess, sys; child = {child}; print(child.pid, flush=True); child.wait()"
+    assert "ended after" in one.spawn("waits", ["-c", waits], 2)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int((one.logs / "waits.log").read_text())).wait(30)
     assert one.spawn("fails", ["-c", "raise SystemExit(3)"], 60) == "failed: exit status 3; see fails.log"
     assert one.spawn("works", ["-c", "print(1)"], 60) == "done"
 
@@ -157,7 +162,7 @@ def test_a_note_of_other_sources_is_not_believed(monkeypatch: pytest.MonkeyPatch
 
 def test_a_case_writes_each_number_when_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rate stands in the file before the preview, that before the table of kernels, with which the case ends."""
-    monkeypatch.setattr(case, "Profile", lambda: SimpleNamespace(stop=lambda table: {"kernels": 7}))
+    monkeypatch.setattr(case, "Profile", lambda: SimpleNamespace(stop=lambda table, steps: {"kernels": 7}))
     watch = case.Watch(case.Results(tmp_path / "case.json", "ours", 16), case.Plan(), float("inf"), tmp_path / "table")
 
     def written() -> dict[str, Any]:
@@ -223,7 +228,11 @@ def test_the_page_shows_what_a_gpu_has_told(tmp_path: Path) -> None:
     ours = {
         **{"row": "ours, --speed max", "batch_size": 16, "steps_images_per_second": 700.0, "preview_seconds": 0.5},
         **{"gflops_per_image": 270.0, "speed": {"compile_mode": "default", "compile_seconds": 80.0}},
-        **{"save_stall_seconds": 0.2, "profile": {"shares": {"convolution": 0.6}}, "start_seconds": 99.0},
+        **{
+            "save_stall_seconds": 0.2,
+            "profile": {"kernels": 900, "milliseconds": 21.7, "shares": {"convolution": 0.6}},
+            "start_seconds": 99.0,
+        },
     }
     peaks = {"matmul_bf16_tflops": 800.0, "matmul_tf32_tflops": 400.0, "copy_tb_per_second": 4.1}
     tests = {"tests": {"test_one": {"outcome": "passed"}, "test_two": {"outcome": "failed"}}}
@@ -237,7 +246,9 @@ def test_the_page_shows_what_a_gpu_has_told(tmp_path: Path) -> None:
         page = performance_page.make_page(tmp_path)
         assert "trains 7.00 × as many" in page and "800 TFLOP/s" in page and "a GPU" in page  # noqa: RUF001
         assert "1 passed, 1 failed, 0 skipped: test_two" in page and "near (not reached in the time)" in page
-        assert "| ours, --speed max | 16 | 700.0 |" in page and "convolution 60.0 %" in page and "0.20 s" in page
+        assert (
+            "| ours, --speed max | 16 | 700.0 |" in page and "21.7 ms: convolution 60.0 %" in page and "0.20 s" in page
+        )
         assert ("A dry run" in page) == dry_run
 
 
@@ -251,6 +262,7 @@ def test_the_kept_results_make_the_kept_page() -> None:
 def test_the_whole_check_runs_without_a_gpu(tmp_path: Path) -> None:
     """Each part of the plan leaves what it should, with tiny UNets; the record of the run is kept without weights."""
     environment = {**os.environ, "DRY": "1", "OUT": str(tmp_path), "PYTHON": sys.executable, "DEADLINE": "3600"}
+    environment["DATA"] = str(tmp_path / "work" / "inputs" / "images")
     ended = subprocess.run(["bash", str(CHECK)], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-3000:]
     results = json.loads((tmp_path / "gpu.json").read_text())
@@ -264,7 +276,8 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path: Path) -> None:
     assert all(rows[name]["preview_seconds"] > 0 for name in ("plain loop", *cases))
     for name in cases:
         assert rows[name]["evaluation_seconds"] > 0 and rows[name]["checkpoint_seconds"] > 0 and rows[name]["profile"]
-    assert results["run"]["status"] == "finished" and results["run"]["shares"]["previews"] > 0
+    assert results["run"]["status"] == "finished" and results["run"]["previews"] > 0
+    assert sum(results["run"]["shares"].values()) == pytest.approx(1.0, abs=1e-3)
     assert {test["outcome"] for test in results["tests"].values()} <= {"passed", "skipped"}
     assert results["tests"]["test_exact_resumes"]["outcome"] == "passed"
     with tarfile.open(tmp_path / "run.tar.gz") as archive:
