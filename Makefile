@@ -11,7 +11,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 TEST_PROCESSES ?= 2
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality bench-gpu bench-faults clean
+.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-faults clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -49,9 +49,10 @@ bench-quality: $(BENCH)  ## how soon it has learned, beside the plain loop: an h
 	  --results $(BENCH_OUT)/time-to-quality.json --figure docs/pictures/time-to-quality.png
 	$(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
 
-bench-gpu: $(BENCH)  ## how fast on a GPU: under 9 minutes; BENCH_FLAGS=--dry_run tries the script without one
-	$(BIN)/python benchmarks/throughput_gpu.py --output_dir runs/bench/gpu --results_dir $(BENCH_OUT) $(BENCH_FLAGS)
-	test -n "$(BENCH_FLAGS)" || $(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT)
+gpu-check: $(DEVELOPMENT)  ## all that a GPU has to tell: half an hour with one (STEPS="batch-16 run" for some); DRY=1 tries it without
+	DEADLINE=$(or $(DEADLINE),2400) OUT=runs/gpu-check PYTHON=$(BIN)/python bash benchmarks/gpu/check.sh $(STEPS)
+	test -n "$(DRY)" || { cp runs/gpu-check/gpu.json $(BENCH_OUT)/gpu.json && \
+	  $(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT); }
 
 bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \

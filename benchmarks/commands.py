@@ -3,9 +3,9 @@
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import MetricsRow
 
@@ -76,26 +75,26 @@ class Ended:
     """At its peak."""
 
 
-def run(command: Sequence[str], threads: int, is_enough: Callable[[], bool] = lambda: False) -> Ended:
-    """Run a command to its end, or until it `is_enough` and it has ended upon SIGTERM.
+def run(command: Sequence[str], threads: int, most_seconds: float = math.inf) -> Ended:
+    """Run a command to its end.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: it failed, or was not done after `most_seconds`, when it is killed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    stopped = False
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            if not stopped and is_enough():
-                process.send_signal(signal.SIGTERM)
-                stopped = True
+            if time.perf_counter() - start > most_seconds:
+                process.kill()
+                process.wait()
+                raise RuntimeError(f"not done in {most_seconds:.0f} s")
             time.sleep(0.01)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(ended[1])
         output.seek(0), errors.seek(0)
-        if process.returncode not in (0, *([128 + signal.SIGTERM] if stopped else [])):
+        if process.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-3000:]}")
         return Ended(seconds, output.read(), ended[2].ru_maxrss * 1024)
 
@@ -122,13 +121,13 @@ def run_all(commands: Mapping[str, Sequence[str]], jobs: int, threads: int) -> N
         time.sleep(0.2)
 
 
-def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:
+def run_plain(job: Job, switched: Sequence[str] = (), most_seconds: float = math.inf) -> dict[str, Any]:
     """Train with the plain loop, and return its rates."""
     command = [sys.executable, str(PLAIN_LOOP), "--images", str(job.images), "--unet", str(job.unet), *job.options()]
     command += ["--max_train_steps", str(job.steps), "--threads", str(job.threads)]
     command += ["--window_steps", str(WINDOW_STEPS)]
     command += [] if job.previews else ["--no-previews"]
-    ended = run([*command, *(["--switch", *switched] if switched else [])], job.threads)
+    ended = run([*command, *(["--switch", *switched] if switched else [])], job.threads, most_seconds=most_seconds)
     told = json.loads(ended.output.splitlines()[-1])
     previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
     a_preview = told["preview_seconds"] / previews if job.previews else None
@@ -142,24 +141,15 @@ def run_plain(job: Job, switched: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def run_ours(job: Job, folder: Path, options: Sequence[str] = (), enough_steps: int | None = None) -> dict[str, Any]:
-    """Train with openddpm in `folder`, from nothing, and return its rates.
-
-    Args:
-        enough_steps: end the run, which is planned for `job.steps`, after about so many.
-    """
+def run_ours(job: Job, folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Train with openddpm in `folder`, from nothing, and return its rates."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-c", OURS_WITH_PEAK, "train", "--dataset", str(job.images), "--model", str(job.unet)]
     command += ["--max_train_steps", str(job.steps), "--output_dir", str(folder / "run")]
     command += ["--logging_steps", str(WINDOW_STEPS)]
     command += ["--logging_dir", str(folder / "logs"), "--cache_dir", str(folder / "cache")]
     command += [] if job.previews else ["--num_inference_steps", "1"]
-    metrics = folder / "run" / "metrics.jsonl"
-
-    def is_enough() -> bool:
-        return enough_steps is not None and any(row["step"] >= enough_steps for row in _rows_so_far(metrics))
-
-    ended = run([*command, *job.options(), *options], job.threads, is_enough)
+    ended = run([*command, *job.options(), *options], job.threads)
     found = read_run_folder(folder / "run")
     alone = steps_seconds(found.metrics)
     rows = [(row.images, row.wall_seconds, own) for row, own in zip(found.metrics, alone, strict=True)]
@@ -196,24 +186,15 @@ def rates(rows: Sequence[tuple[int, float, float]], job: Job, a_preview: float |
 
 
 def preview_seconds(run_folder: Path) -> float | None:
-    """Return the time that a preview took, all its files, without the evaluation beside it; None if there was none.
-
-    It is the last one's of a run that has finished; else the mean of those so far.
-    """
+    """Return the time that the last preview of a finished run took, all its files, without the evaluation beside it."""
     found = read_run_folder(run_folder)
     if not found.previews:
         return None
-    evaluated = {row.step: 0.0 for row in found.evaluations}
-    for row in found.evaluations:
-        evaluated[row.step] += row.seconds or 0.0
-    if found.run.status == "finished":
-        last = found.previews[-1]
-        files = [path for path in (last.ema, last.raw) if path is not None]
-        begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
-        return max(path.stat().st_mtime for path in files) - begun - evaluated.get(last.step, 0.0)
-    aside = found.metrics[-1].wall_seconds - steps_seconds(found.metrics)[-1]
-    before = [seconds for step, seconds in evaluated.items() if step < found.metrics[-1].step]
-    return max(0.0, aside - sum(before)) / len(found.previews)
+    last = found.previews[-1]
+    evaluated = sum(row.seconds or 0.0 for row in found.evaluations if row.step == last.step)
+    files = [path for path in (last.ema, last.raw) if path is not None]
+    begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
+    return max(path.stat().st_mtime for path in files) - begun - evaluated
 
 
 def steps_seconds(metrics: Sequence[MetricsRow]) -> list[float]:
@@ -226,7 +207,3 @@ def steps_seconds(metrics: Sequence[MetricsRow]) -> list[float]:
 def count_images(folder: Path) -> int:
     """Return the number of files in a folder."""
     return sum(path.is_file() for path in folder.iterdir())
-
-
-def _rows_so_far(path: Path) -> list[dict[str, Any]]:
-    return read_json_lines(path) if path.exists() else []

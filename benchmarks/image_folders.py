@@ -33,10 +33,15 @@ def write_photos(folder: Path, count: int, size: tuple[int, int] = PHOTO_SIZE) -
     """Write JPEG files like photos of a camera: smooth colours, shapes with edges, grain; return `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        path = folder / f"{number:04d}.jpg"
-        if not path.exists():
-            _photo(np.random.default_rng(number), size).save(path, quality=92)
+        write_photo(folder, number, size)
     return folder
+
+
+def write_photo(folder: Path, number: int, size: tuple[int, int] = PHOTO_SIZE) -> None:
+    """Write one of them, if it is not there."""
+    path = folder / f"{number:04d}.jpg"
+    if not path.exists():
+        _photo(np.random.default_rng(number), size).save(path, quality=92)
 
 
 def _photo(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:

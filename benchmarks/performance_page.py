@@ -14,7 +14,8 @@ Results = Mapping[str, Any]
 
 HEAD = """# How fast
 
-<!-- Made by benchmarks/performance_page.py from benchmarks/results/; `make bench` and others measure it. -->
+<!-- Made by benchmarks/performance_page.py from benchmarks/results/; `make bench`, `make gpu-check` and others measure
+it. -->
 
 The *plain loop* is our own plain writing of the way widely copied scripts train, `benchmarks/plain_loop.py`: it decodes
 its images at every step in the main process, makes noise on the CPU, waits for the device twice a step, averages the
@@ -171,43 +172,90 @@ def around(results: Results) -> list[str]:
     return [table(["what", "measured"], rows)]
 
 
-def throughput_gpu(results: Results) -> list[str]:
-    """Return the rates on a GPU, a row a measure."""
-    lines = []
-    for name, row in results["rows"].items():
-        if "error" in row:
-            lines.append([name, str(row["batch_size"]), *[""] * 5, row["error"]])
-            continue
-        share = percent(row["share_of_matmul_peak"]) if "share_of_matmul_peak" in row else ""
-        memory = f"{row['device_mib'] / 1024:.1f} GiB" if "device_mib" in row else ""
-        lines.append(
-            [
-                *(name, str(row["batch_size"]), f"{row['steps_images_per_second']:.1f}"),
-                *(f"{row['epoch_images_per_second']:.1f}", memory, share),
-                *(f"{row['hours']:.1f}", "" if row["preview_seconds"] else "without previews"),
-            ]
-        )
-    step = results["step"]
-    peak = ""
-    if "matmul_tflops" in step:
-        peak = f"The measured peak of a bfloat16 matrix product is {step['matmul_tflops']:.0f} TFLOP/s. "
-    data = f"Of a step of ours, {percent(step['data_share'])} goes by waiting for data." if "data_share" in step else ""
-    words = (
+def gpu(results: Results) -> list[str]:
+    """Return what a GPU has told: ceilings, ratios, rates, the shares of a run's time, tests, and what is missing."""
+    found = [
         "The default UNet at 64x64 on JPEG files of 475x475. The plain loop with one measure after another; ours by "
-        "each `--speed`, and with larger batches. Hours are those of 400 epochs of 7,400 images, computed from the "
-        "steps and the previews. " + peak + data
-    )
-    columns = ["", "batch", "images/s, steps", "with previews", "memory", "of the peak", "hours", ""]
-    found = [words]
-    if "ratio" in results:
-        whole, steps = (results["ratio"][name] for name in ("epoch_images_per_second", "steps_images_per_second"))
+        "each `--speed`, and with larger batches: windows of some 70 steps of a run planned for 400 epochs of 7,400 "
+        "images. Hours are those of so many, with a preview after each, computed from the steps and a preview."
+    ]
+    if results["dry_run"]:
+        found.insert(0, "**A dry run with a tiny UNet: these numbers say only that the check runs.**")
+    if peaks := results["ceilings"]:
         found.append(
-            f"At batch 16 `--speed auto` trains {spread(steps)} as many images a second, {spread(whole)} with previews."
+            f"What this GPU gives: {peaks['matmul_bf16_tflops']:.0f} TFLOP/s of bfloat16 matrix products, "
+            f"{peaks['matmul_tf32_tflops']:.0f} in TF32; a copy moves {peaks['copy_tb_per_second']:.2f} TB/s."
         )
-    found += [f"{name.replace('_', ' ').capitalize()}: {text}." for name, text in results.get("checked", {}).items()]
-    if results.get("dry_run"):
-        found.insert(0, "**A dry run with a tiny UNet: these numbers say only that the script runs.**")
-    return [*found, table(columns, lines)]
+    found += [
+        f"At batch 16 {name} trains {times(ratio['steps'])} as many images a second as the plain loop, "
+        f"{times(ratio['epochs'])} with previews."
+        for name, ratio in results["ratios"].items()
+    ]
+    columns = ["", "batch", "images/s, steps", "with previews", "memory", "of the peak", "hours", ""]
+    found.append(table(columns, [gpu_row(name, row) for name, row in results["rows"].items()]))
+    found += gpu_costs(results["rows"])
+    if run := results["run"]:
+        shares = ", ".join(f"{percent(share)} {name}" for name, share in run["shares"].items() if share)
+        found.append(
+            f"A run of {run['wall_seconds']:.0f} s on {run['dataset']} ({run['images']:,} images seen in batches of "
+            f"{run['batch_size']}, {run['status']}): {run['images_per_second']:.0f} images a second in all; of the "
+            f"time {shares}. Its verdict: {run['verdict']}"
+        )
+    if tests := results["tests"]:
+        failed = [name for name, test in tests.items() if test["outcome"] == "failed"]
+        skipped = sum(test["outcome"] == "skipped" for test in tests.values())
+        passed = len(tests) - len(failed) - skipped
+        text = f"Tests that need a GPU: {passed} passed, {len(failed)} failed, {skipped} skipped"
+        found.append(f"{text}{': ' + ', '.join(failed) if failed else ''}.")
+    missing = [f"{name} ({state['status']})" for name, state in results["parts"].items() if state["status"] != "done"]
+    if missing:
+        found.append(f"Parts that are not whole: {', '.join(missing)}.")
+    return [*found, *results.get("notes", [])]
+
+
+def gpu_row(name: str, row: Results) -> list[str]:
+    """Return a line of the table of rates."""
+    if "steps_images_per_second" not in row:
+        return [name, str(row["batch_size"]), *[""] * 5, row.get("error", "not whole")]
+    speed = row.get("speed") or {}
+    remarks = [row["error"]] if "error" in row else []
+    if speed.get("compile_mode"):
+        remarks.append(f"compiled ({speed['compile_mode']}) in {speed['compile_seconds']:.0f} s")
+    if breaks := row.get("compiler", {}).get("graph_break"):
+        remarks.append(f"{sum(breaks.values())} graph breaks")
+    remarks += ["without previews"] if not row.get("preview_seconds") else []
+    remarks += [row["note"]] if "note" in row else []
+    return [
+        *(name, str(row["batch_size"]), f"{row['steps_images_per_second']:.1f}"),
+        f"{row['epoch_images_per_second']:.1f}",
+        f"{row['device_mib'] / 1024:.1f} GiB" if "device_mib" in row else "",
+        percent(row["share_of_matmul_peak"]) if "share_of_matmul_peak" in row else "",
+        *(f"{row['hours']:.1f}", "; ".join(remarks)),
+    ]
+
+
+def gpu_costs(rows: Mapping[str, Results]) -> list[str]:
+    """Return a table of what stands between the steps of ours, and of the kernels of a step; nothing without any."""
+    lines = []
+    for name, row in rows.items():
+        if "save_stall_seconds" not in row:
+            continue
+        told = ""
+        if profile := row.get("profile"):
+            kinds = list(profile["shares"].items())[:4]
+            shares = ", ".join(f"{kind} {percent(share)}" for kind, share in kinds)
+            told = f"{profile['kernels']} in {profile['milliseconds']:.1f} ms: {shares}"
+        lines.append([name, *(seconds_or_nothing(row.get(key)) for key in COSTS), told])
+    columns = ["", "until the first step", "a preview", "an evaluation", "a save holds up", "and is whole after"]
+    return [table([*columns, "kernels of a step"], lines)] if lines else []
+
+
+COSTS = ("start_seconds", "preview_seconds", "evaluation_seconds", "save_stall_seconds", "checkpoint_seconds")
+
+
+def seconds_or_nothing(value: float | None) -> str:
+    """Return seconds, or nothing for what was not measured."""
+    return "" if value is None else f"{value:.2f} s"
 
 
 REFERENCE = "ddim in 50 steps"
@@ -219,7 +267,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "Sampling in fewer steps": ("sampling.json", "make bench", sampling),
     "As the data set grows": ("growth.json", "make bench-growth", growth),
     "Everything around": ("around.json", "make bench", around),
-    "Images a second, on a GPU": ("throughput-gpu.json", "make bench-gpu", throughput_gpu),
+    "On a GPU": ("gpu.json", "make gpu-check", gpu),
 }
 
 

@@ -22,26 +22,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
+from measures import FAULTS, MEASURES
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-MEASURES = {
-    "workers": "images decoded by four processes beside",
-    "decoded-once": "images decoded once and kept as bytes on the device",
-    "device-noise": "noise made on the device",
-    "no-waits": "no wait for the device at every step",
-    "fused-adamw": "fused AdamW",
-    "foreach-ema": "the average of the weights updated by a few calls",
-    "half-previews": "previews by half the steps",
-    "tf32": "matrix products in TF32, cuDNN's algorithms tried out",
-    "bf16": "forward and backward pass in bfloat16",
-    "compile": "the UNet compiled, channels last",
-}
-FAULTS = {
-    "adam-epsilon": "Adam's epsilon 1e-3",
-    "ema-copied-back": "averaged weights copied over those in training at every preview",
-    "random-reset": "random numbers reset at every preview",
-}
 NUM_WORKERS = 4
 EMA_INV_GAMMA, EMA_POWER, EMA_MAX_DECAY = 1.0, 0.75, 0.9999
 PREVIEW_IMAGES, PREVIEW_STEPS = 16, 50

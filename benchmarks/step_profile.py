@@ -1,4 +1,4 @@
-"""What a step of ours is spent on: kinds of operations, waiting for data, and the share of the device's peak.
+"""What a step of ours is spent on, on the CPU: kinds of operations, waiting for data, and the share of the peak.
 
     python benchmarks/step_profile.py --images FOLDER --unet CONFIG.json --resolution 16 --output_dir runs/profile
 
@@ -45,17 +45,13 @@ class Stretches(Observer):
         self.ends = [warmup + length * number for number in range(4)]
         self.seconds: list[float] = []
         self.data_seconds = 0.0
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self.profiler = torch.profiler.profile(activities=activities)
+        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
         self._stretch, self._start = -1, 0.0
 
     def logged(self, row: MetricsRow) -> None:
         """Go to the next stretch, if a step ends this one."""
         if row.step not in self.ends:
             return
-        _wait()
         self.seconds.append(time.perf_counter() - self._start)
         self._stretch += 1
         if self._stretch == 2:
@@ -70,10 +66,8 @@ class Stretches(Observer):
         def timed(*arguments: Any) -> torch.Tensor:
             if self._stretch != 1:
                 return micro_batch(*arguments)
-            _wait()
             start = time.perf_counter()
             images = micro_batch(*arguments)
-            _wait()
             self.data_seconds += time.perf_counter() - start
             return images
 
@@ -108,10 +102,10 @@ def profile(config: TrainConfig, warmup: int, length: int, peak_size: int) -> di
 
 
 def by_kind(averages: Any) -> dict[str, float]:
-    """Return the share of each kind of operation in the time of all: the device's, or of the CPU's own work."""
+    """Return the share of each kind of operation in the time of all."""
     totals: dict[str, float] = {}
     for entry in averages:
-        spent = entry.self_device_time_total if torch.cuda.is_available() else entry.self_cpu_time_total
+        spent = entry.self_cpu_time_total
         name = entry.key.lower()
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
         totals[kind] = totals.get(kind, 0.0) + spent
@@ -120,18 +114,13 @@ def by_kind(averages: Any) -> dict[str, float]:
 
 
 def matmul_tflops(size: int, rounds: int = 5) -> float:
-    """Return the best rate of the product of two square matrices: bfloat16 on a GPU, float32 on a CPU."""
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    """Return the best rate of the product of two square float32 matrices."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     for _ in range(rounds + 2):
-        _wait()
         start = time.perf_counter()
-        for _ in range(10 if on_gpu else 1):
-            left @ right
-        _wait()
-        best = min(best, (time.perf_counter() - start) / (10 if on_gpu else 1))
+        left @ right
+        best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12
 
 
@@ -142,11 +131,6 @@ def profile_in_a_process(job: Job, folder: Path, dry_run: bool = False, options:
     command += ["--resolution", str(job.resolution), "--train_batch_size", str(job.train_batch_size)]
     command += ["--output_dir", str(folder), "--threads", str(job.threads), *(["--dry_run"] if dry_run else [])]
     return dict(json.loads(run(command, job.threads).output.splitlines()[-1]))
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def main() -> None:
@@ -178,7 +162,7 @@ def main() -> None:
         **given.options,
     )
     warmup, steps = (1, 1) if given.dry_run else (3, given.steps)
-    size = 256 if given.dry_run else 8192 if torch.cuda.is_available() else 2048
+    size = 256 if given.dry_run else 2048
     print(json.dumps(profile(config, warmup, steps, size)))
 
 

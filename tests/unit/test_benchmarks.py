@@ -31,6 +31,7 @@ def _load(name: str) -> ModuleType:
 
 faults = _load("faults")
 commands = _load("commands")
+_load("measures")
 plain_loop = _load("plain_loop")
 kernel_distance = _load("kernel_distance")
 _load("image_folders"), _load("origin"), _load("step_profile")
