@@ -76,6 +76,7 @@ def options(workshop: Path) -> dict[str, Any]:
         "lr_warmup_steps": 2,
         "num_inference_steps": 2,
         "eval_batch_size": 4,
+        "save_images_epochs": 1,
         "logging_steps": 2,
     }
 
