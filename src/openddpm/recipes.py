@@ -9,7 +9,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": "unet-16",
         "random_flip": False,
         "zero_init_residuals": True,
-        "max_train_steps": 1700,
+        "max_train_steps": 1500,
         "train_batch_size": 32,
         "optimizer": "muon",
         "learning_rate": 8e-3,

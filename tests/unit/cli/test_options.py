@@ -61,6 +61,7 @@ def test_hyphens_and_underscores_are_alike(name: str) -> None:
         "speed": "max",
         "optimizer": "muon",
         "preview_solver": "unipc",
+        "max_minutes": "7.5",
     }
     annotation = TrainConfig.model_fields[name].annotation
     if annotation is bool:
