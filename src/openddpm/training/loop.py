@@ -19,7 +19,7 @@ from openddpm.training.look import look
 from openddpm.training.not_finite import hear_all, not_finite
 from openddpm.training.ranks import Word, agree, lost_ranks_named
 from openddpm.training.run import Training
-from openddpm.training.saving import note_save, save
+from openddpm.training.saving import has_turn, note_save, save
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
 
@@ -83,14 +83,17 @@ def _fit(training: Training, stop: StopRequest) -> Status:
             state.look_due, stopping = word.look_due, word.signal is not None
             stop.signal = stop.signal or word.signal  # one that came meanwhile is heard at the next step
 
-        # Save in the background; what a sitting ends with is waited for.
+        # Save in the background, once the save before is done; what a sitting ends with is waited for.
         is_over = state.step >= training.total_steps
-        wants_save |= state.step % config.checkpointing_steps == 0 or is_over or stopping
-        if wants_save and state.step != saved_step:
-            state.wall_seconds = clock.wall_seconds()
+        ends = is_over or stopping
+        wants_save |= state.step % config.checkpointing_steps == 0 or ends
+        wants_save &= state.step != saved_step
+        if wants_save:
             with clock.paused():
-                save(training, stop, is_last=is_over or stopping)
-            saved_step = state.step
+                if ends or has_turn(training):
+                    state.wall_seconds = clock.wall_seconds()
+                    save(training, stop, is_last=ends)
+                    saved_step, wants_save = state.step, False
         if stopping and (state.look_due or not is_over):
             return "interrupted"
         if is_over:
@@ -118,7 +121,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         if not word.is_finite:
             note_save(training, training.saver.collect(wait=True))  # before anybody looks for the way back
             raise not_finite(training, losses, may_go_back=word.signal is None)
-        wants_save, stopping = word.wants_save, word.signal is not None
+        wants_save, stopping = wants_save or word.wants_save, word.signal is not None
         stop.signal = stop.signal or word.signal
 
         # Update the weights, and their average.
