@@ -31,7 +31,7 @@ def replace_path(source: Path, target: Path) -> None:
     Raises:
         OSError: it cannot be done, or is in use for longer.
     """
-    _patiently(lambda: os.replace(source, target))
+    _patiently(lambda: source.replace(target))
 
 
 def remove_folder(folder: Path) -> None:
@@ -43,15 +43,16 @@ def remove_folder(folder: Path) -> None:
     _patiently(lambda: shutil.rmtree(folder))
 
 
-def _patiently(act: Callable[[], None]) -> None:
+def _patiently(act: Callable[[], object]) -> None:
     for seconds in _WAITS:
         try:
-            return act()
+            act()
+            return
         except PermissionError as error:
             if getattr(error, "winerror", None) not in _IN_USE:
                 raise
             time.sleep(seconds)
-    return act()
+    act()
 
 
 def fsync_folder(folder: Path) -> None:

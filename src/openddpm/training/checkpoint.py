@@ -22,6 +22,7 @@ _EMA = "ema.safetensors"
 _NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
+_METADATA = {"format": "pt"}  # as diffusers and transformers expect
 
 
 class InvalidCheckpoint(Exception):
@@ -116,9 +117,9 @@ def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> dict
     for stem, content in tensors.items():
         path = partial / f"{stem}.safetensors"
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-        save_file(on_cpu, path, metadata={"format": "pt"})
+        save_file(on_cpu, path, metadata=_METADATA)
         sync_file(path)
-        intended[path.name] = Intended.of_tensors(path, on_cpu)
+        intended[path.name] = Intended.of_tensors(path, on_cpu, _METADATA)
     intended[STATE] = Intended.of_text(json_text(state))
     write_atomically(partial / STATE, json_text(state))
     files = {name: {"bytes": file.num_bytes, "sha256": file.sha256()} for name, file in sorted(intended.items())}

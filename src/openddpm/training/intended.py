@@ -3,10 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 BYTES_AT_A_TIME = 2**20  # measured: what is compared while it lies in the processor's cache is compared fastest
 
@@ -27,7 +30,7 @@ class Intended:
         return cls([np.frombuffer(text.encode(), np.uint8)])
 
     @classmethod
-    def of_tensors(cls, path: Path, tensors: dict[str, torch.Tensor]) -> "Intended":
+    def of_tensors(cls, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> "Intended":
         """Return the content of the safetensors file that was written to `path`: of which only the header is read.
 
         The format (safetensors' README, "Format") is the length of the header in 8 bytes, the header, which is JSON,
@@ -37,24 +40,23 @@ class Intended:
             tensors: on the CPU, contiguous.
 
         Raises:
-            DamagedHeader: the header names other tensors, shapes or places.
+            DamagedHeader: the header says anything else than that these tensors follow.
         """
         with path.open("rb") as file:
             length = file.read(8)
-            header = file.read(int.from_bytes(length, "little"))
+            header = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
         try:
-            entries = json.loads(header)
-            entries.pop("__metadata__")
-            order = sorted(entries, key=lambda name: entries[name]["data_offsets"])
-            found = [(name, entries[name]["shape"], *entries[name]["data_offsets"]) for name in order]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            said = json.loads(header)
+            order = sorted(tensors, key=lambda name: said[name]["data_offsets"])
+        except (ValueError, LookupError, TypeError) as error:
             raise DamagedHeader(f"{path.name} has a damaged header") from error
-        wanted, end = [], 0
+        wanted: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
         for name in order:
-            tensor = tensors.get(name, torch.empty(0))
-            wanted.append((name, list(tensor.shape), end, end + tensor.nbytes))
-            end += tensor.nbytes
-        if found != wanted or entries.keys() != tensors.keys():
+            start, end = end, end + tensors[name].nbytes
+            shape = list(tensors[name].shape)
+            wanted[name] = {"dtype": _dtype_name(tensors[name].dtype), "shape": shape, "data_offsets": [start, end]}
+        if said != wanted:
             raise DamagedHeader(f"{path.name} has a header that is not that of its tensors")
         head = np.frombuffer(length + header, np.uint8)
         return cls([head, *(tensors[name].reshape(-1).view(torch.uint8).numpy() for name in order)])
@@ -82,3 +84,10 @@ class Intended:
                     if file.readinto(read) < len(wanted) or not np.array_equal(read, wanted):  # type: ignore[arg-type]
                         return False
             return not file.read(1)
+
+
+@lru_cache
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Return what safetensors calls a dtype."""
+    content = save({"any": torch.empty(0, dtype=dtype)})
+    return str(json.loads(content[8:])["any"]["dtype"])
