@@ -1,7 +1,8 @@
 """A device named mps that stands in for an Apple GPU: it computes on the CPU, and refuses what that device refuses.
 
-Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, and NumPy arrays
-of what lies on it. What it cannot show: which operations Metal lacks, how it rounds, how fast it is.
+Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, NumPy arrays
+of what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal lacks,
+how it rounds, how fast it is.
 """
 
 from collections.abc import Iterator
@@ -45,10 +46,11 @@ class OnDevice(torch.Tensor):
         if args and isinstance(args[0], torch.Tensor):
             args = (args[0].device, args[0].dtype, *args[1:])
         copy = kwargs.pop("copy", False)
-        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         same = dtype in (None, self.dtype) and memory_format is None and not copy
         options = {"memory_format": memory_format} if memory_format else {}
         if device is not None and device.type != "mps":
+            _refuse_to_go_on(non_blocking)
             held = self.held.detach()
             return torch.empty_like(held, dtype=dtype, device=device, **options).copy_(held)
         return self if same else super().to(dtype or self.dtype, copy=True, **options)
@@ -83,11 +85,20 @@ class _Transfers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.Tensor.to and not isinstance(args[0], OnDevice):
-            device, dtype, *_ = torch._C._nn._parse_to(*args[1:], **{k: v for k, v in kwargs.items() if k != "copy"})
+            device, dtype, non_blocking, _ = torch._C._nn._parse_to(
+                *args[1:], **{k: v for k, v in kwargs.items() if k != "copy"}
+            )
             if device is not None and device.type == "mps":
+                _refuse_to_go_on(non_blocking)
                 made = torch.empty(args[0].shape, dtype=dtype or args[0].dtype, device=MPS)
                 return made.copy_(args[0].detach())
         return func(*args, **kwargs)
+
+
+def _refuse_to_go_on(non_blocking: bool) -> None:
+    """Refuse a copy that is not waited for: on mps it reads memory that may be freed by then (PyTorch issue 189690)."""
+    if non_blocking:
+        raise RuntimeError("a copy between the host and mps that is not waited for")
 
 
 def _dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -102,6 +113,8 @@ def _dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             on_host.append(value)
         return value
 
+    if func is torch.ops.aten.copy_.default and isinstance(args[0], OnDevice) != isinstance(args[1], OnDevice):
+        _refuse_to_go_on(len(args) > 2 and args[2])
     asked = kwargs.get("device")
     asked = None if asked is None else torch.device(asked)
     args, kwargs = tree_map(unwrapped, args), tree_map(unwrapped, kwargs)

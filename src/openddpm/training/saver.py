@@ -122,6 +122,6 @@ class Saver:
             for name, tensor in content.items():
                 if name not in copies:
                     copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-                copies[name].copy_(tensor.detach(), non_blocking=True)
+                copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
