@@ -165,7 +165,7 @@ class RunOptions(_Options):
     rank_timeout: int = Field(1800, ge=1)
     """Seconds that one of several processes waits for the others before it takes them for dead and ends."""
     checkpointing_steps: int = Field(500, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints. One that is due while the last is being written is of the first step after it."""
     checkpoints_total_limit: int = Field(3, ge=1)
     """Newest checkpoints to keep."""
     save_images_epochs: int | None = Field(None, ge=1)

@@ -1,7 +1,7 @@
 """Names are data: what a file or a column is called is shown to people, and never obeyed by a terminal or a page."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 MAX_NAME_CHARS = 4096  # what Linux allows a path; an archive or a table can hold names of any length
 
@@ -20,6 +20,11 @@ def as_text(name: Path | str) -> str:
     """
     text = _HARMFUL.sub(_spelled, str(name))
     return text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def name_below(path: PurePath, folder: PurePath) -> str:
+    """Return what a file in a folder is called there, its folders told apart by slashes, as text on every system."""
+    return as_text(path.relative_to(folder).as_posix())
 
 
 def _spelled(match: re.Match[str]) -> str:

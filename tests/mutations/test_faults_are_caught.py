@@ -193,7 +193,7 @@ FAULTS = [
         "older checkpoints that go before the new one is verified",
         "training/checkpoint.py",
         "    fsync_folder(parent)\n",
-        "    fsync_folder(parent)\n    for old in list_checkpoints(run_folder)[:-keep]:\n        shutil.rmtree(old)\n",
+        "    fsync_folder(parent)\n    prune_checkpoints(run_folder, 2)\n",
         POWER_CUT,
     ),
     Fault(

@@ -51,7 +51,7 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for array, layout in stacks:
-            stem = f"{array.path.relative_to(root)} {array.name}".strip()
+            stem = f"{array.path.relative_to(root).as_posix()} {array.name}".strip()
             with contextlib.closing(array.entries()) as entries:
                 for index, entry in enumerate(entries):
                     yield as_text(f"{stem} {index}"), entry.transpose(1, 2, 0) if layout == "CHW" else entry

@@ -33,7 +33,7 @@ from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_
 from openddpm.data.tar_source import count_images as count_tar_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
-from openddpm.names import as_text
+from openddpm.names import as_text, name_below
 from openddpm.record.schema import LeftOut
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
@@ -80,7 +80,7 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
         if chosen.source.num_items < CLEAR_RATIO * other.source.num_items:
             raise _ambiguous(folder, chosen, other)
         reason = f"{other.noun}s: beside {chosen.source.num_items:,} images in {chosen.noun}s, which are the data"
-        names = [str(path.relative_to(folder)) for path in other.paths]
+        names = [name_below(path, folder) for path in other.paths]
         selection.left_out.add(reason, names, is_data=True, count=other.source.num_items)
     is_of_files = chosen.noun == IMAGES.noun
     if is_of_files:
@@ -167,7 +167,7 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
     if folder in unlisted:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
     entries += [Entry(PurePosixPath(*path.relative_to(folder).parts), path, read_head, True) for path in unlisted]
-    return entries, sorted(str(path.relative_to(folder)) for path in targets)
+    return entries, sorted(name_below(path, folder) for path in targets)
 
 
 def _is_target(path: Path, linked: set[str]) -> bool:
@@ -213,7 +213,7 @@ def _candidates(
         if kind is ARROW and (saved := sorted({path.parent for path in paths if is_saved(path.parent)})):
             paths = [path for path in paths if path.parent not in saved]
             if len(saved) > 1:
-                names = ", ".join(as_text(one.relative_to(folder)) for one in saved)
+                names = ", ".join(name_below(one, folder) for one in saved)
                 found = f"'{as_text(folder)}' holds several data sets that `datasets` saved: {names}"
                 raise UserError(found, "Give the folder of one of them as --dataset.")
             yield _Candidate("file of a saved data set", saved, saved_source(saved[0], options))
@@ -226,7 +226,7 @@ def _candidates(
         except UserError as error:  # features or masks, say, beside the data itself
             if num_kinds == 1 or kind.name in TABLES:
                 raise
-            unreadable = [str(path.relative_to(folder)) for path in paths]
+            unreadable = [name_below(path, folder) for path in paths]
             selection.left_out.add(
                 f"{kind.noun}s that cannot be read as images: {error.found}", unreadable, is_data=True
             )
@@ -245,7 +245,7 @@ def _tables_with_images(
     if not holding and is_only_kind:
         return paths
     others = set(paths).difference(holding)
-    names = [str(path.relative_to(folder)) for path in paths if path in others]
+    names = [name_below(path, folder) for path in paths if path in others]
     selection.left_out.add("tables without a column of images", names, is_data=False)
     return holding
 
@@ -255,7 +255,7 @@ def _joined_folders(folder: Path, paths: Sequence[Path]) -> Iterator[LeftOut]:
     if len({path.parent for path in paths}) > 1:
         counts: Counter[str] = Counter()
         for path in paths:
-            counts[str(path.parent.relative_to(folder))] += count_rows(path)
+            counts[name_below(path.parent, folder)] += count_rows(path)
         shown = counted(dict(list(counts.items())[:MAX_FOLDERS])) + (", ..." if len(counts) > MAX_FOLDERS else "")
         reason = as_text(f"images from {len(counts):,} folders, taken together: {shown}; give one as --dataset for it")
         yield LeftOut(reason=f"{reason} alone", count=1, is_data=False)
@@ -273,7 +273,7 @@ def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) ->
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
         for path in paths:
-            yield as_text(path.relative_to(root)), read_encoded(path)
+            yield name_below(path, root), read_encoded(path)
 
     digest = digest_names(digest_files(paths), [str(selection.root)])  # from which their names begin
     return ImageSource(as_text(root), digest, len(paths), items)
@@ -282,7 +282,7 @@ def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) ->
 def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError:
     """Return the error that asks which of two kinds is meant."""
     kinds = [
-        f"{one.source.num_items:,} images in {one.noun}s, such as '{as_text(one.paths[0].relative_to(folder))}'"
+        f"{one.source.num_items:,} images in {one.noun}s, such as '{name_below(one.paths[0], folder)}'"
         for one in (first, second)
     ]
     places = [_place(one, other) for one, other in ((first, second), (second, first))]

@@ -5,9 +5,9 @@ import re
 import stat
 from dataclasses import replace
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from openddpm.config import DataOptions
 from openddpm.data.array_files import open_arrays
@@ -37,7 +37,7 @@ from openddpm.record.schema import LeftOut
 
 __all__ = ["ImageSource", "open_source"]
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a single letter is a drive of Windows
 _HUB_ADDRESS = re.compile(r"(https?://huggingface\.co/|hf://)datasets/(?P<name>[^/?#@]+/[^/?#@]+)/?$", re.IGNORECASE)
 
 BUILT_IN = ("avatars-16",)
@@ -78,7 +78,7 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
         return folder_source(path, options)
     if stat.S_ISREG(mode):
         return _file_source(path, options)
-    if path.is_absolute() or options.dataset.startswith((".", "~")) or path.name.endswith(FILE_SUFFIXES):
+    if _can_only_be_a_path(options.dataset):
         raise UserError(f"no file or folder '{as_text(options.dataset)}'", "Check the path given as --dataset.")
     from openddpm.data.hub_source import cache_folders, load_from_hub
 
@@ -87,11 +87,24 @@ def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
     return replace(source, left_out=(*source.left_out, *_other_splits(dataset)))
 
 
+def _can_only_be_a_path(dataset: str) -> bool:
+    """Tell a path that leads nowhere from what may be a name on the Hub, whichever system the path is of."""
+    of_windows = PureWindowsPath(dataset)
+    return (
+        bool(of_windows.anchor)  # a slash or backslash first, or a drive
+        or "\\" in dataset
+        or dataset.startswith((".", "~"))
+        or of_windows.name.endswith(FILE_SUFFIXES)
+    )
+
+
 def _no_address(dataset: str) -> UserError:
     """Return the error of a file or page that is given by its address."""
     todo = "Download it first, and give the path of the file or folder as --dataset."
     if dataset.lower().startswith("file:"):
-        todo = f"Give the plain path: --dataset '{as_text(unquote(urlsplit(dataset).path))}'."
+        from urllib.request import url2pathname  # which takes the slash from /C:/images on Windows
+
+        todo = f"Give the plain path: --dataset '{as_text(url2pathname(urlsplit(dataset).path))}'."
     elif hub := _HUB_ADDRESS.match(dataset):
         todo = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
     return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", todo)

@@ -180,7 +180,8 @@ def _checked(transformed: object, shape: torch.Size) -> torch.Tensor:
 
 def load_images(images: np.ndarray, indices: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the images at `indices` of a store as uint8 (B, C, H, W) on `device`."""
-    return torch.from_numpy(np.ascontiguousarray(images[indices])).to(device, non_blocking=True)
+    may_go_on = device.type == "cuda"  # on Apple GPUs it reads memory that is freed by then (PyTorch issue 189690)
+    return torch.from_numpy(np.ascontiguousarray(images[indices])).to(device, non_blocking=may_go_on)
 
 
 def uint8_to_signed_unit(images: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """The forward process: noising, targets, and what a prediction says about the noise. Always in float32."""
 
+from functools import lru_cache
+
 import torch
 from diffusers import DDIMScheduler
 
@@ -93,6 +95,12 @@ def sample_timesteps(
     timesteps = (draws * num_timesteps).long().clamp(max=num_timesteps - 1)
     if sampling != "importance":
         return timesteps, torch.ones_like(draws)
-    edges = torch.arange(num_timesteps + 1, device=draws.device, dtype=torch.float64) / num_timesteps
+    return timesteps, _importance_weights(num_timesteps, draws.device)[timesteps]
+
+
+@lru_cache(maxsize=8)
+def _importance_weights(num_timesteps: int, device: torch.device) -> torch.Tensor:
+    """Return the weight of each timestep, (T,) float32; made in float64, on the CPU: not every device knows that."""
+    edges = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     likelihoods = (edges ** (1 / IMPORTANCE_POWER)).diff()
-    return timesteps, (1 / (num_timesteps * likelihoods[timesteps])).float()
+    return (1 / (num_timesteps * likelihoods)).float().to(device)

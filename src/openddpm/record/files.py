@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,11 +15,44 @@ from openddpm.errors import UserError
 
 TEMPORARY = ".openddpm-tmp"
 
+_IN_USE = (5, 32, 33)  # Windows: access denied, a sharing or a lock violation, as while another program has a file open
+_WAITS = (0.01, 0.03, 0.1, 0.3, 1.0)  # assumed: seconds; a virus scanner or a reader is done with a file by then
+
 
 def sync_file(path: Path) -> None:
     """Make a file's content survive a power loss."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows syncs no file that is open for reading alone
         os.fsync(file.fileno())
+
+
+def replace_path(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, over a file that is there; on Windows wait a little for whoever has it open.
+
+    Raises:
+        OSError: it cannot be done, or is in use for longer.
+    """
+    _patiently(lambda: source.replace(target))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it; on Windows wait a little for whoever has a file of it open.
+
+    Raises:
+        OSError: it cannot be done, or is in use for longer; a part of it may be gone.
+    """
+    _patiently(lambda: shutil.rmtree(folder))
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    for seconds in _WAITS:
+        try:
+            act()
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IN_USE:
+                raise
+            time.sleep(seconds)
+    act()
 
 
 def fsync_folder(folder: Path) -> None:
@@ -48,7 +83,7 @@ def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_path(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
@@ -79,7 +114,12 @@ def append_whole(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` atomically by `value` as indented JSON; NaN and infinities are refused."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return what `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_file(path: Path) -> bytes | None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid, to_picture
-from openddpm.record.files import TEMPORARY, parse_json, read_file, write_atomically, write_json
+from openddpm.record.files import TEMPORARY, parse_json, read_file, replace_path, write_atomically, write_json
 from openddpm.sampling_run.npz import write_npz
 
 GRID_IMAGES = 64
@@ -119,7 +119,8 @@ class ImageFolder:
             if is_new:
                 with suppress(OSError):  # not empty
                     self.folder.rmdir()
-            self._lock_file.unlink(missing_ok=True)  # while it is held: nobody else can have it
+            with suppress(PermissionError):  # of Windows, where the lock removes its file itself as it is released
+                self._lock_file.unlink(missing_ok=True)  # while it is held: nobody else can have it
             lock.release()
 
     def begin(self, settings: Settings) -> list[str]:
@@ -174,7 +175,7 @@ class ImageFolder:
         temporary = self.folder / f".{number:05d}.{os.getpid()}{TEMPORARY}"
         try:
             temporary.write_bytes(encoded.getbuffer())
-            temporary.replace(self._path(number))
+            replace_path(temporary, self._path(number))
         finally:
             temporary.unlink(missing_ok=True)
         self._is_there[number] = True

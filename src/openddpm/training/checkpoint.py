@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, sync_file, write_json
+from openddpm.record.files import fsync_folder, json_text, remove_folder, replace_path, sync_file, write_atomically
+from openddpm.training.intended import Intended
 from openddpm.training.state import Tensors
 
 MANIFEST = "manifest.json"
@@ -22,6 +22,7 @@ _EMA = "ema.safetensors"
 _NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
+_METADATA = {"format": "pt"}  # as diffusers and transformers expect
 
 
 class InvalidCheckpoint(Exception):
@@ -58,14 +59,15 @@ def checkpoint_step(folder: Path) -> int:
 def remove_checkpoints(run_folder: Path) -> None:
     """Remove a run's checkpoints, published and partial; what else lies beside them stays."""
     for folder in (*list_checkpoints(run_folder), *checkpoints_folder(run_folder).glob(f"{_PARTIAL}*")):
-        shutil.rmtree(folder)
+        remove_folder(folder)
 
 
-def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: dict[str, Any], keep: int) -> Path:
-    """Publish a checkpoint, then remove all but the newest `keep`.
+def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: dict[str, Any]) -> Path:
+    """Publish a checkpoint.
 
-    Partial folder -> files, each synced -> manifest with sizes and sha256 -> rename -> sync of the parent -> verify ->
-    prune. Killed anywhere, it leaves either no checkpoint of this step or a whole one.
+    Partial folder -> files, each synced -> manifest with sizes and sha256 -> rename -> sync of the parent -> read back
+    and compared with memory. Killed anywhere, it leaves either no checkpoint of this step or a whole one. The sha256
+    are those of `tensors` in memory: each byte is hashed once, and no damage on the way to the disk is hashed with it.
 
     Raises:
         OSError, SafetensorError: it could not be written; nothing is left of it.
@@ -75,36 +77,74 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     name = f"step-{scalars['step']:08d}"
     final, partial = parent / name, parent / f"{_PARTIAL}{name}"
     for leftover in parent.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(leftover)
+        remove_folder(leftover)
+    intended = None
     if not final.exists():  # as it does where only what follows on publishing has failed
         try:
-            _write_files(partial, tensors, {**scalars, "run_id": run_id})
-            os.replace(partial, final)
+            intended = _write_files(partial, tensors, {**scalars, "run_id": run_id})
+            replace_path(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     fsync_folder(parent)
     try:
-        verify_checkpoint(final, run_id)
+        _check_published(final, run_id, intended)
     except InvalidCheckpoint:
-        shutil.rmtree(final)
+        remove_folder(final)
         raise
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old)
     return final
 
 
-def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> None:
-    """Write what a checkpoint holds into the new folder `partial`, and make it durable."""
+def prune_checkpoints(run_folder: Path, keep: int) -> str | None:
+    """Remove all checkpoints but the newest `keep`; return why one could not be, None where all could."""
+    fault = None
+    for old in list_checkpoints(run_folder)[:-keep]:
+        try:
+            remove_folder(old)
+        except OSError as error:
+            fault = str(error)
+    return fault
+
+
+def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> dict[str, Intended]:
+    """Write what a checkpoint holds into the new folder `partial`, and make it durable.
+
+    Returns:
+        what each file is to hold.
+    """
     partial.mkdir(parents=True)
+    intended: dict[str, Intended] = {}
     for stem, content in tensors.items():
+        path = partial / f"{stem}.safetensors"
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-        save_file(on_cpu, partial / f"{stem}.safetensors", metadata={"format": "pt"})
-        sync_file(partial / f"{stem}.safetensors")
-    write_json(partial / STATE, state)
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
-    write_json(partial / MANIFEST, {"files": files})
+        save_file(on_cpu, path, metadata=_METADATA)
+        sync_file(path)
+        intended[path.name] = Intended.of_tensors(path, on_cpu, _METADATA)
+    intended[STATE] = Intended.of_text(json_text(state))
+    write_atomically(partial / STATE, json_text(state))
+    files = {name: {"bytes": file.num_bytes, "sha256": file.sha256()} for name, file in sorted(intended.items())}
+    intended[MANIFEST] = Intended.of_text(json_text({"files": files}))
+    write_atomically(partial / MANIFEST, json_text({"files": files}))
     fsync_folder(partial)
+    return intended
+
+
+def _check_published(folder: Path, run_id: str, intended: dict[str, Intended] | None) -> None:
+    """Check that a published checkpoint is what was meant to be written; against its manifest if that is not known.
+
+    Raises:
+        InvalidCheckpoint: it is not, or cannot be read.
+    """
+    if intended is None:
+        verify_checkpoint(folder, run_id)
+        return
+    for name, content in intended.items():
+        try:
+            is_there = content.is_in(folder / name)
+        except OSError as error:
+            raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
+        if not is_there:
+            raise InvalidCheckpoint(f"{name} is not on the disk as it was written")
 
 
 def verify_checkpoint(folder: Path, run_id: str) -> list[str]:

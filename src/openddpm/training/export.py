@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 
-from openddpm.record.files import TEMPORARY, write_atomically
+from openddpm.record.files import TEMPORARY, replace_path, write_atomically
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
@@ -25,7 +25,7 @@ def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, sched
         os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
-    os.replace(temporary, run_folder / "unet" / WEIGHTS_FILE)
+    replace_path(temporary, run_folder / "unet" / WEIGHTS_FILE)
     temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
     pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)
     write_atomically(run_folder / "unet" / "config.json", unet.to_json_string())

@@ -18,7 +18,7 @@ from openddpm.training.clock import Clock
 from openddpm.training.look import look
 from openddpm.training.ranks import Word, agree, lost_ranks_named
 from openddpm.training.run import StepParts, Training
-from openddpm.training.saving import note_save, save
+from openddpm.training.saving import has_turn, note_save, save
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
 from openddpm.training.update import update_of
@@ -75,27 +75,26 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # A process that is alone heeds a signal at once; several agree on the step.
         stopping = stopping or (accelerator.num_processes == 1 and stop.signal is not None)
 
-        # Know how the last step went, before anything is made of it.
-        is_over = state.step >= training.total_steps
-        wants_save |= state.step % config.checkpointing_steps == 0 or is_over or stopping
-        if state.look_due or wants_save:
-            update.settle()
-
         # Look at the weights: evaluate them, and make previews.
         if state.look_due and not stopping:
+            update.settle()
             with clock.paused():
                 look(training, stop)
                 word = agree(accelerator, Word(signal=stop.signal, look_due=state.look_due))
             state.look_due, stopping = word.look_due, word.signal is not None
             stop.signal = stop.signal or word.signal  # one that came meanwhile is heard at the next step
 
-        # Save in the background; what a sitting ends with is waited for.
-        wants_save |= stopping
-        if wants_save and state.step != saved_step:
-            state.wall_seconds = clock.wall_seconds()
+        # Save in the background, once the save before is done; what a sitting ends with is waited for.
+        is_over = state.step >= training.total_steps
+        ends = is_over or stopping
+        wants_save |= state.step % config.checkpointing_steps == 0 or ends
+        wants_save &= state.step != saved_step
+        if wants_save and (ends or has_turn(training)):
+            update.settle()
             with clock.paused():
-                save(training, stop, is_last=is_over or stopping)
-            saved_step = state.step
+                state.wall_seconds = clock.wall_seconds()
+                save(training, stop, is_last=ends)
+            saved_step, wants_save = state.step, False
         if stopping and (state.look_due or not is_over):
             return "interrupted"
         if is_over:
@@ -118,7 +117,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # Clip the gradient, and update the weights and their average, if all processes agree that all is finite; hear
         # who is to stop, and who has to save.
         word, grad_norm = update.step(losses)
-        wants_save, stopping = word.wants_save, word.signal is not None
+        wants_save, stopping = wants_save or word.wants_save, word.signal is not None
         stop.signal = stop.signal or word.signal
 
         # Move on.

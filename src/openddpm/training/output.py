@@ -1,7 +1,6 @@
 """Decides what may happen to the run folder before anything does."""
 
 import os
-import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
-from openddpm.record.files import remove_leftovers
+from openddpm.record.files import remove_folder, remove_leftovers
 from openddpm.record.schema import RulersRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
@@ -58,7 +57,8 @@ class Claim:
             return
         never_began = not (self._folder / RUN_FILE).exists()
         if never_began:
-            (self._folder / ".lock").unlink(missing_ok=True)  # while it is held: nobody else can have it
+            with suppress(PermissionError):  # of Windows, where the lock removes its file itself as it is released
+                (self._folder / ".lock").unlink(missing_ok=True)  # while it is held: nobody else can have it
         self._lock.release()
         if never_began and self._is_new:
             with suppress(OSError):  # not empty
@@ -86,7 +86,7 @@ def remove_later_checkpoints(folder: Path, step: int) -> None:
     """Remove checkpoints beyond `step`, so that `latest` means the history that is gone on with."""
     for checkpoint in list_checkpoints(folder):
         if checkpoint_step(checkpoint) > step:
-            shutil.rmtree(checkpoint)
+            remove_folder(checkpoint)
 
 
 def check_own_folder(config: TrainConfig) -> None:

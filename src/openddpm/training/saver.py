@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from safetensors import SafetensorError
 
 from openddpm.record.schema import Progress
-from openddpm.training.checkpoint import InvalidCheckpoint, write_checkpoint
+from openddpm.training.checkpoint import InvalidCheckpoint, prune_checkpoints, write_checkpoint
 from openddpm.training.state import Tensors
 
 RETRY_SECONDS = 60.0  # assumed: between attempts to save, while training goes on
 LAST_RETRY_SECONDS = 5.0  # the same where nothing is left to do but to save
+TURN_SECONDS = 1.0  # assumed: that training waits for a save in hand, so that small runs save at the steps they should
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class SaveOutcome:
     progress: Progress
     fault: str | None
     """Why it could not be saved; None if it was."""
+    not_pruned: str | None = None
+    """Why an older checkpoint could not be removed, which is tried again with the next."""
 
 
 class Saver:
@@ -44,12 +47,24 @@ class Saver:
         self._saving: Future[SaveOutcome] | None = None
         self._copies: Tensors = {}
         self._failed_at: float | None = None
+        self._was_waited_for = False
+        self.has_told_of_waiting = False
+        """Whether somebody was told that saves come later than they are due."""
+
+    def is_free(self) -> bool:
+        """Tell whether the save before is done; the first time that it is not, wait `TURN_SECONDS` for it."""
+        if self._saving is None or self._saving.done():
+            return True
+        if not self._was_waited_for:
+            self._was_waited_for = True
+            wait([self._saving], TURN_SECONDS)
+        return self._saving.done()
 
     def begin(self, tensors: Tensors, scalars: dict[str, Any], progress: Progress) -> None:
         """Copy the state, which may change as soon as this returns, and begin to write it."""
         assert self._saving is None, "collect the outcome of the save before"
         self._copy(tensors)
-        self._failed_at = None
+        self._failed_at, self._was_waited_for = None, False
         self._saving = self._thread.submit(self._save, scalars, progress)
 
     def collect(self, wait: bool) -> SaveOutcome | None:
@@ -93,10 +108,12 @@ class Saver:
     def _save(self, scalars: dict[str, Any], progress: Progress) -> SaveOutcome:
         try:
             self._before()
-            self._after(write_checkpoint(self._run_folder, self._run_id, self._copies, scalars, self._keep))
+            checkpoint = write_checkpoint(self._run_folder, self._run_id, self._copies, scalars)
+            not_pruned = prune_checkpoints(self._run_folder, self._keep)
+            self._after(checkpoint)
         except (OSError, SafetensorError, InvalidCheckpoint) as error:
             return SaveOutcome(progress, str(error))
-        return SaveOutcome(progress, None)
+        return SaveOutcome(progress, None, not_pruned)
 
     def _copy(self, tensors: Tensors) -> None:
         """Copy to the CPU, into memory that is kept: to get it anew takes ten times as long (measured)."""
@@ -105,6 +122,6 @@ class Saver:
             for name, tensor in content.items():
                 if name not in copies:
                     copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-                copies[name].copy_(tensor.detach(), non_blocking=True)
+                copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()

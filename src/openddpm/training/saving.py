@@ -1,6 +1,7 @@
 """When the loop saves: what is told of it, and how long the end of a sitting waits for it."""
 
 from openddpm.errors import UserError
+from openddpm.training.ranks import Word, agree
 from openddpm.training.run import Training
 from openddpm.training.saver import SaveOutcome
 from openddpm.training.stop import StopRequest
@@ -9,8 +10,24 @@ PATIENCE_SECONDS = 600.0  # assumed: that a finished run waits for room on the d
 PATIENCE_SECONDS_WHEN_STOPPING = 15.0  # whoever sent the signal may soon send a stronger one
 
 
+def has_turn(training: Training) -> bool:
+    """Tell whether the save before is done, so that the next may begin. A collective call: all hear the same.
+
+    Training goes on where it is not, and asks again at the next step.
+    """
+    saver, recorder = training.saver, training.recorder
+    is_free = recorder.is_main and saver.is_free()
+    if recorder.is_main and not (is_free or saver.has_told_of_waiting):
+        saver.has_told_of_waiting = True
+        recorder.warned(
+            f"step {training.state.step:,} is not saved: the save before is still being written; the first step after "
+            "it will be. Saves come later than --checkpointing_steps says, and where the disk is that slow fewer do"
+        )
+    return agree(training.accelerator, Word(wants_save=is_free)).wants_save
+
+
 def save(training: Training, stop: StopRequest, is_last: bool) -> None:
-    """Begin to save, in the main process, once the save before is done; wait for the last one of a sitting.
+    """Begin to save, in the main process; wait for the last one of a sitting, and for the one before it.
 
     Raises:
         UserError: the last state could not be saved.
@@ -53,5 +70,10 @@ def note_save(training: Training, outcome: SaveOutcome | None) -> None:
         return
     if outcome.fault:
         training.recorder.warned(f"step {outcome.progress.step:,} could not be saved: {outcome.fault}")
-    else:
-        training.recorder.checkpointed(outcome.progress)
+        return
+    if outcome.not_pruned:
+        training.recorder.warned(
+            f"a checkpoint before step {outcome.progress.step:,} could not be removed: {outcome.not_pruned}; trying "
+            "again with the next"
+        )
+    training.recorder.checkpointed(outcome.progress)

@@ -100,6 +100,8 @@ class TrainingState:
             parameter = parameters[name].detach()
             if tensor.shape == parameter.shape:  # fused AdamW goes through memory: moments lie there as weights do
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            else:  # a view of the checkpoint's file, which Windows removes for nobody while it is in use
+                tensor = tensor.clone()
             entries.setdefault(names.index(name), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         for group, steps in zip(groups, scalars.get("optimizer_steps", []), strict=False):

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
 import numpy as np
@@ -17,6 +17,7 @@ from openddpm.data import image_source
 from openddpm.data.decode import Preprocessing, decode_image
 from openddpm.data.sources import open_source
 from openddpm.errors import UserError
+from openddpm.names import name_below
 from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_tar, write_zip
 
 
@@ -315,6 +316,31 @@ def test_addresses_are_refused_with_the_way_on(dataset: str, todo: str) -> None:
     with pytest.raises(UserError) as error:
         open_source(DataOptions(dataset=dataset))
     assert todo in error.value.todo
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("C:\\images", "c:/images", "C://images", "C:images", "\\\\server\\share", "\\images", "images\\train"),
+        *("some\\set.zip", "D:\\a.parquet", "/images", "./images", "~/no-such-images"),
+    ],
+)
+def test_a_path_of_any_system_is_never_taken_for_a_name_on_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drive letter, a backslash or a slash that leads nowhere is a path that is not there, and nobody is asked."""
+
+    def ask(*_: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("openddpm.data.hub_source.load_from_hub", ask)
+    with pytest.raises(UserError, match="no file or folder") as error:
+        open_source(DataOptions(dataset=path))
+    assert path in error.value.found
+
+
+def test_names_have_slashes_on_every_system() -> None:
+    """What a file is called in its folder, from which classes are told, does not depend on the system."""
+    assert name_below(PureWindowsPath("C:\\images\\cats\\a.png"), PureWindowsPath("C:\\images")) == "cats/a.png"
+    assert name_below(PurePosixPath("/images/cats/a.png"), PurePosixPath("/images")) == "cats/a.png"
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.arrow", "a.tar", "a.npz", "a.npy"])

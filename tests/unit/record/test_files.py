@@ -1,12 +1,15 @@
 import json
 import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, read_json_lines, write_atomically, write_json
+from openddpm.record.files import fsync_folder, read_json_lines, remove_folder, write_atomically, write_json
 
 
 @pytest.mark.parametrize("content", ["Grüße\n", b"\x00\xff"])
@@ -104,3 +107,46 @@ def test_damage_elsewhere_is_named(line: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 2 of '.*metrics\.jsonl' is damaged") as error:
         read_json_lines(path)
     assert error.value.todo
+
+
+def in_use(times: int, act: Callable[..., Any], winerror: int = 32) -> Callable[..., Any]:
+    """Return `act`, failing so many times first, as where another program has a file open on Windows."""
+    left = [times]
+
+    def refused(*arguments: Any, **named: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            error = PermissionError(13, "in use")
+            error.winerror = winerror  # type: ignore[attr-defined]
+            raise error
+        return act(*arguments, **named)
+
+    return refused
+
+
+def test_a_file_that_is_in_use_for_a_while_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows renames over no file that is open: a reader that is done soon costs a wait, not the file."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    write_atomically(tmp_path / "run.json", "old")
+    monkeypatch.setattr(Path, "replace", in_use(4, Path.replace))
+    write_atomically(tmp_path / "run.json", "new")
+    assert (tmp_path / "run.json").read_text("utf-8") == "new" and len(waits) == 4
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", in_use(2, shutil.rmtree, winerror=5))
+    remove_folder(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"] and len(waits) == 6
+
+
+def test_a_file_that_stays_in_use_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that never lets go ends in the system's error, and leaves no temporary file; other errors at once."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    write_atomically(tmp_path / "run.json", "old")
+    for winerror, num_waits in ((32, 5), (3, 0)):
+        waits.clear()
+        monkeypatch.setattr(Path, "replace", in_use(99, Path.replace, winerror))
+        with pytest.raises(PermissionError):
+            write_atomically(tmp_path / "run.json", "new")
+        assert len(waits) == num_waits
+    assert (tmp_path / "run.json").read_text("utf-8") == "old" and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,93 @@
+"""What a file is to hold, as it lies in memory: hashed from there, and compared with what is read back."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+BYTES_AT_A_TIME = 2**20  # measured: what is compared while it lies in the processor's cache is compared fastest
+
+
+class DamagedHeader(OSError):
+    """The header of a file that was just written does not describe what was to be written."""
+
+
+@dataclass(frozen=True)
+class Intended:
+    """The content of a file, in parts that are views of memory, each (N,) uint8."""
+
+    parts: list[np.ndarray]
+
+    @classmethod
+    def of_text(cls, text: str) -> "Intended":
+        """Return the content of a text file."""
+        return cls([np.frombuffer(text.encode(), np.uint8)])
+
+    @classmethod
+    def of_tensors(cls, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> "Intended":
+        """Return the content of the safetensors file that was written to `path`: of which only the header is read.
+
+        The format (safetensors' README, "Format") is the length of the header in 8 bytes, the header, which is JSON,
+        and the bytes of one tensor after the other, in the order that the header says.
+
+        Args:
+            tensors: on the CPU, contiguous.
+
+        Raises:
+            DamagedHeader: the header says anything else than that these tensors follow.
+        """
+        with path.open("rb") as file:
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
+        try:
+            said = json.loads(header)
+            order = sorted(tensors, key=lambda name: said[name]["data_offsets"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise DamagedHeader(f"{path.name} has a damaged header") from error
+        wanted: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
+        for name in order:
+            start, end = end, end + tensors[name].nbytes
+            shape = list(tensors[name].shape)
+            wanted[name] = {"dtype": _dtype_name(tensors[name].dtype), "shape": shape, "data_offsets": [start, end]}
+        if said != wanted:
+            raise DamagedHeader(f"{path.name} has a header that is not that of its tensors")
+        head = np.frombuffer(length + header, np.uint8)
+        return cls([head, *(tensors[name].reshape(-1).view(torch.uint8).numpy() for name in order)])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return sum(part.nbytes for part in self.parts)
+
+    def sha256(self) -> str:
+        """Return the digest that the file is to have."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update(part)
+        return digest.hexdigest()
+
+    def is_in(self, path: Path) -> bool:
+        """Tell whether a file holds this and nothing else."""
+        buffer = np.empty(BYTES_AT_A_TIME, np.uint8)
+        with path.open("rb") as file:
+            for part in self.parts:
+                for start in range(0, len(part), BYTES_AT_A_TIME):
+                    wanted = part[start : start + BYTES_AT_A_TIME]
+                    read = buffer[: len(wanted)]
+                    if file.readinto(read) < len(wanted) or not np.array_equal(read, wanted):  # type: ignore[arg-type]
+                        return False
+            return not file.read(1)
+
+
+@lru_cache
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Return what safetensors calls a dtype."""
+    content = save({"any": torch.empty(0, dtype=dtype)})
+    return str(json.loads(content[8:])["any"]["dtype"])
