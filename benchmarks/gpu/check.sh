@@ -8,8 +8,8 @@
 #
 # A second call on the same machine goes on where the first stood. Variables, with their defaults: DEADLINE=540 seconds
 # of a call, OUT=runs/gpu-check (gpu.json, summary.txt, logs.tar.gz, run.tar.gz), WORK=runs/gpu-check/work (runs, and what
-# a later call goes on from), PYTHON=python3, RUN_SECONDS=150 of the run of minutes, DATA (images for it; default .gpu/emoji-64.zip if it is there, else generated
-# photos).
+# a later call goes on from), PYTHON=python3, RUN_SECONDS=150 of the run of minutes, DATA (images for it; default
+# .gpu/emoji-64.zip if it is there, else generated photos).
 #
 # The plan, by what tells most. Seconds are those of an H100 or H200: a process starts in 18, compiling takes 83 more
 # (both measured on an H200), 45 steps of the plain loop 6. Nothing is compiled beside anything else: that ruins both.
