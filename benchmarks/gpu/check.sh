@@ -7,9 +7,9 @@
 #   DRY=1 bash benchmarks/gpu/check.sh   # without a GPU: tiny UNets, which say only that the check itself works
 #
 # A second call on the same machine goes on where the first stood. Variables, with their defaults: DEADLINE=540 seconds
-# of a call, OUT=runs/gpu-check (gpu.json, summary.txt, logs.tar.gz, run.tar.gz), WORK=$OUT/work, PYTHON=python3,
-# RUN_SECONDS=150 of the run of minutes, DATA (images for it; default .gpu/emoji-64.zip if it is there, else generated
-# photos).
+# of a call, OUT=runs/gpu-check (gpu.json, summary.txt, logs.tar.gz, run.tar.gz), WORK=runs/gpu-check/work (runs, and what
+# a later call goes on from), PYTHON=python3, RUN_SECONDS=150 of the run of minutes, DATA (images for it; default
+# .gpu/emoji-64.zip if it is there, else generated photos).
 #
 # The plan, by what tells most. Seconds are those of an H100 or H200: a process starts in 18, compiling takes 83 more
 # (both measured on an H200), 45 steps of the plain loop 6. Nothing is compiled beside anything else: that ruins both.
@@ -40,7 +40,7 @@
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 OUT=${OUT:-runs/gpu-check}
-WORK=${WORK:-$OUT/work}
+WORK=${WORK:-runs/gpu-check/work} # gigabytes
 PYTHON=${PYTHON:-python3}
 DATA=${DATA:-$(ls .gpu/emoji-64.zip 2>/dev/null)}
 mkdir -p "$WORK" || exit 2

@@ -262,7 +262,7 @@ def test_the_kept_results_make_the_kept_page() -> None:
 def test_the_whole_check_runs_without_a_gpu(tmp_path: Path) -> None:
     """Each part of the plan leaves what it should, with tiny UNets; the record of the run is kept without weights."""
     environment = {**os.environ, "DRY": "1", "OUT": str(tmp_path), "PYTHON": sys.executable, "DEADLINE": "3600"}
-    environment["DATA"] = str(tmp_path / "work" / "inputs" / "images")
+    environment |= {"WORK": str(tmp_path / "work"), "DATA": str(tmp_path / "work" / "inputs" / "images")}
     ended = subprocess.run(["bash", str(CHECK)], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-3000:]
     results = json.loads((tmp_path / "gpu.json").read_text())
