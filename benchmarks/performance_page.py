@@ -90,6 +90,28 @@ def throughput_cpu(results: Results) -> list[str]:
     ]
 
 
+def step_split(results: Results) -> list[str]:
+    """Return what the parts of a step take."""
+    names = {"native": "all that it has", "avx2": "without AVX-512 and bfloat16"}
+    parts = ("forward", "backward", "clip", "optimizer", "ema", "rest", "step")
+    rows = [
+        [
+            *(str(row["threads"]), names[row["instructions"]], row["muon_in"]),
+            *(f"{row[part]:.1f}" for part in parts),
+            percent(row["optimizer_and_ema_share"]),
+        ]
+        for row in results["rows"]
+    ]
+    columns = ("threads", "instructions", "Muon in", *parts, "optimizer and EMA")
+    return [
+        f"Milliseconds of each part of a step of the recipe {results['recipe']}, medians of {results['rounds']} runs "
+        "in turns. The second kind of instructions stands for a processor that lacks the others: PyTorch and its "
+        "libraries are told to do without. Muon's library orthogonalizes in bfloat16; openddpm has it do so in float32 "
+        "on CPUs.",
+        table(columns, rows),
+    ]
+
+
 def time_to_quality(results: Results) -> list[str]:
     """Return how much sooner ours has the loss at which the plain loops end."""
     names = {"copied": "with the faults of the copied script", "plain": "without them"}
@@ -263,6 +285,7 @@ ORIGIN_KEYS = ("commit", "device", "threads", "cores")
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "Images a second, on a CPU": ("throughput-cpu.json", "make bench", throughput_cpu),
+    "What a step of the demo takes": ("step-split.json", "python benchmarks/step_split.py", step_split),
     "Seconds until it has learned": ("time-to-quality.json", "make bench-quality", time_to_quality),
     "Sampling in fewer steps": ("sampling.json", "make bench", sampling),
     "As the data set grows": ("growth.json", "make bench-growth", growth),

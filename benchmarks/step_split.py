@@ -1,14 +1,14 @@
 """What the parts of a training step take on a CPU: forward, backward, clipping, optimizer, EMA, and the rest.
 
-    python benchmarks/step_split.py --recipe avatars-16 --threads 1 2 --instructions native avx2 \
-      --results benchmarks/results/step-split.json
+    python benchmarks/step_split.py --recipe avatars-16 --results benchmarks/results/step-split.json
 
-Trains a recipe for a few steps in processes of their own, with one or more numbers of threads and instruction sets, in
-turns. `avx2` stands for a processor without AVX-512 and bfloat16 units: PyTorch and its libraries are told to do
-without.
+Trains a recipe for a few steps in processes of their own, in turns: with one and with more threads, with all
+instructions that the processor has and without AVX-512 and bfloat16 (`avx2`: PyTorch and its libraries are told to do
+without), and with Muon as it is and as its library has it, in bfloat16.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytorch_optimizer
 import torch
 from commands import int_of_at_least
 from origin import origin, write_results
 
 from openddpm.config import TrainConfig
-from openddpm.training import loop, timetable
+from openddpm.training import loop, muon, timetable
 from openddpm.training.setup import prepare
 
 INSTRUCTIONS = {
@@ -85,19 +86,10 @@ def split_of_a_step(config: TrainConfig, warmup: int) -> dict[str, float]:
     return {**milliseconds, "rest": whole - sum(milliseconds.values()), "step": whole}
 
 
-def measured(recipe: str, threads: int, instructions: str, steps: int) -> dict[str, float]:
+def measured(recipe: str, threads: int, instructions: str, muon_in: str, steps: int) -> dict[str, float]:
     """Return the split of a step, measured in a process of its own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--recipe",
-        recipe,
-        "--threads",
-        str(threads),
-        "--steps",
-        str(steps),
-        "--child",
-    ]
+    command = [sys.executable, __file__, "--child", "--recipe", recipe, "--threads", str(threads)]
+    command += ["--muon_in", muon_in, "--steps", str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **INSTRUCTIONS[instructions]}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -111,6 +103,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="avatars-16")
     parser.add_argument("--threads", type=int_of_at_least(1), nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--instructions", nargs="+", choices=list(INSTRUCTIONS), default=list(INSTRUCTIONS))
+    parser.add_argument("--muon_in", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
     parser.add_argument("--steps", type=int_of_at_least(10), default=40)
     parser.add_argument("--rounds", type=int_of_at_least(1), default=3)
     parser.add_argument("--results", type=Path)
@@ -129,16 +122,24 @@ def main() -> None:
                 eval_batch_size=1,
                 num_inference_steps=1,
             )
-            print(json.dumps(split_of_a_step(config, warmup=given.steps // 4)))
+            with ExitStack() as stack:
+                if given.muon_in == ["bfloat16"]:
+                    library = staticmethod(pytorch_optimizer.Muon._orthogonalize)
+                    stack.enter_context(patch.object(muon.Muon, "_orthogonalize", library))
+                print(json.dumps(split_of_a_step(config, warmup=given.steps // 4)))
         return
-    results: dict[str, Any] = {**origin(), "recipe": given.recipe, "rows": []}
-    for threads in given.threads:
-        for instructions in given.instructions:
-            found = [measured(given.recipe, threads, instructions, given.steps) for _ in range(given.rounds)]
-            row = {part: round(statistics.median(one[part] for one in found), 1) for part in found[0]}
-            row |= {"optimizer_and_ema_share": round((row["optimizer"] + row["ema"]) / row["step"], 3)}
-            results["rows"].append({"threads": threads, "instructions": instructions, **row})
-            print(results["rows"][-1], flush=True)
+    results: dict[str, Any] = {**origin(max(given.threads)), "recipe": given.recipe, "rounds": given.rounds, "rows": []}
+    cases = list(itertools.product(given.threads, given.instructions, given.muon_in))
+    found: dict[tuple[int, str, str], list[dict[str, float]]] = {case: [] for case in cases}
+    for case in cases * given.rounds:
+        found[case].append(measured(given.recipe, *case, given.steps))
+        threads, instructions, muon_in = case
+        print(f"{threads} threads, {instructions}, Muon in {muon_in}: {found[case][-1]['step']:.0f} ms", flush=True)
+    for (threads, instructions, muon_in), splits in found.items():
+        row = {part: round(statistics.median(split[part] for split in splits), 1) for part in splits[0]}
+        share = round((row["optimizer"] + row["ema"]) / row["step"], 3)
+        named = {"threads": threads, "instructions": instructions, "muon_in": muon_in}
+        results["rows"].append({**named, **row, "optimizer_and_ema_share": share})
     if given.results is not None:
         write_results(results, given.results)
 

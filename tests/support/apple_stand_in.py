@@ -1,8 +1,8 @@
 """A device named mps that stands in for an Apple GPU: it computes on the CPU, and refuses what that device refuses.
 
 Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, NumPy arrays of
-what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal lacks, how
-it rounds, how fast it is.
+what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal lacks,
+how it rounds, how fast it is.
 """
 
 from collections.abc import Iterator
