@@ -23,7 +23,7 @@ CompileMode = Literal["default", "reduce-overhead"]
 MAX_SHARE_OF_MEMORY = 0.1  # assumed: of the device's free memory, for the images; the rest is the model's
 MAX_REASON = 300  # characters of a compiler's message, which may be pages
 
-# Measured on an NVIDIA H200 with torch 2.11, the default UNet at 64x64 (benchmarks/results/throughput-gpu.json), by
+# Measured on an NVIDIA H200 with torch 2.11, the default UNet at 64x64 (benchmarks/results/gpu.json), by
 # --mixed_precision; "no" is TF32. A slower GPU gains more by compiling than is reckoned with these.
 COMPILE_SECONDS = 83.0  # measured, on 16 cores
 EAGER_STEP_SECONDS = {"no": 0.063, "bf16": 0.075, "fp16": 0.075}  # measured, batch 16: launching; fp16 assumed as bf16
