@@ -30,8 +30,9 @@ import openddpm.api
 import openddpm.cli.resume
 import openddpm.cli.train
 from openddpm.cli.main import main
-from openddpm.training import checkpoint, saver
+from openddpm.training import checkpoint, saver, setup
 from openddpm.training.loop import TrainResult
+from openddpm.training.pace import Pace
 from openddpm.training.run import Training
 from openddpm.training.saver import Saver
 from tiny import write_tiny_folder, write_tiny_unet
@@ -200,9 +201,11 @@ def start_ranks(
 def watch(folder: Path, tell: Tell) -> None:
     """Announce, in this process and for good, what it is about to do with files below `folder`, and to the weights.
 
-    Each save waits for the one before, however long: so the moments of a run are the same every time.
+    Each save waits for the one before, however long, and no steps are timed before a run, which are more or fewer: so
+    the moments of a run are the same every time.
     """
     saver.TURN_SECONDS = DEADLINE_SECONDS
+    setup.measure_pace = lambda parts: Pace(1.0)
     saves = itertools.count(1)
     here = threading.local()
     save, fsync, save_file = Saver._save, os.fsync, checkpoint.save_file
