@@ -56,12 +56,12 @@ def test_what_windows_forbids(site: Site) -> None:
 
 
 JOB_OF_A_CODE_PAGE = """
-import sys, warnings
-warnings.filterwarnings("error", category=EncodingWarning, module=r"openddpm\\b")
+import os, sys, warnings
+warnings.filterwarnings("error", category=EncodingWarning, module=r"openddpm[.]")
 from pathlib import Path
 from fault_injection import Site
 from main_job import do_main_job
-do_main_job(Site(Path(sys.argv[1])), "gr\u00f6\u00dfe-\u732b")
+do_main_job(Site(Path(sys.argv[1])), os.fsdecode("gr\\u00f6\\u00dfe-\\u732b".encode()))
 """
 
 

@@ -1,8 +1,8 @@
 """A device named mps that stands in for an Apple GPU: it computes on the CPU, and refuses what that device refuses.
 
 Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, NumPy arrays
-of what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal lacks,
-how it rounds, how fast it is.
+of what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal
+lacks, how it rounds, how fast it is.
 """
 
 from collections.abc import Iterator
@@ -82,8 +82,16 @@ class _Device(TorchDispatchMode):
 class _Transfers(TorchFunctionMode):
     """Brings tensors of the host to mps, for which torch would look for a library that is not there."""
 
+    is_in_backward = False
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.backward and isinstance(args[0], OnDevice):
+            _Transfers.is_in_backward = True
+            try:
+                return func(*args, **kwargs)
+            finally:
+                _Transfers.is_in_backward = False
         if func is torch.Tensor.to and not isinstance(args[0], OnDevice):
             device, dtype, non_blocking, _ = torch._C._nn._parse_to(
                 *args[1:], **{k: v for k, v in kwargs.items() if k != "copy"}
@@ -125,8 +133,7 @@ def _dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if kwargs.get("pin_memory"):
             raise RuntimeError("only dense CPU tensors can be pinned")
     is_on_device = bool(wrappers) if asked is None else asked.type == "mps"
-    if torch._C._current_graph_task_id() >= 0:  # in a backward pass, whose own zeros lie where C++ takes `held` to be
-        is_on_device = True
+    is_on_device |= _Transfers.is_in_backward  # whose own zeros lie where C++ takes `held` to be
     if func is torch.ops.aten.copy_.default:
         is_on_device = id(args[0]) in wrappers
 
