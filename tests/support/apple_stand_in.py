@@ -92,15 +92,20 @@ class _Transfers(TorchFunctionMode):
                 return func(*args, **kwargs)
             finally:
                 _Transfers.is_in_backward = False
+        if func is torch.tensor and kwargs.get("device") is not None and torch.device(kwargs["device"]) == MPS:
+            return _brought(torch.tensor(*args, **{**kwargs, "device": "cpu"}))
         if func is torch.Tensor.to and not isinstance(args[0], OnDevice):
             device, dtype, non_blocking, _ = torch._C._nn._parse_to(
                 *args[1:], **{k: v for k, v in kwargs.items() if k != "copy"}
             )
             if device is not None and device.type == "mps":
                 _refuse_to_go_on(non_blocking)
-                made = torch.empty(args[0].shape, dtype=dtype or args[0].dtype, device=MPS)
-                return made.copy_(args[0].detach())
+                return _brought(args[0].detach(), dtype)
         return func(*args, **kwargs)
+
+
+def _brought(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=MPS).copy_(tensor)
 
 
 def _refuse_to_go_on(non_blocking: bool) -> None:
@@ -156,7 +161,17 @@ def apple_gpu() -> Iterator[None]:
         def __new__(cls, device: Any = "cpu") -> Any:
             return plain("cpu")
 
+    module_to = torch.nn.Module.to
+
+    def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        is_there = all(isinstance(parameter, OnDevice) for parameter in module.parameters())
+        is_asked = torch._C._nn._parse_to(*args, **kwargs)[0] == MPS
+        return (
+            module if is_there and is_asked else module_to(module, *args, **kwargs)
+        )  # its parameters stay what they are
+
     patches = {
+        "torch.nn.Module.to": moved,
         "torch.backends.mps.is_available": lambda: True,
         "torch.backends.mps.is_built": lambda: True,
         "torch.mps.manual_seed": lambda seed: None,
