@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
+from apple_stand_in import apple_gpu
 from openddpm.config import ModelOptions, TimestepSampling
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
 from openddpm.diffusion.sampling import _CLIPPING, _SOLVERS, Solver, _clip, denoiser, inference_timesteps, sample
@@ -97,6 +98,19 @@ def test_importance_keeps_the_mean_over_all_timesteps(num_timesteps: int) -> Non
     errors = 1 / (1.0 + timesteps)  # as in a run, large where noise is little
     expected = (1 / (1.0 + torch.arange(num_timesteps))).mean()
     torch.testing.assert_close((weights * errors).mean(), expected, rtol=0.005, atol=0)
+
+
+def test_importance_weights_are_those_of_float64_on_a_device_without_it() -> None:
+    """The weights have the bits of their formula in float64, also where the draws lie on a device without float64."""
+    edges = torch.arange(1001, dtype=torch.float64) / 1000
+    likelihoods = (edges**0.5).diff()
+    draws = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    timesteps, weights = sample_timesteps(draws, 1000, "importance")
+    assert torch.equal(weights, (1 / (1000 * likelihoods[timesteps])).float())
+    with apple_gpu():
+        there = sample_timesteps(draws.to("mps"), 1000, "importance")
+        assert all(found.device.type == "mps" for found in there)
+        assert torch.equal(there[0].cpu(), timesteps) and torch.equal(there[1].cpu(), weights)
 
 
 def test_timesteps_at_the_edges_stay_inside() -> None:

@@ -1,8 +1,8 @@
 """A device named mps that stands in for an Apple GPU: it computes on the CPU, and refuses what that device refuses.
 
-Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, NumPy arrays of
-what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal lacks,
-how it rounds, how fast it is.
+Refused are every float64 or complex tensor on it, tensors of the host among its own in one operation, NumPy arrays
+of what lies on it, and copies from and to it that are not waited for. What it cannot show: which operations Metal
+lacks, how it rounds, how fast it is.
 """
 
 from collections.abc import Iterator
@@ -82,17 +82,30 @@ class _Device(TorchDispatchMode):
 class _Transfers(TorchFunctionMode):
     """Brings tensors of the host to mps, for which torch would look for a library that is not there."""
 
+    is_in_backward = False
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.backward and isinstance(args[0], OnDevice):
+            _Transfers.is_in_backward = True
+            try:
+                return func(*args, **kwargs)
+            finally:
+                _Transfers.is_in_backward = False
+        if func is torch.tensor and kwargs.get("device") is not None and torch.device(kwargs["device"]) == MPS:
+            return _brought(torch.tensor(*args, **{**kwargs, "device": "cpu"}))
         if func is torch.Tensor.to and not isinstance(args[0], OnDevice):
             device, dtype, non_blocking, _ = torch._C._nn._parse_to(
                 *args[1:], **{k: v for k, v in kwargs.items() if k != "copy"}
             )
             if device is not None and device.type == "mps":
                 _refuse_to_go_on(non_blocking)
-                made = torch.empty(args[0].shape, dtype=dtype or args[0].dtype, device=MPS)
-                return made.copy_(args[0].detach())
+                return _brought(args[0].detach(), dtype)
         return func(*args, **kwargs)
+
+
+def _brought(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=MPS).copy_(tensor)
 
 
 def _refuse_to_go_on(non_blocking: bool) -> None:
@@ -125,8 +138,7 @@ def _dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if kwargs.get("pin_memory"):
             raise RuntimeError("only dense CPU tensors can be pinned")
     is_on_device = bool(wrappers) if asked is None else asked.type == "mps"
-    if torch._C._current_graph_task_id() >= 0:  # in a backward pass, whose own zeros lie where C++ takes `held` to be
-        is_on_device = True
+    is_on_device |= _Transfers.is_in_backward  # whose own zeros lie where C++ takes `held` to be
     if func is torch.ops.aten.copy_.default:
         is_on_device = id(args[0]) in wrappers
 
@@ -149,7 +161,17 @@ def apple_gpu() -> Iterator[None]:
         def __new__(cls, device: Any = "cpu") -> Any:
             return plain("cpu")
 
+    module_to = torch.nn.Module.to
+
+    def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        is_there = all(isinstance(parameter, OnDevice) for parameter in module.parameters())
+        is_asked = torch._C._nn._parse_to(*args, **kwargs)[0] == MPS
+        return (
+            module if is_there and is_asked else module_to(module, *args, **kwargs)
+        )  # its parameters stay what they are
+
     patches = {
+        "torch.nn.Module.to": moved,
         "torch.backends.mps.is_available": lambda: True,
         "torch.backends.mps.is_built": lambda: True,
         "torch.mps.manual_seed": lambda seed: None,

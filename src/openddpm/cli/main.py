@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 faults found, 2 unusable input, 128 + N ended by signal N."""
     from openddpm.errors import UserError
 
+    _spell_out_what_cannot_be_shown()
     try:
         try:
             with _ending_in_order():
@@ -63,6 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"openddpm: cannot write '{error.filename or 'to the disk'}': {error.strerror}", file=sys.stderr)
         print("  -> Make room, then give the same command again; a run goes on with openddpm resume.", file=sys.stderr)
         return 2
+
+
+def _spell_out_what_cannot_be_shown() -> None:
+    """Have characters that the terminal's encoding lacks, as those of Windows do, shown as escapes: no run ends so."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

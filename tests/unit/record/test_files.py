@@ -1,6 +1,8 @@
+import fcntl
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, read_json_lines, remove_folder, write_atomically, write_json
+from openddpm.record.files import fsync_folder, read_json_lines, remove_folder, sync_file, write_atomically, write_json
 
 
 @pytest.mark.parametrize("content", ["Grüße\n", b"\x00\xff"])
@@ -150,3 +152,21 @@ def test_a_file_that_stays_in_use_is_left_as_it_was(tmp_path: Path, monkeypatch:
             write_atomically(tmp_path / "run.json", "new")
         assert len(waits) == num_waits
     assert (tmp_path / "run.json").read_text("utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_files_are_synced_as_windows_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is synced through a descriptor that only reads, which Windows refuses, and its content stays."""
+    fsync, synced = os.fsync, []
+
+    def refusing(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and not stat.S_ISDIR(
+            os.fstat(descriptor).st_mode
+        ):
+            raise OSError(9, "Bad file descriptor")
+        synced.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write_atomically(tmp_path / "file", "content")
+    sync_file(tmp_path / "file")
+    assert len(synced) == 3 and (tmp_path / "file").read_text("utf-8") == "content"
