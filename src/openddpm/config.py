@@ -103,8 +103,8 @@ class OptimizationOptions(_Options):
     max_train_steps: int | None = Field(None, ge=1)
     """Optimizer steps to train for."""
     max_minutes: float | None = Field(None, gt=0)
-    """Minutes that a new run is to take: a few of its steps are timed, and as many planned as this machine does in that
-    time, previews and evaluation included; they are recorded as max_train_steps."""
+    """Minutes that a new run is to take from its first step on: some steps are timed, on any images, and as many planned
+    as this machine does in that time, with previews and evaluation; they are recorded as max_train_steps."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest learning rate of the schedule."""
     lr_scheduler: LearningRateSchedule = "cosine"
@@ -260,8 +260,8 @@ def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> Trai
     """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
     going_on: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
     going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one sitting, not to all that follow
-    if "num_epochs" in changes:
-        going_on["max_train_steps"] = None  # which would win over the epochs asked for
+    if "num_epochs" in changes or changes.get("max_minutes") is not None:
+        going_on["max_train_steps"] = None  # which would win over the epochs or minutes asked for
     return recorded_config(values, **{**going_on, **changes})
 
 

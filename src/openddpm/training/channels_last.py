@@ -2,7 +2,7 @@
 
 For a compiled UNet on a GPU: its convolutions compute in channels_last, and each turn costs a pass over memory, both
 ways. Counted (tests/unit/training/test_channels_last.py): of the 67 convolutions of the default UNet, 46 are given NCHW
-in batches of 16, and 49 from 64 images on; by these layers 1 and 4.
+in batches of 16, and 49 from 64 images on; by these layers one, the first, of the images themselves.
 """
 
 from typing import Any

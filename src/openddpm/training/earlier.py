@@ -73,7 +73,7 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     recorded = recorded_config(record.config)
     if config.resume_from_checkpoint and config.init_from is None:  # the checkpoint has the weights
         config = config.model_copy(update={"init_from": recorded.init_from})
-    if config.resume_from_checkpoint and config.max_minutes is not None:  # which were for planning it
+    if config.max_minutes is not None:  # which were for planning it
         length = {name: getattr(recorded, name) for name in ("max_train_steps", "num_epochs")}
         config = config.model_copy(update={**length, "max_minutes": None})
     num_micro_batches = recorded.gradient_accumulation_steps * record.num_processes

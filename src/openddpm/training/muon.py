@@ -12,7 +12,7 @@ class Muon(pytorch_optimizer.Muon):  # type: ignore[misc]
     """Muon in the precision that its device is fast in.
 
     A CPU without bfloat16 units takes several times as long for such products as for float32 ones, and one that has
-    them gains nothing from them on matrices of this size: measured, docs/lab-log.md. A GPU keeps bfloat16.
+    them gains nothing from them on matrices of this size: measured, docs/performance.md. A GPU keeps bfloat16.
     """
 
     @staticmethod

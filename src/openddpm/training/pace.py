@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
 from openddpm.analysis.text import number_of
@@ -14,10 +15,11 @@ from openddpm.record.schema import RunRecord
 from openddpm.training.accelerator import say
 from openddpm.training.probe import Probe
 from openddpm.training.run import StepParts
-from openddpm.training.speed import TFLOPS_COMPILED
+from openddpm.training.speed import EAGER_STEP_SECONDS
 from openddpm.training.timetable import Timetable, make_timetable
 
 MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
+LONG_SECONDS = 10.0  # assumed: a first step that takes so long on a CPU is told of by its time alone
 MIN_SHARE_OF_CORES = (
     0.8  # measured on two cores: 0.99 while nothing else runs, 0.64 beside a busy process, 0.48 beside two
 )
@@ -31,7 +33,7 @@ class Pace:
     step_seconds: float
 
     def total_seconds(self, timetable: Timetable) -> float:
-        """Return what a run takes from its first step on, previews and evaluation included."""
+        """Return what a run takes from its first step on, previews and evaluation included, saves not."""
         return self.step_seconds * (timetable.total_steps + timetable.pauses_in_steps)
 
     def record(self, timetable: Timetable) -> dict[str, float]:
@@ -71,23 +73,43 @@ def measure_pace(parts: StepParts) -> Pace:
     """
     probe = Probe(replace(parts, stream=_OneBatch(parts)))  # type: ignore[arg-type]
     try:
-        cores_used, start = time.process_time(), time.perf_counter()
-        seconds = probe.seconds_a_step(MOST_SECONDS, MOST_STEPS)
-        cores_used = (time.process_time() - cores_used) / (time.perf_counter() - start)
-        if _may_choose_threads(parts):
-            seconds = _with_fewer_threads(probe, seconds, cores_used)
+        return Pace(_seconds_a_step(probe, parts))
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             raise
         images = number_of(parts.config.train_batch_size, "image")
-        raise UserError(
-            f"a training step of {images} does not fit into memory",
-            "Halve --train_batch_size and double --gradient_accumulation_steps, which computes the same; or take "
-            "--gradient_checkpointing or a smaller --model. `openddpm doctor` finds the largest batch that fits.",
-        ) from error
+        raise UserError(f"a training step of {images} does not fit into memory", _what_fits(probe, parts)) from error
     finally:
         probe.undo()
-    return Pace(seconds * parts.config.gradient_accumulation_steps)
+
+
+def _seconds_a_step(probe: Probe, parts: StepParts) -> float:
+    num_micro_batches = parts.config.gradient_accumulation_steps
+    # The first step gets memory, and has libraries choose their algorithms: half a minute of its own on some GPUs.
+    first = probe.seconds_a_step(num_micro_batches, most_seconds=0.0)
+    if first > LONG_SECONDS and parts.accelerator.device.type == "cpu":
+        return first
+    cores_used, start = time.process_time(), time.perf_counter()
+    seconds = probe.seconds_a_step(num_micro_batches, MOST_SECONDS, MOST_STEPS)
+    cores_used = (time.process_time() - cores_used) / (time.perf_counter() - start)
+    return (
+        _with_fewer_threads(probe, num_micro_batches, seconds, cores_used)
+        if _may_choose_threads(parts.accelerator)
+        else seconds
+    )
+
+
+def _what_fits(probe: Probe, parts: StepParts) -> str:
+    """Return what to do about a batch that is too large."""
+    config, smaller = parts.config, "take --gradient_checkpointing or a smaller --model."
+    fits = probe.fit_memory() if parts.accelerator.num_processes == 1 else None
+    if fits is None:
+        return f"Halve --train_batch_size and double --gradient_accumulation_steps; or {smaller}"
+    accumulation = config.gradient_accumulation_steps * config.train_batch_size // fits
+    return (
+        f"--train_batch_size {fits} --gradient_accumulation_steps {accumulation} fits, for steps of as many images; "
+        f"or {smaller}"
+    )
 
 
 class _OneBatch:
@@ -99,53 +121,51 @@ class _OneBatch:
         draws = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         self._images = (2 * draws - 1).to(parts.accelerator.device)
 
-    def micro_batch(self, *place: int) -> torch.Tensor:
-        """Return images, (B, C, H, W) float32 in [-1, 1], wherever the run stands."""
-        return self._images
+    def micro_batch(self, start: int, size: int, step: int, micro_index: int) -> torch.Tensor:
+        """Return as many images as `size`, (B, C, H, W) float32 in [-1, 1], wherever the run stands."""
+        return self._images[:size]
 
 
-def most_images_in(seconds: float, config: TrainConfig, gflops_per_image: float) -> int:
+def images_in(seconds: float, config: TrainConfig) -> int:
     """Return how many images a GPU may train in that time, before any is timed: whether compiling pays rests on it."""
-    return int(1000 * TFLOPS_COMPILED[config.mixed_precision] * seconds / gflops_per_image)
+    return int(seconds / EAGER_STEP_SECONDS[config.mixed_precision]) * config.train_batch_size
 
 
-def keep_threads(run: RunRecord) -> None:
-    """Take as many threads as a run began with, where that is left to the program: others round otherwise."""
-    recorded = run.environment.get("cpu_threads")
-    if (
-        run.environment.get("device_type") == "cpu"
-        and isinstance(recorded, int)
-        and "OMP_NUM_THREADS" not in os.environ
-    ):
-        torch.set_num_threads(max(1, min(recorded, torch.get_num_threads())))
+def keep_threads(run: RunRecord, accelerator: Accelerator) -> None:
+    """Take as many threads as a run began with, where that is left to the program: others round otherwise.
+
+    Only where it goes on as it began, in one process on a CPU.
+    """
+    recorded, threads = run.environment.get("cpu_threads"), torch.get_num_threads()
+    if run.num_processes > 1 or run.environment.get("device_type") != "cpu" or not _may_choose_threads(accelerator):
+        return
+    if isinstance(recorded, int) and 1 <= recorded < threads:
+        torch.set_num_threads(recorded)
+        say([f"going on with {number_of(recorded, 'thread')} of {threads}, as the run began: others round otherwise"])
 
 
-def _may_choose_threads(parts: StepParts) -> bool:
+def _may_choose_threads(accelerator: Accelerator) -> bool:
     """Tell whether the number of threads is left to the program."""
-    return (
-        parts.accelerator.device.type == "cpu"
-        and parts.accelerator.num_processes == 1
-        and torch.get_num_threads() > 1
-        and "OMP_NUM_THREADS" not in os.environ
-    )
+    is_one_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    return is_one_cpu and torch.get_num_threads() > 1 and "OMP_NUM_THREADS" not in os.environ
 
 
-def _with_fewer_threads(probe: Probe, seconds: float, cores_used: float) -> float:
+def _with_fewer_threads(probe: Probe, num_micro_batches: int, seconds: float, cores_used: float) -> float:
     """Take as many threads as there are cores free, if a step is faster then; returns the time of a step."""
     threads = torch.get_num_threads()
     fewer = max(1, int(cores_used))
     if cores_used >= MIN_SHARE_OF_CORES * threads or fewer == threads:
         return seconds
     torch.set_num_threads(fewer)
-    seconds_with_fewer = probe.seconds_a_step(MOST_SECONDS, MOST_STEPS)
-    if seconds / seconds_with_fewer < MIN_SPEEDUP:
+    with_fewer = probe.seconds_a_step(num_micro_batches, MOST_SECONDS, MOST_STEPS)
+    if seconds / with_fewer < MIN_SPEEDUP:
         torch.set_num_threads(threads)
         return seconds
+    verb = "makes" if fewer == 1 else "make"
     say(
         [
-            f"this machine has other work: {number_of(fewer, 'thread')} instead of {threads} "
-            f"{'makes' if fewer == 1 else 'make'} a step {seconds / seconds_with_fewer:.1f} times as fast; to decide "
-            "yourself set OMP_NUM_THREADS"
+            f"this machine has other work: {number_of(fewer, 'thread')} instead of {threads} {verb} a step "
+            f"{seconds / with_fewer:.1f} times as fast; to decide yourself set OMP_NUM_THREADS"
         ]
     )
-    return seconds_with_fewer
+    return with_fewer

@@ -4,6 +4,7 @@ import math
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,17 +60,19 @@ class Probe:
                 return num_images
         return None
 
-    def seconds_a_step(self, most_seconds: float = TIMING_SECONDS, most_steps: int = TIMING_STEPS) -> float:
+    def seconds_a_step(
+        self, num_micro_batches: int = 1, most_seconds: float = TIMING_SECONDS, most_steps: int = TIMING_STEPS
+    ) -> float:
         """Return the median time of a step, of one step only where that takes long. Changes no weight.
 
         A collective call: all processes take as many steps, and return the time of the slowest.
         """
-        first = self._of_the_slowest(self._timed_step())
+        first = self._of_the_slowest(self._timed_step(num_micro_batches))
         if first > most_seconds:
             return first
         timed: list[float] = []
         for _ in range(min(most_steps, max(1, int(most_seconds / first)))):
-            timed.append(self._timed_step())
+            timed.append(self._timed_step(num_micro_batches))
         return self._of_the_slowest(statistics.median(timed))
 
     def undo(self) -> None:
@@ -140,15 +143,19 @@ class Probe:
             torch.cuda.empty_cache()
         return False
 
-    def _timed_step(self) -> float:
+    def _timed_step(self, num_micro_batches: int) -> float:
         start = time.perf_counter()
-        self._step(0.0, 1.0, self._num_images)
+        self._step(0.0, 1.0, self._num_images, num_micro_batches)
         if self._parts.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    def _step(self, learning_rate: float, max_grad_norm: float, num_images: int) -> float:
-        """Take a step as the training loop does, but stay at the same position; returns the loss before it."""
+    def _step(self, learning_rate: float, max_grad_norm: float, num_images: int, num_micro_batches: int = 1) -> float:
+        """Take a step as the training loop does, but for the average, and stay where the run stands.
+
+        Returns:
+            the loss before it, of the last micro-batch.
+        """
         if num_images != self._parts.config.train_batch_size:
             self._no_longer_compiled()
         config = self._parts.config.model_copy(update={"train_batch_size": num_images})
@@ -156,8 +163,10 @@ class Probe:
         state, accelerator = parts.state, parts.accelerator
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = micro_batch_loss(parts, 0)
-        accelerator.backward(loss)
+        for index in range(num_micro_batches):
+            with nullcontext() if index == num_micro_batches - 1 else accelerator.no_sync(parts.model):
+                loss = micro_batch_loss(parts, index)
+                accelerator.backward(loss / num_micro_batches)
         accelerator.clip_grad_norm_(state.unet.parameters(), max_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad()

@@ -28,13 +28,15 @@ class Word:
     """An earlier save has failed, and is to be tried again."""
     look_due: bool = False
     """The weights were not looked at to the end."""
+    may_save: bool = False
+    """The save before is done; only the main process knows."""
 
 
 def agree(accelerator: Accelerator, word: Word) -> Word:
     """Return what all processes say together. A collective call, and so a barrier, when there are several."""
     if accelerator.num_processes == 1:
         return word
-    said = torch.tensor([[not word.is_finite, word.signal or 0, word.wants_save, word.look_due]])
+    said = torch.tensor([[not word.is_finite, word.signal or 0, word.wants_save, word.look_due, word.may_save]])
     met, signal, *wants = accelerator.gather(said.to(accelerator.device)).amax(0).tolist()  # type: ignore[union-attr]
     return Word(not met, signal or None, *map(bool, wants))
 

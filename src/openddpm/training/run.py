@@ -66,6 +66,8 @@ class Training(StepParts):
     saver: Saver
     claim: Claim
     was_finished: bool
+    threads_before: int | None = None
+    """Of torch, in the process that prepared the run, which are its again once the run is closed."""
 
     @property
     def total_steps(self) -> int:
@@ -88,6 +90,8 @@ class Training(StepParts):
         self.stream.close()
         self.claim.release()
         run_as_it_is(self.state.unet)
+        if self.threads_before is not None:
+            torch.set_num_threads(self.threads_before)
 
     def progress(self) -> Progress:
         """Return where the run stands."""

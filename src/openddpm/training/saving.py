@@ -23,7 +23,7 @@ def has_turn(training: Training) -> bool:
             f"step {training.state.step:,} is not saved: the save before is still being written; the first step after "
             "it will be. Saves come later than --checkpointing_steps says, and where the disk is that slow fewer do"
         )
-    return agree(training.accelerator, Word(wants_save=is_free)).wants_save
+    return agree(training.accelerator, Word(may_save=is_free)).may_save
 
 
 def save(training: Training, stop: StopRequest, is_last: bool) -> None:

@@ -30,7 +30,7 @@ from openddpm.training.initial import initial_unet, remarks_on_start, weights_to
 from openddpm.training.observers import Observer
 from openddpm.training.optimization import build_optimizer, learning_rate_schedule
 from openddpm.training.output import Claim, begin_folder, check_own_folder
-from openddpm.training.pace import keep_threads, measure_pace, most_images_in
+from openddpm.training.pace import Pace, images_in, keep_threads, measure_pace
 from openddpm.training.ranks import lost_ranks_named
 from openddpm.training.recorder import Recorder
 from openddpm.training.rulers import RulerMeasurement
@@ -42,10 +42,11 @@ from openddpm.training.speed import (
     compiled_by_a_first_pass,
     num_layers,
     remarks_on_speed,
+    run_as_it_is,
     with_fast_precision,
 )
 from openddpm.training.state import TrainingState
-from openddpm.training.timetable import make_timetable
+from openddpm.training.timetable import Timetable, make_timetable
 
 
 def prepare(
@@ -70,24 +71,16 @@ def prepare(
     config = with_fast_precision(config)
     with lost_ranks_named():
         accelerator = build_accelerator(config)
-        claim = Claim(Path(config.output_dir), accelerator.is_main_process)
+        claim, threads = Claim(Path(config.output_dir), accelerator.is_main_process), torch.get_num_threads()
+        own = (own_dataset, transform, own_unet, observers)
         try:
-            return _prepare(
-                *(
-                    config,
-                    accelerator,
-                    claim,
-                    own_dataset,
-                    transform,
-                    own_unet,
-                    observers,
-                    rolled_back_from,
-                    times_steps,
-                )
-            )
+            training = _prepare(config, accelerator, claim, *own, rolled_back_from, times_steps)
         except BaseException:
             claim.release()
+            torch.set_num_threads(threads)
             raise
+        training.threads_before = threads
+        return training
 
 
 def _prepare(
@@ -126,7 +119,7 @@ def _prepare(
     source, store = open_images(data_options, own_dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:
         earlier = check_images(earlier, store)
-        keep_threads(earlier.record)
+        keep_threads(earlier.record, accelerator)
     check_same_images(accelerator, store.sha256, structure)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
 
@@ -141,7 +134,7 @@ def _prepare(
         total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
         num_images = total_steps * config.train_batch_size * config.gradient_accumulation_steps
     else:
-        num_images = most_images_in(60 * config.max_minutes, config, gflops)
+        num_images = images_in(60 * config.max_minutes, config)
     speed = choose_speed(config, device, gflops, num_layers(frozen_unet), num_images, store.images.nbytes)
     stream = BatchStream(
         *(store.images, split.train, device, config.seed, config.random_flip, transform),
@@ -155,14 +148,13 @@ def _prepare(
     process = DiffusionProcess(config, device)
     left = process.signal_left()
 
-    pace = None
-    if earlier is None and (times_steps or config.max_minutes is not None):
-        pace = measure_pace(StepParts(config, accelerator, model, state, process, stream))
-        config = pace.with_steps(config, len(split.train), accelerator.num_processes)
-    total_steps = _total_steps(config, len(split.train), accelerator.num_processes, earlier)
-    timetable = make_timetable(config, total_steps, len(split.train), accelerator.num_processes)
-    if earlier is not None:
-        timetable = timetable.keeping(earlier.record)
+    try:
+        parts = StepParts(config, accelerator, model, state, process, stream)
+        config, timetable, pace = _planned(parts, len(split.train), earlier, times_steps)
+    except BaseException:
+        stream.close()
+        run_as_it_is(unet)
+        raise
     init_from = None if pretrained is None else pretrained.record()
     near = None
     if accelerator.is_main_process:
@@ -203,7 +195,7 @@ def _prepare(
         stream=stream,
         evaluation=evaluation,
         timetable=timetable,
-        learning_rate_at=learning_rate_schedule(config, total_steps, run.resumptions),
+        learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
         saver=Saver(folder, run.run_id, config.checkpoints_total_limit, recorder.sync_rows, export),
         claim=claim,
@@ -248,6 +240,19 @@ def _initial_state(
         steps_since_log=0,
     )
     return model, state, speed, compile_seconds
+
+
+def _planned(
+    parts: StepParts, num_train: int, earlier: Earlier | None, times_steps: bool
+) -> tuple[TrainConfig, Timetable, Pace | None]:
+    """Return the config with the length of the run, when it is looked at, and the time of a step if it was measured."""
+    config, num_processes, pace = parts.config, parts.accelerator.num_processes, None
+    if earlier is None and (times_steps or config.max_minutes is not None):
+        pace = measure_pace(parts)
+        config = pace.with_steps(config, num_train, num_processes)
+    total_steps = _total_steps(config, num_train, num_processes, earlier)
+    timetable = make_timetable(config, total_steps, num_train, num_processes)
+    return config, timetable if earlier is None else timetable.keeping(earlier.record), pace
 
 
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:

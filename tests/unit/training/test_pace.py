@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
@@ -24,7 +25,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return a function that fixes what a step is said to take, in seconds."""
 
     def fix(seconds: float) -> None:
-        monkeypatch.setattr(Probe, "seconds_a_step", lambda self, *most: seconds)
+        monkeypatch.setattr(Probe, "seconds_a_step", lambda self, *how, **most: seconds)
 
     return fix
 
@@ -53,14 +54,48 @@ def test_a_step_that_is_not_finite_is_undone(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that does not fit ends the run before it begins, with what to do instead of a traceback."""
+    """A step that does not fit ends the run before it begins, with the batch that fits, and threads as they were."""
+    whole = probe.micro_batch_loss
 
-    def too_large(parts: Any, index: int) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    def of_two_at_most(parts: Any, index: int) -> torch.Tensor:
+        torch.set_num_threads(2)
+        if parts.config.train_batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(parts, index)
 
-    monkeypatch.setattr(probe, "micro_batch_loss", too_large)
-    with pytest.raises(UserError, match="a training step of 4 images does not fit into memory"):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(probe, "micro_batch_loss", of_two_at_most)
+    with pytest.raises(UserError) as refused:
         prepare(tiny_config(tmp_path, train_batch_size=4), own_dataset=tiny_images())
+    assert "a training step of 4 images does not fit into memory" in str(refused.value)
+    assert "--train_batch_size 2 --gradient_accumulation_steps 2 fits" in str(refused.value)
+    assert torch.get_num_threads() == 1
+
+
+def test_the_first_step_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first step of 30 seconds, in which a GPU chooses its algorithms, says nothing of the others."""
+    seconds = iter([30.0])
+    monkeypatch.setattr(Probe, "_timed_step", lambda self, num_micro_batches: next(seconds, 0.06))
+    monkeypatch.setattr(pace, "LONG_SECONDS", float("inf"))  # as on a GPU
+    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    training.close()
+    assert training.recorder.run.environment["pace"]["step_seconds"] == 0.06
+
+
+def test_accumulated_steps_have_one_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of three micro-batches is timed with three of them, and one step of the optimizer."""
+    counted = {"losses": 0, "updates": 0}
+    whole = probe.micro_batch_loss
+
+    def counting(parts: Any, index: int) -> torch.Tensor:
+        counted["losses"] += 1
+        return whole(parts, index)
+
+    monkeypatch.setattr(probe, "micro_batch_loss", counting)
+    hook = register_optimizer_step_post_hook(lambda *_: counted.update(updates=counted["updates"] + 1))
+    prepare(tiny_config(tmp_path, gradient_accumulation_steps=3), own_dataset=tiny_images()).close()
+    hook.remove()
+    assert counted["losses"] == 3 * counted["updates"] > 0
 
 
 @pytest.mark.parametrize("minutes", [0.001, 0.4, 3, 90])
@@ -105,7 +140,7 @@ class _Timed:
     def __init__(self, by_threads: dict[int, float]) -> None:
         self._by_threads = by_threads
 
-    def seconds_a_step(self, *most: float) -> float:
+    def seconds_a_step(self, num_micro_batches: int, *most: float) -> float:
         """Return the time of a step with the threads that torch has."""
         return self._by_threads[torch.get_num_threads()]
 
@@ -122,7 +157,7 @@ def test_threads_that_wait_for_other_work_are_left_out(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        seconds = pace._with_fewer_threads(_Timed({1: alone, 2: 0.5}), 0.5, cores_used)  # type: ignore[arg-type]
+        seconds = pace._with_fewer_threads(_Timed({1: alone, 2: 0.5}), 1, 0.5, cores_used)  # type: ignore[arg-type]
         assert torch.get_num_threads() == chosen and seconds == (alone if chosen == 1 else 0.5)
     finally:
         torch.set_num_threads(before)
@@ -136,12 +171,13 @@ def test_a_run_goes_on_with_its_threads(tmp_path: Path, monkeypatch: pytest.Monk
     record = training.recorder.run.model_copy(
         update={"environment": {**training.recorder.run.environment, "cpu_threads": 1}}
     )
-    before = torch.get_num_threads()
+    before, accelerator = torch.get_num_threads(), training.accelerator
+    of_two_processes = record.model_copy(update={"num_processes": 2})
     try:
-        for given, expected in (("2", 2), (None, 1)):
+        for given, run, expected in (("2", record, 2), (None, of_two_processes, 2), (None, record, 1)):
             torch.set_num_threads(2)
-            monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS")
-            keep_threads(record)
+            monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS", False)
+            keep_threads(run, accelerator)
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
