@@ -103,8 +103,8 @@ class OptimizationOptions(_Options):
     max_train_steps: int | None = Field(None, ge=1)
     """Optimizer steps to train for."""
     max_minutes: float | None = Field(None, gt=0)
-    """Minutes that a new run is to take from its first step on: some steps are timed, on any images, and as many planned
-    as this machine does in that time, with previews and evaluation; they are recorded as max_train_steps."""
+    """Minutes that a new run is to take from its first step on: some steps are timed, on any images, and as many are
+    planned as this machine does in that time, with previews and evaluation; they are recorded as max_train_steps."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest learning rate of the schedule."""
     lr_scheduler: LearningRateSchedule = "cosine"
