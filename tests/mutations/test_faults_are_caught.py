@@ -136,8 +136,8 @@ FAULTS = [
     Fault(
         "a checkpoint that does not wait for how the last step went",
         "training/loop.py",
-        "        if state.look_due or wants_save:\n            update.settle()\n",
-        "",
+        "has_turn(training)):\n            update.settle()\n",
+        "has_turn(training)):\n",
         UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
     ),
     Fault(
@@ -178,7 +178,7 @@ FAULTS = [
     Fault(
         "weights that are not synced",
         "training/checkpoint.py",
-        '        sync_file(partial / f"{stem}.safetensors")\n',
+        "        sync_file(path)\n",
         "",
         POWER_CUT,
     ),
