@@ -70,7 +70,7 @@ class Intended:
         """Return the digest that the file is to have."""
         digest = hashlib.sha256()
         for part in self.parts:
-            digest.update(part)
+            digest.update(part.data)
         return digest.hexdigest()
 
     def is_in(self, path: Path) -> bool:
