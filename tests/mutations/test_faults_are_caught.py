@@ -142,7 +142,7 @@ FAULTS = [
     Fault(
         "weights that are not synced",
         "training/checkpoint.py",
-        '        sync_file(partial / f"{stem}.safetensors")\n',
+        "        sync_file(path)\n",
         "",
         POWER_CUT,
     ),
