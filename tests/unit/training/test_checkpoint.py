@@ -1,3 +1,4 @@
+import gc
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from openddpm.api import train
 from openddpm.training import checkpoint
 from openddpm.training.checkpoint import (
     InvalidCheckpoint,
@@ -16,6 +18,8 @@ from openddpm.training.checkpoint import (
     write_checkpoint,
 )
 from openddpm.training.intended import DamagedHeader, Intended
+from openddpm.training.setup import prepare
+from tiny import tiny_config, write_tiny_folder
 
 TENSORS = {
     "unet": {
@@ -151,3 +155,22 @@ def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
         write(tmp_path, step)
     assert prune_checkpoints(tmp_path, 2) is None
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_a_run_that_goes_on_keeps_no_file_of_its_checkpoint_mapped(tmp_path: Path) -> None:
+    """Once its content is in place the checkpoint can be removed, which Windows does with no file that is mapped."""
+    write_tiny_folder(tmp_path / "images")
+    config = tiny_config(tmp_path, dataset=str(tmp_path / "images"), max_train_steps=2)
+    train(config)
+    going_on = config.model_copy(
+        update={"resume_from_checkpoint": "latest", "max_train_steps": 3, "accept_changes": True}
+    )
+    training = prepare(going_on)
+    try:
+        assert training.state.step == 2
+        gc.collect()
+        mapped = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        assert [line for line in mapped if str(tmp_path / "run") in line] == []
+    finally:
+        training.close()
