@@ -89,6 +89,12 @@ def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
+def unlink_held_lock(lock_file: Path) -> None:
+    """Remove the file of a lock while it is held, so that nobody else has it; locks of Windows do so by themselves."""
+    with contextlib.suppress(PermissionError):
+        lock_file.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of whoever was killed while it wrote in `folder` or just below."""
     for path in (*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")):

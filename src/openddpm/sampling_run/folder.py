@@ -19,7 +19,15 @@ from pydantic import BaseModel
 
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid, to_picture
-from openddpm.record.files import TEMPORARY, parse_json, read_file, replace_path, write_atomically, write_json
+from openddpm.record.files import (
+    TEMPORARY,
+    parse_json,
+    read_file,
+    replace_path,
+    unlink_held_lock,
+    write_atomically,
+    write_json,
+)
 from openddpm.sampling_run.npz import write_npz
 
 GRID_IMAGES = 64
@@ -119,8 +127,7 @@ class ImageFolder:
             if is_new:
                 with suppress(OSError):  # not empty
                     self.folder.rmdir()
-            with suppress(PermissionError):  # of Windows, where the lock removes its file itself as it is released
-                self._lock_file.unlink(missing_ok=True)  # while it is held: nobody else can have it
+            unlink_held_lock(self._lock_file)
             lock.release()
 
     def begin(self, settings: Settings) -> list[str]:

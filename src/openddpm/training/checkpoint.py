@@ -120,13 +120,16 @@ def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> dict
         save_file(on_cpu, path, metadata=_METADATA)
         sync_file(path)
         intended[path.name] = Intended.of_tensors(path, on_cpu, _METADATA)
-    intended[STATE] = Intended.of_text(json_text(state))
-    write_atomically(partial / STATE, json_text(state))
+    intended[STATE] = _write_text(partial / STATE, json_text(state))
     files = {name: {"bytes": file.num_bytes, "sha256": file.sha256()} for name, file in sorted(intended.items())}
-    intended[MANIFEST] = Intended.of_text(json_text({"files": files}))
-    write_atomically(partial / MANIFEST, json_text({"files": files}))
+    intended[MANIFEST] = _write_text(partial / MANIFEST, json_text({"files": files}))
     fsync_folder(partial)
     return intended
+
+
+def _write_text(path: Path, text: str) -> Intended:
+    write_atomically(path, text)
+    return Intended.of_text(text)
 
 
 def _check_published(folder: Path, run_id: str, intended: dict[str, Intended] | None) -> None:

@@ -14,7 +14,7 @@ from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
-from openddpm.record.files import remove_folder, remove_leftovers
+from openddpm.record.files import remove_folder, remove_leftovers, unlink_held_lock
 from openddpm.record.schema import RulersRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
@@ -57,8 +57,7 @@ class Claim:
             return
         never_began = not (self._folder / RUN_FILE).exists()
         if never_began:
-            with suppress(PermissionError):  # of Windows, where the lock removes its file itself as it is released
-                (self._folder / ".lock").unlink(missing_ok=True)  # while it is held: nobody else can have it
+            unlink_held_lock(self._folder / ".lock")
         self._lock.release()
         if never_began and self._is_new:
             with suppress(OSError):  # not empty

@@ -6,23 +6,20 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.schema import RunRecord
 from openddpm.training.accelerator import say
-from openddpm.training.probe import Probe
+from openddpm.training.probe import Probe, is_out_of_memory
 from openddpm.training.run import StepParts
 from openddpm.training.speed import EAGER_STEP_SECONDS
 from openddpm.training.timetable import Timetable, make_timetable
 
 MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
 LONG_SECONDS = 10.0  # assumed: a first step that takes so long on a CPU is told of by its time alone
-MIN_SHARE_OF_CORES = (
-    0.8  # measured on two cores: 0.99 while nothing else runs, 0.64 beside a busy process, 0.48 beside two
-)
+MIN_SHARE_OF_CORES = 0.8  # measured on two cores: 0.99 with nothing else running, 0.64 beside one busy process
 MIN_SPEEDUP = 1.25  # assumed: less is not worth numbers that are rounded otherwise
 
 
@@ -75,7 +72,7 @@ def measure_pace(parts: StepParts) -> Pace:
     try:
         return Pace(_seconds_a_step(probe, parts))
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         images = number_of(parts.config.train_batch_size, "image")
         raise UserError(f"a training step of {images} does not fit into memory", _what_fits(probe, parts)) from error
@@ -92,11 +89,9 @@ def _seconds_a_step(probe: Probe, parts: StepParts) -> float:
     cores_used, start = time.process_time(), time.perf_counter()
     seconds = probe.seconds_a_step(num_micro_batches, MOST_SECONDS, MOST_STEPS)
     cores_used = (time.process_time() - cores_used) / (time.perf_counter() - start)
-    return (
-        _with_fewer_threads(probe, num_micro_batches, seconds, cores_used)
-        if _may_choose_threads(parts.accelerator)
-        else seconds
-    )
+    if _may_choose_threads(parts.accelerator):
+        seconds = _with_fewer_threads(probe, num_micro_batches, seconds, cores_used)
+    return seconds
 
 
 def _what_fits(probe: Probe, parts: StepParts) -> str:

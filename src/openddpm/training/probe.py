@@ -39,6 +39,11 @@ def own_settings(config: TrainConfig) -> Settings:
     return Settings(config.learning_rate, betas, config.adam_epsilon, config.adam_weight_decay, config.max_grad_norm)
 
 
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell whether a step failed for want of memory, of a device or of this machine."""
+    return isinstance(error, MemoryError) or bool(should_reduce_batch_size(error))
+
+
 class Probe:
     """Takes steps on the micro-batch at which a run stands, which stays the same: images, noise, timesteps, dropout.
 
@@ -134,7 +139,7 @@ class Probe:
         try:
             self._step(0.0, 1.0, num_images)
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
         else:
             return True

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,11 @@ def prepare(
         accelerator = build_accelerator(config)
         claim, threads = Claim(Path(config.output_dir), accelerator.is_main_process), torch.get_num_threads()
         own = (own_dataset, transform, own_unet, observers)
-        try:
-            training = _prepare(config, accelerator, claim, *own, rolled_back_from, times_steps)
-        except BaseException:
-            claim.release()
-            torch.set_num_threads(threads)
-            raise
+        with ExitStack() as given_back:
+            given_back.callback(claim.release)
+            given_back.callback(torch.set_num_threads, threads)
+            training = _prepare(config, accelerator, claim, given_back, *own, rolled_back_from, times_steps)
+            given_back.pop_all()  # by `Training.close` from here on
         training.threads_before = threads
         return training
 
@@ -87,6 +87,7 @@ def _prepare(
     config: TrainConfig,
     accelerator: Accelerator,
     claim: Claim,
+    given_back: ExitStack,
     own_dataset: Any,
     transform: Transform | None,
     own_unet: UNet2DModel | None,
@@ -141,6 +142,8 @@ def _prepare(
         on_device=speed.images_on_device,
         num_processes=accelerator.num_processes,
     )
+    given_back.callback(stream.close)
+    given_back.callback(run_as_it_is, unet)
     if speed.images_on_device and not stream.on_device:
         say(["the GPU has no room for the images, which stay in memory and are brought batch by batch"])
         speed = replace(speed, images_on_device=False)
@@ -148,13 +151,8 @@ def _prepare(
     process = DiffusionProcess(config, device)
     left = process.signal_left()
 
-    try:
-        parts = StepParts(config, accelerator, model, state, process, stream)
-        config, timetable, pace = _planned(parts, len(split.train), earlier, times_steps)
-    except BaseException:
-        stream.close()
-        run_as_it_is(unet)
-        raise
+    parts = StepParts(config, accelerator, model, state, process, stream)
+    config, timetable, pace = _planned(parts, len(split.train), earlier, times_steps)
     init_from = None if pretrained is None else pretrained.record()
     near = None
     if accelerator.is_main_process:

@@ -72,6 +72,22 @@ def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytes
     assert torch.get_num_threads() == 1
 
 
+def test_what_fails_before_a_run_is_ready_gives_back_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault after the steps were timed leaves no thread that loads images, no compiled UNet, and the folder free."""
+    given_back: list[str] = []
+    monkeypatch.setattr(setup.BatchStream, "close", lambda self: given_back.append("stream"))
+    monkeypatch.setattr(setup, "run_as_it_is", lambda unet: given_back.append("unet"))
+
+    def full(*parts: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(setup, "begin_folder", full)
+        prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    assert sorted(given_back) == ["stream", "unet"]
+    prepare(tiny_config(tmp_path), own_dataset=tiny_images()).close()
+
+
 def test_the_first_step_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first step of 30 seconds, in which a GPU chooses its algorithms, says nothing of the others."""
     seconds = iter([30.0])
