@@ -11,7 +11,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 TEST_PROCESSES ?= 2
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-faults clean
+.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-bugs clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -54,7 +54,7 @@ gpu-check: $(DEVELOPMENT)  ## all that a GPU has to tell: half an hour with one 
 	test -n "$(DRY)" || { cp runs/gpu-check/gpu.json $(BENCH_OUT)/gpu.json && \
 	  $(BIN)/python benchmarks/performance_page.py --results_dir $(BENCH_OUT); }
 
-bench-faults: $(DEVELOPMENT)  ## what common faults of training scripts cost: 15 to 20 minutes, without a GPU
+bench-bugs: $(DEVELOPMENT)  ## what common bugs of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
 	  --pictures docs/pictures --results benchmarks/what-slows.json
 

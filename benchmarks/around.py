@@ -117,7 +117,7 @@ def start(folder: Path, rounds: int) -> dict[str, Any]:
     run = folder / "start"
     train = [*OPENDDPM, "train", "--recipe", "avatars-16", "--output_dir", str(run), "--overwrite_output_dir", *shared]
     begin = [*train, "--max_train_steps", "3"]
-    timed(begin)  # decodes, and measures the rulers
+    timed(begin)  # decodes, and measures the baselines
     first = median(rounds, lambda: until_step(begin, run, 1))
     going_on = [*OPENDDPM, "resume", str(run), "--accept_changes", "--max_train_steps"]
     steps = iter(range(4, 4 + rounds))

@@ -25,8 +25,8 @@ from origin import origin
 from openddpm.config import RunOptions, TrainConfig
 from openddpm.record.schema import MetricsRow
 from openddpm.training import checkpoint, loop
-from openddpm.training.observers import Observer
-from openddpm.training.saver import Saver
+from openddpm.training.checkpointer import Saver
+from openddpm.training.observer import Observer
 from openddpm.training.setup import prepare
 
 DEFAULT_INTERVAL = RunOptions().checkpointing_steps
@@ -105,7 +105,7 @@ def main() -> None:
 def measure(config: TrainConfig, images: Any) -> dict[str, Any]:
     """Train, and return how long steps, stalls, copies and writes took."""
     times = Times()
-    training = prepare(config, own_dataset=images, observers=[times])
+    training = prepare(config, dataset=images, observers=[times])
     parameters = sum(parameter.numel() for parameter in training.state.unet.parameters())
     with (
         patch.object(loop, "save", timed(loop.save, times.stalls)),

@@ -131,7 +131,7 @@ def run_plain(job: Job, switched: Sequence[str] = (), most_seconds: float = math
     told = json.loads(ended.output.splitlines()[-1])
     previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
     a_preview = told["preview_seconds"] / previews if job.previews else None
-    rows = [(row["images"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
+    rows = [(row["images_seen"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
     return {
         "command_seconds": round(ended.seconds, 2),
         "command_images_per_second": round(told["num_images"] / ended.seconds, 2),
@@ -152,10 +152,10 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = ()) -> dict[str, A
     ended = run([*command, *job.options(), *options], job.threads)
     found = read_run_folder(folder / "run")
     alone = steps_seconds(found.metrics)
-    rows = [(row.images, row.wall_seconds, own) for row, own in zip(found.metrics, alone, strict=True)]
+    rows = [(row.images_seen, row.wall_seconds, own) for row, own in zip(found.metrics, alone, strict=True)]
     return {
         "command_seconds": round(ended.seconds, 2),
-        "command_images_per_second": round(found.metrics[-1].images / ended.seconds, 2),
+        "command_images_per_second": round(found.metrics[-1].images_seen / ended.seconds, 2),
         **rates(rows, job, preview_seconds(folder / "run") if job.previews else None),
         "resident_mib": round(ended.resident_bytes / 2**20),
         "device_mib": round(int(ended.output.rpartition(PEAK)[2].split()[0]) / 2**20),
@@ -199,8 +199,8 @@ def preview_seconds(run_folder: Path) -> float | None:
 
 def steps_seconds(metrics: Sequence[MetricsRow]) -> list[float]:
     """Return the time of the steps alone up to each line of metrics.jsonl."""
-    images = [0, *(row.images for row in metrics)]
-    own = [(row.images - before) / row.images_per_second for row, before in zip(metrics, images, strict=False)]
+    images = [0, *(row.images_seen for row in metrics)]
+    own = [(row.images_seen - before) / row.images_per_second for row, before in zip(metrics, images, strict=False)]
     return list(itertools.accumulate(own))
 
 

@@ -30,7 +30,7 @@ from openddpm.data import store
 from openddpm.record.schema import DataRecord, MetricsRow
 from openddpm.training import setup, timetable
 from openddpm.training.loop import fit
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SHAPE = (3, 32, 32)
@@ -62,7 +62,7 @@ def main() -> None:
     runs: dict[int, list[dict[str, float]]] = {size: [] for size in given.sizes}
     for size in given.sizes:
         write_store(given.output_dir / f"images-{size}", size)
-        shutil.rmtree(given.output_dir / f"cache-{size}", ignore_errors=True)  # the first round measures rulers
+        shutil.rmtree(given.output_dir / f"cache-{size}", ignore_errors=True)  # the first round measures baselines
     for number in range(given.rounds):
         for size in given.sizes:
             command = [sys.executable, __file__, "--one", "--output_dir", str(given.output_dir), "--sizes", str(size)]

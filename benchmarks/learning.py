@@ -35,10 +35,10 @@ from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
 from openddpm.diffusion.sampling import Denoiser, sample
+from openddpm.evaluation.heldout import FixedSamples
 from openddpm.record.reader import read_run_folder
 from openddpm.sampling_run import open_run, starting_noise
 from openddpm.training import loop, setup, timetable
-from openddpm.training.heldout import FixedTuples
 from openddpm.training.probe import Probe
 from openddpm.training.run import Training
 
@@ -62,7 +62,7 @@ DATA: dict[str, tuple[dict[str, Any], int]] = {  # options, images to train on
     "digits-8": ({"resolution": 8}, 16_000),
     "own-32": ({"resolution": 32}, 8_000),
 }
-TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "TUPLE_COUNTS": (288,), "MIN_EVALUATIONS": 1}
+TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "FIXED_SAMPLE_COUNTS": (288,), "MIN_EVALUATIONS": 1}
 NUM_SAMPLES, SAMPLED_AT_ONCE, NUM_REFERENCE = 256, 64, 2048
 RATE_ROUNDS = 24
 EQUAL_TIME = "equal-time"  # folder of such runs and their results
@@ -146,7 +146,7 @@ def main() -> None:
         "--results", type=Path, help="file for the numbers (default: learning/learning.json in the output folder)"
     )
     parser.add_argument("--data", nargs="+", default=["avatars-16"], choices=list(DATA))
-    parser.add_argument("--own_dataset", type=Path, help="the images of own-32")
+    parser.add_argument("--user_dataset", type=Path, help="the images of own-32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int_of_at_least(1), default=1, help="runs at a time, each on a core of its own")
@@ -225,16 +225,16 @@ def _command(given: argparse.Namespace, data: str, variant: str, seed: int) -> l
     command = [sys.executable, __file__, "--run", "--output_dir", str(given.output_dir), "--data", data]
     command += ["--variants", variant, "--seeds", str(seed)]
     command += ["--equal_time"] if given.equal_time else []
-    return [*command, *(["--own_dataset", str(given.own_dataset)] if given.own_dataset else [])]
+    return [*command, *(["--user_dataset", str(given.user_dataset)] if given.user_dataset else [])]
 
 
 def _config(given: argparse.Namespace, data: str, name: str, seed: int, folder: Path) -> TrainConfig:
     options = DATA[data][0]
-    if data == "own-32" and given.own_dataset is None:
-        raise SystemExit("own-32 needs --own_dataset")
+    if data == "own-32" and given.user_dataset is None:
+        raise SystemExit("own-32 needs --user_dataset")
     dataset = {
         "digits-8": lambda: str(write_digits(given.output_dir / "digits")),
-        "own-32": lambda: str(given.own_dataset),
+        "own-32": lambda: str(given.user_dataset),
     }
     options = {**options, "dataset": options.get("dataset") or dataset[data]()}
     return TrainConfig(
@@ -276,7 +276,7 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
     )
     result = {
         "commit": origin(1)["commit"],
-        **{"data": data, "variant": name, "seed": seed, "images": ema.images, "skill": ema.skill},
+        **{"data": data, "variant": name, "seed": seed, "images": ema.images_seen, "skill": ema.skill},
         **{"skill_raw": raw.skill, "skill_error": ema.skill_error, "heldout_loss": ema.heldout_loss},
         "bands": {band: score.skill for band, score in ema.bands.items()},
         "cpu_seconds": round(time.process_time() - start, 1),
@@ -362,9 +362,9 @@ def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namesp
     linear.close()
     theirs, ours = linear.process.snr().log(), training.process.snr().log()
     nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
-    score = FixedTuples.squared_errors
+    score = FixedSamples.squared_errors
 
-    def translated(self: FixedTuples, denoise: Denoiser, batch_size: int) -> Any:
+    def translated(self: FixedSamples, denoise: Denoiser, batch_size: int) -> Any:
         return score(self, lambda noisy, timesteps: denoise(noisy, nearest[timesteps]), batch_size)
 
     training.evaluation = linear.evaluation

@@ -12,7 +12,7 @@ MEASURES = {
     "bf16": "forward and backward pass in bfloat16",
     "compile": "the UNet compiled, channels last",
 }
-FAULTS = {
+BUGS = {
     "adam-epsilon": "Adam's epsilon 1e-3",
     "ema-copied-back": "averaged weights copied over those in training at every preview",
     "random-reset": "random numbers reset at every preview",

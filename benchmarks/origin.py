@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from openddpm import __version__
-from openddpm.training.describe import processor_name
+from openddpm.training.new_record import processor_name
 
 PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow")
 MADE_HERE = ("benchmarks/results", "benchmarks/*.json", "docs")  # which change as benchmarks run

@@ -78,7 +78,7 @@ def throughput_cpu(results: Results) -> list[str]:
         "The same UNet, batch size and images in both, whole commands of each in turn, which make their own previews: "
         "the plain loop one of the averaged weights, ours one of each weights (where there is no row of epochs, the "
         "plain loop makes none, and ours one of a single step). These commands are short, so that their start (ours "
-        "decodes all images once, measures rulers, and evaluates) and the preview at their end weigh far more than in "
+        "decodes all images, measures baselines, and evaluates) and the preview at their end weigh far more than in "
         "a run of hours. The rate of the steps is the median over windows of five steps after five of warm-up, without "
         "what ours decodes before the first; the last way to count is computed from it and the time of a preview. "
         "The ratio is the median of those of the rounds, with the least and the most.",
@@ -114,7 +114,7 @@ def step_split(results: Results) -> list[str]:
 
 def time_to_quality(results: Results) -> list[str]:
     """Return how much sooner ours has the loss at which the plain loops end."""
-    names = {"copied": "with the faults of the copied script", "plain": "without them"}
+    names = {"copied": "with the bugs of the copied script", "plain": "without them"}
     lines = [
         [
             *(f"plain loop {names[row['against']]}", str(row["seed"]), f"{row['loss']:.4f}"),
@@ -183,7 +183,7 @@ def growth(results: Results) -> list[str]:
         "A tiny UNet on random images of 32x32, memory-mapped. Private memory is the most that the steps take, "
         "without pages of the mapped file, which the system takes back when it needs them. The rate is that of the "
         "median step of a run; what a row is of the first is the median over rounds, in which all sizes take turns. "
-        "Set-up is everything before the first step but decoding; the rulers are measured once for a set of images.",
+        "Set-up is everything before the first step but decoding; the baselines are measured once for a set of images.",
         table([*columns, "first set-up", "later ones"], lines),
     ]
 

@@ -2,7 +2,7 @@
 
 As it stands it decodes its images at every step in the main process, makes noise on the CPU, waits for the device twice
 a step, averages the weights one tensor at a time and makes a preview of 16 images by 50 DDIM steps after every epoch.
-Each of MEASURES puts one of these right; each of FAULTS is what those scripts get wrong besides. It is a program of its
+Each of MEASURES puts one of these right; each of BUGS is what those scripts get wrong besides. It is a program of its
 own, to be timed from its start to its end; it prints one JSON object.
 
     python benchmarks/plain_loop.py --images FOLDER --unet CONFIG.json --resolution 16 --max_train_steps 400
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
-from measures import FAULTS, MEASURES
+from measures import BUGS, MEASURES
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,7 +51,7 @@ class Options:
     window_steps: int = 5
     """Steps from one entry of `Outcome.windows` to the next."""
     switched: frozenset[str] = frozenset()
-    """Names in MEASURES and FAULTS."""
+    """Names in MEASURES and BUGS."""
 
 
 @dataclass
@@ -69,14 +69,14 @@ class Outcome:
     ema: list[torch.Tensor] | None = None
 
 
-Look = Callable[[UNet2DModel, list[torch.Tensor], Outcome], None]
+Evaluate = Callable[[UNet2DModel, list[torch.Tensor], Outcome], None]
 
 
-def train(options: Options, look: Look | None = None) -> Outcome:
+def train(options: Options, evaluate: Evaluate | None = None) -> Outcome:
     """Train a UNet.
 
     Args:
-        look: called after each epoch and at the end with the UNet, its averaged weights and the outcome so far; the
+        evaluate: called after each epoch and at the end with the UNet, its averaged weights and the outcome so far; the
             time it takes is not counted.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,14 +99,14 @@ def train(options: Options, look: Look | None = None) -> Outcome:
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     scheduler = DDIMScheduler(num_train_timesteps=1000)
     ema = [parameter.detach().clone() for parameter in unet.parameters()]
-    outcome, start, looked, epochs = Outcome(unet=unet, ema=ema), time.perf_counter(), 0.0, 0
+    outcome, start, evaluating, epochs = Outcome(unet=unet, ema=ema), time.perf_counter(), 0.0, 0
     for is_epoch_end, images in _batches(options, device):
         _step(options, model, optimizer, schedule, scheduler, images, outcome)
         _average(options, ema, unet, len(outcome.losses))
         is_over = len(outcome.losses) == options.max_train_steps
         if is_over or len(outcome.losses) % options.window_steps == 0:
             _wait(device)
-            seconds = {"seconds": time.perf_counter() - start - looked, "preview_seconds": outcome.preview_seconds}
+            seconds = {"seconds": time.perf_counter() - start - evaluating, "preview_seconds": outcome.preview_seconds}
             outcome.windows.append({"images": outcome.num_images, **seconds})
         epochs += is_epoch_end
         if is_epoch_end or is_over:
@@ -114,10 +114,10 @@ def train(options: Options, look: Look | None = None) -> Outcome:
                 outcome.preview_seconds += _preview(options, unet, ema, scheduler)
             _wait(device)
             before = time.perf_counter()
-            outcome.seconds = before - start - looked
-            if look is not None:
-                look(unet, ema, outcome)
-            looked += time.perf_counter() - before
+            outcome.seconds = before - start - evaluating
+            if evaluate is not None:
+                evaluate(unet, ema, outcome)
+            evaluating += time.perf_counter() - before
         if is_over:
             break
     return outcome
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--window_steps", type=int, default=5, help="steps after which the time is noted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the CPU (default: what torch takes)")
-    parser.add_argument("--switch", nargs="*", default=[], choices=[*MEASURES, *FAULTS], help="measures and faults")
+    parser.add_argument("--switch", nargs="*", default=[], choices=[*MEASURES, *BUGS], help="measures and bugs")
     given = vars(parser.parse_args())
     if (threads := given.pop("threads")) is not None:
         torch.set_num_threads(threads)

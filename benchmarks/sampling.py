@@ -149,7 +149,7 @@ def _run_in_words(run: Path) -> dict[str, Any]:
         "dataset": record.dataset.source,
         "resolution": record.dataset.resolution,
         "num_parameters": record.model.num_parameters,
-        "images": record.progress.images,
+        "images": record.progress.images_seen,
         "prediction_type": record.config.get("prediction_type"),
     }
 

@@ -24,7 +24,7 @@ from openddpm.data.stream import BatchStream
 from openddpm.record.schema import MetricsRow
 from openddpm.training import timetable
 from openddpm.training.loop import fit
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 from openddpm.training.setup import prepare
 
 KINDS = {

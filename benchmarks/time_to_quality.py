@@ -1,4 +1,4 @@
-"""Held-out loss against time: the plain loop, with and without the faults of the copied script, and our recipe.
+"""Held-out loss against time: the plain loop, with and without the bugs of the copied script, and our recipe.
 
     python benchmarks/time_to_quality.py --output_dir runs/time-to-quality --seeds 0 1 2
 
@@ -32,15 +32,15 @@ from openddpm.config import TrainConfig
 from openddpm.diffusion.sampling import denoiser
 from openddpm.record.schema import EvaluationRow, RunRecord
 from openddpm.training import setup
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 from openddpm.training.timetable import Timetable, make_timetable
 
 RUNS = {
-    "copied": ("plain loop with the faults of the copied script", tuple(plain_loop.FAULTS)),
+    "copied": ("plain loop with the bugs of the copied script", tuple(plain_loop.BUGS)),
     "plain": ("plain loop without them", ()),
     "ours": ("our recipe", None),
 }
-NUM_TUPLES = 288
+NUM_FIXED_SAMPLES = 288
 NUM_REGULAR, NUM_EARLY = 40, 12  # evaluations of ours, the early ones ever closer to the start
 
 Point = dict[str, float]
@@ -128,7 +128,7 @@ def often_at_first(config: TrainConfig, total_steps: int, num_train: int, num_pr
     every = max(1, total_steps // NUM_REGULAR)
     early = sorted({round(every ** (number / NUM_EARLY)) for number in range(NUM_EARLY)})
     planned = make_timetable(config, total_steps, num_train, num_processes)
-    return replace(planned, evaluation_steps=every, early_steps=tuple(early), num_tuples=NUM_TUPLES)
+    return replace(planned, evaluation_steps=every, early_steps=tuple(early), num_fixed_samples=NUM_FIXED_SAMPLES)
 
 
 class Points(Observer):
@@ -180,7 +180,7 @@ def train_plain(name: str, config: TrainConfig) -> list[Point]:
     )
     points: list[Point] = []
 
-    def look(unet: UNet2DModel, ema: list[torch.Tensor], outcome: plain_loop.Outcome) -> None:
+    def evaluate(unet: UNet2DModel, ema: list[torch.Tensor], outcome: plain_loop.Outcome) -> None:
         raw = dict(unet.named_parameters())
         kinds = {"ema": dict(zip(raw, ema, strict=True)), "raw": raw}
         losses = {}
@@ -190,7 +190,7 @@ def train_plain(name: str, config: TrainConfig) -> list[Point]:
             losses[kind] = row.heldout_loss or math.nan
         points.append({"images": outcome.num_images, "seconds": round(outcome.seconds, 3), **losses})
 
-    plain_loop.train(options, look)
+    plain_loop.train(options, evaluate)
     return points
 
 

@@ -1,4 +1,4 @@
-"""What common faults of training scripts cost, each alone and together: the same images, seed and model.
+"""What common bugs of training scripts cost, each alone and together: the same images, seed and model.
 
     python benchmarks/what_slows.py --output_dir runs/what-slows
 
@@ -16,8 +16,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from bugs import COMMON, COPIED_SCRIPT, OTHER_DRAWS, Bug, train_with
 from digits import write_digits
-from faults import COMMON, COPIED_SCRIPT, OTHER_DRAWS, Fault, train_with
 from what_slows_figures import draw_figures
 
 from openddpm.config import TrainConfig
@@ -34,18 +34,18 @@ OPTIONS: dict[str, Any] = {
     "learning_rate": 5e-4,
     "lr_warmup_steps": 100,
     "num_inference_steps": 20,
-    "save_images_epochs": 1,  # when the copied script's faults happen
+    "save_images_epochs": 1,  # when the copied script's bugs happen
     "checkpointing_steps": 1_000_000,  # at the end only
 }
 
 TIMETABLE: dict[str, Any] = {
     "MAX_SHARE_OF_TIME": 0.3,
-    "TUPLE_COUNTS": (288,),
-}  # faults are told apart by more than a run affords
+    "FIXED_SAMPLE_COUNTS": (288,),
+}  # bugs are told apart by more than a run affords
 
-RUNS: dict[str, tuple[str, Sequence[Fault]]] = {
+RUNS: dict[str, tuple[str, Sequence[Bug]]] = {
     "none": ("none", []),
-    **{fault.name: (fault.what, [fault]) for fault in (OTHER_DRAWS, *COMMON)},
+    **{bug.name: (bug.what, [bug]) for bug in (OTHER_DRAWS, *COMMON)},
     "copied-script": ("the first three: the copied script", COPIED_SCRIPT),
     "all": ("all seven", COMMON),
 }
@@ -65,8 +65,8 @@ def main() -> None:
     config = TrainConfig(
         dataset=str(write_digits(output_dir / "data" / "digits-8")), logging_dir=str(output_dir / "logs"), **OPTIONS
     )
-    for name, (_, faults) in RUNS.items():
-        _train(config, faults, output_dir / name)
+    for name, (_, bugs) in RUNS.items():
+        _train(config, bugs, output_dir / name)
     folders = {name: read_run_folder(output_dir / name) for name in RUNS}
     rows = [_row(what, folders[name]) for name, (what, _) in RUNS.items()]
     results = {**_origin(folders["none"]), "runs": rows}
@@ -75,12 +75,12 @@ def main() -> None:
     draw_figures({what: folders[name] for name, (what, _) in RUNS.items()}, rows, arguments.pictures or output_dir)
 
 
-def _train(config: TrainConfig, faults: Sequence[Fault], folder: Path) -> None:
+def _train(config: TrainConfig, bugs: Sequence[Bug], folder: Path) -> None:
     if (folder / "run.json").exists() and read_run_folder(folder).run.status == "finished":
         return
     own = {"output_dir": str(folder), "overwrite_output_dir": True}
     with patch.multiple(timetable, **TIMETABLE):
-        train_with(config.model_copy(update=own), faults, [Display(), ReportObserver()])
+        train_with(config.model_copy(update=own), bugs, [Display(), ReportObserver()])
 
 
 def _row(what: str, found: RunFolder) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _row(what: str, found: RunFolder) -> dict[str, Any]:
     last_epoch = [row.train_loss for row in found.metrics if row.epoch > found.metrics[-1].epoch - 1]
     ema, raw = ([row for row in found.evaluations if row.weights == weights][-1] for weights in ("ema", "raw"))
     return {
-        "fault": what,
+        "bug": what,
         "printed_loss": sum(last_epoch) / len(last_epoch),
         "heldout_loss_ema": ema.heldout_loss,
         "heldout_loss_raw": raw.heldout_loss,
@@ -97,14 +97,14 @@ def _row(what: str, found: RunFolder) -> dict[str, Any]:
         "skill_error": ema.skill_error,
         "images_to_skill_0": _images_to_skill_0(found),
         "bands_ema": {band: score.model_dump() for band, score in ema.bands.items()},
-        "images": ema.images,
+        "images": ema.images_seen,
         "wall_seconds": found.metrics[-1].wall_seconds,
     }
 
 
 def _images_to_skill_0(found: RunFolder) -> int | None:
     """Return when the EMA weights first were as good as a linear denoiser, interpolated; None if they never were."""
-    rows = [(row.images, row.skill) for row in found.evaluations if row.weights == "ema" and row.skill is not None]
+    rows = [(row.images_seen, row.skill) for row in found.evaluations if row.weights == "ema" and row.skill is not None]
     for (images, skill), (next_images, next_skill) in pairwise(rows):
         if skill < 0 <= next_skill:
             return round(images + (next_images - images) * skill / (skill - next_skill))
@@ -127,14 +127,14 @@ def _origin(found: RunFolder) -> dict[str, Any]:
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| fault | training loss, as printed | held-out loss, EMA | skill, EMA | skill, raw | images to skill 0 |",
+        "| bug | training loss, as printed | held-out loss, EMA | skill, EMA | skill, raw | images to skill 0 |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         numbers = [f"{row[key]:.3f}" for key in ("printed_loss", "heldout_loss_ema")]
         skills = [f"{row[key]:+.2f}" for key in ("skill_ema", "skill_raw")]
         images = row["images_to_skill_0"]
-        lines.append("| " + " | ".join([row["fault"], *numbers, *skills, f"{images:,}" if images else "never"]) + " |")
+        lines.append("| " + " | ".join([row["bug"], *numbers, *skills, f"{images:,}" if images else "never"]) + " |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ LOWEST_SKILL = -1.0  # of the axis: below it a curve leaves the picture
 
 
 def draw_figures(runs: Mapping[str, RunFolder], rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Write what-slows-skill.png, what-slows-loss.png and what-slows-samples.png; the first two runs are without fault.
+    """Write what-slows-skill.png, what-slows-loss.png and what-slows-samples.png; the first two runs are without bug.
 
     Args:
         runs: by what is wrong with them.
@@ -34,7 +34,7 @@ def draw_figures(runs: Mapping[str, RunFolder], rows: Sequence[dict[str, Any]], 
 
 
 def _skill_figure(runs: Mapping[str, RunFolder]) -> Figure:
-    """Draw a panel a fault: the skill of its EMA weights beside that of the runs without fault."""
+    """Draw a panel a bug: the skill of its EMA weights beside that of the runs without bug."""
     names = list(runs)
     faulty = names[2:]
     figure = _figure(9.0, 2.5 * -(-len(faulty) // COLUMNS))
@@ -43,15 +43,15 @@ def _skill_figure(runs: Mapping[str, RunFolder]) -> Figure:
         for control in names[:2]:
             (without,) = axes.plot(*_skills(runs[control]), color=CONTROL, linewidth=1.4)
         images, skills = _skills(runs[name])
-        (with_fault,) = axes.plot(images, skills, color=HELDOUT, linewidth=2.2)
+        (with_bug,) = axes.plot(images, skills, color=HELDOUT, linewidth=2.2)
         axes.text(images[-1], LOWEST_SKILL + 0.06, f"ends at {skills[-1]:+.2f}", color=HELDOUT, fontsize=9, ha="right")
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_title(textwrap.fill(name, 38), fontsize=9, color=INK, loc="left")
         axes.set_ylim(LOWEST_SKILL, 0.35)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _dress(axes)
-    labels = ["without fault, two runs", "with the fault"]
-    figure.legend([without, with_fault], labels, loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
+    labels = ["without bug, two runs", "with the bug"]
+    figure.legend([without, with_bug], labels, loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
     figure.supxlabel("training images seen", color=QUIET, fontsize=10)
     figure.supylabel("skill on held-out images (0: a linear denoiser)", color=QUIET, fontsize=10)
     return figure
@@ -67,10 +67,10 @@ def _loss_figure(rows: Sequence[dict[str, Any]], control: RunFolder) -> Figure:
     axes.hlines(places, np.minimum(printed, heldout), np.maximum(printed, heldout), color=LINE, linewidth=5)
     axes.scatter(printed, places, color=PRINTED, s=55, zorder=3, label="training loss, as the script prints it")
     axes.scatter(heldout, places, color=HELDOUT, s=55, zorder=3, label="loss on held-out images, EMA weights")
-    if control.rulers is not None:
-        ruler = float(np.dot(control.rulers.gaussian, control.rulers.shares))
-        axes.axvline(ruler, color=INK, linewidth=1, linestyle=":", label="a linear denoiser, held-out images")
-    axes.set_yticks(places, [row["fault"] for row in rows])
+    if control.baselines is not None:
+        baseline = float(np.dot(control.baselines.linear, control.baselines.shares))
+        axes.axvline(baseline, color=INK, linewidth=1, linestyle=":", label="a linear denoiser, held-out images")
+    axes.set_yticks(places, [row["bug"] for row in rows])
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -99,7 +99,7 @@ def _samples_figure(runs: Mapping[str, RunFolder], rows: Sequence[dict[str, Any]
 
 def _skills(run: RunFolder) -> tuple[list[int], list[float]]:
     rows = [row for row in run.evaluations if row.weights == "ema" and row.skill is not None]
-    return [row.images for row in rows], [row.skill for row in rows if row.skill is not None]
+    return [row.images_seen for row in rows], [row.skill for row in rows if row.skill is not None]
 
 
 def _figure(width: float, height: float) -> Figure:

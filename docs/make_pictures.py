@@ -23,7 +23,7 @@ def write_film_strip(run: RunFolder, path: Path) -> None:
     """Write a row of previews, spread evenly over the logarithm of their steps, with the images seen below each."""
     previews = [preview for preview in run.previews if preview.ema]
     places = np.unique(np.round(np.geomspace(1, len(previews), FRAMES)).astype(int) - 1)
-    images_per_step = run.run.progress.images / run.run.progress.step
+    images_per_step = run.run.progress.images_seen / run.run.progress.step
     strip = Image.new("RGB", (len(places) * (FRAME_PIXELS + 8) - 8, FRAME_PIXELS + 30), "white")
     draw = ImageDraw.Draw(strip)
     for index, place in enumerate(places):

@@ -1,4 +1,4 @@
-"""Draws what docs/rulers.md shows of real runs: `python docs/make_rulers_picture.py RUN ... PICTURE.png`."""
+"""Draws what docs/baselines.md shows of real runs: `python docs/make_baselines_picture.py RUN ... PICTURE.png`."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def draw(runs: list[RunFolder], path: Path) -> None:
         samples.imshow(np.asarray(Image.open(preview.ema).convert("RGB")), interpolation="nearest")
         samples.set_title("last samples", fontsize=10)
         samples.set_axis_off()
-        verdict = judge(run.run, run.metrics, run.evaluations, run.rulers)
+        verdict = judge(run.run, run.metrics, run.evaluations, run.baselines)
         skill.set_title(run.run.name, loc="left", fontweight="bold")
         levels.set_title(fill(verdict.sentence, 75), loc="left", fontsize=9)
     figure.savefig(path)
@@ -38,7 +38,7 @@ def draw(runs: list[RunFolder], path: Path) -> None:
 def _draw_skill(axes: Axes, run: RunFolder) -> None:
     for weights in ("raw", "ema"):
         rows = [row for row in run.evaluations if row.weights == weights and row.skill is not None]
-        images = [row.images for row in rows]
+        images = [row.images_seen for row in rows]
         axes.plot(images, [row.skill for row in rows], color=COLOURS[weights], label=f"held-out, {NAMES[weights]}")
         if weights == "ema":
             axes.plot(images, [row.train_skill for row in rows], "--", color=COLOURS[weights], label="training images")
@@ -51,18 +51,18 @@ def _draw_skill(axes: Axes, run: RunFolder) -> None:
 
 
 def _draw_levels(axes: Axes, run: RunFolder) -> None:
-    rulers = run.rulers
-    assert rulers is not None
+    baselines = run.baselines
+    assert baselines is not None
     last = {row.weights: row for row in run.evaluations}
     for name, values, style in (
-        ("zero", rulers.zero, {"color": "#999999"}),
-        ("gaussian", rulers.gaussian, {"color": "black"}),
-        ("memory, training images", rulers.memory_train, {"color": "#7c3aad", "linestyle": ":"}),
-        ("memory, held-out images", rulers.memory_heldout, {"color": "#7c3aad"}),
+        ("zero", baselines.zero, {"color": "#999999"}),
+        ("gaussian", baselines.gaussian, {"color": "black"}),
+        ("memory, training images", baselines.memorizing_train, {"color": "#7c3aad", "linestyle": ":"}),
+        ("memory, held-out images", baselines.memorizing_heldout, {"color": "#7c3aad"}),
     ):
-        axes.plot(rulers.snr, np.maximum(values, 1e-9), label=name, linewidth=1.2, **style)
+        axes.plot(baselines.snr, np.maximum(values, 1e-9), label=name, linewidth=1.2, **style)
     loss = [np.nan if value is None else value for value in last["ema"].by_timestep]
-    axes.plot(rulers.snr, loss, "o-", color=COLOURS["ema"], label="EMA weights, held-out")
+    axes.plot(baselines.snr, loss, "o-", color=COLOURS["ema"], label="EMA weights, held-out")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(1e-5, 30)

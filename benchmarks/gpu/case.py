@@ -29,7 +29,7 @@ from openddpm import TrainConfig, train
 from openddpm.record.files import write_json
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 NUM_EPOCHS = 400
 NEVER = 1_000_000  # epochs or steps

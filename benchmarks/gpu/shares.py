@@ -39,7 +39,7 @@ def seconds_by_kind(
     step, images, wall = 0, 0, 0.0
     for row in metrics:
         between = range(step, row.step)  # what is due after a step is done as the next one begins
-        steps = (row.images - images) / row.images_per_second
+        steps = (row.images_seen - images) / row.images_per_second
         pause = max(0.0, row.wall_seconds - wall - steps)
         evaluations = min(pause, sum(evaluated.get(number, 0.0) for number in between))
         rest = pause - evaluations
@@ -51,5 +51,5 @@ def seconds_by_kind(
             found.saves += rest
         else:
             found.other += rest
-        step, images, wall = row.step, row.images, row.wall_seconds
+        step, images, wall = row.step, row.images_seen, row.wall_seconds
     return found

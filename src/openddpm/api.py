@@ -19,9 +19,9 @@ from openddpm.observers.tensorboard import TensorBoardObserver
 from openddpm.observers.verdict import VerdictObserver
 from openddpm.record.reader import read_run_record
 from openddpm.training.checkpoint import checkpoint_step, is_valid, list_checkpoints
+from openddpm.training.distributed import lost_ranks_named
 from openddpm.training.loop import TrainResult, fit
-from openddpm.training.observers import Observer
-from openddpm.training.ranks import lost_ranks_named
+from openddpm.training.observer import Observer
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite
 
@@ -60,11 +60,11 @@ def train(
     while True:
         try:
             return _train(config, dataset, transform, unet, observers, rolled_back_from)
-        except NotFinite as fault:
-            going_back = _going_back(config, fault)
+        except NotFinite as error:
+            going_back = _going_back(config, error)
             if going_back is None:
                 raise
-            rolled_back_from = fault.step
+            rolled_back_from = error.step
         with lost_ranks_named():
             PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
         gc.collect()  # the model that went wrong, before there is a second one
@@ -78,24 +78,24 @@ def _check_types(config: Any, dataset: Any, transform: Any, observers: Any) -> N
         UserError: naming the first that is wrong.
     """
     if not isinstance(config, TrainConfig):
-        todo = "Give a TrainConfig: train(TrainConfig(dataset='my-images', resolution=64))."
-        raise UserError(f"the config is of type {type(config).__name__}", todo)
+        hint = "Give a TrainConfig: train(TrainConfig(dataset='my-images', resolution=64))."
+        raise UserError(f"the config is of type {type(config).__name__}", hint)
     if isinstance(dataset, str | Path):
-        todo = f"Put it into the config: TrainConfig(dataset={str(dataset)!r})."
+        hint = f"Put it into the config: TrainConfig(dataset={str(dataset)!r})."
         raise UserError(
-            f"dataset= is the {type(dataset).__name__} {str(dataset)!r}; it takes the images themselves", todo
+            f"dataset= is the {type(dataset).__name__} {str(dataset)!r}; it takes the images themselves", hint
         )
     if transform is not None and not callable(transform):
-        todo = "Give a callable on batches of uint8 images (B, C, H, W): a torchvision v2 transform, or a function."
-        raise UserError(f"the transform is of type {type(transform).__name__}, which cannot be called", todo)
-    todo = "Give a list of objects whose class derives from openddpm.training.observers.Observer."
+        hint = "Give a callable on batches of uint8 images (B, C, H, W): a torchvision v2 transform, or a function."
+        raise UserError(f"the transform is of type {type(transform).__name__}, which cannot be called", hint)
+    hint = "Give a list of objects whose class derives from openddpm.training.observer.Observer."
     if not isinstance(observers, Sequence) or isinstance(observers, str):
-        raise UserError(f"observers is of type {type(observers).__name__}, not a list", todo)
+        raise UserError(f"observers is of type {type(observers).__name__}, not a list", hint)
     for observer in observers:
         if not isinstance(observer, Observer):
             is_class = isinstance(observer, type)
             found = f"the class {observer.__name__} itself" if is_class else f"of type {type(observer).__name__}"
-            raise UserError(f"one of the observers is {found}", todo)
+            raise UserError(f"one of the observers is {found}", hint)
 
 
 def _train(
@@ -111,24 +111,24 @@ def _train(
     pushing = [PushObserver(config, console)] if config.push_to_hub and is_main else []
     display, tensorboard = Display(console), TensorBoardObserver(Path(config.logging_dir))
     verdict = VerdictObserver(tell=[display.judged, tensorboard.judged])
-    onlookers = [display, verdict, tensorboard, ReportObserver(), *pushing, *observers]
-    return fit(prepare(config, dataset, transform, unet, onlookers, rolled_back_from))
+    observers = [display, verdict, tensorboard, ReportObserver(), *pushing, *observers]
+    return fit(prepare(config, dataset, transform, unet, observers, rolled_back_from))
 
 
-def _going_back(config: TrainConfig, fault: NotFinite) -> TrainConfig | None:
+def _going_back(config: TrainConfig, error: NotFinite) -> TrainConfig | None:
     """Return the config that goes back to the newest checkpoint that may help, or None: rollbacks may be used up, too.
 
-    One that a rollback has led to before does not, and neither does the state just before the fault: the learning rate
+    One that a rollback has led to before does not, and neither does the state just before the error: the learning rate
     is heard of only after the loss.
     """
     folder = Path(config.output_dir)
     record = read_run_record(folder)
     rollbacks = [entry.step for entry in record.resumptions if entry.rolled_back_from is not None]
-    if not fault.may_go_back or len(rollbacks) >= config.max_rollbacks:
+    if not error.may_go_back or len(rollbacks) >= config.max_rollbacks:
         return None
     for checkpoint in reversed(list_checkpoints(folder)):
         step = checkpoint_step(checkpoint)
-        if step < fault.step - 1 and step not in rollbacks and is_valid(checkpoint, record.run_id):
+        if step < error.step - 1 and step not in rollbacks and is_valid(checkpoint, record.run_id):
             back = str(checkpoint.resolve())
             return resuming_config(
                 record.config, config.output_dir, resume_from_checkpoint=back, hub_token=config.hub_token
@@ -147,7 +147,7 @@ def resume(folder: Path | str, **changes: Any) -> TrainResult:
     """
     folder = Path(folder)
     record = read_run_record(folder)
-    if record.own_parts:
-        found = f"the run in '{folder}' was trained with a {' and a '.join(record.own_parts)} given from Python"
+    if record.user_supplied:
+        found = f"the run in '{folder}' was trained with a {' and a '.join(record.user_supplied)} given from Python"
         raise UserError(found, "Call train() with the same objects and resume_from_checkpoint='latest'.")
     return train(resuming_config(record.config, str(folder), **changes))

@@ -207,13 +207,13 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
     @model_validator(mode="wrap")
     @classmethod
     def _with_recipe_and_plain_errors(cls, data: Any, handler: Any) -> Any:
-        faults = []
+        errors = []
         if isinstance(data, dict) and isinstance(data.get("output_dir"), str):
             data = {**data, "output_dir": os.path.expanduser(data["output_dir"])}  # noqa: PTH111 - "" stays ""
         if isinstance(data, dict) and isinstance(data.get("recipe"), str):
             recipe = data["recipe"]
             if recipe not in RECIPES:
-                faults.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
+                errors.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
             options = dict(RECIPES.get(recipe, {}))
             if "num_epochs" in data or data.get("max_minutes") is not None:
                 options.pop("max_train_steps", None)  # which would win over the epochs or minutes asked for
@@ -221,12 +221,16 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
         try:
             config = handler(data)
         except ValidationError as error:
-            faults += _describe(error)
+            errors += _describe(error)
         else:
-            faults += _contradictions(config)
-        if faults:
-            raise UserError("\n".join(faults), "See `openddpm train --help` for every option.")
+            errors += _contradictions(config)
+        if errors:
+            raise UserError("\n".join(errors), "See `openddpm train --help` for every option.")
         return config
+
+    def global_batch_size(self, num_processes: int) -> int:
+        """Return how many images a step consumes, over all processes and accumulation steps."""
+        return self.train_batch_size * self.gradient_accumulation_steps * num_processes
 
 
 OPTION_GROUPS = {
@@ -259,7 +263,7 @@ def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
 def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
     """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
     going_on: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
-    going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one sitting, not to all that follow
+    going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one session, not to all that follow
     if "num_epochs" in changes or changes.get("max_minutes") is not None:
         going_on["max_train_steps"] = None  # which would win over the epochs or minutes asked for
     return recorded_config(values, **{**going_on, **changes})
@@ -294,35 +298,35 @@ def _is_utf8(text: str) -> bool:
 
 def _contradictions(config: TrainConfig) -> list[str]:
     """Return a line for each option that is wrong beside another, or as a name of files."""
-    faults = []
+    errors = []
     num_timesteps, last_beta = config.num_train_timesteps, beta_range(config.num_train_timesteps)[1]
     if config.num_inference_steps > num_timesteps:
-        faults.append(
+        errors.append(
             f"num_inference_steps: found {config.num_inference_steps}, more than the num_train_timesteps "
             f"{num_timesteps} that there are to step through"
         )
     if config.beta_schedule != "squaredcos_cap_v2" and last_beta >= 1:
-        faults.append(
+        errors.append(
             f"num_train_timesteps: found {num_timesteps}; the last step of the {config.beta_schedule} schedule would "
             f"take beta = 0.02 * 1000 / {num_timesteps} = {last_beta:g}, but with 1 nothing is left of an image: take "
             "21 or more (1000 is usual), or beta_schedule squaredcos_cap_v2"
         )
     if config.max_minutes is not None and config.max_train_steps is not None:
-        faults.append(
+        errors.append(
             f"max_minutes: found {config.max_minutes:g} beside max_train_steps {config.max_train_steps}; give one of "
             "them"
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
-        faults.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
+        errors.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
     if config.init_from and config.zero_init_residuals:
-        faults.append("zero_init_residuals: found True; it would undo weights that init_from starts from")
+        errors.append("zero_init_residuals: found True; it would undo weights that init_from starts from")
     if config.pixel_range is not None and not config.pixel_range[0] < config.pixel_range[1]:
         low, high = config.pixel_range
-        faults.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
+        errors.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
-            faults.append(f"{name}: found {value!r}, which is not valid UTF-8")
-    return faults
+            errors.append(f"{name}: found {value!r}, which is not valid UTF-8")
+    return errors
 
 
 def _describe(error: ValidationError) -> list[str]:

@@ -8,13 +8,13 @@ class UserError(Exception):
 
     Args:
         found: what is wrong, naming the value that was met.
-        todo: what to do about it, ideally a command or an option to type.
+        hint: what to do about it, ideally a command or an option to type.
     """
 
-    def __init__(self, found: str, todo: str = "") -> None:
+    def __init__(self, found: str, hint: str = "") -> None:
         self.found = _printable(found)
-        self.todo = _printable(todo)
-        super().__init__(f"{self.found}\n{self.todo}" if todo else self.found)
+        self.hint = _printable(hint)
+        super().__init__(f"{self.found}\n{self.hint}" if hint else self.found)
 
 
 def _printable(message: str) -> str:

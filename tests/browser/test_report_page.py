@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from made_up_run import write_made_up_run
-from openddpm.analysis.report import write_report
-from openddpm.analysis.report.series import metrics_columns, smooth
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import ImageFinding
+from openddpm.report import write_report
+from openddpm.report.series import metrics_columns, smooth
 
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -42,7 +42,7 @@ def test_page_opens_offline_without_a_complaint(visit: Any, report: Path, scheme
         {"steps": 10, "rows": 1, "previews": 0},
         {"steps": 10, "rows": 0, "previews": 1},
         {"steps": 100, "rows": 10, "previews": 3, "use_ema": False},
-        {"steps": 100, "rows": 10, "previews": 3, "rulers": False},
+        {"steps": 100, "rows": 10, "previews": 3, "baselines": False},
         {"steps": 100, "rows": 10, "previews": 3, "num_heldout": 0},
     ],
 )
@@ -122,7 +122,7 @@ def test_log_toggle_changes_the_axis_type(visit: Any, report: Path) -> None:
 def test_x_axis_can_be_images_steps_or_hours(visit: Any, report: Path) -> None:
     """All curves over training end at the run's images, steps or hours, whichever is chosen."""
     page = visit.open(report)
-    for choice, end in (("step", 2400), ("hours", 300 / 3600), ("images", 76800)):
+    for choice, end in (("step", 2400), ("hours", 300 / 3600), ("images_seen", 76800)):
         choose(page, "x-axis", choice)
         ends = {trace["x"][-1] for plot in ("plot-loss", "plot-skill", "plot-ema_decay") for trace in drawn(page, plot)}
         assert list(ends) == [pytest.approx(end)]
@@ -191,12 +191,12 @@ def test_needles_stand_where_the_gauges_say(visit: Any, report: Path) -> None:
         assert label["x"] + label["width"] <= scale["x"] + scale["width"] + 4
 
 
-def test_rulers_and_skill_are_drawn(visit: Any, report: Path) -> None:
-    """At first the noise plot has the EMA weights and three rulers, the skill plot both weights; buttons add more."""
+def test_baselines_and_skill_are_drawn(visit: Any, report: Path) -> None:
+    """At first the noise plot has the EMA weights and three baselines, the skill plot both weights."""
     page = visit.open(report)
     assert [one["name"] for one in drawn(page, "plot-noise")] == ["knows nothing", "linear filter", "by heart", "EMA"]
     assert [one["name"] for one in drawn(page, "plot-skill")] == ["raw", "EMA"]
-    for curve in ("noise_raw", "memory_heldout", "layout"):
+    for curve in ("noise_raw", "memorizing_heldout", "layout"):
         page.locator(f"[data-curve='{curve}']").click()
     assert len(drawn(page, "plot-noise")) == 6
     assert [one["name"] for one in drawn(page, "plot-skill")] == ["layout", "raw", "EMA"]
@@ -213,21 +213,21 @@ def test_skill_far_below_zero_is_still_in_sight(visit: Any, tmp_path: Path) -> N
 
 
 def test_a_term_leads_to_its_explanation(visit: Any, report: Path) -> None:
-    """Clicking a word of the rulers unfolds the glossary at that word; a finger's first tap only explains it."""
+    """Clicking a word of the baselines unfolds the glossary at that word; a finger's first tap only explains it."""
     page = visit.open(report)
-    entry = page.locator("#word-gaussian")
+    entry = page.locator("#word-linear")
     assert not entry.is_visible()
-    page.locator(".gauge .term[href='#word-gaussian']").first.click()
+    page.locator(".gauge .term[href='#word-linear']").first.click()
     page.wait_for_function("() => document.querySelector('#glossary details').open")
     assert entry.is_visible()
 
     phone = visit.open(report, width=390, has_touch=True)
-    word = phone.locator(".gauge .term[href='#word-gaussian']").first
+    word = phone.locator(".gauge .term[href='#word-linear']").first
     word.tap()
     assert "covariance" in phone.locator("#tip").text_content()
     assert "#" not in phone.url
     word.tap()
-    assert phone.url.endswith("#word-gaussian")
+    assert phone.url.endswith("#word-linear")
 
 
 PAYLOAD = "".join(
@@ -251,7 +251,7 @@ def test_markup_from_a_record_is_shown_as_text(visit: Any, tmp_path: Path) -> No
     record["environment"] = {"device": payload, payload: {payload: payload}}
     record["model"]["config"] = {payload: [payload]}
     record["config"] |= {"dataset": payload, "hub_model_id": payload, option: payload}
-    record["own_parts"] = [payload]
+    record["user_supplied"] = [payload]
     record["resumptions"] = [{"step": 1, "time": payload, "skipped_checkpoints": [payload]}]
     (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
     page = visit.open(write_report(tmp_path))

@@ -23,7 +23,7 @@ def test_a_sound_plan(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     outcome = cli("doctor", *flags(output_dir=tmp_path / "run", learning_rate=1e-3))
     assert outcome.status == 0, outcome.out + outcome.err
     assert "Traceback" not in outcome.err
-    assert "learning one batch by heart" in outcome.err
+    assert "memorizing one batch" in outcome.err
     assert outcome.out.splitlines()[-2].startswith("no fault found")
     assert outcome.out.splitlines()[-1] == "next: openddpm train, with the same options"
     assert list(tmp_path.iterdir()) == []
@@ -34,9 +34,9 @@ def test_a_faulty_plan_as_json(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     outcome = cli("doctor", "--json", *flags(output_dir=tmp_path / "run", adam_epsilon=0.1))
     assert outcome.status == 1
     answer = json.loads(outcome.out)
-    assert answer["num_faults"] == sum(finding["severity"] == "fault" for finding in answer["findings"]) >= 1
+    assert answer["num_errors"] == sum(finding["severity"] == "error" for finding in answer["findings"]) >= 1
     (fault,) = (finding for finding in answer["findings"] if finding["name"] == "adam_epsilon")
-    assert all(fault[part] for part in ("what", "why", "todo"))
+    assert all(fault[part] for part in ("what", "why", "hint"))
     assert answer["measurements"]["step_seconds"] > 0
 
 

@@ -31,7 +31,7 @@ MARKUP_NAME = "a <b>run</b> & [link](x)"
 ALLOWED = {
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
-    *("data.json", "rulers.json", "verdict.json"),
+    *("data.json", "baselines.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/training-data.png"),
 }
 
@@ -107,7 +107,7 @@ def command(hub_of_module: HubStandIn, workshop: Path) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def command_of_stranger(hub_of_module: HubStandIn, workshop: Path) -> Iterator[Command]:
+def untrusted_command(hub_of_module: HubStandIn, workshop: Path) -> Iterator[Command]:
     """`openddpm` with a token that the stand-in does not know."""
     server = Server(environment_for(hub_of_module.endpoint, workshop / "hf_home", "hf_wrong"))
     yield server
@@ -274,15 +274,13 @@ def test_a_dead_endpoint(workshop: Path, flags: Flags, tmp_path: Path) -> None:
         dead.close()
 
 
-def test_a_wrong_token_is_told_first(
-    hub: HubStandIn, command_of_stranger: Command, flags: Flags, tmp_path: Path
-) -> None:
+def test_a_wrong_token_is_told_first(hub: HubStandIn, untrusted_command: Command, flags: Flags, tmp_path: Path) -> None:
     """--push_to_hub with a wrong token ends before training starts, and never shows the token."""
-    answer = command_of_stranger("train", *flags(output_dir=tmp_path / "run"), "--push_to_hub")
+    answer = untrusted_command("train", *flags(output_dir=tmp_path / "run"), "--push_to_hub")
     assert_one_message(answer, "cannot push", "hf auth login")
     assert "hf_wrong" not in answer["err"]
     assert not (tmp_path / "run" / "run.json").exists()
-    reading = command_of_stranger("train", *flags(output_dir=tmp_path / "run", dataset="huggan/pokemon"))
+    reading = untrusted_command("train", *flags(output_dir=tmp_path / "run", dataset="huggan/pokemon"))
     assert_one_message(reading, "'huggan/pokemon'", "token")
 
 
@@ -313,10 +311,10 @@ def test_a_failing_push_can_be_repeated(hub: HubStandIn, command: Command, flags
 
 
 def test_a_push_that_is_refused(
-    command_of_stranger: Command, command: Command, finished_run: Path, hub: HubStandIn
+    untrusted_command: Command, command: Command, finished_run: Path, hub: HubStandIn
 ) -> None:
     """`openddpm push` without permission, or to an impossible name, is one message with what to do."""
-    assert_one_message(command_of_stranger("push", finished_run, "--hub_model_id", "x"), "'x'", "401", "hf auth login")
+    assert_one_message(untrusted_command("push", finished_run, "--hub_model_id", "x"), "'x'", "401", "hf auth login")
     assert_one_message(command("push", finished_run), f"'{finished_run.name}'", "--hub_model_id")
 
 

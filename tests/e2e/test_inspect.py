@@ -75,7 +75,7 @@ def test_training_agrees(cli: Cli, folder: Path, tmp_path: Path, flags: Callable
     refusal = cli("train", *flags(dataset=folder, output_dir=tmp_path / "run"))
     assert refusal.status == 2
     (reason,) = answer["reasons"]
-    assert reason["found"] in refusal.err and reason["todo"] in refusal.err
+    assert reason["found"] in refusal.err and reason["hint"] in refusal.err
 
 
 def test_json_is_one_object_and_nothing_else(cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from openddpm import TrainConfig, UserError, train
 from openddpm.api import resume
 from openddpm.record.reader import Preview, read_run_record
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_own_transform(pictures: list[Image.Image], own_options: dict[str, Any])
     assert losses["white"] != losses["plain"]
 
 
-def own_unet(sample_size: int) -> UNet2DModel:
+def user_unet(sample_size: int) -> UNet2DModel:
     """Return a UNet smaller than that of the tiny run."""
     return UNet2DModel(
         sample_size=sample_size,
@@ -95,7 +95,7 @@ def own_unet(sample_size: int) -> UNet2DModel:
 
 def test_own_unet(pictures: list[Image.Image], own_options: dict[str, Any]) -> None:
     """The caller's UNet is the one that is trained, and the run folder's pipeline has its shape."""
-    unet = own_unet(8)
+    unet = user_unet(8)
     before = {name: value.detach().clone() for name, value in unet.named_parameters()}
     result = train(TrainConfig(**own_options), dataset=pictures, unet=unet)
     assert any((value != before[name]).any() for name, value in unet.named_parameters())
@@ -106,15 +106,15 @@ def test_own_unet(pictures: list[Image.Image], own_options: dict[str, Any]) -> N
 def test_a_unet_that_does_not_fit(pictures: list[Image.Image], own_options: dict[str, Any]) -> None:
     """A UNet of another size than the images is refused with both sizes, and no run is begun."""
     with pytest.raises(UserError, match=r"\(16, 3, 3\).*\(8, 3, 3\)"):
-        train(TrainConfig(**own_options), dataset=pictures, unet=own_unet(16))
+        train(TrainConfig(**own_options), dataset=pictures, unet=user_unet(16))
     assert not (Path(own_options["output_dir"]) / "run.json").exists()
 
 
 def test_a_frozen_unet_is_refused(pictures: list[Image.Image], own_options: dict[str, Any]) -> None:
     """A UNet without a weight to train is told at the start, with what to do."""
     with pytest.raises(UserError, match="frozen") as refusal:
-        train(TrainConfig(**own_options), dataset=pictures, unet=own_unet(8).requires_grad_(False))
-    assert "requires_grad_" in refusal.value.todo
+        train(TrainConfig(**own_options), dataset=pictures, unet=user_unet(8).requires_grad_(False))
+    assert "requires_grad_" in refusal.value.hint
 
 
 class Diary(Observer):

@@ -80,7 +80,7 @@ def test_resume_from_checkpoint_latest(cli: Cli, flags: Flags, tmp_path: Path, m
 
 
 def test_overwrite_removes_our_files_only(cli: Cli, flags: Flags, tmp_path: Path) -> None:
-    """--overwrite_output_dir begins a new run in the folder, and a stranger's file there survives."""
+    """--overwrite_output_dir begins a new run in the folder, and a untrusted file there survives."""
     command = ["train", *flags(output_dir=tmp_path / "run", max_train_steps=2, save_images_epochs=9)]
     assert cli(*command).status == 0
     first = read_run_record(tmp_path / "run")

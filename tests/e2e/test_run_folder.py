@@ -14,7 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RulersRecord, RunRecord, SamplesRow, Verdict
+from openddpm.record.schema import (
+    BaselinesRecord,
+    DataRecord,
+    EvaluationRow,
+    MetricsRow,
+    RunRecord,
+    SamplesRow,
+    Verdict,
+)
 
 TOKEN = b"hf_secret_of_the_tiny_run"
 STEPS = 11  # 2 epochs of 22 training images in batches of 4, rounded up
@@ -25,7 +33,7 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
     names = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
     checkpoint = f"checkpoints/step-{STEPS:08d}"
     expected = {
-        *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "rulers.json", "verdict.json"),
+        *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "baselines.json", "verdict.json"),
         *("samples.jsonl", "report.html", "README.md", "curves.png"),
         *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
         *("scheduler/scheduler_config.json", "samples/training-data.png"),
@@ -38,7 +46,7 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
 
 def test_each_record_validates(finished_run: Path) -> None:
     """Each JSON file and every line of the JSON Lines files fits the schema, with no field unknown to it."""
-    whole = {"run.json": RunRecord, "data.json": DataRecord, "rulers.json": RulersRecord, "verdict.json": Verdict}
+    whole = {"run.json": RunRecord, "data.json": DataRecord, "baselines.json": BaselinesRecord, "verdict.json": Verdict}
     for name, schema in whole.items():
         content = json.loads((finished_run / name).read_text("utf-8"))
         assert schema.model_validate(content).model_dump(mode="json") == content
@@ -52,7 +60,7 @@ def test_each_record_validates(finished_run: Path) -> None:
 def test_run_json_tells_how_the_run_ended(finished_run: Path) -> None:
     """run.json holds the status, the progress, the data and the size of the model as they were."""
     run = RunRecord.model_validate_json((finished_run / "run.json").read_text("utf-8"))
-    assert (run.status, run.progress.step, run.total_steps, run.progress.images) == ("finished", STEPS, STEPS, 44)
+    assert (run.status, run.progress.step, run.total_steps, run.progress.images_seen) == ("finished", STEPS, STEPS, 44)
     assert (run.dataset.num_images, run.dataset.num_train, run.dataset.num_heldout) == (24, 22, 2)
     weights = load_file(finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     assert run.model.num_parameters == sum(tensor.numel() for tensor in weights.values())
@@ -72,11 +80,11 @@ def test_each_step_stands_once(finished_run: Path) -> None:
 def test_the_verdict_is_the_judges(finished_run: Path) -> None:
     """verdict.json is what the record says when it is judged again, and its numbers are in the evaluations."""
     run = read_run_folder(finished_run)
-    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
+    assert run.verdict == judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
     assert run.verdict.step == STEPS and run.verdict.skill in {row.skill for row in run.evaluations[-2:]}
-    assert run.rulers is not None
+    assert run.baselines is not None
     for row in run.evaluations:
-        assert row.heldout_loss == pytest.approx(float(np.dot(run.rulers.shares, row.by_timestep)))
+        assert row.heldout_loss == pytest.approx(float(np.dot(run.baselines.shares, row.by_timestep)))
 
 
 def test_the_run_folder_is_a_pipeline_with_the_averaged_weights(finished_run: Path) -> None:

@@ -22,7 +22,7 @@ MAX_INFLATED = 1_000_000
 CRASH = """
 import sys
 from openddpm import TrainConfig, train
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 class Crash(Observer):
     def started(self, run, folder):

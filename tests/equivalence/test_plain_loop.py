@@ -1,6 +1,6 @@
 """The whole loop against a plain writing of DDPM training, which shares nothing but the keyed draws.
 
-One test stands against several of the faults that copied scripts carry: another Adam epsilon, clipping of scaled
+One test stands against several of the bugs that copied scripts carry: another Adam epsilon, clipping of scaled
 gradients, accumulation that steps too early or logs a divided loss, a schedule that forgets accumulation, previews
 that leave the EMA in the model or reset the random numbers, and an EMA without its warm-up.
 """
@@ -21,7 +21,7 @@ from openddpm.data.stream import TrainingOrder, split_heldout
 from openddpm.record.reader import Preview
 from openddpm.seeding import seed_global_generators, standard_normal, uniform
 from openddpm.training.loop import fit
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
 from tiny import exact_metrics, newest_tensors, tiny_config, tiny_images
@@ -33,7 +33,7 @@ def _plain_training(config: TrainConfig) -> tuple[list[float], list[float], dict
     """Train as a textbook would: one backward pass over the whole global batch. Returns losses, rates and weights."""
     images = torch.from_numpy(np.stack(tiny_images())).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
     train = images[split_heldout(len(images), config.heldout_images, config.seed).train]
-    unet = prepare(config, own_dataset=tiny_images()).state.unet
+    unet = prepare(config, dataset=tiny_images()).state.unet
     averages = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
     scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=config.prediction_type)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -87,7 +87,7 @@ def test_training_is_the_plain_loop(tmp_path: Path, accumulation: int, predictio
     options: dict[str, Any] = {"gradient_accumulation_steps": accumulation, "prediction_type": prediction}
     losses, rates, tensors = _plain_training(tiny_config(tmp_path, "plain", **options))
     config = tiny_config(tmp_path, "ours", save_images_epochs=1, checkpointing_steps=5, **options)
-    fit(prepare(config, own_dataset=tiny_images(), observers=[_Disturber()]))
+    fit(prepare(config, dataset=tiny_images(), observers=[_Disturber()]))
     rows, found = exact_metrics(tmp_path / "ours"), newest_tensors(tmp_path / "ours")
     np.testing.assert_allclose([row["train_loss"] for row in rows], losses, rtol=1e-4)
     np.testing.assert_allclose([row["learning_rate"] for row in rows], rates, rtol=1e-12)
@@ -112,7 +112,7 @@ def test_loss_scaling_changes_nothing(tmp_path: Path) -> None:
     """With losses scaled by 1024, clipping and weights are those without: gradients are unscaled before clipping."""
     torch.set_num_threads(1)
     for name in ("plain", "scaled"):
-        training = prepare(tiny_config(tmp_path, name, max_grad_norm=0.01), own_dataset=tiny_images())
+        training = prepare(tiny_config(tmp_path, name, max_grad_norm=0.01), dataset=tiny_images())
         fit(_scaled(training, 1024.0) if name == "scaled" else training)
     plain, scaled = newest_tensors(tmp_path / "plain"), newest_tensors(tmp_path / "scaled")
     for name, expected in plain.items():
@@ -128,7 +128,7 @@ def test_previews_and_evaluation_leave_training_unchanged(tmp_path: Path) -> Non
     torch.set_num_threads(1)
     for name, every in (("often", 1), ("never", 1000)):
         config = tiny_config(tmp_path, name, save_images_epochs=every)
-        fit(prepare(config, own_dataset=tiny_images(), observers=[_Disturber()] if name == "often" else []))
+        fit(prepare(config, dataset=tiny_images(), observers=[_Disturber()] if name == "often" else []))
     assert len(list((tmp_path / "often" / "samples").glob("step-*-ema.png"))) == 3  # after epochs 1, 2 and at the end
     often, never = newest_tensors(tmp_path / "often"), newest_tensors(tmp_path / "never")
     assert [name for name in never if often[name].tobytes() != never[name].tobytes()] == []
@@ -138,7 +138,7 @@ def test_previews_and_evaluation_leave_training_unchanged(tmp_path: Path) -> Non
 def test_no_two_steps_share_their_noise(tmp_path: Path) -> None:
     """The model meets different noise at every micro-batch of a run, also after previews."""
     met: list[bytes] = []
-    training = prepare(tiny_config(tmp_path, save_images_epochs=1), own_dataset=tiny_images(), observers=[_Disturber()])
+    training = prepare(tiny_config(tmp_path, save_images_epochs=1), dataset=tiny_images(), observers=[_Disturber()])
     target = training.process.target  # which evaluation does not ask for
 
     def recording(images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -155,9 +155,9 @@ def test_an_epoch_count_becomes_optimizer_steps(tmp_path: Path) -> None:
     config = tiny_config(
         tmp_path, max_train_steps=None, num_epochs=4, gradient_accumulation_steps=2, lr_scheduler="linear"
     )
-    training = prepare(config, own_dataset=tiny_images())
+    training = prepare(config, dataset=tiny_images())
     assert training.total_steps == 10  # 4 epochs of 20 images in batches of 2 x 4
     assert training.learning_rate_at(3) == pytest.approx(1e-3)
     assert training.learning_rate_at(9) == pytest.approx(1e-3 / 7)
     fit(training)
-    assert exact_metrics(tmp_path / "run")[-1]["images"] == 80
+    assert exact_metrics(tmp_path / "run")[-1]["images_seen"] == 80

@@ -53,7 +53,7 @@ def test_two_gloo_processes_are_one_with_two_accumulation_steps(tmp_path: Path) 
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = exact_metrics(tmp_path / "one"), exact_metrics(tmp_path / "two")
-    assert [row["images"] for row in two] == [8 * step for step in range(1, 51)]
+    assert [row["images_seen"] for row in two] == [8 * step for step in range(1, 51)]
     for ours, theirs in zip(two, one, strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
         assert ours["learning_rate"] == theirs["learning_rate"]

@@ -105,7 +105,7 @@ def test_torn_by_a_power_cut(site: Site, whole: Whole) -> None:
     """A torn last line, a half-written newest checkpoint and temporary files cost the steps since the one before."""
     run = interrupted(site, "torn")
     with (run / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"step": 36, "images": 14')
+        file.write(b'{"step": 36, "images_seen": 14')
     newest = list_checkpoints(run)[-1]
     for path in newest.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import openddpm.training.saver as saver
-import openddpm.training.saving as saving
+import openddpm.training.checkpointer as saver
+import openddpm.training.checkpointer as saving
 from fault_injection import Site, Tally, fork, tally_of, watch
 from openddpm.cli.main import main
 from openddpm.training.checkpoint import list_checkpoints
@@ -99,7 +99,7 @@ def run_on_disk(site: Site, name: str, command: list[str], ballast: Ballast) -> 
             ballast.fill()
         return main(command)
 
-    def sitting() -> None:
+    def session() -> None:
         mount_disk(disk)
         statuses = [fork(impatient, log).wait()]
         shutil.copytree(disk, site.folder / f"{name}-first", ignore=lambda *_: ["ballast"])
@@ -110,7 +110,7 @@ def run_on_disk(site: Site, name: str, command: list[str], ballast: Ballast) -> 
         shutil.copytree(disk, site.folder / name, ignore=lambda *_: ["ballast"])
         outcome.write_text(" ".join(map(str, statuses)))
 
-    child = fork(sitting, site.folder / f"{name}-disk.log")
+    child = fork(session, site.folder / f"{name}-disk.log")
     assert child.wait() == 0, child.text()
     return [int(status) for status in outcome.read_text().split()]
 

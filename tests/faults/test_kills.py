@@ -40,7 +40,7 @@ def test_differences_are_seen(site: Site, whole: Whole) -> None:
     """Two runs that differ by their seed alone are told apart by everything that is compared."""
     found = differences(whole(seed=1), whole(), site.folder / "logs")
     kinds = {text.split()[0] for text in found}
-    assert kinds >= {"metrics:", "evaluations:", "tensor", "preview", "events:", "rulers.json"}
+    assert kinds >= {"metrics:", "evaluations:", "tensor", "preview", "events:", "baselines.json"}
 
 
 @pytest.mark.parametrize(

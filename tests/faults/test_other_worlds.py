@@ -48,7 +48,7 @@ def draws_noted(path: Path) -> None:
 
 
 def stopping(site: Site, path: Path, at_step: int | None) -> Callable[[], None]:
-    """Return a fault that notes draws, and sends SIGTERM before a step of this sitting is taken."""
+    """Return a fault that notes draws, and sends SIGTERM before a step of this session is taken."""
     steps = 0
 
     def tell(what: str, save: int) -> None:

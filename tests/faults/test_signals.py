@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import openddpm.training.previews as previews
+import openddpm.evaluation.previews as previews
 from fault_injection import (
     Site,
     Tell,

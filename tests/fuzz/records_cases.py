@@ -23,8 +23,6 @@ from mutations import mutate_bytes
 from safetensors.numpy import save_file
 
 from made_up_run import write_made_up_run
-from openddpm.analysis import curves
-from openddpm.analysis.report import build
 from openddpm.analysis.verdict import judge
 from openddpm.cli.main import main
 from openddpm.config import recorded_config
@@ -32,17 +30,18 @@ from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.schema import ImageFinding
 from openddpm.record.writer import (
+    BASELINES_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
-    RULERS_FILE,
     RUN_FILE,
     SAMPLES_FILE,
     VERDICT_FILE,
 )
+from openddpm.report import build, curves
 from openddpm.training.checkpoint import load_checkpoint
 
-RECORD_FILES = (RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, RULERS_FILE, DATA_FILE, VERDICT_FILE)
+RECORD_FILES = (RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, BASELINES_FILE, DATA_FILE, VERDICT_FILE)
 CHECKPOINT = "checkpoints/step-00000060"
 CHECKPOINT_FILES = ("state.json", "manifest.json", "unet.safetensors")
 STAND_INS = {"<deep>": "[" * 100_000 + "]" * 100_000, "<deeper objects>": '{"a":' * 900 + "1" + "}" * 900}
@@ -94,7 +93,7 @@ _STATES: tuple[dict[str, Any], ...] = (
     {"status": "running", "total_steps": 240},
     {"status": "running", "num_heldout": 0, "total_steps": 240},
     {"status": "failed", "use_ema": False},
-    {"status": "interrupted", "rulers": False},
+    {"status": "interrupted", "baselines": False},
 )
 
 
@@ -107,12 +106,12 @@ def _whole_run(folder: Path, **state: Any) -> Path:
     checkpoint.mkdir(parents=True)
     for stem in ("unet", "optimizer"):
         save_file({"conv.weight": np.zeros((2, 3), np.float32)}, checkpoint / f"{stem}.safetensors")
-    state_json = {"images": 1920, "step": 60, "wall_seconds": 1.5, "loss_sums": [0.5], "steps_since_log": 0}
+    state_json = {"images_seen": 1920, "step": 60, "wall_seconds": 1.5, "loss_sums": [0.5], "steps_since_log": 0}
     run_id = json.loads((folder / RUN_FILE).read_text("utf-8"))["run_id"]
     (checkpoint / "state.json").write_text(json.dumps({**state_json, "scaler": None, "run_id": run_id}))
     _sign(checkpoint)
     verdict = read_run_folder(folder)
-    words = judge(verdict.run, verdict.metrics, verdict.evaluations, verdict.rulers, verdict.samples)
+    words = judge(verdict.run, verdict.metrics, verdict.evaluations, verdict.baselines, verdict.samples)
     (folder / VERDICT_FILE).write_text(words.model_dump_json())
     return folder
 
@@ -242,7 +241,7 @@ def _fault_of_report(folder: Path) -> str:
             return f"exit status {status} and {err.getvalue()!r}"
         if status == 0:
             run = read_run_folder(folder)
-            verdict = judge(run.run, run.metrics, run.evaluations, run.rulers, run.samples)
+            verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
             texts = [verdict.sentence, *(item.text for item in verdict.evidence)]
             return "".join(f"unprintable verdict: {text!r}" for text in texts if not text.isprintable())
     except BaseException as error:

@@ -11,7 +11,7 @@ import openddpm.training.update as update
 from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.schema import MetricsRow, PreviewPlan
 from openddpm.training.loop import TrainResult, fit
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 from openddpm.training.setup import prepare
 from tiny import differing, exact_evaluations, exact_metrics, exact_samples, newest_tensors, tiny_config, tiny_images
 
@@ -36,7 +36,7 @@ class EndAt(Observer):
 def _train(folder: Path, name: str, observers: tuple[Observer, ...] = (), **options: Any) -> TrainResult:
     torch.set_num_threads(1)
     config = tiny_config(folder, name, **options)
-    return fit(prepare(config, own_dataset=tiny_images(), observers=observers))
+    return fit(prepare(config, dataset=tiny_images(), observers=observers))
 
 
 # 24 images less 4 held out are 20 in an epoch: batches of 4 end at its boundary after 5 steps (or 5 of 4 x 4 = 80).
@@ -124,7 +124,7 @@ def test_other_images_are_refused_on_resume(tmp_path: Path) -> None:
     before = exact_metrics(tmp_path / "run")
     config = tiny_config(tmp_path, "run", resume_from_checkpoint="latest")
     with pytest.raises(Exception, match="not those of the run"):
-        prepare(config, own_dataset=tiny_images()[::-1])
+        prepare(config, dataset=tiny_images()[::-1])
     assert exact_metrics(tmp_path / "run") == before
 
 

@@ -27,15 +27,15 @@ def _one_thread() -> None:
 
 
 def _train(folder: Path, name: str, *observers: Any, own: dict[str, Any] | None = None, **options: Any) -> TrainResult:
-    own = {"own_dataset": tiny_images()} if own is None else own
+    own = {"dataset": tiny_images()} if own is None else own
     return fit(prepare(tiny_config(folder, name, **options), observers=observers, **own))
 
 
 def test_parts_given_from_python_have_to_be_given_again(tmp_path: Path) -> None:
     """A run with a transform of the caller's own is never resumed without one, from Python or by its record."""
-    own = {"own_dataset": tiny_images(), "transform": lambda images: 255 - images}
+    own = {"dataset": tiny_images(), "transform": lambda images: 255 - images}
     _train(tmp_path, "run", EndAt(3, crash=False), own=own)
-    assert read_run_record(tmp_path / "run").own_parts == ["dataset", "transform"]
+    assert read_run_record(tmp_path / "run").user_supplied == ["dataset", "transform"]
     with pytest.raises(UserError, match="a dataset and a transform given from Python"):
         resume(tmp_path / "run")
     with pytest.raises(UserError, match="dataset, transform; this call gives: dataset"):
@@ -90,7 +90,7 @@ def test_a_resumed_record_starts_where_its_checkpoint_stands(tmp_path: Path) -> 
         _train(tmp_path, "run", EndAt(6, crash=True), **options)
     assert read_run_record(tmp_path / "run").progress.step == 5  # the preview's
     config = tiny_config(tmp_path, "run", resume_from_checkpoint="latest", checkpoints_total_limit=1, **options)
-    training = prepare(config, own_dataset=tiny_images())
+    training = prepare(config, dataset=tiny_images())
     training.close()
     assert training.recorder.run.progress.step == 4
     assert training.recorder.run.config["checkpoints_total_limit"] == 1
@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path, monkeypatch: py
     if late:
         monkeypatch.setattr(update, "LATE_DEVICES", ("cpu",))
     config = tiny_config(tmp_path, "run", logging_steps=6, checkpointing_steps=2, lr_warmup_steps=0)
-    training = prepare(config, own_dataset=tiny_images())
+    training = prepare(config, dataset=tiny_images())
     training.learning_rate_at = lambda step: float("nan") if step == 2 else 1e-3
     with pytest.raises(UserError, match=r"the training loss is nan at step 4, in timesteps \d+, .* of images \d+, "):
         fit(training)
@@ -124,7 +124,7 @@ def test_a_unet_can_be_trained_again_in_another_precision(tmp_path: Path) -> Non
     """A UNet once trained in bfloat16 trains in float32 afterwards as if it never had been."""
 
     def own(unet: UNet2DModel) -> dict[str, Any]:
-        return {"own_dataset": tiny_images(), "own_unet": unet}
+        return {"dataset": tiny_images(), "unet": unet}
 
     torch.manual_seed(0)
     unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, **TINY_UNET)
@@ -174,9 +174,9 @@ def test_sigterm_between_micro_batches_is_exact(tmp_path: Path) -> None:
         return images
 
     options = {"gradient_accumulation_steps": 4}
-    whole = {"own_dataset": tiny_images(), "transform": lambda images: images}
+    whole = {"dataset": tiny_images(), "transform": lambda images: images}
     _train(tmp_path, "whole", own=whole, **options)
-    cut = {"own_dataset": tiny_images(), "transform": interrupting}
+    cut = {"dataset": tiny_images(), "transform": interrupting}
     assert _train(tmp_path, "cut", own=cut, **options).signal == signal.SIGTERM
     assert read_run_record(tmp_path / "cut").progress.step == 7
     _train(tmp_path, "cut", own=whole, resume_from_checkpoint="latest", **options)

@@ -57,24 +57,24 @@ def _steps_back(run: Path) -> list[int]:
 
 def test_a_signal_that_comes_while_processes_agree_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SIGTERM between the question and the answer of a step's agreement ends the run at that step."""
-    hear_all = update.hear_all
+    agreed_status = update.agreed_status
 
     def interrupted(training: Training, *arguments: Any) -> Any:
-        word = hear_all(training, *arguments)
+        word = agreed_status(training, *arguments)
         if training.state.step == 4:
             signal.raise_signal(signal.SIGTERM)
         return word
 
-    monkeypatch.setattr(update, "hear_all", interrupted)
+    monkeypatch.setattr(update, "agreed_status", interrupted)
     result = train(tiny_config(tmp_path), dataset=tiny_images())
     assert (result.status, result.signal) == ("interrupted", signal.SIGTERM)
     assert read_run_record(tmp_path / "run").progress.step == 5
 
 
 def test_an_evaluation_made_up_for_twice_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever goes back once more to a checkpoint saved in a look does not find its evaluations doubled."""
+    """Whoever goes back once more to a checkpoint saved during an evaluation does not find its evaluations doubled."""
     images = str(write_tiny_folder(tmp_path / "images"))
-    plain, has_rung = loop.look, []
+    plain, has_rung = loop.evaluate, []
 
     def interrupted(training: Training, stop: Any) -> None:
         if training.state.step == 12 and not has_rung:
@@ -82,7 +82,7 @@ def test_an_evaluation_made_up_for_twice_stands_once(tmp_path: Path, monkeypatch
             signal.raise_signal(signal.SIGTERM)
         plain(training, stop)
 
-    monkeypatch.setattr(loop, "look", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     assert train(tiny_config(tmp_path, dataset=images)).status == "interrupted"
     assert resume(tmp_path / "run").status == "finished"
     assert resume(tmp_path / "run", accept_changes=True, max_train_steps=14).status == "finished"

@@ -25,16 +25,16 @@ from accelerate.state import AcceleratorState
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-import openddpm.analysis.report
 import openddpm.api
 import openddpm.cli.resume
 import openddpm.cli.train
+import openddpm.report
 from openddpm.cli.main import main
-from openddpm.training import checkpoint, saver, setup
+from openddpm.training import checkpoint, checkpointer, setup
+from openddpm.training.checkpointer import Saver
 from openddpm.training.loop import TrainResult
 from openddpm.training.pace import Pace
 from openddpm.training.run import Training
-from openddpm.training.saver import Saver
 from tiny import write_tiny_folder, write_tiny_unet
 
 DEADLINE_SECONDS = 240.0  # of a child, past which something hangs; nothing is expected to take a tenth of it
@@ -204,7 +204,7 @@ def watch(folder: Path, tell: Tell) -> None:
     Each save waits for the one before, however long, and no steps are timed before a run, which are more or fewer: so
     the moments of a run are the same every time.
     """
-    saver.TURN_SECONDS = DEADLINE_SECONDS
+    checkpointer.TURN_SECONDS = DEADLINE_SECONDS
     setup.measure_pace = lambda parts: Pace(1.0)
     saves = itertools.count(1)
     here = threading.local()

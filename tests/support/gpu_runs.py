@@ -25,7 +25,7 @@ def gpu_run(config: TrainConfig) -> Path:
     size = config.resolution
     coarse = np.random.default_rng(7).integers(0, 256, (96, 4, 4, 3), dtype=np.uint8)
     pictures = list(coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2))
-    fit(prepare(config, own_dataset=pictures))
+    fit(prepare(config, dataset=pictures))
     return Path(config.output_dir)
 
 

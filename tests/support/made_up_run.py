@@ -15,6 +15,7 @@ from openddpm.pictures import image_grid
 from openddpm.record.schema import (
     Band,
     BandScore,
+    BaselinesRecord,
     DataRecord,
     DatasetRecord,
     EvaluationRow,
@@ -23,7 +24,6 @@ from openddpm.record.schema import (
     ModelRecord,
     Progress,
     Resumption,
-    RulersRecord,
     RunRecord,
     SamplesRow,
     SampleStatistic,
@@ -57,11 +57,11 @@ def write_made_up_run(
     config: dict[str, Any] | None = None,
     sample_of_training_data: bool = True,
     num_heldout: int = NUM_HELDOUT,
-    rulers: bool = True,
+    baselines: bool = True,
 ) -> Path:
     """Write a run of `steps` steps with `rows` metrics rows and `previews` previews, each evaluated unless told.
 
-    `findings=None` writes no data.json; `rulers=False` writes a run of which only losses are known. Returns `folder`.
+    `findings=None` writes no data.json; `baselines=False` a run of which only losses are known. Returns `folder`.
     """
     writer = RunWriter(folder)
     options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, **(config or {})}
@@ -100,16 +100,16 @@ def write_made_up_run(
     _write_metrics(folder, steps, rows, use_ema)
     for step in _spread(steps, previews if evaluations is None else evaluations):
         for kind in weights:
-            writer.append_evaluation(_evaluation(step, kind, has_heldout=num_heldout > 0, has_rulers=rulers))
+            writer.append_evaluation(_evaluation(step, kind, has_heldout=num_heldout > 0, has_baselines=baselines))
     for step in _spread(steps, previews):
         for kind in weights:
             writer.append_samples(made_up_samples(step, kind, fine=0.14 * (2 - step / steps)))
             _write_preview(folder / "samples" / f"step-{step:08d}-{kind}.png", step / steps, kind, resolution)
     if sample_of_training_data:
         _grid(_faces(16, resolution)).save(folder / "samples" / "training-data.png")
-    if rulers:
-        record = made_up_rulers()
-        writer.write_rulers(record if num_heldout else record.model_copy(update={"memory_heldout": []}))
+    if baselines:
+        record = made_up_baselines()
+        writer.write_baselines(record if num_heldout else record.model_copy(update={"memorizing_heldout": []}))
     if findings is not None:
         counts: dict[str, int] = {}
         for finding in findings:
@@ -119,7 +119,7 @@ def write_made_up_run(
 
 
 def _progress(step: int) -> Progress:
-    return Progress(step=step, images=step * BATCH_SIZE, epoch=step * BATCH_SIZE / NUM_TRAIN)
+    return Progress(step=step, images_seen=step * BATCH_SIZE, epoch=step * BATCH_SIZE / NUM_TRAIN)
 
 
 def _spread(steps: int, count: int) -> list[int]:
@@ -128,26 +128,26 @@ def _spread(steps: int, count: int) -> list[int]:
 
 
 @cache
-def made_up_rulers() -> RulersRecord:
-    """Return rulers of 20 groups of timesteps, for a linear schedule and the spectrum of smooth images."""
+def made_up_baselines() -> BaselinesRecord:
+    """Return baselines of 20 groups of timesteps, for a linear schedule and the spectrum of smooth images."""
     edges = np.unique(np.geomspace(1, 1001, 21).astype(int)) - 1
     groups = [np.arange(low, high) for low, high in pairwise(edges)]
     signal = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # squared
     snr = np.array([math.exp(np.log(signal[group] / (1 - signal[group])).mean()) for group in groups])
     spectrum = 20 * np.arange(1, 769) ** -1.3
-    gaussian = (snr[:, None] * spectrum / (snr[:, None] * spectrum + 1)).mean(1)
-    return RulersRecord(
+    linear = (snr[:, None] * spectrum / (snr[:, None] * spectrum + 1)).mean(1)
+    return BaselinesRecord(
         timesteps=[float(group.mean()) for group in groups],
         snr=snr.tolist(),
         shares=[len(group) / 1000 for group in groups],
         zero=[1.0] * len(groups),
-        gaussian=gaussian.tolist(),
-        gaussian_train=(0.98 * gaussian).tolist(),
-        memory_train=(0.85 * gaussian / (1 + (snr / 0.3) ** 2)).tolist(),
-        memory_heldout=(0.85 * gaussian + 0.04 * snr).tolist(),
-        num_tuples=2048,
-        num_images_gaussian=NUM_TRAIN,
-        num_images_memory=NUM_TRAIN,
+        linear=linear.tolist(),
+        linear_train=(0.98 * linear).tolist(),
+        memorizing_train=(0.85 * linear / (1 + (snr / 0.3) ** 2)).tolist(),
+        memorizing_heldout=(0.85 * linear + 0.04 * snr).tolist(),
+        num_fixed_samples=2048,
+        num_images_linear=NUM_TRAIN,
+        num_images_memorizing=NUM_TRAIN,
         shrinkage=0.01,
         includes_flips=True,
         seconds=3.5,
@@ -157,10 +157,10 @@ def made_up_rulers() -> RulersRecord:
 @cache
 def _losses(step: int) -> np.ndarray:
     """Return the EMA weights' loss by group of timesteps; strong noise is learned last."""
-    rulers = made_up_rulers()
-    strong_noise = 1 / (1 + np.exp(3 * (1.5 + np.log10(rulers.snr))))
+    baselines = made_up_baselines()
+    strong_noise = 1 / (1 + np.exp(3 * (1.5 + np.log10(baselines.snr))))
     of_gaussian = 0.55 + 0.3 * strong_noise + (30 + 90 * strong_noise) * 12 / (12 + step)
-    return np.minimum(1.0, np.array(rulers.gaussian) * of_gaussian)
+    return np.minimum(1.0, np.array(baselines.linear) * of_gaussian)
 
 
 def _loss(step: int) -> float:
@@ -169,9 +169,11 @@ def _loss(step: int) -> float:
 
 def _mean(losses: Sequence[float] | np.ndarray, band: Band | None = None) -> float:
     """Return the mean over all timesteps, or over those of a band, of losses by group."""
-    rulers = made_up_rulers()
+    baselines = made_up_baselines()
     low, high = BAND_SNR[band] if band else (0, math.inf)
-    weights = np.array([share * (low <= snr < high) for share, snr in zip(rulers.shares, rulers.snr, strict=True)])
+    weights = np.array(
+        [share * (low <= snr < high) for share, snr in zip(baselines.shares, baselines.snr, strict=True)]
+    )
     return float(np.dot(losses, weights) / weights.sum())
 
 
@@ -184,7 +186,7 @@ def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
         warm_up = min(1.0, step / 100)
         row = MetricsRow(
             step=step,
-            images=progress.images,
+            images_seen=progress.images_seen,
             epoch=progress.epoch,
             wall_seconds=step * SECONDS_A_STEP,
             train_loss=_loss(step) * float(noise.lognormal(0, 0.16)),
@@ -197,24 +199,24 @@ def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
     (folder / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_rulers: bool) -> EvaluationRow:
-    rulers = made_up_rulers()
+def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_baselines: bool) -> EvaluationRow:
+    baselines = made_up_baselines()
     losses = _losses(step) * (1.0 if weights == "ema" else 1.12 + 0.06 * math.sin(step))
     loss = _mean(losses)
     row = EvaluationRow(
         step=step,
-        images=step * BATCH_SIZE,
+        images_seen=step * BATCH_SIZE,
         weights=weights,
         heldout_loss=loss if has_heldout else None,
         train_loss=loss * 0.95,
         bands={band: BandScore(loss=_mean(losses, band)) for band in BAND_SNR},
     )
-    if not has_rulers:
+    if not has_baselines:
         return row
     scores = {
-        "skill": 1 - loss / _mean(rulers.gaussian) if has_heldout else None,
+        "skill": 1 - loss / _mean(baselines.linear) if has_heldout else None,
         "skill_error": 0.008 if has_heldout else None,
-        "train_skill": 1 - loss * 0.95 / _mean(rulers.gaussian_train),
+        "train_skill": 1 - loss * 0.95 / _mean(baselines.linear_train),
         "bands": {band: _band_score(losses, band) for band in BAND_SNR},
         "by_timestep": losses.tolist(),
         "seconds": 0.6,
@@ -223,9 +225,11 @@ def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_rulers: b
 
 
 def _band_score(losses: np.ndarray, band: Band) -> BandScore:
-    rulers = made_up_rulers()
-    loss, gaussian = _mean(losses, band), _mean(rulers.gaussian, band)
-    return BandScore(loss=loss, gaussian=gaussian, memory=_mean(rulers.memory_train, band), skill=1 - loss / gaussian)
+    baselines = made_up_baselines()
+    loss, linear = _mean(losses, band), _mean(baselines.linear, band)
+    return BandScore(
+        loss=loss, linear=linear, memorizing=_mean(baselines.memorizing_train, band), skill=1 - loss / linear
+    )
 
 
 def made_up_samples(step: int, weights: Weights, **means: float) -> SamplesRow:
@@ -239,7 +243,7 @@ def made_up_samples(step: int, weights: Weights, **means: float) -> SamplesRow:
     }
     return SamplesRow(
         step=step,
-        images=step * BATCH_SIZE,
+        images_seen=step * BATCH_SIZE,
         weights=weights,
         num_samples=16,
         num_data=2048,

@@ -25,7 +25,7 @@ def do_main_job(site: Site, name: str) -> None:
         AssertionError: a command ended otherwise than it should.
     """
     main = importlib.import_module("openddpm.cli.main").main
-    importlib.import_module("openddpm.training.saving").PATIENCE_SECONDS = 1.0
+    importlib.import_module("openddpm.training.checkpointer").PATIENCE_SECONDS = 1.0
     recorder = importlib.import_module("openddpm.training.recorder").Recorder
     logged, run = recorder.logged, str(site.folder / name)
 

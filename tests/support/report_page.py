@@ -4,8 +4,8 @@ from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
-from openddpm.analysis.report.build import render_report
 from openddpm.record.reader import read_run_folder
+from openddpm.report.build import render_report
 
 BUILT = datetime(2026, 3, 14, 10, 30, tzinfo=timezone.utc)
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\" onload='alert(3)"

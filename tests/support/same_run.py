@@ -53,7 +53,7 @@ def differences(run: Path, whole: Path, logs: Path) -> list[str]:
     found += [f"preview {name}" for name in shared if previews[name].read_bytes() != wanted[name].read_bytes()]
     found += _differing_scalars(scalars(logs / run.name), scalars(logs / whole.name))
     found += [f"pipeline {name}" for name in _differing_from_pipeline(run)]
-    found += ["rulers.json"] * (_rulers(run) != _rulers(whole))
+    found += ["baselines.json"] * (_baselines(run) != _baselines(whole))
     found += [f"status {status}" for status in [read_run_record(run).status] if status != "finished"]
     return found + [f"left behind: {path}" for path in leftovers(run)]
 
@@ -109,8 +109,8 @@ def _differing_from_pipeline(run: Path) -> list[str]:
     return differing(pipeline, averaged)
 
 
-def _rulers(run: Path) -> dict[str, Any]:
-    return json.loads((run / "rulers.json").read_text("utf-8")) | {"seconds": None}
+def _baselines(run: Path) -> dict[str, Any]:
+    return json.loads((run / "baselines.json").read_text("utf-8")) | {"seconds": None}
 
 
 def _newest_state(run: Path) -> dict[str, Any]:

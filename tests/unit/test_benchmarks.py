@@ -29,7 +29,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-faults = _load("faults")
+bugs = _load("bugs")
 commands = _load("commands")
 _load("measures")
 plain_loop = _load("plain_loop")
@@ -45,10 +45,10 @@ learning = _load("learning")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a run without fault in `right`."""
+    """Return a folder with a run without bug in `right`."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("faults")
-    faults.train_with(_config(folder, "right"), [])
+    folder = tmp_path_factory.mktemp("bugs")
+    bugs.train_with(_config(folder, "right"), [])
     return folder
 
 
@@ -64,18 +64,18 @@ def _weights(run: Path) -> dict[str, np.ndarray]:
     return {name: tensor for name, tensor in newest_tensors(run).items() if not name.startswith("optimizer:")}
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_in_and_changes_training(folder: Path, fault: Any) -> None:
-    """A run with a fault ends, the fault's own checks have seen it, and its weights or their EMA differ."""
-    faults.train_with(_config(folder, fault.name), [fault])
-    assert read_run_folder(folder / fault.name).run.status == "finished"
-    assert differing(_weights(folder / "right"), _weights(folder / fault.name))
+@pytest.mark.parametrize("bug", bugs.BUGS, ids=lambda bug: bug.name)
+def test_a_bug_is_in_and_changes_training(folder: Path, bug: Any) -> None:
+    """A run with a bug ends, the bug's own checks have seen it, and its weights or their EMA differ."""
+    bugs.train_with(_config(folder, bug.name), [bug])
+    assert read_run_folder(folder / bug.name).run.status == "finished"
+    assert differing(_weights(folder / "right"), _weights(folder / bug.name))
 
 
-def test_all_faults_go_together_and_leave_nothing_behind(folder: Path) -> None:
-    """All common faults train in one run, and a run after it is what it is without them."""
-    faults.train_with(_config(folder, "all"), faults.COMMON)
-    faults.train_with(_config(folder, "after"), [])
+def test_all_bugs_go_together_and_leave_nothing_behind(folder: Path) -> None:
+    """All common bugs train in one run, and a run after it is what it is without them."""
+    bugs.train_with(_config(folder, "all"), bugs.COMMON)
+    bugs.train_with(_config(folder, "after"), [])
     assert differing(_weights(folder / "right"), _weights(folder / "after")) == []
 
 
@@ -122,10 +122,10 @@ def test_a_measure_that_changes_numbers_trains_alike(plain: Any, measure: str, t
     assert _losses(_plain(tmp_path, measure))[-1] == pytest.approx(_losses(plain)[-1], rel=0.2)
 
 
-@pytest.mark.parametrize("fault", plain_loop.FAULTS)
-def test_a_fault_of_the_plain_loop_changes_what_is_learned(plain: Any, fault: str, tmp_path: Path) -> None:
-    """Each fault leads to other losses."""
-    assert _losses(_plain(tmp_path, fault)) != _losses(plain)
+@pytest.mark.parametrize("bug", plain_loop.BUGS)
+def test_a_bug_of_the_plain_loop_changes_what_is_learned(plain: Any, bug: str, tmp_path: Path) -> None:
+    """Each bug leads to other losses."""
+    assert _losses(_plain(tmp_path, bug)) != _losses(plain)
 
 
 def test_kept_images_are_those_decoded_each_time(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         TrainConfig(**options)
     assert message in error.value.found
-    assert "--help" in error.value.todo
+    assert "--help" in error.value.hint
 
 
 def test_all_errors_come_at_once() -> None:

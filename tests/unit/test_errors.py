@@ -3,11 +3,11 @@ import pytest
 from openddpm.errors import UserError, closest
 
 
-@pytest.mark.parametrize(("todo", "shown"), [("Do that.", "found this\nDo that."), ("", "found this")])
-def test_user_errors_say_what_and_what_next(todo: str, shown: str) -> None:
+@pytest.mark.parametrize(("hint", "shown"), [("Do that.", "found this\nDo that."), ("", "found this")])
+def test_user_errors_say_what_and_what_next(hint: str, shown: str) -> None:
     """A UserError shows what was found and, where there is one, the way out."""
-    error = UserError("found this", todo)
-    assert (str(error), error.found, error.todo) == (shown, "found this", todo)
+    error = UserError("found this", hint)
+    assert (str(error), error.found, error.hint) == (shown, "found this", hint)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ CHECK = REPOSITORY / "benchmarks" / "gpu" / "check.sh"
 def _row(step: int, wall: float, rate: float = 16.0) -> MetricsRow:
     """Return a line of steps of 16 images."""
     others = {"epoch": 0.0, "train_loss": 1.0, "learning_rate": 0.0, "grad_norm": 1.0, "ema_decay": 0.0}
-    return MetricsRow(step=step, images=16 * step, wall_seconds=wall, images_per_second=rate, **others)
+    return MetricsRow(step=step, images_seen=16 * step, wall_seconds=wall, images_per_second=rate, **others)
 
 
 def test_the_script_shows_the_plan() -> None:
@@ -177,7 +177,7 @@ def test_a_case_writes_each_number_when_it_is_there(monkeypatch: pytest.MonkeyPa
     for step in range(5, 45, 5):
         watch.logged(_row(step, step))
     assert written()["steps_images_per_second"] == 16 and "preview_seconds" not in written()
-    score = EvaluationRow(step=42, images=672, weights="raw", heldout_loss=1, train_loss=1, bands={}, seconds=0.5)
+    score = EvaluationRow(step=42, images_seen=672, weights="raw", heldout_loss=1, train_loss=1, bands={}, seconds=0.5)
     watch.evaluated(score), watch.evaluated(score.model_copy(update={"weights": "ema"}))
     watch.previewed(Preview(42, None, None))
     watch.logged(_row(45, 49.0)), watch.logged(_row(50, 54.0)), watch.logged(_row(55, 59.0))

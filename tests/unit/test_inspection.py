@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from openddpm.config import DataOptions
-from openddpm.data.census import DUPLICATE
+from openddpm.data.dataset_statistics import DUPLICATE
 from openddpm.data.store import open_images
 from openddpm.errors import UserError
 from openddpm.inspection import Inspection, inspect_images
-from openddpm.inspection.album import GALLERY_SIZE, MAX_SHOWN
+from openddpm.inspection.gallery import GALLERY_SIZE, MAX_SHOWN
 from openddpm.inspection.page import render_page
 from openddpm.inspection.thumbnails import SIDE
 from tiny import write_tiny_folder
@@ -48,10 +48,10 @@ def test_a_good_folder_is_accepted_and_nothing_is_noticed(tmp_path: Path) -> Non
     """Of good images all are usable and shown, nothing is noticed, and no file appears beside them."""
     folder = write_tiny_folder(tmp_path / "images")
     inspection = inspected(folder)
-    assert inspection.objections == [] and inspection.album.sections == {}
+    assert inspection.objections == [] and inspection.gallery.sections == {}
     assert inspection.shape == [24, 3, 8, 8]
-    assert len(inspection.album.gallery) == 24
-    assert (inspection.album.smallest, inspection.album.largest) == ((8, 8), (8, 8))
+    assert len(inspection.gallery.gallery) == 24
+    assert (inspection.gallery.smallest, inspection.gallery.largest) == ((8, 8), (8, 8))
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
@@ -76,7 +76,7 @@ def test_what_the_model_sees_stands_beside_the_original(tmp_path: Path) -> None:
     mirrored = Image.Exif()
     mirrored[0x0112] = 2
     halves(RED, BLUE).save(folder / "mirrored.jpg", exif=mirrored, quality=95)
-    sections = inspected(folder, background="lime").album.sections
+    sections = inspected(folder, background="lime").gallery.sections
     assert set(sections) == {"alpha composited", "EXIF orientation applied"}
 
     (alpha,) = sections["alpha composited"].shown
@@ -96,14 +96,14 @@ def test_the_bits_of_sixteen_bit_originals_can_be_seen(tmp_path: Path) -> None:
     folder.mkdir()
     Image.fromarray(np.linspace(0, 4095, 256).reshape(16, 16).astype(np.uint16)).save(folder / "twelve.png")
     inspection = inspected(folder)
-    (shown,) = inspection.album.sections["16 bits scaled to 8"].shown
+    (shown,) = inspection.gallery.sections["16 bits scaled to 8"].shown
     assert picture_of(shown.picture)[..., :3].max() < 20
     assert picture_of(shown.original)[..., :3].max() == 255
     page = render_page(inspection, BUILT)
     assert ": nearly black, try --pixel_range 0 4095" in page
     assert "the greatest value here 4095" in page
     ranged = inspected(folder, pixel_range=(0, 4095))
-    (shown,) = ranged.album.sections["scaled to 8 bits by --pixel_range"].shown
+    (shown,) = ranged.gallery.sections["scaled to 8 bits by --pixel_range"].shown
     assert picture_of(shown.picture)[..., :3].max() > 240 and shown.original is not None
     assert "Values from 0, black, to 4095, white" in render_page(ranged, BUILT)
 
@@ -113,7 +113,7 @@ def test_refused_images_show_why(tmp_path: Path) -> None:
     folder = write_tiny_folder(tmp_path / "images")
     (folder / "page.jpg").write_text("<html>404</html>")
     inspection = inspected(folder)
-    (shown,) = inspection.album.sections["refused"].shown
+    (shown,) = inspection.gallery.sections["refused"].shown
     assert (shown.path, shown.picture, shown.original) == ("page.jpg", None, None)
     assert "not an image in a known format" in render_page(inspection, BUILT)
     assert inspection.objections == []
@@ -124,7 +124,7 @@ def test_duplicates_are_shown_beside_what_they_repeat(tmp_path: Path) -> None:
     folder = write_tiny_folder(tmp_path / "images", 3)
     (folder / "copy.png").write_bytes((folder / "001.png").read_bytes())
     inspection = inspected(folder)
-    (shown,) = inspection.album.sections[DUPLICATE].shown
+    (shown,) = inspection.gallery.sections[DUPLICATE].shown
     assert (shown.path, shown.repeats) == ("copy.png", "001.png")
     page = render_page(inspection, BUILT)
     assert page.count(shown.picture) == 2 + 2  # among all images, and side by side
@@ -140,7 +140,7 @@ def test_gray_among_colour_is_shown(num_gray: int, tmp_path: Path) -> None:
     inspection = inspected(folder)
     assert inspection.objections == [] and inspection.shape == [3 + num_gray, 3, 8, 8]
     assert inspection.num_by_mode == {"colour": 3, "gray": num_gray}
-    section = inspection.album.sections["gray to colour"]
+    section = inspection.gallery.sections["gray to colour"]
     assert [shown.path for shown in section.shown] == [f"gray-{index}.png" for index in range(num_gray)]
     assert inspection.data.counts["gray to colour"] == section.num_images == num_gray
     assert f"colour; {num_gray} of {3 + num_gray} are gray" in render_page(inspection, BUILT)
@@ -169,7 +169,7 @@ def test_the_most_cut_images_are_shown(tmp_path: Path) -> None:
         halves(RED, BLUE, (20, 10)).save(folder / f"wide-{index:02}.png")
     halves(RED, BLUE, (40, 10)).save(folder / "widest.png")
     inspection = inspected(folder)
-    section = inspection.album.sections["cut by more than a quarter"]
+    section = inspection.gallery.sections["cut by more than a quarter"]
     assert section.num_images == inspection.data.counts["cut by more than a quarter"] == MAX_SHOWN + 6
     assert [shown.path for shown in section.shown[:3]] == ["widest.png", "wide-00.png", "wide-01.png"]
     assert len(section.shown) == MAX_SHOWN
@@ -180,8 +180,8 @@ def test_the_most_cut_images_are_shown(tmp_path: Path) -> None:
     assert f"cut by more than a quarter: {MAX_SHOWN + 6} of {MAX_SHOWN + 8}, most widest.png (75%)" in page
     assert "40x10, 75% cut away" in page
     padded = inspected(folder, fit="pad", background="lime")
-    assert set(padded.album.sections) == {"padded to a square", DUPLICATE}
-    assert picture_of(padded.album.sections["padded to a square"].shown[0].picture)[0, 0].tolist() == [0, 255, 0, 255]
+    assert set(padded.gallery.sections) == {"padded to a square", DUPLICATE}
+    assert picture_of(padded.gallery.sections["padded to a square"].shown[0].picture)[0, 0].tolist() == [0, 255, 0, 255]
 
 
 def test_too_many_refused_are_an_objection(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_too_many_refused_are_an_objection(tmp_path: Path) -> None:
         (folder / f"empty-{index}.png").write_bytes(b"")
     (objection,) = inspected(folder).objections
     assert "3 of 10" in objection.found
-    assert "--max_refused_share" in objection.todo
+    assert "--max_refused_share" in objection.hint
     assert inspected(folder, max_refused_share=0.3).objections == []
 
 
@@ -214,11 +214,11 @@ def test_small_images_follow_their_option(policy: str, tmp_path: Path) -> None:
     Image.new("RGB", (5, 7), RED).save(folder / "small.png")
     inspection = inspected(folder, small_images=policy)
     if policy == "upscale":
-        (shown,) = inspection.album.sections["upscaled"].shown
+        (shown,) = inspection.gallery.sections["upscaled"].shown
         assert shown.size == (5, 7) and shown.picture and shown.original
         assert inspection.data.num_images == 4
     elif policy == "drop":
-        (shown,) = inspection.album.sections["dropped"].shown
+        (shown,) = inspection.gallery.sections["dropped"].shown
         assert shown.picture is None and shown.original
         assert inspection.data.num_images == 3
         assert "5x7" in render_page(inspection, BUILT)
@@ -233,9 +233,9 @@ def test_the_page_stays_small_however_many_there_are(tmp_path: Path) -> None:
     for index in range(150):
         Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(folder / f"{index:03d}.png")
     inspection = inspected(folder)
-    gallery = [int(Path(shown.path).stem) for shown in inspection.album.gallery]
+    gallery = [int(Path(shown.path).stem) for shown in inspection.gallery.gallery]
     assert len(gallery) == GALLERY_SIZE and set(np.diff(gallery)) == {2, 3}
-    section = inspection.album.sections["upscaled"]
+    section = inspection.gallery.sections["upscaled"]
     assert (section.num_images, len(section.shown)) == (150, MAX_SHOWN)
     page = render_page(inspection, BUILT)
     assert f"and {150 - MAX_SHOWN} more" in page
@@ -253,7 +253,7 @@ def test_pictures_are_bounded_and_without_metadata(tmp_path: Path) -> None:
     pixels = random.integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.jpg", exif=noted, comment="a secret place")
     inspection = inspected(folder, resolution=512)
-    (shown,) = inspection.album.sections["EXIF orientation applied"].shown
+    (shown,) = inspection.gallery.sections["EXIF orientation applied"].shown
     assert picture_of(shown.original).shape == (SIDE * 3 // 4, SIDE, 4)
     for uri in (shown.picture, shown.original):
         content = base64.b64decode(uri.partition(",")[2])
@@ -267,8 +267,8 @@ def test_names_and_options_are_data(tmp_path: Path) -> None:
     Image.new("RGB", (5, 5), RED).save(folder / "<img src=x onerror='alert(2)'>.png")
     (folder / '"><b onmouseover="alert(3)">.png').write_bytes(b"")
     inspection = inspected(folder)
-    page = render_page(replace(inspection, objections=[UserError("<b found>", "<b todo> --page")]), BUILT)
-    assert "&lt;b todo&gt; <code>--page</code>" in page
+    page = render_page(replace(inspection, objections=[UserError("<b found>", "<b hint> --page")]), BUILT)
+    assert "&lt;b hint&gt; <code>--page</code>" in page
     assert "<script" not in page and "<img src=x" not in page and "<b " not in page
     assert set(re.findall(r' (?:src|href)="(.{5})', page)) <= {"data:", "#sect"}
     assert "default-src &#39;none&#39;" in page

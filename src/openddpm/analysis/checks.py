@@ -17,11 +17,11 @@ CPU_GFLOPS_PER_THREAD = 100.0  # measured 16 to 60 on one core of an EPYC with A
 LONG_DAYS = 7.0  # assumed
 FORWARDS_PER_TRAINED_IMAGE = 3.0  # a backward pass takes two forward passes' work
 # Optimization
-HIGH_RATE, FAULTY_RATE = 5e-3, 2e-2  # assumed: AdamW moves every weight by about this much a step
+HIGH_RATE, HARMFUL_RATE = 5e-3, 2e-2  # assumed: AdamW moves every weight by about this much a step
 LOW_RATE, USELESS_RATE = 1e-5, 1e-6  # assumed
 LARGE_MODEL, HIGH_RATE_LARGE = 10_000_000, 2e-3  # assumed; Karras et al. (2022) train 56 million weights with 1e-3
 MUON_RATE_FACTOR = 4  # measured: it learns well with 4e-3 to 1e-2, and with 2e-2 still better than AdamW does at best
-HIGH_EPSILON, FAULTY_EPSILON = 1e-5, 1e-4  # measured: of AdamW's steps 0.97 survives at 1e-6, 0.51 at 1e-4
+HIGH_EPSILON, HARMFUL_EPSILON = 1e-5, 1e-4  # measured: of AdamW's steps 0.97 survives at 1e-6, 0.51 at 1e-4
 HIGH_BETA1, LOW_BETA2 = 0.98, 0.9  # assumed
 SMALL_BATCH = 4  # assumed
 SMALL_GRAD_NORM, LOOSE_GRAD_NORM = 0.01, 10.0  # assumed: gradients of a UNet have a norm of 0.05 to 2
@@ -127,7 +127,7 @@ def _optimizer(run: RunRecord) -> Iterator[Finding]:
             why += f"{max_norm / run.model.num_parameters**0.5:.0e} a weight, and far less as the loss falls."
         yield Finding(
             "adam_epsilon",
-            "fault" if epsilon >= FAULTY_EPSILON else "warning",
+            "error" if epsilon >= HARMFUL_EPSILON else "warning",
             f"--adam_epsilon {epsilon:g}",
             why,
             "Use --adam_epsilon 1e-8.",
@@ -161,7 +161,7 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
     if rate > factor * HIGH_RATE or (num_weights >= LARGE_MODEL and rate > factor * HIGH_RATE_LARGE):
         yield Finding(
             "learning_rate",
-            "fault" if rate > factor * FAULTY_RATE else "warning",
+            "error" if rate > factor * HARMFUL_RATE else "warning",
             f"--learning_rate {rate:g} for {num_weights:,} weights is high",
             "AdamW moves each weight by about as much at every step: training tends to diverge, or to settle for gray.",
             usual,
@@ -169,7 +169,7 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
     elif rate < LOW_RATE:
         yield Finding(
             "learning_rate",
-            "fault" if rate < USELESS_RATE else "warning",
+            "error" if rate < USELESS_RATE else "warning",
             f"--learning_rate {rate:g} is low",
             f"In {run.total_steps:,} steps no weight can move by more than some {rate * run.total_steps:.1g}.",
             usual,

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from openddpm.record.schema import EvaluationRow, MetricsRow, RulersRecord, RunRecord, Weights
+from openddpm.record.schema import BaselinesRecord, EvaluationRow, MetricsRow, RunRecord, Weights
 
 Column = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Course:
     run: RunRecord
     metrics: Sequence[MetricsRow]
     evaluations: Sequence[EvaluationRow]
-    rulers: RulersRecord | None
+    baselines: BaselinesRecord | None
 
     @cached_property
     def steps(self) -> list[int]:
@@ -51,7 +51,7 @@ class Course:
     @cached_property
     def images(self) -> Column:
         """Training images consumed by each of them."""
-        images = {row.step: row.images for row in self.evaluations}
+        images = {row.step: row.images_seen for row in self.evaluations}
         return np.array([images[step] for step in self.steps], dtype=np.float64)
 
     @cached_property
@@ -122,7 +122,7 @@ class Course:
         """Pace of the run as a whole, pauses included; None before anything is logged."""
         if not self.metrics or self.metrics[-1].wall_seconds <= 0:
             return None
-        return self.metrics[-1].images / self.metrics[-1].wall_seconds
+        return self.metrics[-1].images_seen / self.metrics[-1].wall_seconds
 
     def _column(self, weights: Weights, field: str) -> Column:
         values = {row.step: getattr(row, field) for row in self.evaluations if row.weights == weights}

@@ -7,9 +7,9 @@ from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
 from openddpm.record.schema import CUT_MUCH, DataRecord, NearDuplicateRecord, RunRecord
 
-FEW_IMAGES = 200  # assumed: a hundred images are learned by heart (Kadkhodaie et al., 2024)
-MEMORISING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
-MEMORISING_WEIGHTS_PER_VALUE = 10  # generalise; weights counted against all pixel values of the training images
+FEW_IMAGES = 200  # assumed: a hundred images are memorized (Kadkhodaie et al., 2024)
+MEMORIZING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
+MEMORIZING_WEIGHTS_PER_VALUE = 10  # generalise; weights counted against all pixel values of the training images
 FEW_HELDOUT = 48  # assumed: the standard error of a mean over fewer hides most of what training gains late
 DUPLICATE_SHARE = 0.02  # assumed
 NEAR_DUPLICATE_SHARE = 0.02  # measured: in sets where no two images are alike, up to 1 % are taken for alike
@@ -36,16 +36,16 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
         distinct = f" (some {num_distinct:,} distinct)"
     epochs = total_images / num_distinct
     weights_per_value = num_weights / (num_distinct * dataset.channels * dataset.resolution**2)
-    learns_by_heart = epochs >= MEMORISING_EPOCHS and weights_per_value >= MEMORISING_WEIGHTS_PER_VALUE
-    if num_distinct < FEW_IMAGES or learns_by_heart:
+    memorizes = epochs >= MEMORIZING_EPOCHS and weights_per_value >= MEMORIZING_WEIGHTS_PER_VALUE
+    if num_distinct < FEW_IMAGES or memorizes:
         judge = "; let the held-out loss decide when to stop" if dataset.num_heldout else ""
         yield Finding(
-            "memorising",
+            "memorizing",
             "warning",
             f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen "
             f"{number_of(max(1, round(epochs)), 'time')}, for {num_weights:,} weights "
             f"({num_weights / num_distinct:,.0f} an image)",
-            "So few images can be learned by heart: samples would be copies of them, and the training loss looks fine.",
+            "So few images can be memorized: samples would be copies of them, and the training loss looks fine.",
             f"Bring more images, take a smaller --model or fewer steps{judge}.",
         )
     if dataset.num_heldout < FEW_HELDOUT:
@@ -53,8 +53,7 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
             "heldout",
             "note" if dataset.num_heldout else "warning",
             number_of(dataset.num_heldout, "held-out image") if dataset.num_heldout else "no held-out images",
-            "Only images that are never trained on tell learning from learning by heart, and few of them tell it "
-            "vaguely.",
+            "Only images that are never trained on tell learning from memorization, and few of them tell it vaguely.",
             f"Hold out {FEW_HELDOUT} or more, if there are enough: --heldout_images N.",
         )
 
@@ -127,10 +126,10 @@ def _changed(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
     changed = [reason for reason in reasons if data.counts.get(reason)]
     if changed:
         counted = ", ".join(f"{reason}: {data.counts[reason]:,}" for reason in changed)
-        why, todo = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
+        why, hint = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
         is_dim = data.raw_max is not None and 0 < data.raw_max <= FEW_BITS_MAX and (data.pixel_max or 0) > DARK_MAX
         severity: Severity = "warning" if is_dim and data.counts.get("16 bits scaled to 8") else "note"
-        yield Finding("converted", severity, f"images changed on the way in: {counted}", why, todo)
+        yield Finding("converted", severity, f"images changed on the way in: {counted}", why, hint)
 
 
 def counts_text(data: DataRecord) -> str:
@@ -165,7 +164,7 @@ def check_split(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
         "near_duplicates",
         "warning" if share >= NEAR_DUPLICATE_SHARE else "note",
         near_duplicates_text(run) + (f": {named}{'; ...' * (len(pairs) > MAX_NAMED)}" if named else ""),
-        "What was learned by heart looks like learning on these: the held-out loss is better than on new images.",
+        "What was memorized looks like learning on these: the held-out loss is better than on new images.",
         "Hold out whole groups of images that belong together: train on a set without them, or read the held-out loss "
         "with care. data.json in a run's folder lists all pairs.",
         tuple(pair.heldout for pair in pairs),
@@ -202,11 +201,11 @@ def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding
     characters = seen_characters(run.dataset.source, [] if data is None else data.class_names)
     if characters:
         what = f"half of the images are mirrored at random, and {characters}: they may be digits, letters or text"
-        todo = "Give --no-random_flip if left and right mean something, or --random_flip if they do not."
-        yield Finding("mirroring", "warning", what, why, todo)
+        hint = "Give --no-random_flip if left and right mean something, or --random_flip if they do not."
+        yield Finding("mirroring", "warning", what, why, hint)
         return
-    todo = "Give --no-random_flip if left and right mean something in these images."
-    yield Finding("mirroring", "note", "half of the images are mirrored at random, as is the default", why, todo)
+    hint = "Give --no-random_flip if left and right mean something in these images."
+    yield Finding("mirroring", "note", "half of the images are mirrored at random, as is the default", why, hint)
 
 
 def seen_characters(source: str, class_names: Sequence[str]) -> str:
@@ -224,10 +223,10 @@ def seen_characters(source: str, class_names: Sequence[str]) -> str:
 def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
     paths = tuple(image.path for image in data.images if image.action == "kept")
     named = f": {', '.join(paths[:MAX_NAMED])}{', ...' * (len(paths) > MAX_NAMED)}" if paths else ""
-    todo = "--duplicates drop leaves them out; data.json in a run's folder lists all of them."
+    hint = "--duplicates drop leaves them out; data.json in a run's folder lists all of them."
     if num_duplicates == data.num_images - 1:
         what = f"all {data.num_images:,} images are the same, pixel for pixel{named}"
-        return Finding("duplicates", "fault", what, "There is but one image to learn.", todo, paths)
+        return Finding("duplicates", "error", what, "There is but one image to learn.", hint, paths)
     share = num_duplicates / data.num_images
     are_duplicates = "is an exact duplicate of another" if num_duplicates == 1 else "are exact duplicates of others"
     return Finding(
@@ -236,7 +235,7 @@ def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
         f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) {are_duplicates}{named}",
         "They are trained on more often than the rest, and a held-out image whose twin is trained on flatters the "
         "held-out loss.",
-        todo,
+        hint,
         paths,
     )
 
@@ -249,7 +248,7 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
     if data.pixel_min == data.pixel_max:
         yield Finding(
             "brightness",
-            "fault",
+            "error",
             f"every pixel of every image is {data.pixel_min}",
             "There is nothing to learn.",
             "Check how the images were written, and --background if they are transparent.",
@@ -257,7 +256,7 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
     elif data.pixel_max <= DARK_MAX:
         yield Finding(
             "brightness",
-            "fault",
+            "error",
             f"nearly black images: {values}",
             "They were probably written in another range, such as 0 to 1 or 12 bits; next to the noise they vanish.",
             "Write them again with values from 0 to 255." if data.raw_max is None else f"Try {data.range_option}.",

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["fault", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """The gravest first."""
 
 
@@ -20,7 +20,7 @@ class Finding:
     """What was found, with the numbers."""
     why: str
     """Why it matters."""
-    todo: str
+    hint: str
     images: tuple[str, ...] = ()
     """Paths of all images it is about, where it names some; for programs."""
 

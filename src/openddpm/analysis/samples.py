@@ -92,7 +92,7 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
         return SamplesFinding(Evidence(name="samples", kind="good", text=text, value=value))
     words = listed([one.word for one in off])
     text = f"The samples of step {count(row.step)} are {listed([one.text for one in off])} than the training images"
-    if "transform" in course.run.own_parts:
+    if "transform" in course.run.user_supplied:
         text += ", which are measured without your transform."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
     if not _skill_when_drawn(course, row) >= 0:

@@ -101,7 +101,9 @@ def _guessing(course: Course) -> Symptom | None:
 def _replayed_noise(course: Course) -> Symptom | None:
     """Training loss far below the loss of the same weights on training images with noise never met."""
     raw = course.train_loss("raw")
-    is_comparable = course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.own_parts
+    is_comparable = (
+        course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.user_supplied
+    )
     if not is_comparable or len(course.steps) < 4 or not np.isfinite(raw[-1]):
         return None
     since = course.steps[-3]  # two intervals: one alone may hold too few images
@@ -114,10 +116,10 @@ def _replayed_noise(course: Course) -> Symptom | None:
     text = f"The training loss is {significant(float(np.mean(logged)))}, but training images with fresh noise score "
     text += f"{significant(float(raw[-1]))}."
     sentence = "It learns its noise by heart, not the images: the random numbers of training repeat themselves."
-    return Symptom("memorising", sentence, _warning("replayed_noise", text, ratio))
+    return Symptom("memorizing", sentence, _warning("replayed_noise", text, ratio))
 
 
-def _by_heart(course: Course) -> Symptom | None:
+def _memorized(course: Course) -> Symptom | None:
     if course.train_heldout_gap is None:
         return None
     gap, error = course.train_heldout_gap
@@ -129,7 +131,7 @@ def _by_heart(course: Course) -> Symptom | None:
     if course.trend is not None and course.trend.is_rising:
         return Symptom(None, "It also begins to learn its training images by heart: more images would help.", evidence)
     sentence = "It learns its training images by heart instead of what they have in common: it needs more images."
-    return Symptom("memorising", sentence, evidence)
+    return Symptom("memorizing", sentence, evidence)
 
 
 def _worsening(course: Course) -> Symptom | None:
@@ -138,7 +140,7 @@ def _worsening(course: Course) -> Symptom | None:
     if trend is None or not trend.is_falling or skill[-1] > np.nanmax(skill) - FALLEN:
         return None
     since = course.images[-1] / RECENT
-    logged = [(row.images, row.train_loss) for row in course.metrics if row.images >= since]
+    logged = [(row.images_seen, row.train_loss) for row in course.metrics if row.images_seen >= since]
     training = fit_trend(*np.array(logged).T) if logged else None
     if training is None or not training.is_falling:
         return None
@@ -146,7 +148,7 @@ def _worsening(course: Course) -> Symptom | None:
     text = f"Held-out skill was {signed(skill[best])} after {course.images[best]:,.0f} images and is "
     text += f"{signed(skill[-1])}, while the training loss still falls."
     sentence = "It gets better on what it trains on and worse on what it has never seen: it learns by heart."
-    return Symptom("memorising", sentence, _warning("worsening", text, trend.per_doubling, trend.error))
+    return Symptom("memorizing", sentence, _warning("worsening", text, trend.per_doubling, trend.error))
 
 
 def _jumping(course: Course) -> Symptom | None:
@@ -236,8 +238,8 @@ def _training_peak(course: Course) -> float:
 
 def _is_under_way(course: Course) -> bool:
     loss = course.better_loss[-1]
-    gaussian = loss / (1 - course.better_skill[-1])
-    return bool(np.log(loss) < UNDER_WAY * np.log(gaussian))
+    linear = loss / (1 - course.better_skill[-1])
+    return bool(np.log(loss) < UNDER_WAY * np.log(linear))
 
 
 def _kinds(course: Course) -> list[Weights]:
@@ -254,7 +256,7 @@ CHECKS: tuple[Callable[[Course], Symptom | None], ...] = (
     _blown_up,
     _guessing,
     _replayed_noise,
-    _by_heart,
+    _memorized,
     _worsening,
     _jumping,
     _crawling,

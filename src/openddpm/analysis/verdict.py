@@ -1,4 +1,4 @@
-"""Is it working? An answer in words and numbers, from the record alone. docs/rulers.md explains it."""
+"""Is it working? An answer in words and numbers, from the record alone. docs/baselines.md explains it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,10 +13,10 @@ from openddpm.analysis.symptoms import GAP, find_symptoms
 from openddpm.analysis.text import count, listed, signed, skill_words
 from openddpm.record.schema import (
     Band,
+    BaselinesRecord,
     EvaluationRow,
     Evidence,
     MetricsRow,
-    RulersRecord,
     RunRecord,
     SamplesRow,
     Verdict,
@@ -44,23 +44,22 @@ def judge(
     run: RunRecord,
     metrics: Sequence[MetricsRow],
     evaluations: Sequence[EvaluationRow],
-    rulers: RulersRecord | None,
+    baselines: BaselinesRecord | None,
     samples: Sequence[SamplesRow] = (),
 ) -> Verdict:
     """Return the verdict on a run from its record, whole or still growing."""
-    comparable = [row for row in evaluations if row.by_timestep or rulers is None]  # not those of an older openddpm
-    course = Course(run, metrics, comparable, rulers)
+    course = Course(run, metrics, evaluations, baselines)
     last = course.last
     is_lost = bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
     has_enough = last is not None and (is_lost or len(course.steps) >= MIN_EVALUATIONS)
-    is_judged = rulers is not None and (has_enough or run.failure is not None)
+    is_judged = baselines is not None and (has_enough or run.failure is not None)
     symptoms = find_symptoms(course) if is_judged else []
     decisive = next((symptom for symptom in symptoms if symptom.code), None)
     code, sentence = _state(course) if decisive is None else (decisive.code, decisive.sentence)
     assert code is not None
     step = max([run.progress.step, *(row.step for row in metrics[-1:])])
     stopped = [f"The run was ended by an error after step {step:,}."] if run.status == "failed" else []
-    shown = samples_finding(course, samples) if course.last and course.rulers else None
+    shown = samples_finding(course, samples) if course.last and course.baselines else None
     told = [
         *stopped,
         sentence,
@@ -77,7 +76,7 @@ def judge(
         ],
         forecast=forecast(course) if code == "learning" and run.status == "running" else None,
         step=last.step if last else 0,
-        images=last.images if last else 0,
+        images_seen=last.images_seen if last else 0,
         skill=float(course.better_skill[-1]) if last and np.isfinite(course.better_skill[-1]) else None,
         weights=last.weights if last else None,
     )
@@ -85,8 +84,8 @@ def judge(
 
 def _state(course: Course) -> tuple[VerdictCode, str]:
     """Return code and sentence of a run that has no decisive trouble."""
-    if course.rulers is None:
-        return "too_early", "There are no rulers in this record, so nothing says what its losses are worth."
+    if course.baselines is None:
+        return "too_early", "There are no baselines in this record, so nothing says what its losses are worth."
     if course.last is None or not np.isfinite(course.better_skill[-1]):
         return "too_early", "Too early to tell: nothing has been measured yet."
     skill, trend = float(course.better_skill[-1]), course.trend
@@ -131,7 +130,7 @@ def _still_rises(trend: Trend | None) -> bool:
 
 def _evidence(course: Course, named: set[str]) -> list[Evidence]:
     """Return what else the verdict rests on; `named` is what troubles have told already."""
-    if course.last is None or course.rulers is None:
+    if course.last is None or course.baselines is None:
         return []
     found = [_skill(course), _trend(course), _bands(course.last), _gap(course, named), _better_weights(course, named)]
     return [*(one for one in found if one is not None), *_near_duplicates(course.run), *_gradients(course)]
@@ -141,7 +140,7 @@ def _skill(course: Course) -> Evidence | None:
     last, skill = course.last, course.better_skill[-1]
     if last is None or not np.isfinite(skill):
         return None
-    text = f"Skill {signed(skill)} after {count(last.images)} images: 0 is the best linear filter, 1 would be no error."
+    text = f"Skill {signed(skill)} after {count(last.images_seen)} images; 0: the best linear filter, 1: no error."
     return Evidence(name="skill", kind="good" if skill > 0 else "note", text=text, value=skill, error=last.skill_error)
 
 
@@ -175,13 +174,13 @@ def _bands(last: EvaluationRow) -> Evidence | None:
 
 def _gap(course: Course, named: set[str]) -> Evidence | None:
     if course.train_heldout_gap is None or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
-        return None  # where nothing is learned, nothing is learned by heart
+        return None  # where nothing is learned, nothing is memorized
     gap, error = course.train_heldout_gap
     if abs(gap) + 2 * error > 2 * GAP:  # too uncertain to say so
         return None
     difference = signed(gap, plus=True)
     text = f"Training images are denoised about as well as held-out ones (skill differs by {difference}): "
-    text += "nothing is learned by heart."
+    text += "nothing is memorized."
     return Evidence(name="train_heldout_gap", kind="good", text=text, value=gap, error=error)
 
 

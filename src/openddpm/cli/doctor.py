@@ -10,24 +10,24 @@ from openddpm.cli.options import parse_train_config
 from openddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from openddpm.analysis.measured_checks import Measurements
     from openddpm.doctor import Examination
+    from openddpm.doctor.measured_checks import Measurements
 
 _DESCRIPTION = """Check a planned run before it costs anything: its images, options, memory, time and disk, and whether
 the model can learn one batch by heart. Takes the options of train, and touches nothing in --output_dir.
 
-Exit status: 0 no fault found, 1 a fault found, 2 unusable input.
+Exit status: 0 no error found, 1 an error found, 2 unusable input.
 
 Try it:  openddpm doctor --recipe avatars-16
 
 For programs:  --json prints one JSON object, and nothing else, on standard output.
 """
 
-_STYLES = {"fault": "bold red", "warning": "bold yellow", "note": "bold"}
+_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
 def run(arguments: list[str]) -> int:
-    """Examine the plan that `arguments` spell; returns 1 if a fault was found."""
+    """Examine the plan that `arguments` spell; returns 1 if an error was found."""
     as_json = "--json" in arguments
     options = [argument for argument in arguments if argument != "--json"]
     config = parse_train_config(options, "openddpm doctor", _DESCRIPTION)
@@ -44,12 +44,12 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(_as_json(examination)))
     else:
         _show(examination)
-    return 1 if examination.count("fault") else 0
+    return 1 if examination.count("error") else 0
 
 
 def _as_json(examination: "Examination") -> dict[str, Any]:
     """Return findings and measurements as JSON types."""
-    counts = {f"num_{severity}s": examination.count(severity) for severity in ("fault", "warning", "note")}
+    counts = {f"num_{severity}s": examination.count(severity) for severity in ("error", "warning", "note")}
     findings = [asdict(finding) for finding in examination.findings]
     return {**counts, "findings": findings, "measurements": _finite(asdict(examination.measurements))}
 
@@ -82,7 +82,7 @@ def _show(examination: "Examination") -> None:
     for finding in examination.findings:
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity}:[/] {escape(finding.what)}")
-        for line in (finding.why, f"-> {finding.todo}"):
+        for line in (finding.why, f"-> {finding.hint}"):
             console.print(Padding(escape(line), (0, 0, 0, 4), expand=False))
         console.print()
     table = Table.grid(padding=(0, 2))
@@ -90,10 +90,10 @@ def _show(examination: "Examination") -> None:
         table.add_row(f"  {name}", escape(value))
     console.print("[bold]measured on this machine[/]")
     console.print(table)
-    num_faults, num_warnings = examination.count("fault"), examination.count("warning")
-    faults = f"[bold red]{number_of(num_faults, 'fault')}[/]" if num_faults else "[bold green]no fault found[/]"
-    console.print(f"\n{faults}" + (f", {number_of(num_warnings, 'warning')}" if num_warnings else ""))
-    if not num_faults:
+    num_errors, num_warnings = examination.count("error"), examination.count("warning")
+    errors = f"[bold red]{number_of(num_errors, 'error')}[/]" if num_errors else "[bold green]no error found[/]"
+    console.print(f"\n{errors}" + (f", {number_of(num_warnings, 'warning')}" if num_warnings else ""))
+    if not num_errors:
         console.print("next: openddpm train, with the same options")
 
 
@@ -116,7 +116,7 @@ def _facts(measured: "Measurements") -> list[tuple[str, str]]:
         needed, free = byte_size(measured.disk_needed_bytes), byte_size(measured.disk_free_bytes)
         facts.append(("disk", f"{needed} for checkpoints, {free} free"))
     if measured.careful_fit is not None:
-        facts.append(("learning one batch by heart", str(measured.careful_fit)))
+        facts.append(("memorizing one batch", str(measured.careful_fit)))
     if measured.own_fit is not None:
         facts.append(("the same with your settings", str(measured.own_fit)))
     return facts

@@ -104,7 +104,7 @@ def _as_json(inspection: "Inspection", page: Path) -> dict[str, Any]:
     return {
         **inspection.data.model_dump(),
         "usable": not inspection.objections,
-        "reasons": [{"found": objection.found, "todo": objection.todo} for objection in inspection.objections],
+        "reasons": [{"found": objection.found, "hint": objection.hint} for objection in inspection.objections],
         "shape": inspection.shape,
         "page": str(page),
     }
@@ -131,7 +131,7 @@ def _show(inspection: "Inspection", page: Path) -> None:
         console.print(f"\n{left_out.headline(data)}")
         for line, is_data in left_out.lines(data):
             console.print(f"[bold yellow]{escape(line)}[/]" if is_data else escape(line))
-    refused = inspection.album.sections.get("refused")
+    refused = inspection.gallery.sections.get("refused")
     if refused and not inspection.objections:  # which name the refused ones, if these are what is wrong
         console.print("\nrefused")
         for image in refused.shown[:_MAX_NAMED]:
@@ -141,5 +141,5 @@ def _show(inspection: "Inspection", page: Path) -> None:
     style = "bold red" if inspection.objections else "bold green"
     console.print(f"\n[{style}]{words.verdict_sentence(inspection)}[/]")
     for objection in inspection.objections:
-        console.print(f"{escape(objection.found)}\n  -> {escape(objection.todo)}")
+        console.print(f"{escape(objection.found)}\n  -> {escape(objection.hint)}")
     console.print(f"page: {escape(str(page))}")

@@ -38,7 +38,7 @@ first steps:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 faults found, 2 unusable input, 128 + N ended by signal N."""
+    """Run one command; returns the exit status: 0 done, 1 errors found, 2 unusable input, 128 + N ended by signal N."""
     from openddpm.errors import UserError
 
     _spell_out_what_cannot_be_shown()
@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has gone can still be answered for
     except UserError as error:
         print(f"openddpm: {error.found}", file=sys.stderr)
-        if error.todo:
-            print(f"  -> {error.todo}", file=sys.stderr)
+        if error.hint:
+            print(f"  -> {error.hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("openddpm: interrupted", file=sys.stderr)

@@ -24,9 +24,9 @@ def _push(
         hub_private_repo: Create the repository as private.
         hub_token: Access token; better given by HF_TOKEN or `hf auth login`.
     """
-    from openddpm.analysis.report import write_report
     from openddpm.publishing.hub import push_run
     from openddpm.record.reader import read_run_record
+    from openddpm.report import write_report
 
     config = read_run_record(run).config
     repository = hub_model_id or config.get("hub_model_id") or run.resolve().name

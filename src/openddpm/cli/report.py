@@ -14,9 +14,9 @@ def _report(run: RunFolder, /) -> int:
     Args:
         run: The run folder.
     """
-    from openddpm.analysis.report import write_report
-    from openddpm.publishing.card import write_card
     from openddpm.record.reader import read_run_folder
+    from openddpm.report import write_report
+    from openddpm.report.card import write_card
 
     record = read_run_folder(run)
     print(f"report: {write_report(run, record)}\ncard:   {write_card(run, record)}")

@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> int:
     recorded = resuming_config(record.config, str(folder))
     config = parse_train_config(options, _PROGRAM, _DESCRIPTION, defaults=recorded)
     if config.output_dir != recorded.output_dir or config.recipe is not None:
-        todo = "Leave them out; `openddpm train` begins a new run."
-        raise UserError("a run goes on in its own folder and with its own options: no --output_dir, no --recipe", todo)
+        hint = "Leave them out; `openddpm train` begins a new run."
+        raise UserError("a run goes on in its own folder and with its own options: no --output_dir, no --recipe", hint)
     if record.status == "finished" and _asks_for_nothing(config, recorded):
         print(f"finished already, at step {record.progress.step:,} of {record.total_steps:,}: nothing to do")
         return 0

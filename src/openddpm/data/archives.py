@@ -39,8 +39,8 @@ def images_of_archive(
             unread += members
     selection.left_out.extend(described(selection, [entry.path for entry in taken], read))
     if not taken:
-        todo = "Unpack it into a folder, and give that as --dataset." if unread else ""
-        raise nothing_to_read(f"'{where}'", selection, [IMAGES], todo)
+        hint = "Unpack it into a folder, and give that as --dataset." if unread else ""
+        raise nothing_to_read(f"'{where}'", selection, [IMAGES], hint)
     unread += [entry for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
     sizes = {str(entry.path): num_bytes(entry.file) for entry in unread}
     check_no_larger_archives(where, sum(num_bytes(entry.file) for entry in [*taken, *selection.other_splits]), sizes)

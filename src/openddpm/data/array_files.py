@@ -114,8 +114,8 @@ def _npy_header(path: Path, name: str) -> ArrayFile:
             "load(FILE, allow_pickle=True)))); of images of several sizes write image files.",
         )
     if is_fortran and len(shape) > 1:
-        todo = "Save it anew: numpy.save('images.npy', numpy.ascontiguousarray(x))."
-        raise UserError(f"{what} is stored column by column (Fortran order)", todo)
+        hint = "Save it anew: numpy.save('images.npy', numpy.ascontiguousarray(x))."
+        raise UserError(f"{what} is stored column by column (Fortran order)", hint)
     return ArrayFile(path, name, tuple(shape), dtype, start)
 
 
@@ -125,8 +125,8 @@ def _npz_headers(path: Path) -> list[ArrayFile]:
         if any(member.compress_type not in KNOWN_METHODS for member in members):
             raise ValueError("packed by a method that numpy does not use")
         if any(member.flag_bits & ENCRYPTED for member in members):
-            todo = "Unpack it with its password, and give its .npy file as --dataset."
-            raise UserError(f"'{as_text(path)}' is encrypted", todo)
+            hint = "Unpack it with its password, and give its .npy file as --dataset."
+            raise UserError(f"'{as_text(path)}' is encrypted", hint)
         if len({member.filename for member in members}) < len(members):
             raise ValueError("two arrays of one name")
         if sum(member.compress_size for member in members) > path.stat().st_size:

@@ -62,5 +62,5 @@ def refusal_of(dtype: np.dtype, sample: np.ndarray) -> tuple[str, str] | None:
     if dtype == np.uint8:
         return ("no values but 0 and 1, nearly black both of 0 to 255", "Store x * 255.") if high == 1 else None
     known = DataRecord(num_images=0, counts={}, images=[], raw_min=low, raw_max=high)
-    todo = f"Say which are black and white, such as {known.range_option}; or store uint8 pixels from 0 to 255."
-    return f"{dtype} values from {low:.6g} to {high:.6g}, whose black and white are not known", todo
+    hint = f"Say which are black and white, such as {known.range_option}; or store uint8 pixels from 0 to 255."
+    return f"{dtype} values from {low:.6g} to {high:.6g}, whose black and white are not known", hint

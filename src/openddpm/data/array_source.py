@@ -163,8 +163,8 @@ def _layout(array: ArrayFile, options: DataOptions) -> Layout:
         found = f"{what} has the shape {shape}: a single image, or {shape[0]} gray ones of {shape[1]}x{shape[2]}?"
         raise UserError(found, "Save it with an axis more: numpy.save(FILE, x[None]) for a single one in colour.")
     if len(layouts) == 2:
-        todo = "Save it as (N, H, W, C) with images of another width, or write image files."
-        raise UserError(f"{what} has the shape {shape}: which axis holds the channels cannot be told", todo)
+        hint = "Save it as (N, H, W, C) with images of another width, or write image files."
+        raise UserError(f"{what} has the shape {shape}: which axis holds the channels cannot be told", hint)
     if not layouts:
         raise UserError(f"{what} has the shape {shape}", f"It takes {_EXPECTED}: numpy.save(FILE, x.reshape(...)).")
     if shape[1] * shape[2] * (shape[3] if len(shape) == 4 else 1) > 4 * MAX_PIXELS:

@@ -59,8 +59,8 @@ class Preprocessing:
         try:
             return ImageColor.getrgb(self.background)[:3]
         except ValueError:
-            todo = "Use a name such as white, or a code such as #ffcc00."
-            raise UserError(f"--background '{self.background}' is no colour", todo) from None
+            hint = "Use a name such as white, or a code such as #ffcc00."
+            raise UserError(f"--background '{self.background}' is no colour", hint) from None
 
 
 class Decoding(NamedTuple):

@@ -72,8 +72,8 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     unread: list[Path] = []
     candidates = list(_candidates(folder, selection, options, unread))
     if not candidates:
-        todo = f"Choose another configuration, or take 'configs' out of {README} for all files." if declared else ""
-        raise nothing_to_read(f"the folder '{where}'", selection, todo=todo)
+        hint = f"Choose another configuration, or take 'configs' out of {README} for all files." if declared else ""
+        raise nothing_to_read(f"the folder '{where}'", selection, hint=hint)
     _check_archives(where, selection, unread)
     chosen, *rest = sorted(candidates, key=lambda one: -one.source.num_items)
     for other in rest:
@@ -287,10 +287,10 @@ def _ambiguous(folder: Path, first: _Candidate, second: _Candidate) -> UserError
     ]
     places = [_place(one, other) for one, other in ((first, second), (second, first))]
     options = " or ".join(f"--dataset '{as_text(place)}'" for place in places if place is not None)
-    todo = f"Give the one to train on: {options}." if options else "Keep them in folders of their own."
+    hint = f"Give the one to train on: {options}." if options else "Keep them in folders of their own."
     if options and None in places:
-        todo += " Or move what is not meant to another folder."
-    return UserError(f"'{as_text(folder)}' holds two kinds of data: {'; '.join(kinds)}", todo)
+        hint += " Or move what is not meant to another folder."
+    return UserError(f"'{as_text(folder)}' holds two kinds of data: {'; '.join(kinds)}", hint)
 
 
 def _place(one: _Candidate, other: _Candidate) -> Path | None:

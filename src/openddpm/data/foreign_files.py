@@ -12,7 +12,7 @@ class NotRead(NamedTuple):
     """How to go that way, where it takes a program of one's own."""
 
     @property
-    def todo(self) -> str:
+    def hint(self) -> str:
         """Return the way and the recipe as a sentence."""
         return f"{self.way[0].upper()}{self.way[1:]}{f': {self.recipe}' if self.recipe else ''}."
 

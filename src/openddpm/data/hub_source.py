@@ -142,21 +142,21 @@ def _commit(options: DataOptions) -> str:
             "Check the path, or give a Hub id such as huggan/pokemon.",
         ) from error
     except RevisionNotFoundError as error:
-        todo = (
+        hint = (
             "The Hub made no parquet files of it; ask on its page, or its authors for parquet files."
             if options.dataset_revision == CONVERTED
             else "Check --dataset_revision: a branch, a tag or a commit."
         )
         raise UserError(
-            f"{_named(options)} has no revision '{as_text(str(options.dataset_revision))}'", todo
+            f"{_named(options)} has no revision '{as_text(str(options.dataset_revision))}'", hint
         ) from error
     except Exception as error:
         status = _status(error)
         if status == 404 or (status in (401, 403) and not isinstance(error, GatedRepoError)):
-            raise UserError(_not_found(options, status), _todo(status)) from error
+            raise UserError(_not_found(options, status), _hint(status)) from error
         if isinstance(error, GatedRepoError):
-            todo = "Ask for access on its page on the Hub, then log in: hf auth login."
-            raise UserError(f"the data set {_named(options)} is gated: {_first_line(error)}", todo) from error
+            hint = "Ask for access on its page on the Hub, then log in: hf auth login."
+            raise UserError(f"the data set {_named(options)} is gated: {_first_line(error)}", hint) from error
         raise _NoAnswerError(_first_line(error)) from error
     assert commit is not None
     return commit
@@ -173,7 +173,7 @@ def _not_found(options: DataOptions, status: int) -> str:
     return f"{nowhere}, and the Hub lets you read no data set of that name ({status})"
 
 
-def _todo(status: int) -> str:
+def _hint(status: int) -> str:
     if status == 404:
         return "Check the name; for a private data set log in first: hf auth login."
     return "Check the name, and your token (HF_TOKEN, or hf auth login): it may be wrong, expired or without access."

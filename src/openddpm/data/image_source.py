@@ -90,8 +90,8 @@ def check_no_lfs_pointer(path: Path) -> None:
     except OSError:
         return
     if head == LFS_POINTER:
-        todo = f"Fetch the files themselves: git -C '{as_text(path.parent)}' lfs pull"
-        raise UserError(f"'{as_text(path)}' is a Git LFS pointer in place of the file", todo)
+        hint = f"Fetch the files themselves: git -C '{as_text(path.parent)}' lfs pull"
+        raise UserError(f"'{as_text(path)}' is a Git LFS pointer in place of the file", hint)
 
 
 @contextlib.contextmanager
@@ -115,8 +115,8 @@ def check_permitted(path: Path, error: Exception) -> None:
         UserError: it is; to make or download the file again would be of no use.
     """
     if isinstance(error, PermissionError):
-        todo = f"Make it readable, such as by: chmod u+r '{as_text(path)}'; or ask its owner."
-        raise UserError(f"'{as_text(path)}' cannot be read: permission denied", todo) from error
+        hint = f"Make it readable, such as by: chmod u+r '{as_text(path)}'; or ask its owner."
+        raise UserError(f"'{as_text(path)}' cannot be read: permission denied", hint) from error
 
 
 def check_no_hub_options(options: DataOptions, where: str, but: str = "") -> None:

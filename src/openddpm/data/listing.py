@@ -136,18 +136,18 @@ def select(
     return selection
 
 
-def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind] = KINDS, todo: str = "") -> UserError:
+def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind] = KINDS, hint: str = "") -> UserError:
     """Return the error of a source that holds no images, with what it holds instead and the way from there.
 
     Args:
         kinds: the kinds of data that were looked for.
-        todo: what to do, if that is known.
+        hint: what to do, if that is known.
     """
     held = f"; it holds{summary}" if (summary := selection.left_out.summary()) else ""
     formats = (foreign_format(entry.path.name, entry.read_head) for entry in selection.others)
-    todos = [todo] if todo else list(dict.fromkeys(one.todo for one in formats if one))
+    hints = [hint] if hint else list(dict.fromkeys(one.hint for one in formats if one))
     looked_for = f"{', '.join(f'{kind.noun}s' for kind in kinds)} ({' '.join(sorted(image_suffixes()))})"
-    return UserError(f"no images in {where}{held}", " ".join(todos) or f"Looked in all sub-folders for {looked_for}.")
+    return UserError(f"no images in {where}{held}", " ".join(hints) or f"Looked in all sub-folders for {looked_for}.")
 
 
 def cannot_list(where: str, unlisted: Sequence[Entry[File]]) -> UserError:
@@ -173,8 +173,8 @@ def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, 
     name = max(archives, key=lambda name: archives[name], default=None)
     if name is not None and archives[name] > CLEAR_RATIO * num_bytes:
         found = f"'{where}' holds images of {num_bytes:,} bytes beside '{as_text(name)}' of {archives[name]:,} bytes, "
-        todo = "Unpack it and give its folder as --dataset, or give the folder of the images alone."
-        raise UserError(f"{found}which is not opened and may be the data", todo)
+        hint = "Unpack it and give its folder as --dataset, or give the folder of the images alone."
+        raise UserError(f"{found}which is not opened and may be the data", hint)
 
 
 def num_images(entries: Sequence[Entry[File]]) -> int:

@@ -1,6 +1,6 @@
 """Held-out images that are nearly a training image: shifted, mirrored, recompressed or recoloured.
 
-Candidates are found by small digests of brightness and of edges, and judged by their pixels. How well, docs/rulers.md
+Small digests of brightness and of edges find candidates, which are judged by their pixels. How well, docs/baselines.md
 says.
 """
 

@@ -25,11 +25,11 @@ from openddpm.data.formats import (
 )
 from openddpm.data.image_source import ImageSource, check_no_hub_options
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.own_source import own_source
 from openddpm.data.shards import NOT_THERE, other_shards
 from openddpm.data.splits import check_split, named_in
 from openddpm.data.tables import arrow_source, count_rows, dataset_source, parquet_source
 from openddpm.data.tar_source import tar_source
+from openddpm.data.user_source import user_source
 from openddpm.data.zip_source import ZIP_START, zip_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
@@ -45,19 +45,19 @@ BUILT_IN = ("avatars-16",)
 FILE_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES, *ARRAY_SUFFIXES)
 
 
-def open_source(options: DataOptions, own_dataset: Any = None) -> ImageSource:
+def open_source(options: DataOptions, user_dataset: Any = None) -> ImageSource:
     """Find the images that `options` name, or wrap the caller's own data set.
 
     Args:
-        own_dataset: a `datasets.Dataset`, or any sequence of Pillow images, of uint8 arrays (H, W, C), or of tuples
+        user_dataset: a `datasets.Dataset`, or any sequence of Pillow images, of uint8 arrays (H, W, C), or of tuples
             or dicts that hold one.
 
     Raises:
         UserError: nothing there, no image column, several of them, or a Hub that says no.
     """
-    if own_dataset is not None:
+    if user_dataset is not None:
         check_no_hub_options(options, "the data set given from Python")
-        return own_source(own_dataset, options)
+        return user_source(user_dataset, options)
     if not options.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
@@ -100,14 +100,14 @@ def _can_only_be_a_path(dataset: str) -> bool:
 
 def _no_address(dataset: str) -> UserError:
     """Return the error of a file or page that is given by its address."""
-    todo = "Download it first, and give the path of the file or folder as --dataset."
+    hint = "Download it first, and give the path of the file or folder as --dataset."
     if dataset.lower().startswith("file:"):
         from urllib.request import url2pathname  # which takes the slash from /C:/images on Windows
 
-        todo = f"Give the plain path: --dataset '{as_text(url2pathname(urlsplit(dataset).path))}'."
+        hint = f"Give the plain path: --dataset '{as_text(url2pathname(urlsplit(dataset).path))}'."
     elif hub := _HUB_ADDRESS.match(dataset):
-        todo = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
-    return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", todo)
+        hint = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
+    return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", hint)
 
 
 def _other_splits(dataset: Any) -> tuple[LeftOut, ...]:
@@ -142,15 +142,15 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
         return array_source([path], options)
     if suffix_of(path.name) not in NOT_READ and suffix not in image_suffixes() and read_head(path)[:4] == ZIP_START:
         return zip_source(path, options)
-    found, todo = f"'{as_text(path)}' is no data set that can be read", "Give a folder of images, or a .zip, .tar, "
-    todo += ".parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
+    found, hint = f"'{as_text(path)}' is no data set that can be read", "Give a folder of images, or a .zip, .tar, "
+    hint += ".parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
     if suffix in image_suffixes():
-        todo = f"It is one image; give the folder of images: --dataset '{as_text(path.parent)}'."
+        hint = f"It is one image; give the folder of images: --dataset '{as_text(path.parent)}'."
     elif suffix in TEXT_SUFFIXES:
-        todo = f"It is a text. {todo}"
+        hint = f"It is a text. {hint}"
     elif foreign := foreign_format(path.name, lambda: read_head(path)):
-        found, todo = f"{found}: {foreign.what}", foreign.todo
-    raise UserError(found, todo)
+        found, hint = f"{found}: {foreign.what}", foreign.hint
+    raise UserError(found, hint)
 
 
 def _other_parts(path: Path) -> tuple[LeftOut, ...]:

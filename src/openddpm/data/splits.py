@@ -57,11 +57,11 @@ def counted(num_by_split: Mapping[str, int]) -> str:
     return ", ".join(f"{split} ({number:,})" for split, number in num_by_split.items())
 
 
-def no_such_split(where: str, asked: str, num_by_split: Mapping[str, int], else_todo: str = "") -> UserError:
+def no_such_split(where: str, asked: str, num_by_split: Mapping[str, int], else_hint: str = "") -> UserError:
     """Return the error of a source that has splits, but not the one that is asked for."""
     return UserError(
         f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(counted(num_by_split))}",
-        f"Choose one: --dataset_split {as_text(next(iter(num_by_split)))}{else_todo}.",
+        f"Choose one: --dataset_split {as_text(next(iter(num_by_split)))}{else_hint}.",
     )
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.config import DataOptions
-from openddpm.data.census import DUPLICATE, Census, check_usable, class_names
+from openddpm.data.dataset_statistics import DUPLICATE, DatasetStatistics, check_usable, class_names
 from openddpm.data.decode import Preprocessing, RefusedImage
 from openddpm.data.formats import image_formats
 from openddpm.data.image_file import ImageFile
@@ -29,7 +29,7 @@ from openddpm.record.schema import DataRecord
 
 __all__ = [
     "DUPLICATE",
-    "Census",
+    "DatasetStatistics",
     "Decoded",
     "ImageStore",
     "cache_dir_of",
@@ -72,17 +72,17 @@ def default_cache_dir() -> Path:
 
 
 def cache_dir_of(options: DataOptions) -> Path:
-    """Return where `options` have images and rulers kept."""
+    """Return where `options` have images and baselines kept."""
     return Path(options.cache_dir).expanduser() if options.cache_dir else default_cache_dir()
 
 
-def open_images(options: DataOptions, own_dataset: Any = None, quiet: bool = False) -> tuple[ImageSource, ImageStore]:
+def open_images(options: DataOptions, user_dataset: Any = None, quiet: bool = False) -> tuple[ImageSource, ImageStore]:
     """Return where the images of `options` come from, and what they are once decoded.
 
     Raises:
         UserError: see open_source and open_store.
     """
-    source = open_source(options, own_dataset)
+    source = open_source(options, user_dataset)
     preprocessing = Preprocessing.of(options)
     return source, open_store(source, preprocessing, cache_dir_of(options), options.max_refused_share, quiet)
 
@@ -148,12 +148,12 @@ def _temporary_folder(parent: Path | None, prefix: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path | str, todo: str) -> Iterator[None]:
+def _disk_errors(folder: Path | str, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         found = f"cannot keep decoded images in '{folder}': {error.strerror or error}"
-        raise UserError(found, f"It takes a folder with room and write access. {todo}") from error
+        raise UserError(found, f"It takes a folder with room and write access. {hint}") from error
 
 
 def _read(folder: Path, source: ImageSource) -> ImageStore:
@@ -171,7 +171,7 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, check: Check, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    census = Census(drop_duplicates=preprocessing.duplicates == "drop")
+    census = DatasetStatistics(drop_duplicates=preprocessing.duplicates == "drop")
     console = Console(stderr=True)  # in a notebook no bar: rich would ask for ipywidgets at each
     with (
         Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress,

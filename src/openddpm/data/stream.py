@@ -35,10 +35,10 @@ def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
     if num_heldout is None:
         num_heldout = min(DEFAULT_MAX_HELDOUT, num_images // DEFAULT_HELDOUT_SHARE)
     if num_heldout >= num_images:
-        todo = "Hold out fewer, or bring more images."
+        hint = "Hold out fewer, or bring more images."
         raise UserError(
             f"--heldout_images {num_heldout} leaves none of {num_images} image{'s' * (num_images != 1)} to train on",
-            todo,
+            hint,
         )
     order = _keyed_permutation(num_images, seed, "heldout")
     return Split(train=np.sort(order[num_heldout:]), heldout=np.sort(order[:num_heldout]))

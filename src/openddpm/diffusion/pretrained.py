@@ -98,8 +98,8 @@ class Pretrained:
         if size not in (None, config.resolution):
             remarks.append(f"'{self.source}' was made for images of {size} pixels; it goes on with {config.resolution}")
         if self.scheduler is None:
-            todo = f"it is taken to predict {config.prediction_type}"
-            return [*remarks, f"'{self.source}' has no scheduler_config.json that says what it predicts: {todo}"]
+            hint = f"it is taken to predict {config.prediction_type}"
+            return [*remarks, f"'{self.source}' has no scheduler_config.json that says what it predicts: {hint}"]
         steps = self.scheduler.get("num_train_timesteps", 1000)
         if steps != config.num_train_timesteps:
             was = f"'{self.source}' was trained with {steps} timesteps, this run has {config.num_train_timesteps}"
@@ -124,16 +124,16 @@ def find_pretrained(config: TrainConfig) -> Pretrained:
         raise UserError(f"--init_from '{source}' is a file", "Give the folder that holds it and its config.json.")
     if not path.is_dir():
         if not _HUB_ID.fullmatch(source) or source.startswith("."):
-            todo = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
-            raise UserError(f"no folder '{source}', as --init_from names it", todo)
+            hint = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
+            raise UserError(f"no folder '{source}', as --init_from names it", hint)
         path, revision = _download(source, config.cache_dir)
     folder = path / "unet" if (path / "unet" / "config.json").is_file() else path
     _check_pipeline(source, path)
     _check_weights(source, folder, {file.name for file in folder.iterdir()})
     unet = _read_json(source, folder / "config.json")
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        todo = "Start from an unconditional pipeline on pixels, whose unet is a UNet2DModel."
-        raise UserError(f"'{source}' holds a {unet['_class_name']}, not a UNet2DModel", todo)
+        hint = "Start from an unconditional pipeline on pixels, whose unet is a UNet2DModel."
+        raise UserError(f"'{source}' holds a {unet['_class_name']}, not a UNet2DModel", hint)
     places = [path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"]
     if path.name == "unet":  # of a pipeline
         places.append(path.resolve().parent / "scheduler" / "scheduler_config.json")
@@ -151,8 +151,8 @@ def _check_options(pretrained: Pretrained, config: TrainConfig) -> None:
     if config.model != "default":
         asked = unet_config(config.model, config.resolution, config.num_train_timesteps)
         if _shape(asked) != _shape(pretrained.config):
-            todo = "Leave --model out: the architecture is that of the weights."
-            raise UserError(f"--model {config.model} is another UNet than that of {what}", todo)
+            hint = "Leave --model out: the architecture is that of the weights."
+            raise UserError(f"--model {config.model} is another UNet than that of {what}", hint)
     scheduler = pretrained.scheduler
     if scheduler is None:
         return
@@ -207,12 +207,12 @@ def _check_weights(source: str, folder: Path, names: set[str]) -> None:
     Args:
         names: what lies in the folder.
     """
-    todo = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
+    hint = "Give a run folder, a pipeline's or a UNet's folder, or a Hub id such as google/ddpm-cat-256."
     if "config.json" not in names:
-        raise UserError(f"--init_from '{source}' has no UNet: no config.json, nor unet/config.json", todo)
+        raise UserError(f"--init_from '{source}' has no UNet: no config.json, nor unet/config.json", hint)
     if f"{WEIGHTS}.index.json" in names:
-        todo = 'Save them in one with diffusers: unet.save_pretrained(FOLDER, max_shard_size="1000GB").'
-        raise UserError(f"the weights of '{source}' are in several files", todo)
+        hint = 'Save them in one with diffusers: unet.save_pretrained(FOLDER, max_shard_size="1000GB").'
+        raise UserError(f"the weights of '{source}' are in several files", hint)
     if WEIGHTS in names:
         return
     unloaded = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
@@ -223,7 +223,7 @@ def _check_weights(source: str, folder: Path, names: set[str]) -> None:
             "Where you trust it, save it as safetensors first, with diffusers: "
             f'UNet2DModel.from_pretrained("{source}"{subfolder}).save_pretrained("FOLDER"); then --init_from FOLDER.',
         )
-    raise UserError(f"--init_from '{source}' has no weights: no {WEIGHTS} beside '{folder / 'config.json'}'", todo)
+    raise UserError(f"--init_from '{source}' has no weights: no {WEIGHTS} beside '{folder / 'config.json'}'", hint)
 
 
 def _download(source: str, cache_dir: str | None) -> tuple[Path, str]:
@@ -242,8 +242,8 @@ def _download(source: str, cache_dir: str | None) -> tuple[Path, str]:
     except Exception as error:  # no connection, an offline mode, or trouble of the Hub's own
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404) or isinstance(error, HFValidationError):
-            todo = "Check the name; for a private or gated model log in first: hf auth login."
-            raise UserError(f"{nowhere} lets you read no model of that name", todo) from error
+            hint = "Check the name; for a private or gated model log in first: hf auth login."
+            raise UserError(f"{nowhere} lets you read no model of that name", hint) from error
         silence = _first_words(error)
     try:
         folder = snapshot_download(
@@ -251,8 +251,8 @@ def _download(source: str, cache_dir: str | None) -> tuple[Path, str]:
         )
     except Exception as error:  # the same, and a disk that is full
         found = f"{nowhere} did not deliver a model of that name: {silence or _first_words(error)}"
-        todo = "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-        raise UserError(found, todo) from error
+        hint = "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+        raise UserError(found, hint) from error
     return Path(folder), Path(folder).name  # the cache names its folders by the commit
 
 

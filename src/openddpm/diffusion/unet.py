@@ -91,11 +91,11 @@ def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
     return UNet2DModel(**check_runs(config, "Mend the config given as --model."))
 
 
-def check_runs(config: Mapping[str, Any], todo: str) -> dict[str, Any]:
+def check_runs(config: Mapping[str, Any], hint: str) -> dict[str, Any]:
     """Return the options of UNet2DModel in a config, tried on its own sample size and channels.
 
     Raises:
-        UserError: diffusers cannot build or run that config; with `todo`.
+        UserError: diffusers cannot build or run that config; with `hint`.
     """
     options = {key: value for key, value in config.items() if not key.startswith("_")}
     size, channels = config["sample_size"], config.get("in_channels", 3)
@@ -105,7 +105,7 @@ def check_runs(config: Mapping[str, Any], todo: str) -> dict[str, Any]:
             UNet2DModel(**options)(noisy, torch.zeros((1,), dtype=torch.long))
     except Exception as error:  # diffusers raises whatever a wrong value leads to
         found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
-        raise UserError(found, todo) from error
+        raise UserError(found, hint) from error
     return options
 
 
@@ -146,12 +146,12 @@ def _read_config(model: str) -> dict[str, Any]:
     path = _config_file(model)
     if not path.is_file():
         found = f"--model '{model}' is neither a named size nor a config file"
-        todo = closest(model, list(SIZES))
+        hint = closest(model, list(SIZES))
         if Path(model).expanduser().is_dir():
             found = f"--model '{model}' is a folder without a UNet's config.json"
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not Path(model).suffix:
-            todo = f"{todo}. To start from the architecture and the weights of a model on the Hub: --init_from {model}"
-        raise UserError(found, todo)
+            hint = f"{hint}. To start from the architecture and the weights of a model on the Hub: --init_from {model}"
+        raise UserError(found, hint)
     try:
         config = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         name = config.get("_class_name", "UNet2DModel") if isinstance(config, dict) else type(config).__name__

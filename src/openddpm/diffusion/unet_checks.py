@@ -81,7 +81,7 @@ def _nearest(resolution: int, halvings: int) -> str:
 
 
 def check_config(
-    config: Mapping[str, Any], num_train_timesteps: int, what: str, todo_without_labels: str = _WITHOUT_LABELS
+    config: Mapping[str, Any], num_train_timesteps: int, what: str, hint_without_labels: str = _WITHOUT_LABELS
 ) -> None:
     """Refuse a UNet2DModel's config that cannot be trained here, whatever the images.
 
@@ -97,13 +97,13 @@ def check_config(
         hints = "; ".join(
             f"'{name}': {closest(name, known).split('known: ')[0].strip() or 'no such field'}" for name in unknown
         )
-        todo = "Take them out, or check that it is the config of a UNet2DModel."
-        raise UserError(f"{what} has fields that a UNet2DModel does not know: {hints}", todo)
+        hint = "Take them out, or check that it is the config of a UNet2DModel."
+        raise UserError(f"{what} has fields that a UNet2DModel does not know: {hints}", hint)
     labels = [f"{name} {config[name]!r}" for name in _LABELS if config.get(name) is not None]
     if labels:
         raise UserError(
             f"{what} takes class labels ({', '.join(labels)}), and openddpm trains without labels",
-            todo_without_labels,
+            hint_without_labels,
         )
     embedding = config.get("time_embedding_type", "positional")
     if embedding == "fourier":
@@ -140,22 +140,22 @@ def unwrapped_unet(unet: Any) -> UNet2DModel:
     if type(unet) is UNet2DModel:
         return unet
     if isinstance(unet, type):
-        found, todo = (
+        found, hint = (
             f"unet is the class {unet.__name__}, not a model",
             "Build it first: UNet2DModel(sample_size=64, ...).",
         )
     elif not isinstance(unet, nn.Module):
         found = f"unet is of type {type(unet).__name__}, not a model"
-        todo = (
+        hint = (
             "Give a diffusers.UNet2DModel; the path or the Hub id of one goes into the config, as init_from or model."
         )
     else:
         found = f"unet is of type {type(unet).__name__}; what can be trained, exported and sampled is a UNet2DModel"
-        todo = "Give a diffusers.UNet2DModel itself, no other class, subclass or wrapper: a run folder is read as that."
-    raise UserError(found, todo)
+        hint = "Give a diffusers.UNet2DModel itself, no other class, subclass or wrapper: a run folder is read as that."
+    raise UserError(found, hint)
 
 
-def check_own_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_timesteps: int) -> None:
+def check_user_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_timesteps: int) -> None:
     """Refuse a caller's UNet that does not fit the images; one without a sample size takes that of the images.
 
     Raises:
@@ -164,13 +164,13 @@ def check_own_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_
     what = "the UNet"
     dtypes = {parameter.dtype for parameter in unet.parameters()}
     if dtypes != {torch.float32}:
-        todo = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
-        raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", todo)
+        hint = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
+        raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", hint)
     if any(parameter.is_meta for parameter in unet.parameters()):
         raise UserError("the UNet lies on the meta device, without weights", "Build it on the CPU.")
     if not any(parameter.requires_grad for parameter in unet.parameters()):
-        todo = "Let some of its weights be trained: unet.requires_grad_(True)."
-        raise UserError("all weights of the UNet are frozen, so there is nothing to train", todo)
+        hint = "Let some of its weights be trained: unet.requires_grad_(True)."
+        raise UserError("all weights of the UNet are frozen, so there is nothing to train", hint)
     check_config(unet.config, num_train_timesteps, what)
     size = unet.config["sample_size"]
     if size is None or (isinstance(size, list | tuple) and tuple(size) == (resolution, resolution)):
@@ -180,8 +180,8 @@ def check_own_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_
     found = (size, unet.config["in_channels"], unet.config["out_channels"])
     expected = (resolution, channels, channels)
     if isinstance(size, list | tuple) and len(set(size)) > 1:
-        todo = f"Build it with sample_size={resolution}, the --resolution."
-        raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; they are square here", todo)
+        hint = f"Build it with sample_size={resolution}, the --resolution."
+        raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; they are square here", hint)
     if found != expected:
         raise UserError(
             f"the UNet has (sample_size, in_channels, out_channels) {found}, the images need {expected}",

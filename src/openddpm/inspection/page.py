@@ -14,7 +14,7 @@ from openddpm.inspection.survey import Inspection
 from openddpm.record.files import write_atomically
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-STYLES = ("analysis/report/report.css", "inspection/inspection.css")  # those of the report, and what they lack
+STYLES = ("report/report.css", "inspection/inspection.css")  # those of the report, and what they lack
 
 
 def write_page(path: Path, inspection: Inspection) -> None:

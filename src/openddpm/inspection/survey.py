@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from openddpm.config import DataOptions
-from openddpm.data.census import Census, check_usable, class_names
+from openddpm.data.dataset_statistics import DatasetStatistics, check_usable, class_names
 from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage
 from openddpm.data.pool import decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
-from openddpm.inspection.album import Album
+from openddpm.inspection.gallery import Gallery
 from openddpm.record.schema import DataRecord
 
 
@@ -22,14 +22,14 @@ class Inspection:
     source: ImageSource
     options: DataOptions
     data: DataRecord
-    album: Album
+    gallery: Gallery
     objections: list[UserError]
     """Why training would not accept the set, and what to do; none if it would."""
 
     @property
     def num_by_mode(self) -> dict[str, int]:
         """Return the number of usable images that are "gray", and that are "colour"."""
-        by_mode = self.album.by_mode
+        by_mode = self.gallery.by_mode
         return {mode: by_mode[mode].num_images for mode in ("colour", "gray") if mode in by_mode}
 
     @property
@@ -52,7 +52,7 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
     """
     source = open_source(options)
     preprocessing = Preprocessing.of(options)
-    census, album = Census(preprocessing.duplicates == "drop"), Album(source.num_items)
+    census, gallery = DatasetStatistics(preprocessing.duplicates == "drop"), Gallery(source.num_items)
     in_flight: deque[EncodedImage] = deque()
 
     def items() -> Iterator[tuple[str, EncodedImage]]:
@@ -66,18 +66,18 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
             is_used = census.add(path, result)
             encoded, findings = in_flight.popleft(), census.findings[num_known:]
             if isinstance(result, RefusedImage) or not is_used:
-                album.add(path, encoded, None, findings)
+                gallery.add(path, encoded, None, findings)
             else:
-                album.add(path, encoded, result.pixels, findings, result.cut_share)
+                gallery.add(path, encoded, result.pixels, findings, result.cut_share)
             advance(source.num_items)
-    album.finish()
+    gallery.finish()
     data = census.record()
     data = data.model_copy(update={"class_names": class_names(data, source), "left_out": list(source.left_out)})
-    return Inspection(source, options, data, album, list(_objections(source, preprocessing, options, data, census)))
+    return Inspection(source, options, data, gallery, list(_objections(source, preprocessing, options, data, census)))
 
 
 def _objections(
-    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, census: Census
+    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, census: DatasetStatistics
 ) -> Iterator[UserError]:
     """Yield what training would end with, did it not end with what comes before."""
     question = census.kinds.question(source.name) if preprocessing.image_mode == "auto" else None

@@ -3,9 +3,9 @@
 from openddpm.analysis import left_out
 from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD, seen_characters
 from openddpm.analysis.text import count, number_of, significant
-from openddpm.data.census import DUPLICATE, GRAY_TO_COLOUR
+from openddpm.data.dataset_statistics import DUPLICATE, GRAY_TO_COLOUR
 from openddpm.data.deep_pixels import BEYOND_RANGE, SCALED_16_BITS, SCALED_BY_RANGE
-from openddpm.inspection.album import Section, Size
+from openddpm.inspection.gallery import Section, Size
 from openddpm.inspection.survey import Inspection
 from openddpm.record.schema import CUT_MUCH, DataRecord
 
@@ -23,8 +23,8 @@ def verdict_sentence(inspection: Inspection) -> str:
 
 def facts(inspection: Inspection) -> dict[str, str]:
     """Return what was counted and measured, name by name."""
-    data, album = inspection.data, inspection.album
-    num_unused = {name: album.sections[name].num_images for name in UNUSED if name in album.sections}
+    data, gallery = inspection.data, inspection.gallery
+    num_unused = {name: gallery.sections[name].num_images for name in UNUSED if name in gallery.sections}
     total = data.num_images + sum(num_unused.values()) + data.num_duplicates_left_out
     of_all = f" of {count(total)}" if total > data.num_images else ""
     stated = {"usable": f"{count(data.num_images)}{of_all}"}
@@ -37,8 +37,8 @@ def facts(inspection: Inspection) -> dict[str, str]:
         stated["mirroring"] = f"{characters}: if these are digits, letters or text, train with --no-random_flip"
     if inspection.num_by_mode:
         stated["channels"] = _channels(inspection.num_by_mode)
-    if album.smallest and album.largest:
-        span = [size_text(size) for size in (album.smallest, album.largest)]
+    if gallery.smallest and gallery.largest:
+        span = [size_text(size) for size in (gallery.smallest, gallery.largest)]
         stated["originals"] = span[0] if span[0] == span[1] else f"{span[0]} to {span[1]}"
     if data.counts.get(CUT_MUCH):
         num_cut, most = f"{count(data.counts[CUT_MUCH])} of {count(data.num_images)}", data.most_cut[0]
@@ -55,7 +55,7 @@ def ordered_sections(inspection: Inspection) -> list[tuple[str, Section]]:
     """Return names and sections: what is not used or has to be decided first, then the commonest."""
     names = list(ORDER)
     return sorted(
-        inspection.album.sections.items(),
+        inspection.gallery.sections.items(),
         key=lambda entry: (names.index(entry[0]) if entry[0] in names else len(names), -entry[1].num_images),
     )
 

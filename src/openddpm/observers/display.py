@@ -17,7 +17,7 @@ from openddpm.names import as_text
 from openddpm.record.reader import Preview
 from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
 from openddpm.record.writer import DATA_FILE
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 _SMOOTHING = 0.9  # of the shown loss, a logged line
 _PLAIN_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
@@ -71,10 +71,10 @@ class Display(Observer):
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
         if run.evaluation:
-            kinds = "held-out and of training images" if dataset.num_heldout else "training images: none is held out"
+            kinds = "held-out and training images" if dataset.num_heldout else "training images (none is held out)"
             say(
-                f"evaluation: on {number_of(run.evaluation.num_tuples, 'fixed sample')} (image, timestep, noise) of "
-                f"{kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
+                f"evaluation: {number_of(run.evaluation.num_fixed_samples, 'fixed sample')} (image, timestep, noise) "
+                f"of {kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
             )
         config = run.config
         images, steps = number_of(config["eval_batch_size"], "image"), number_of(config["num_inference_steps"], "step")
@@ -86,7 +86,7 @@ class Display(Observer):
             say(escape(counted))
         for finding in check_plan(run, record):
             if (finding.severity != "note" or finding.name == "duplicates") and finding.name != "left_out":
-                say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.todo}')}")
+                say(f"[bold]{finding.severity}:[/] {escape(f'{finding.what}. {finding.hint}')}")
         self._progress.update(self._task, total=run.total_steps, completed=run.progress.step)
         if self._console.is_terminal:
             self._live.start()
@@ -148,7 +148,7 @@ class Display(Observer):
         self._live.stop()
         progress = run.progress
         self._say(
-            f"[bold]{run.status}[/] at step {progress.step:,}: {number_of(progress.images, 'image')}, "
+            f"[bold]{run.status}[/] at step {progress.step:,}: {number_of(progress.images_seen, 'image')}, "
             f"{progress.epoch:.1f} epochs{self._heldout_text()}"
         )
 

@@ -10,7 +10,7 @@ from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.publishing.hub import prepare_repository, push_run
 from openddpm.record.schema import RunRecord
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 
 class PushObserver(Observer):
@@ -36,4 +36,4 @@ class PushObserver(Observer):
         except UserError as error:
             again = f"openddpm push {shlex.quote(str(self._folder))} --hub_model_id {self._repository}"
             say(f"[bold red]not pushed:[/] {escape(error.found)}", soft_wrap=True)
-            say(f"Nothing is lost. {escape(error.todo)} Try again: {escape(again)}", soft_wrap=True)
+            say(f"Nothing is lost. {escape(error.hint)} Try again: {escape(again)}", soft_wrap=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from openddpm.publishing.card import write_card
 from openddpm.record.schema import RunRecord
-from openddpm.training.observers import Observer
+from openddpm.report.card import write_card
+from openddpm.training.observer import Observer
 
 _MAX_SHARE_OF_TIME = 0.02  # assumed: a long run's report takes seconds to build, and previews may come often
 
@@ -35,7 +35,7 @@ class ReportObserver(Observer):
         self._build("README.md", write_card)
 
     def _build_report(self) -> None:
-        from openddpm.analysis.report import write_report
+        from openddpm.report import write_report
 
         start = time.perf_counter()
         self._build("report.html", write_report)
@@ -48,9 +48,9 @@ class ReportObserver(Observer):
         try:
             write(self._folder)
         except Exception as error:
-            fault = f"{page} could not be built ({type(error).__name__}: {error}); try later: openddpm report"
-            if fault not in self._told:
-                self._told.add(fault)
+            warning = f"{page} could not be built ({type(error).__name__}: {error}); try later: openddpm report"
+            if warning not in self._told:
+                self._told.add(warning)
                 self._console.print(
-                    f"[bold red]warning:[/] {escape(fault)} {escape(str(self._folder))}", soft_wrap=True
+                    f"[bold red]warning:[/] {escape(warning)} {escape(str(self._folder))}", soft_wrap=True
                 )

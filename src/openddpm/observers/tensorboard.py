@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 OWNER_FILE = "run-folder.txt"
 """Beside the events: the path of the run folder that they are of."""
@@ -40,8 +40,8 @@ class TensorBoardObserver(Observer):
             self._logging_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._logging_dir).close()
         except OSError as error:
-            todo = "Choose a folder that you may write to."
-            raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", todo) from error
+            hint = "Choose a folder that you may write to."
+            raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", hint) from error
 
     def started(self, run: RunRecord, folder: Path) -> None:
         step = run.progress.step
@@ -72,7 +72,7 @@ class TensorBoardObserver(Observer):
         """Write a verdict as text, and, of a new evaluation, the numbers that it rests on."""
         text = f"**{verdict.code}** {verdict.sentence}"
         self._write(lambda writer: writer.add_text("verdict", text, verdict.step))
-        if not self._has_news:  # the end of a sitting judges its last evaluation again
+        if not self._has_news:  # the end of a session judges its last evaluation again
             return
         self._has_news = False
         self._write_scalars("verdict", {entry.name: entry.value for entry in verdict.evidence}, verdict.step)

@@ -10,11 +10,11 @@ from openddpm.analysis.verdict import judge
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
 from openddpm.record.writer import RunWriter
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 
 
 class VerdictObserver(Observer):
-    """Holds the rows in memory, so that a long record is not read again and again; no fault in that ends a run."""
+    """Holds the rows in memory, so that a long record is not read again and again; no error in that ends a run."""
 
     def __init__(self, tell: Sequence[Callable[[Verdict], None]] = (), console: Console | None = None) -> None:
         self._tell = tell
@@ -28,7 +28,7 @@ class VerdictObserver(Observer):
         self._metrics: list[MetricsRow] = recorded.metrics
         self._evaluations: list[EvaluationRow] = recorded.evaluations
         self._samples: list[SamplesRow] = recorded.samples
-        self._rulers = recorded.rulers
+        self._baselines = recorded.baselines
 
     def logged(self, row: MetricsRow) -> None:
         self._metrics.append(row)
@@ -51,12 +51,12 @@ class VerdictObserver(Observer):
 
     def _judge(self) -> None:
         try:
-            verdict = judge(self._run, self._metrics, self._evaluations, self._rulers, self._samples)
+            verdict = judge(self._run, self._metrics, self._evaluations, self._baselines, self._samples)
             for tell in self._tell:
                 tell(verdict)
             self._writer.write_verdict(verdict)
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
-                fault = escape(f"no verdict could be told ({type(error).__name__}: {error})")
-                self._console.print(f"[bold red]warning:[/] {fault}", soft_wrap=True)
+                warning = escape(f"no verdict could be told ({type(error).__name__}: {error})")
+                self._console.print(f"[bold red]warning:[/] {warning}", soft_wrap=True)

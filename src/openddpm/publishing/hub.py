@@ -7,12 +7,12 @@ from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.publishing.card import write_card
 from openddpm.record.reader import read_run_record
+from openddpm.report.card import write_card
 
 ALLOWED_FILES = (
     *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
-    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "rulers.json", "verdict.json"),
+    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
 """Everything else stays at home: checkpoints and optimizer states above all."""
@@ -68,9 +68,9 @@ def _hub_error(found: str, error: Exception) -> HubError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
-        todo = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
+        hint = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
     elif isinstance(error, HFValidationError):
-        todo = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
+        hint = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:
-        todo = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", todo)
+        hint = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", hint)

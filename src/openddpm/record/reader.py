@@ -12,19 +12,19 @@ from openddpm.errors import UserError
 from openddpm.record.files import damaged_line, parse_json, read_file, read_json_lines
 from openddpm.record.schema import (
     SCHEMA_VERSION,
+    BaselinesRecord,
     DataRecord,
     EvaluationRow,
     MetricsRow,
-    RulersRecord,
     RunRecord,
     SamplesRow,
     Verdict,
 )
 from openddpm.record.writer import (
+    BASELINES_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
-    RULERS_FILE,
     RUN_FILE,
     SAMPLES_FILE,
     VERDICT_FILE,
@@ -55,7 +55,7 @@ class RunFolder:
     metrics: list[MetricsRow]
     evaluations: list[EvaluationRow]
     data: DataRecord | None
-    rulers: RulersRecord | None
+    baselines: BaselinesRecord | None
     verdict: Verdict | None
     previews: list[Preview]
     samples: list[SamplesRow] = field(default_factory=list)
@@ -98,7 +98,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         metrics=_read_rows(folder / METRICS_FILE, MetricsRow),
         evaluations=_read_rows(folder / EVALUATIONS_FILE, EvaluationRow),
         data=_read_record(folder / DATA_FILE, DataRecord),
-        rulers=_read_record(folder / RULERS_FILE, RulersRecord),
+        baselines=_read_record(folder / BASELINES_FILE, BaselinesRecord),
         verdict=_read_verdict(folder),
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),

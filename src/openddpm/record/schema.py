@@ -12,7 +12,7 @@ Weights = Literal["ema", "raw"]
 Band = Literal["detail", "shape", "layout"]
 StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
 VerdictCode = Literal[
-    "too_early", "learning", "plateaued", "memorising", "not_learning", "diverged", "unstable", "finished"
+    "too_early", "learning", "plateaued", "memorizing", "not_learning", "diverged", "unstable", "finished"
 ]
 
 
@@ -67,10 +67,10 @@ class ModelRecord(_Record):
 
 
 class Progress(_Record):
-    """Where a run stands. `images`, the number of training images consumed, is the one that defines the others."""
+    """Where a run stands. `images_seen`, the number of training images consumed, is the one that defines the others."""
 
     step: int
-    images: int
+    images_seen: int
     epoch: float
 
 
@@ -92,7 +92,7 @@ class Resumption(_Record):
 class EvaluationPlan(_Record):
     """How much is evaluated, and how often."""
 
-    num_tuples: int
+    num_fixed_samples: int
     """Held-out tuples, and as many training ones, for each kind of weights."""
     evaluation_steps: int
     """Each stretch of so many steps has an evaluation: at its first preview, or at its end."""
@@ -126,7 +126,7 @@ class RunRecord(_Record):
     resumptions: list[Resumption] = []
     chosen_options: list[str] | None = None
     """Names of the options that were given, or that the recipe gives; null in records of an older openddpm."""
-    own_parts: list[str] = []
+    user_supplied: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan | None = None
     previews: PreviewPlan | None = None
@@ -141,7 +141,7 @@ class MetricsRow(_Record):
     """A line of metrics.jsonl. `train_loss` is the mean over the images since the line before."""
 
     step: int
-    images: int
+    images_seen: int
     epoch: float
     wall_seconds: float
     train_loss: float
@@ -153,14 +153,14 @@ class MetricsRow(_Record):
 
 
 class BandScore(_Record):
-    """Mean squared noise error in one band of the signal-to-noise ratio, beside its rulers on the same tuples."""
+    """Mean squared noise error in one band of the signal-to-noise ratio, beside its baselines on the same tuples."""
 
     loss: float | None
-    gaussian: float | None = None
-    memory: float | None = None
-    """Of the memory ruler on training tuples: the floor that learning by heart would reach."""
+    linear: float | None = None
+    memorizing: float | None = None
+    """Of the memorizing denoiser on training tuples: the floor that memorization would reach."""
     skill: float | None = None
-    """1 - loss / gaussian."""
+    """1 - loss / linear."""
 
 
 class EvaluationRow(_Record):
@@ -171,19 +171,19 @@ class EvaluationRow(_Record):
     """
 
     step: int
-    images: int
+    images_seen: int
     weights: Weights
     heldout_loss: float | None
     train_loss: float | None
     skill: float | None = None
-    """1 - heldout_loss / gaussian."""
+    """1 - heldout_loss / linear."""
     skill_error: float | None = None
     """Standard error of `skill`, over the choice of tuples."""
     train_skill: float | None = None
     """The same as `skill`, on the training tuples."""
     bands: dict[Band, BandScore]
     by_timestep: list[float | None] = []
-    """Mean loss of each group of tuples in rulers.json, in its order."""
+    """Mean loss of each group of tuples in baselines.json, in its order."""
     seconds: float | None = None
     """Time this evaluation took."""
 
@@ -207,7 +207,7 @@ class SamplesRow(_Record):
     """A line of samples.jsonl: what the samples of a preview look like beside the training images."""
 
     step: int
-    images: int
+    images_seen: int
     weights: Weights
     num_samples: int
     num_data: int
@@ -218,8 +218,8 @@ class SamplesRow(_Record):
     """Time it took to measure."""
 
 
-class RulersRecord(_Record):
-    """rulers.json: what denoisers that learn nothing score on the very tuples that the model is scored on.
+class BaselinesRecord(_Record):
+    """baselines.json: what denoisers that learn nothing score on the very tuples that the model is scored on.
 
     The lists have an entry for each group of tuples of like timesteps, from little noise to much.
     """
@@ -232,20 +232,20 @@ class RulersRecord(_Record):
     """The group's share of all timesteps; the losses of the groups, weighted by it, add up to the overall loss."""
     zero: list[float]
     """Predicts no noise."""
-    gaussian: list[float]
+    linear: list[float]
     """The best linear denoiser, fitted on the training images."""
-    gaussian_train: list[float]
+    linear_train: list[float]
     """The same, on the training tuples."""
-    memory_train: list[float]
-    """The posterior mean over the training images, on training tuples: the floor of learning by heart."""
-    memory_heldout: list[float]
-    """The same on held-out tuples; empty without held-out images, when `gaussian` is of the training tuples."""
-    num_tuples: int
+    memorizing_train: list[float]
+    """The posterior mean over the training images, on training tuples: the floor of memorization."""
+    memorizing_heldout: list[float]
+    """The same on held-out tuples; empty without held-out images, when `linear` is of the training tuples."""
+    num_fixed_samples: int
     """Of either kind."""
-    num_images_gaussian: int
+    num_images_linear: int
     """Training images that the linear denoiser was fitted on."""
-    num_images_memory: int
-    """Training images that the memory ruler knows, mirrored ones not counted."""
+    num_images_memorizing: int
+    """Training images that the memorizing denoiser knows, mirrored ones not counted."""
     shrinkage: float
     """Weight of the uncorrelated covariance in the linear denoiser's; more where images are few."""
     includes_flips: bool
@@ -285,7 +285,7 @@ class Verdict(_Record):
     evidence: list[Evidence]
     forecast: Forecast | None = None
     step: int
-    images: int
+    images_seen: int
     """Where the run stood at the last evaluation that this rests on."""
     skill: float | None = None
     """Of the better weights at that evaluation."""

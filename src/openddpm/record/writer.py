@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import (
+    BaselinesRecord,
     DataRecord,
     EvaluationRow,
     MetricsRow,
-    RulersRecord,
     RunRecord,
     SamplesRow,
     Verdict,
@@ -23,10 +23,10 @@ METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 DATA_FILE = "data.json"
-RULERS_FILE = "rulers.json"
+BASELINES_FILE = "baselines.json"
 VERDICT_FILE = "verdict.json"
 RUN_FILES = (
-    *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, RULERS_FILE, VERDICT_FILE),
+    *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
     *("generated", SAMPLES_FILE),
 )
@@ -57,9 +57,9 @@ class RunWriter:
         """Replace data.json."""
         write_json(self.folder / DATA_FILE, data.model_dump())
 
-    def write_rulers(self, rulers: RulersRecord) -> None:
-        """Replace rulers.json."""
-        write_json(self.folder / RULERS_FILE, rulers.model_dump())
+    def write_baselines(self, baselines: BaselinesRecord) -> None:
+        """Replace baselines.json."""
+        write_json(self.folder / BASELINES_FILE, baselines.model_dump())
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Replace verdict.json."""
@@ -101,15 +101,15 @@ class RunWriter:
             append_whole(self.folder / name, self._waiting[name])
             self._waiting[name] = b""
 
-    def forget_after(self, step: int, look_due: bool = False) -> None:
+    def forget_after(self, step: int, evaluation_due: bool = False) -> None:
         """Drop rows and previews of later steps, and torn lines, so that each step stands here once.
 
         Args:
-            look_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
+            evaluation_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
         """
         for name in ROW_FILES:
             rows = read_json_lines(self.folder / name)
-            last = step - 1 if look_due and name != METRICS_FILE else step
+            last = step - 1 if evaluation_due and name != METRICS_FILE else step
             kept = [row for row in rows if row.get("step", 0) <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):

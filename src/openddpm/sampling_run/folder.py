@@ -86,8 +86,8 @@ class ImageFolder:
         self.folder = folder if folder.name not in ("", "..") else folder.resolve()
         name = self.folder.name
         if not name:
-            todo = "Give a folder of its own: --output_dir FOLDER."
-            raise UserError(f"'{folder}' has no folder above it, where the grid would lie", todo)
+            hint = "Give a folder of its own: --output_dir FOLDER."
+            raise UserError(f"'{folder}' has no folder above it, where the grid would lie", hint)
         self.settings_file, self.grid_file, self.npz_file = (
             self.folder.with_name(f"{name}{suffix}") for suffix in (".json", ".png", ".npz")
         )
@@ -116,11 +116,11 @@ class ImageFolder:
             probe.touch()
             probe.unlink()
         except Timeout:
-            todo = "Wait for it, or choose another --output_dir."
-            raise UserError(f"another openddpm sample is at work in '{self.folder}'", todo) from None
+            hint = "Wait for it, or choose another --output_dir."
+            raise UserError(f"another openddpm sample is at work in '{self.folder}'", hint) from None
         except OSError as error:
-            todo = "Choose a folder that you may write to: --output_dir FOLDER."
-            raise UserError(f"cannot write to '{self.folder}': {error.strerror}", todo) from error
+            hint = "Choose a folder that you may write to: --output_dir FOLDER."
+            raise UserError(f"cannot write to '{self.folder}': {error.strerror}", hint) from error
         try:
             yield
         finally:
@@ -151,8 +151,8 @@ class ImageFolder:
         elif beyond:
             count = self.num_there + len(torn) + len(beyond)
             found = f"'{self.folder}' has {count:,} images, more than --num_images {self._num_images}"
-            todo = f"Take --num_images {count}, or another --output_dir: programs that compute FID read whole folders."
-            raise UserError(found, todo)
+            hint = f"Take --num_images {count}, or another --output_dir: programs that compute FID read whole folders."
+            raise UserError(found, hint)
         self._remove_leftovers()
         write_json(self.settings_file, settings.model_dump())
         said = [f"{len(torn):,} images there are torn, as after a power loss, and made again"] if torn else []
@@ -268,12 +268,12 @@ class ImageFolder:
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            todo = "Remove it, then give the same command again."
-            raise UserError(f"'{path}' cannot be read back: {error}", todo) from error
+            hint = "Remove it, then give the same command again."
+            raise UserError(f"'{path}' cannot be read back: {error}", hint) from error
         image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if image.shape != self.shape or image.dtype != np.uint8:
-            todo = "Remove it, then give the same command again."
-            raise UserError(f"'{path}' is not as it was written: {image.shape}, {image.dtype}", todo)
+            hint = "Remove it, then give the same command again."
+            raise UserError(f"'{path}' is not as it was written: {image.shape}, {image.dtype}", hint)
         return image
 
     def _foreign(self, names: list[str]) -> UserError:

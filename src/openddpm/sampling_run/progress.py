@@ -46,8 +46,8 @@ class SamplingProgress:
             rate = f", {self._made / seconds:,.1f} images/s" if self._made and seconds else ""
             self.say(f"{self._made:,} images made in {clock(seconds)}{rate}; {self._done:,} of {self._total:,} there")
         elif isinstance(error, KeyboardInterrupt | SystemExit):
-            todo = "the same command goes on" if self._done else "the same command begins again"
-            self.say(f"stopped: {self._done:,} of {self._total:,} images are there; {todo}")
+            hint = "the same command goes on" if self._done else "the same command begins again"
+            self.say(f"stopped: {self._done:,} of {self._total:,} images are there; {hint}")
 
     def advance(self, num_images: int) -> None:
         """Note that so many more images are there."""

@@ -81,8 +81,8 @@ def sample_run(
             _fill(images, settings, denoise, config, console, npz)
     except OSError as error:
         found = f"cannot write to '{images.folder}': {error.strerror or error}; {images.num_there:,} of {num_images:,}"
-        todo = "Make room, or mend what is in the way; then give the same command again: it goes on."
-        raise UserError(f"{found} images are there", todo) from error
+        hint = "Make room, or mend what is in the way; then give the same command again: it goes on."
+        raise UserError(f"{found} images are there", hint) from error
     return images
 
 

@@ -22,7 +22,7 @@ from openddpm.training.checkpoint import (
     list_checkpoints,
     verify_checkpoint,
 )
-from openddpm.training.speed import gpu_has_bf16
+from openddpm.training.performance import gpu_has_bf16
 
 WeightsName = Literal["ema", "raw"]
 

@@ -97,13 +97,13 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
 
 def prune_checkpoints(run_folder: Path, keep: int) -> str | None:
     """Remove all checkpoints but the newest `keep`; return why one could not be, None where all could."""
-    fault = None
+    reason = None
     for old in list_checkpoints(run_folder)[:-keep]:
         try:
             remove_folder(old)
         except OSError as error:
-            fault = str(error)
-    return fault
+            reason = str(error)
+    return reason
 
 
 def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> dict[str, Intended]:

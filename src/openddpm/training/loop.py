@@ -1,6 +1,6 @@
 """The training loop, top to bottom.
 
-The position of a run is one integer, `state.images`; order, noise, timesteps, flips and the learning rate are
+The position of a run is one integer, `state.images_seen`; order, noise, timesteps, flips and the learning rate are
 functions of it and of the seed. A global batch is a contiguous block of positions, cut into micro-batches that are
 numbered over accumulation steps and processes alike, so the same images meet the same noise however they are spread.
 """
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 from openddpm.record.schema import MetricsRow, Status
 from openddpm.seeding import seed_global_generators, standard_normal
+from openddpm.training.checkpointer import has_turn, note_save, save
 from openddpm.training.clock import Clock
-from openddpm.training.look import look
-from openddpm.training.ranks import Word, agree, lost_ranks_named
+from openddpm.training.distributed import StepStatus, all_reduce_status, lost_ranks_named
+from openddpm.training.evaluate import evaluate
 from openddpm.training.run import StepParts, Training
-from openddpm.training.saving import has_turn, note_save, save
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
 from openddpm.training.update import update_of
@@ -41,7 +41,7 @@ def fit(training: Training) -> TrainResult:
         UserError: a number is no longer finite, another process is lost, or the last state cannot be saved.
     """
     recorder = training.recorder
-    status: Status = "failed"
+    outcome: Status = "failed"
     stop = StopRequest()
     try:
         if training.was_finished and training.state.step == training.total_steps:
@@ -50,20 +50,20 @@ def fit(training: Training) -> TrainResult:
             try:
                 recorder.started()
                 with lost_ranks_named():
-                    status = _fit(training, stop)
+                    outcome = _fit(training, stop)
             except KeyboardInterrupt:
-                status = "interrupted"
+                outcome = "interrupted"
                 raise
-            except NotFinite as fault:
-                recorder.failed(fault)
+            except NotFinite as error:
+                recorder.failed(error)
                 raise
             finally:
                 with ExitStack() as last:
-                    last.callback(lambda: recorder.ended(status))
+                    last.callback(lambda: recorder.ended(outcome))
                     note_save(training, training.saver.collect(wait=True))
     finally:
         training.close()
-    return TrainResult(recorder.folder, status, stop.signal if status == "interrupted" else None)
+    return TrainResult(recorder.folder, outcome, stop.signal if outcome == "interrupted" else None)
 
 
 def _fit(training: Training, stop: StopRequest) -> Status:
@@ -75,16 +75,18 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # A process that is alone heeds a signal at once; several agree on the step.
         stopping = stopping or (accelerator.num_processes == 1 and stop.signal is not None)
 
-        # Look at the weights: evaluate them, and make previews.
-        if state.look_due and not stopping:
+        # Evaluate the weights, and make previews.
+        if state.evaluation_due and not stopping:
             update.settle()
             with clock.paused():
-                look(training, stop)
-                word = agree(accelerator, Word(signal=stop.signal, look_due=state.look_due))
-            state.look_due, stopping = word.look_due, word.signal is not None
-            stop.signal = stop.signal or word.signal  # one that came meanwhile is heard at the next step
+                evaluate(training, stop)
+                status = all_reduce_status(
+                    accelerator, StepStatus(signal=stop.signal, evaluation_due=state.evaluation_due)
+                )
+            state.evaluation_due, stopping = status.evaluation_due, status.signal is not None
+            stop.signal = stop.signal or status.signal  # one that came meanwhile is heard at the next step
 
-        # Save in the background, once the save before is done; what a sitting ends with is waited for.
+        # Save in the background, once the save before is done; what a session ends with is waited for.
         is_over = state.step >= training.total_steps
         ends = is_over or stopping
         wants_save |= state.step % config.checkpointing_steps == 0 or ends
@@ -95,7 +97,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
                 state.wall_seconds = clock.wall_seconds()
                 save(training, stop, is_last=ends)
             saved_step, wants_save = state.step, False
-        if stopping and (state.look_due or not is_over):
+        if stopping and (state.evaluation_due or not is_over):
             return "interrupted"
         if is_over:
             return "finished"
@@ -116,17 +118,17 @@ def _fit(training: Training, stop: StopRequest) -> Status:
 
         # Clip the gradient, and update the weights and their average, if all processes agree that all is finite; hear
         # who is to stop, and who has to save.
-        word, grad_norm = update.step(losses)
-        wants_save, stopping = wants_save or word.wants_save, word.signal is not None
-        stop.signal = stop.signal or word.signal
+        status, grad_norm = update.step(losses)
+        wants_save, stopping = wants_save or status.wants_save, status.signal is not None
+        stop.signal = stop.signal or status.signal
 
         # Move on.
         for loss in losses:
             state.loss_sum += loss
-        state.images += training.global_batch_size
+        state.images_seen += training.global_batch_size
         state.step += 1
         state.steps_since_log += 1
-        state.look_due = training.timetable.is_evaluation(state.step) or training.timetable.is_preview(state.step)
+        state.evaluation_due = training.timetable.is_evaluation(state.step) or training.timetable.is_preview(state.step)
         clock.images_since_log += training.global_batch_size
 
         # Log.
@@ -141,7 +143,7 @@ def micro_batch_loss(training: StepParts, accumulation_index: int) -> torch.Tens
     config, state, process, device = training.config, training.state, training.process, training.accelerator.device
     size, seed, step = config.train_batch_size, config.seed, state.step
     micro_index = accumulation_index * training.accelerator.num_processes + training.accelerator.process_index
-    images = training.stream.micro_batch(state.images + micro_index * size, size, step, micro_index)
+    images = training.stream.micro_batch(state.images_seen + micro_index * size, size, step, micro_index)
     noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)
     timesteps, weights = training.timesteps_of(micro_index)
     seed_global_generators(seed, "dropout", step, micro_index)

@@ -4,24 +4,26 @@ import math
 
 import torch
 
-from openddpm.training.ranks import Word, agree
+from openddpm.training.distributed import StepStatus, all_reduce_status
 from openddpm.training.run import Training
 from openddpm.training.state import NotFinite
 
 _MAX_NAMED = 16  # timesteps and images of a micro-batch that a message names
 
 
-def hear_all(training: Training, losses: list[torch.Tensor], grad_norm: torch.Tensor, signal: int | None) -> Word:
+def agreed_status(
+    training: Training, losses: list[torch.Tensor], grad_norm: torch.Tensor, signal: int | None
+) -> StepStatus:
     """Return what all processes say of the step in hand. Waits until the device has done all of it.
 
     Args:
         losses: of this process's micro-batches, () float32 each.
-        grad_norm: of the unscaled gradient over all processes. Under fp16 an infinite one is no fault: the scaler
+        grad_norm: of the unscaled gradient over all processes. Under fp16 an infinite one is no error: the scaler
             leaves such a step out, and lowers its scale.
     """
     *loss_values, norm = torch.stack([*losses, grad_norm]).tolist()
     is_finite = all(map(math.isfinite, loss_values)) and (training.state.scaler is not None or math.isfinite(norm))
-    return agree(training.accelerator, Word(is_finite, signal, training.saver.wants_retry()))
+    return all_reduce_status(training.accelerator, StepStatus(is_finite, signal, training.saver.wants_retry()))
 
 
 def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool) -> NotFinite:
@@ -29,18 +31,22 @@ def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool
     state, accelerator = training.state, training.accelerator
     by_rank = accelerator.gather(torch.stack(losses)[None]).tolist()  # type: ignore[union-attr]
     by_micro_index = [loss for of_all_ranks in zip(*by_rank, strict=True) for loss in of_all_ranks]
-    faulty = [index for index, loss in enumerate(by_micro_index) if not math.isfinite(loss)]
-    what = f"the training loss is {by_micro_index[faulty[0]]}" if faulty else "the gradient is not finite"
+    not_finite_indices = [index for index, loss in enumerate(by_micro_index) if not math.isfinite(loss)]
+    what = (
+        f"the training loss is {by_micro_index[not_finite_indices[0]]}"
+        if not_finite_indices
+        else "the gradient is not finite"
+    )
     places = [
         f"  timesteps {_listed(training.timesteps_of(index)[0])} of images {_listed(training.image_indices_of(index))}"
-        for index in faulty or range(len(by_micro_index))
+        for index in not_finite_indices or range(len(by_micro_index))
     ]
     return NotFinite(
         f"{what} at step {state.step + 1}, in " + "\n".join(places[:4] + ["  ..."] * (len(places) > 4)).lstrip(),
         "The weights were not touched by it. Resume from a checkpoint some steps before it with a lower "
         "--learning_rate and --accept_changes, let --max_rollbacks do so, or start again; --mixed_precision no or bf16 "
         "reaches further than fp16.",
-        what="loss" if faulty else "gradient",
+        what="loss" if not_finite_indices else "gradient",
         step=state.step + 1,
         may_go_back=may_go_back,
     )

@@ -11,10 +11,10 @@ from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.schema import RunRecord
-from openddpm.training.accelerator import say
+from openddpm.training.distributed import say
+from openddpm.training.performance import EAGER_STEP_SECONDS
 from openddpm.training.probe import Probe, is_out_of_memory
 from openddpm.training.run import StepParts
-from openddpm.training.speed import EAGER_STEP_SECONDS
 from openddpm.training.timetable import Timetable, make_timetable
 
 MOST_SECONDS, MOST_STEPS = 2.0, 8  # of timing, after the first step
@@ -100,7 +100,7 @@ def _what_fits(probe: Probe, parts: StepParts) -> str:
     fits = probe.fit_memory() if parts.accelerator.num_processes == 1 else None
     if fits is None:
         return f"Halve --train_batch_size and double --gradient_accumulation_steps; or {smaller}"
-    accumulation = config.gradient_accumulation_steps * config.train_batch_size // fits
+    accumulation = config.global_batch_size(num_processes=1) // fits
     return (
         f"--train_batch_size {fits} --gradient_accumulation_steps {accumulation} fits, for steps of as many images; "
         f"or {smaller}"

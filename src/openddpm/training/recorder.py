@@ -8,12 +8,12 @@ from typing import Any
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, Progress, RunRecord, SamplesRow, Status
 from openddpm.record.writer import RUN_FILE, RunWriter
-from openddpm.training.observers import Observer
+from openddpm.training.observer import Observer
 from openddpm.training.state import NotFinite
 
 
 class Recorder:
-    """The one place through which a run reaches its folder and its onlookers."""
+    """The one place through which a run reaches its folder and its observers."""
 
     def __init__(self, run: RunRecord, folder: Path, observers: Sequence[Observer], is_main: bool) -> None:
         self.run = run
@@ -21,7 +21,7 @@ class Recorder:
         self.is_main = is_main
         self._writer = RunWriter(folder) if is_main else None
         self._observers = observers if is_main else ()
-        self._faults: set[str] = set()
+        self._failing: set[str] = set()
 
     def started(self) -> None:
         """Write run.json and announce the start."""
@@ -69,9 +69,9 @@ class Recorder:
         if progress.step > self.run.progress.step:
             self._update(progress=progress)
 
-    def failed(self, fault: NotFinite) -> None:
+    def failed(self, error: NotFinite) -> None:
         """Note in run.json which number is no longer finite, of which metrics.jsonl can hold none."""
-        self._update(failure=f"{fault.what}_not_finite", failure_text=fault.found)
+        self._update(failure=f"{error.what}_not_finite", failure_text=error.found)
 
     def warned(self, message: str) -> None:
         """Tell of something that failed and does not end the run."""
@@ -95,11 +95,11 @@ class Recorder:
         try:
             write(record)
         except OSError as error:
-            if what not in self._faults:
-                self._faults.add(what)
+            if what not in self._failing:
+                self._failing.add(what)
                 self.warned(f"{what} could not be written: {error}; trying again")
         else:
-            self._faults.discard(what)
+            self._failing.discard(what)
 
     def _tell(self, event: str, *details: Any) -> None:
         """Call a method of every observer; a full disk or a closed terminal, met there, keeps nothing from going on."""

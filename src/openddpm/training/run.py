@@ -13,14 +13,14 @@ from diffusers import UNet2DModel
 from openddpm.config import TrainConfig
 from openddpm.data.stream import BatchStream, Split
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.seeding import uniform
-from openddpm.training.heldout import HeldoutEvaluation
-from openddpm.training.output import Claim
+from openddpm.training.checkpointer import Saver
+from openddpm.training.performance import run_as_it_is
 from openddpm.training.recorder import Recorder
-from openddpm.training.sample_statistics import DataStatistics, measure_data
-from openddpm.training.saver import Saver
-from openddpm.training.speed import run_as_it_is
+from openddpm.training.run_folder import FolderLock
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import Timetable
 
@@ -47,7 +47,7 @@ class StepParts:
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
         """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
         size = self.config.train_batch_size
-        return torch.from_numpy(self.stream.image_indices(self.state.images + micro_index * size, size))
+        return torch.from_numpy(self.stream.image_indices(self.state.images_seen + micro_index * size, size))
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Training(StepParts):
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
     saver: Saver
-    claim: Claim
+    lock: FolderLock
     was_finished: bool
     threads_before: int | None = None
     """Of torch, in the process that prepared the run, which are its again once the run is closed."""
@@ -88,12 +88,12 @@ class Training(StepParts):
         """Leave the run folder to others, and the memory that compiled code takes."""
         self.saver.close()
         self.stream.close()
-        self.claim.release()
+        self.lock.release()
         run_as_it_is(self.state.unet)
         if self.threads_before is not None:
             torch.set_num_threads(self.threads_before)
 
     def progress(self) -> Progress:
         """Return where the run stands."""
-        images = self.state.images
-        return Progress(step=self.state.step, images=images, epoch=images / self.stream.order.num_images)
+        images = self.state.images_seen
+        return Progress(step=self.state.step, images_seen=images, epoch=images / self.stream.order.num_images)

@@ -17,29 +17,29 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 class NotFinite(UserError):
     """The loss or the gradient has become infinite or NaN; the weights are those before the step."""
 
-    def __init__(self, found: str, todo: str, what: Literal["loss", "gradient"], step: int, may_go_back: bool) -> None:
+    def __init__(self, found: str, hint: str, what: Literal["loss", "gradient"], step: int, may_go_back: bool) -> None:
         """Take, besides the message, what is not finite, the step it was met in, and if a rollback may follow."""
         self.what: Literal["loss", "gradient"] = what
         self.step = step
         self.may_go_back = may_go_back
-        super().__init__(found, todo)
+        super().__init__(found, hint)
 
 
 @dataclass
 class TrainingState:
-    """The training state, live. `images`, the training images consumed so far, is the position of the run."""
+    """The training state, live. `images_seen`, the training images consumed so far, is the position of the run."""
 
     unet: UNet2DModel
     ema: EMAModel | None
     optimizer: Any
     scaler: torch.amp.GradScaler | None
-    images: int
+    images_seen: int
     step: int
     wall_seconds: float
     loss_sum: torch.Tensor
     """Sum of this process's losses, () float32, over the steps since the last logged line."""
     steps_since_log: int
-    look_due: bool = False
+    evaluation_due: bool = False
     """Whether this state is still to be evaluated or previewed, as one is that was saved on a signal."""
 
     def raw_weights(self) -> dict[str, torch.Tensor]:
@@ -73,12 +73,12 @@ class TrainingState:
         """Return what a checkpoint keeps as JSON. A collective call: every process contributes its loss sum."""
         loss_sums = accelerator.gather(self.loss_sum.reshape(1))
         return {
-            "images": self.images,
+            "images_seen": self.images_seen,
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "loss_sums": loss_sums.tolist(),  # type: ignore[union-attr]
             "steps_since_log": self.steps_since_log,
-            "look_due": self.look_due,
+            "evaluation_due": self.evaluation_due,
             "optimizer_steps": [group.get("step") for group in self.optimizer.param_groups],
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
@@ -110,9 +110,9 @@ class TrainingState:
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         if self.scaler is not None and scalars["scaler"]:
             self.scaler.load_state_dict(scalars["scaler"])
-        self.images, self.step = scalars["images"], scalars["step"]
+        self.images_seen, self.step = scalars["images_seen"], scalars["step"]
         self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
-        self.look_due = scalars.get("look_due", False)
+        self.evaluation_due = scalars.get("evaluation_due", False)
         loss_sums = scalars["loss_sums"]
         if len(loss_sums) != num_processes:  # the mean over the processes is all that is ever logged
             loss_sums = [sum(loss_sums) / len(loss_sums)] * num_processes

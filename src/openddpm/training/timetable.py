@@ -9,7 +9,11 @@ from openddpm.record.schema import EvaluationPlan, PreviewPlan, RunRecord
 
 MAX_SHARE_OF_TIME = 0.03  # of training, spent on evaluation
 MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, whose verdict would else have nothing to rest on
-TUPLE_COUNTS = (48, 96, 192)  # of either kind; assumed: four an error bar is made of, in each group, are the least
+FIXED_SAMPLE_COUNTS = (
+    48,
+    96,
+    192,
+)  # of either kind; assumed: four an error bar is made of, in each group, are the least
 MIN_EVALUATIONS = 24  # assumed: enough to see a curve; a longer run affords more tuples instead
 EARLY_PARTS = (8, 4, 2)  # of the first interval
 
@@ -33,11 +37,11 @@ class Timetable:
     """Steps between evaluations; each stretch of so many has one, at its first preview if there is one."""
     early_steps: tuple[int, ...]
     """Of evaluations besides, so that there is something to see from the first minutes."""
-    num_tuples: int
+    num_fixed_samples: int
     """Of either kind, held-out and training, for each kind of weights."""
     preview_images: float
     """Images that are trained in the time of a preview."""
-    tuple_images: float
+    fixed_sample_images: float
     """The same for a fixed sample of either kind, by all kinds of weights."""
     preview_steps: tuple[int, ...] = ()
     """Of the planned previews, rising, without that of the last step; none where --save_images_epochs says when."""
@@ -49,13 +53,15 @@ class Timetable:
         every = self.images_per_preview
         previews = 1 + (len(self.preview_steps) if every is None else total_images // every)
         evaluations = 1 + len(self.early_steps) + self.total_steps // self.evaluation_steps
-        images = previews * self.preview_images + evaluations * self.num_tuples * self.tuple_images
+        images = previews * self.preview_images + evaluations * self.num_fixed_samples * self.fixed_sample_images
         return images / self.global_batch_size
 
     def plan(self) -> EvaluationPlan:
         """Return what run.json says of evaluation."""
         return EvaluationPlan(
-            num_tuples=self.num_tuples, evaluation_steps=self.evaluation_steps, early_steps=list(self.early_steps)
+            num_fixed_samples=self.num_fixed_samples,
+            evaluation_steps=self.evaluation_steps,
+            early_steps=list(self.early_steps),
         )
 
     def plan_of_previews(self) -> PreviewPlan | None:
@@ -71,7 +77,10 @@ class Timetable:
         if plan := run.evaluation:
             early_steps = self.early_steps if plan.early_steps is None else tuple(plan.early_steps)
             table = replace(
-                table, num_tuples=plan.num_tuples, evaluation_steps=plan.evaluation_steps, early_steps=early_steps
+                table,
+                num_fixed_samples=plan.num_fixed_samples,
+                evaluation_steps=plan.evaluation_steps,
+                early_steps=early_steps,
             )
         if run.previews and self.images_per_preview is None:
             kept = [step for step in run.previews.steps if step < self.total_steps]
@@ -111,18 +120,18 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
     A run too short for that has the early evaluations, the one of its first preview and the last one, and if they cost
     more than MAX_SHARE_FOR_A_TREND not even the early ones.
     """
-    global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    global_batch_size = config.global_batch_size(num_processes)
     forward_cost = FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
     cost = forward_cost * (2 if config.use_ema else 1) * num_processes  # both kinds of weights; other processes wait
-    tuple_images = 2 * cost  # held-out and training
-    total_tuples = total_steps * global_batch_size / tuple_images  # that would take as long as training
-    affordable = MAX_SHARE_OF_TIME * total_tuples
+    fixed_sample_images = 2 * cost  # held-out and training
+    total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # that would take as long as training
+    affordable = MAX_SHARE_OF_TIME * total_fixed_samples
     num_extra = len(EARLY_PARTS) + 1  # besides one every `evaluation_steps`
-    enough = [count for count in TUPLE_COUNTS if affordable >= count * (MIN_EVALUATIONS + num_extra)]
-    num_tuples = max(enough, default=TUPLE_COUNTS[0])
-    num_regular = int(affordable / num_tuples) - num_extra
+    enough = [count for count in FIXED_SAMPLE_COUNTS if affordable >= count * (MIN_EVALUATIONS + num_extra)]
+    num_fixed_samples = max(enough, default=FIXED_SAMPLE_COUNTS[0])
+    num_regular = int(affordable / num_fixed_samples) - num_extra
     evaluation_steps = -(-total_steps // num_regular) if num_regular > 0 else total_steps
-    has_early = (num_extra + 1) * num_tuples <= MAX_SHARE_FOR_A_TREND * total_tuples
+    has_early = (num_extra + 1) * num_fixed_samples <= MAX_SHARE_FOR_A_TREND * total_fixed_samples
     every = config.save_images_epochs
     table = Timetable(
         total_steps=total_steps,
@@ -130,9 +139,9 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
         images_per_preview=None if every is None else every * num_train,
         evaluation_steps=evaluation_steps,
         early_steps=tuple(evaluation_steps // part for part in EARLY_PARTS) if has_early else (),
-        num_tuples=num_tuples,
+        num_fixed_samples=num_fixed_samples,
         preview_images=cost * config.eval_batch_size * config.num_inference_steps,
-        tuple_images=tuple_images,
+        fixed_sample_images=fixed_sample_images,
     )
     return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))
 

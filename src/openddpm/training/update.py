@@ -12,10 +12,10 @@ from typing import NoReturn
 import torch
 from torch.nn.utils import get_total_norm
 
-from openddpm.training.not_finite import hear_all, not_finite
-from openddpm.training.ranks import Word
+from openddpm.training.checkpointer import note_save
+from openddpm.training.distributed import StepStatus
+from openddpm.training.not_finite import agreed_status, not_finite
 from openddpm.training.run import Training
-from openddpm.training.saving import note_save
 from openddpm.training.stop import StopRequest
 
 LATE_DEVICES = ("cuda",)  # a CPU is never ahead of itself: there is nothing to win
@@ -29,7 +29,7 @@ class Update:
         self._stop = stop
         self._parameters = list(training.state.unet.parameters())
 
-    def step(self, losses: list[torch.Tensor]) -> tuple[Word, torch.Tensor]:
+    def step(self, losses: list[torch.Tensor]) -> tuple[StepStatus, torch.Tensor]:
         """Clip the gradient, and update the weights and their average by it.
 
         Args:
@@ -43,13 +43,13 @@ class Update:
         """
         training, state = self._training, self._training.state
         grad_norm = training.accelerator.clip_grad_norm_(self._parameters, training.config.max_grad_norm)
-        word = hear_all(training, losses, grad_norm, self._stop.signal)
-        if not word.is_finite:
-            self._fail(losses, word.signal)
+        status = agreed_status(training, losses, grad_norm, self._stop.signal)
+        if not status.is_finite:
+            self._fail(losses, status.signal)
         state.optimizer.step()
         state.optimizer.zero_grad()
         self._average()
-        return word, grad_norm
+        return status, grad_norm
 
     def settle(self) -> None:
         """Bring weights and average to where the steps so far lead; called before anything is made of them.
@@ -71,7 +71,7 @@ class Update:
 class _Unsettled:
     """A step that was taken, or passed over, on the device; the host does not know which."""
 
-    images: int
+    images_seen: int
     step: int
     losses: list[torch.Tensor]
 
@@ -90,7 +90,7 @@ class LateUpdate(Update):
         self._has_arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # that copy
         self._unsettled: _Unsettled | None = None
 
-    def step(self, losses: list[torch.Tensor]) -> tuple[Word, torch.Tensor]:
+    def step(self, losses: list[torch.Tensor]) -> tuple[StepStatus, torch.Tensor]:
         """Do as `Update.step`, but let AdamW divide the gradient, and hear of this step with the next or `settle`."""
         state, max_norm = self._training.state, self._training.config.max_grad_norm
         grad_norm = get_total_norm([weight.grad for weight in self._parameters if weight.grad is not None]).float()
@@ -102,7 +102,7 @@ class LateUpdate(Update):
         self._was_passed_over.copy_(found_inf, non_blocking=True)
         if self._has_arrived is not None:
             self._has_arrived.record()
-        self._unsettled = _Unsettled(state.images, state.step, losses)
+        self._unsettled = _Unsettled(state.images_seen, state.step, losses)
         optimizer = state.optimizer.optimizer  # Accelerate's wrapper has it do the step
         optimizer.found_inf, optimizer.grad_scale = found_inf, grad_scale
         try:
@@ -110,7 +110,7 @@ class LateUpdate(Update):
         finally:
             del optimizer.found_inf, optimizer.grad_scale
         state.optimizer.zero_grad()
-        return Word(signal=self._stop.signal, wants_save=self._training.saver.wants_retry()), grad_norm
+        return StepStatus(signal=self._stop.signal, wants_save=self._training.saver.wants_retry()), grad_norm
 
     def settle(self) -> None:
         """Hear how the last step went, and let the average follow."""
@@ -120,7 +120,7 @@ class LateUpdate(Update):
         if self._has_arrived is not None:
             self._has_arrived.synchronize()
         if self._was_passed_over.item():
-            self._training.state.images, self._training.state.step = step.images, step.step
+            self._training.state.images_seen, self._training.state.step = step.images_seen, step.step
             self._fail(step.losses, self._stop.signal)
         self._average()
 

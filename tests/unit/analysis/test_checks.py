@@ -64,7 +64,7 @@ def plan(
             signal_left=signal_left,
         ),
         environment=environment,
-        progress=Progress(step=0, images=0, epoch=0),
+        progress=Progress(step=0, images_seen=0, epoch=0),
         previews=make_timetable(config, total_steps, num_train, num_processes=1).plan_of_previews(),
     )
 
@@ -105,8 +105,8 @@ def test_sound_plans_give_no_alarm(sound: RunRecord) -> None:
 
 
 PLANTED: dict[str, tuple[RunRecord, str, str]] = {
-    "tiny set": (plan(90, 10), "memorising", "warning"),
-    "many weights, many epochs": (plan(900, 100, 231_440_643, environment=GPU, **SEED), "memorising", "warning"),
+    "tiny set": (plan(90, 10), "memorizing", "warning"),
+    "many weights, many epochs": (plan(900, 100, 231_440_643, environment=GPU, **SEED), "memorizing", "warning"),
     "nothing held out": (plan(num_heldout=0), "heldout", "warning"),
     "lowest level too large": (plan(resolution=64, model="unet-16"), "levels", "warning"),
     "lowest level too small": (plan(resolution=16, model="unet-64"), "levels", "warning"),
@@ -116,16 +116,16 @@ PLANTED: dict[str, tuple[RunRecord, str, str]] = {
     "EMA without warm-up": (plan(ema_inv_gamma=1e-4, ema_max_decay=0.9999), "ema_horizon", "warning"),
     "EMA of all steps": (plan(ema_power=1.0, ema_max_decay=0.99999), "ema_horizon", "warning"),
     "EMA of a few steps": (plan(ema_max_decay=0.5), "ema_horizon", "warning"),
-    "demo rate x 100": (plan(learning_rate=0.4), "learning_rate", "fault"),
+    "demo rate x 100": (plan(learning_rate=0.4), "learning_rate", "error"),
     "Muon's rate x 10": (plan(learning_rate=0.08, optimizer="muon"), "learning_rate", "warning"),
     "AdamW with Muon's rate": (plan(optimizer="adamw"), "learning_rate", "warning"),
     "demo rate / 1000": (plan(learning_rate=4e-6), "learning_rate", "warning"),
     "seed rate x 100": (seed_plan(learning_rate=1e-2), "learning_rate", "warning"),
-    "seed rate / 1000": (seed_plan(learning_rate=1e-7), "learning_rate", "fault"),
+    "seed rate / 1000": (seed_plan(learning_rate=1e-7), "learning_rate", "error"),
     "demo rate, large model": (seed_plan(learning_rate=4e-3), "learning_rate", "warning"),
     "warm-up longer than the run": (plan(max_train_steps=400, lr_warmup_steps=400), "lr_warmup", "warning"),
-    "Adam eps 1e-3": (plan(adam_epsilon=1e-3), "adam_epsilon", "fault"),
-    "Adam eps 1e-4": (plan(adam_epsilon=1e-4), "adam_epsilon", "fault"),
+    "Adam eps 1e-3": (plan(adam_epsilon=1e-3), "adam_epsilon", "error"),
+    "Adam eps 1e-4": (plan(adam_epsilon=1e-4), "adam_epsilon", "error"),
     "Adam eps 1e-5": (plan(adam_epsilon=1e-5), "adam_epsilon", "warning"),
     "betas the wrong way round": (plan(adam_beta1=0.97, adam_beta2=0.95), "adam_betas", "warning"),
     "tiny max_grad_norm": (plan(max_grad_norm=1e-4), "max_grad_norm", "warning"),
@@ -160,18 +160,18 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images({"cut by more than a quarter": 9}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "note"),
         (images({"cut by more than a quarter": 5000}, cut_mean=0.4, most_cut=[WIDE]), "cropped", "note"),
         (images({"cut by more than a quarter": 5000}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "warning"),
-        (images(num_duplicates=5999), "duplicates", "fault"),
+        (images(num_duplicates=5999), "duplicates", "error"),
         (images({"upscaled": 3000}), "upscaled", "warning"),
-        (images(pixel_max=17, pixel_mean=7.0, pixel_std=5.0), "brightness", "fault"),
-        (images(pixel_max=1, pixel_mean=0.4, pixel_std=0.3), "brightness", "fault"),
-        (images(pixel_min=255, pixel_mean=255.0, pixel_std=0.0), "brightness", "fault"),
+        (images(pixel_max=17, pixel_mean=7.0, pixel_std=5.0), "brightness", "error"),
+        (images(pixel_max=1, pixel_mean=0.4, pixel_std=0.3), "brightness", "error"),
+        (images(pixel_min=255, pixel_mean=255.0, pixel_std=0.0), "brightness", "error"),
         (images(pixel_min=100, pixel_max=140, pixel_std=9.0), "brightness", "warning"),
     ],
     ids=str,
 )
 def test_what_decoding_met_is_judged(data: DataRecord, name: str, severity: str) -> None:
     """Duplicates, changed and enlarged images, and images in another range than 0..255, are told with their number."""
-    (finding,) = (finding for finding in check_plan(plan(), data) if finding.name != "memorising")
+    (finding,) = (finding for finding in check_plan(plan(), data) if finding.name != "memorizing")
     assert (finding.name, finding.severity) == (name, severity)
     assert any(character.isdigit() for character in finding.what)
 
@@ -206,9 +206,9 @@ def test_previews_are_counted_as_they_are_made(options: dict[str, Any]) -> None:
 def test_the_advice_on_previews_helps(options: dict[str, Any]) -> None:
     """--save_images_epochs as advised is more than was planned, and ends the warning; so does leaving it out."""
     options = {**SEED, **options}
-    todo = said(plan(100, 10, **options, save_images_epochs=1))["previews"].todo
-    epochs = int(todo.removeprefix("Take --save_images_epochs ").partition(",")[0])
-    assert epochs > 1 and "leave it out" in todo
+    hint = said(plan(100, 10, **options, save_images_epochs=1))["previews"].hint
+    epochs = int(hint.removeprefix("Take --save_images_epochs ").partition(",")[0])
+    assert epochs > 1 and "leave it out" in hint
     assert "previews" not in said(plan(100, 10, **options, save_images_epochs=epochs))
     assert "previews" not in said(plan(100, 10, **options))
 
@@ -230,8 +230,8 @@ def test_the_one_preview_at_the_end_is_not_questioned() -> None:
 )
 def test_the_option_that_limits_the_average_is_named(options: dict[str, Any], advised: str) -> None:
     """Whether the average is too long or too short, the options named are those that it is as long because of."""
-    todo = said(plan(**options))["ema_horizon"].todo
-    assert [option for option in ("--ema_inv_gamma", "--ema_max_decay") if option in todo] == [advised]
+    hint = said(plan(**options))["ema_horizon"].hint
+    assert [option for option in ("--ema_inv_gamma", "--ema_max_decay") if option in hint] == [advised]
 
 
 def test_a_loose_clip_bounds_no_gradient() -> None:
@@ -242,7 +242,7 @@ def test_a_loose_clip_bounds_no_gradient() -> None:
 
 def test_copies_are_no_images_to_learn_from() -> None:
     """Many copies of a few images are judged as those few, by their number and how often each is seen."""
-    found = said(plan(), images(num_duplicates=5900))["memorising"]
+    found = said(plan(), images(num_duplicates=5900))["memorizing"]
     assert found.severity == "warning"
     assert "some 91 distinct" in found.what
 
@@ -268,21 +268,21 @@ def test_what_is_left_of_an_image_is_told_by_its_number() -> None:
 def test_some_batch_size_suits_the_smallest_sets(num_train: int) -> None:
     """A batch of all of one to three images is neither too small nor too large, and a larger one is too large."""
     assert "batch_size" not in said(plan(num_train, 0, **{**SEED, "train_batch_size": num_train}))
-    todo = said(plan(num_train, 0, **{**SEED, "train_batch_size": num_train + 1}))["batch_size"].todo
-    assert todo.startswith("Lower")
+    hint = said(plan(num_train, 0, **{**SEED, "train_batch_size": num_train + 1}))["batch_size"].hint
+    assert hint.startswith("Lower")
 
 
 def test_words_fit_what_they_speak_of() -> None:
     """One image is no plural, the held-out loss is left out where there is none, and 16 bits are not transparency."""
     found = said(plan(1, 0), images({"16 bits scaled to 8": 1}))
-    assert found["memorising"].what.startswith("1 training image,")
-    assert "held-out" not in found["memorising"].todo
+    assert found["memorizing"].what.startswith("1 training image,")
+    assert "held-out" not in found["memorizing"].hint
     assert "ransparent" not in found["converted"].why
     assert (
         "mean 0.312, standard deviation 0.461"
         in said(plan(), images(pixel_max=1, pixel_mean=0.312, pixel_std=0.461))["brightness"].what
     )
-    assert said(plan(resolution=4, model="unet-16"))["levels"].todo.endswith("1 level.")
+    assert said(plan(resolution=4, model="unet-16"))["levels"].hint.endswith("1 level.")
 
 
 def test_what_a_record_does_not_hold_is_passed_over() -> None:

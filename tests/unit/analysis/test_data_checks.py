@@ -42,7 +42,7 @@ def test_near_duplicates_across_the_split_are_told(record: RunFolder, number: in
     if found is not None:
         assert f"{number} of 512" in found.what and f"{number / 512:.1%}" in found.what  # type: ignore[operator]
         assert "a.png is b.png, mirrored" in found.what and found.images == ("a.png",)
-    verdict = judge(run, record.metrics, record.evaluations, record.rulers)
+    verdict = judge(run, record.metrics, record.evaluations, record.baselines)
     (evidence,) = [one for one in verdict.evidence if one.name == "near_duplicates"] or [None]
     assert (evidence is not None) == (severity == "warning")
     if evidence is not None:
@@ -73,7 +73,7 @@ def test_mirroring_by_default_is_told(
     """It is a note where mirroring was not chosen, a warning where names tell of characters, and nothing elsewhere."""
     found = {finding.name: finding for finding in check_plan(flipping(record.run, source, chosen, random_flip), None)}
     assert (found["mirroring"].severity if "mirroring" in found else None) == severity
-    assert severity is None or "--no-random_flip" in found["mirroring"].todo
+    assert severity is None or "--no-random_flip" in found["mirroring"].hint
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from made_up_run import made_up_samples, write_made_up_run
-from openddpm.analysis.report.facts import verdict_badge
 from openddpm.analysis.verdict import judge
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.record.schema import Evidence, SamplesRow, Verdict
+from openddpm.report.facts import verdict_badge
 from report_page import page_of
 
 STEPS = 2400
@@ -28,7 +28,7 @@ def run(folder: Path) -> RunFolder:
 
 def judged(run: RunFolder, *samples: SamplesRow) -> tuple[Verdict, Evidence | None]:
     """Return the verdict with these samples, and what it says of them."""
-    verdict = judge(run.run, run.metrics, run.evaluations, run.rulers, samples)
+    verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, samples)
     return verdict, next((one for one in verdict.evidence if one.name == "samples"), None)
 
 
@@ -93,8 +93,8 @@ def test_the_newest_samples_of_the_better_weights_count(run: RunFolder) -> None:
 
 def test_a_transform_is_no_fault_of_the_samples(run: RunFolder) -> None:
     """Training images are measured without a caller's transform, which may well brighten them: a note, no warning."""
-    own = run.run.model_copy(update={"own_parts": ["transform"]})
-    verdict = judge(own, run.metrics, run.evaluations, run.rulers, [made_up_samples(STEPS, "ema", brightness=0.1)])
+    own = run.run.model_copy(update={"user_supplied": ["transform"]})
+    verdict = judge(own, run.metrics, run.evaluations, run.baselines, [made_up_samples(STEPS, "ema", brightness=0.1)])
     assert [one.kind for one in verdict.evidence if one.name == "samples"] == ["note"]
     assert "samples" not in verdict.sentence
 

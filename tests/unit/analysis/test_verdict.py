@@ -11,11 +11,11 @@ from openddpm.analysis.verdict import judge
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import (
     BandScore,
+    BaselinesRecord,
     DatasetRecord,
     EvaluationRow,
     MetricsRow,
     Progress,
-    RulersRecord,
     RunRecord,
     Verdict,
     Weights,
@@ -73,22 +73,22 @@ def judged(
         update={
             "status": "finished" if finished else status,
             "total_steps": until if finished else TOTAL_STEPS,
-            "progress": Progress(step=until, images=until * BATCH, epoch=1.0),
+            "progress": Progress(step=until, images_seen=until * BATCH, epoch=1.0),
             "config": {**record.config, **config},
         }
     )
-    return judge(run, metrics, evaluations, rulers())
+    return judge(run, metrics, evaluations, baselines())
 
 
 def row(step: int, weights: Weights, heldout: float, training: float) -> EvaluationRow:
     """Return an evaluation with these losses, the same in each band; no number stands for NaN."""
     skill, train_skill = 1 - heldout / GAUSSIAN, 1 - training / GAUSSIAN
-    band = BandScore(loss=heldout, gaussian=GAUSSIAN, memory=0.001, skill=skill)
+    band = BandScore(loss=heldout, linear=GAUSSIAN, memorizing=0.001, skill=skill)
     if not np.isfinite(heldout):
         band = BandScore(loss=None)
     return EvaluationRow(
         step=step,
-        images=step * BATCH,
+        images_seen=step * BATCH,
         weights=weights,
         heldout_loss=heldout if np.isfinite(heldout) else None,
         train_loss=training if np.isfinite(training) else None,
@@ -104,7 +104,7 @@ def metrics_row(step: int, loss: float, ema_decay: float) -> MetricsRow:
     """Return a logged line."""
     return MetricsRow(
         step=step,
-        images=step * BATCH,
+        images_seen=step * BATCH,
         epoch=step / 100,
         wall_seconds=step * 0.1,
         train_loss=loss,
@@ -115,11 +115,12 @@ def metrics_row(step: int, loss: float, ema_decay: float) -> MetricsRow:
     )
 
 
-def rulers() -> RulersRecord:
-    """Return rulers of a single group."""
-    return RulersRecord(
-        timesteps=[500.0], snr=[1.0], shares=[1.0], zero=[1.0], gaussian=[GAUSSIAN], gaussian_train=[GAUSSIAN],
-        memory_train=[0.001], memory_heldout=[2.0], num_tuples=48, num_images_gaussian=1000, num_images_memory=1000,
+def baselines() -> BaselinesRecord:
+    """Return baselines of a single group."""
+    return BaselinesRecord(
+        timesteps=[500.0], snr=[1.0], shares=[1.0], zero=[1.0], linear=[GAUSSIAN], linear_train=[GAUSSIAN],
+        memorizing_train=[0.001], memorizing_heldout=[2.0],
+        num_fixed_samples=48, num_images_linear=1000, num_images_memorizing=1000,
         shrinkage=0.01, includes_flips=False, seconds=1.0,
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def test_a_healthy_run_is_learning_all_along(record: RunRecord, until: int) -> N
 def test_too_early_with_few_evaluations(record: RunRecord) -> None:
     """Three evaluations are no trend, none are nothing; both are said."""
     assert judged(record, until=100).code == "too_early"
-    nothing = judge(record, [], [], rulers())
+    nothing = judge(record, [], [], baselines())
     assert (nothing.code, nothing.step, nothing.skill) == ("too_early", 0, None)
 
 
@@ -175,10 +176,10 @@ def test_crawling_is_not_learning(record: RunRecord) -> None:
     assert warming_up.code == "learning" and "run ends before it beats one" in warming_up.sentence
 
 
-def test_memorising(record: RunRecord) -> None:
-    """Training images known ever better and held-out ones ever worse is learning by heart."""
+def test_memorizing(record: RunRecord) -> None:
+    """Training images known ever better and held-out ones ever worse is memorization."""
     verdict = judged(record, lambda n: 0.035 + n * 4e-7, train=lambda n: 0.03 * np.exp(-n / 30_000), until=3000)
-    assert verdict.code == "memorising" and "train_heldout_gap" in names(verdict)
+    assert verdict.code == "memorizing" and "train_heldout_gap" in names(verdict)
 
 
 def test_a_gap_while_both_get_better_is_a_warning_only(record: RunRecord) -> None:
@@ -188,7 +189,7 @@ def test_a_gap_while_both_get_better_is_a_warning_only(record: RunRecord) -> Non
 
 
 def test_an_uncertain_gap_acquits_nobody(record: RunRecord) -> None:
-    """That nothing is learned by heart is said of a small gap with a small error, not of one that may be large."""
+    """That nothing is memorized is said of a small gap with a small error, not of one that may be large."""
     assert "train_heldout_gap" in names(judged(record), "good")
     assert "train_heldout_gap" not in names(judged(record, train=lambda n: power_law(n) + 0.008), "good")
 
@@ -196,7 +197,7 @@ def test_an_uncertain_gap_acquits_nobody(record: RunRecord) -> None:
 def test_replayed_noise(record: RunRecord) -> None:
     """A logged loss far below that of the same images with fresh noise means that training repeats its noise."""
     verdict = judged(record, logged=lambda n: power_law(n) * 0.4)
-    assert verdict.code == "memorising" and "replayed_noise" in names(verdict)
+    assert verdict.code == "memorizing" and "replayed_noise" in names(verdict)
     assert judged(record, logged=lambda n: power_law(n) * 0.4, prediction_type="v_prediction").code == "learning"
 
 
@@ -231,16 +232,16 @@ def test_predicted_images_may_score_above_one(record: RunRecord) -> None:
 
 
 def test_worse_on_both_is_no_success(record: RunRecord) -> None:
-    """Skill that falls together with that on training images is neither learning nor learning by heart."""
+    """Skill that falls together with that on training images is neither learning nor memorization."""
     verdict = judged(record, lambda n: 0.03 + n * 3e-7, until=3000, logged=lambda n: 0.03 + n * 3e-7)
     assert verdict.code == "plateaued" and "worse" in verdict.sentence
 
 
-def test_falling_skill_while_training_gains_is_memorising(record: RunRecord) -> None:
-    """Held-out skill below its best while the training loss falls is learning by heart, also without training tuples
+def test_falling_skill_while_training_gains_is_memorizing(record: RunRecord) -> None:
+    """Held-out skill below its best while the training loss falls is memorization, also without training tuples
     that show it."""
     verdict = judged(record, lambda n: 0.03 + n * 3e-7, until=3000, logged=power_law)
-    assert verdict.code == "memorising" and "worsening" in names(verdict)
+    assert verdict.code == "memorizing" and "worsening" in names(verdict)
 
 
 def test_an_error_that_ended_the_run_is_told_first(record: RunRecord) -> None:
@@ -249,20 +250,13 @@ def test_an_error_that_ended_the_run_is_told_first(record: RunRecord) -> None:
     assert failed.sentence.startswith("The run was ended by an error after step 2,600.") and failed.forecast is None
     not_finite = record.model_copy(update={"failure": "loss_not_finite"})
     assert judged(not_finite, until=100, status="failed").code == "diverged"
-    assert judge(not_finite, [], [], rulers()).code == "diverged"
+    assert judge(not_finite, [], [], baselines()).code == "diverged"
 
 
 def test_a_transform_is_not_taken_for_replayed_noise(record: RunRecord) -> None:
     """Images that a caller's transform made easier explain a low training loss."""
-    own = record.model_copy(update={"own_parts": ["transform"]})
+    own = record.model_copy(update={"user_supplied": ["transform"]})
     assert judged(own, logged=lambda n: power_law(n) * 0.4).code == "learning"
-
-
-def test_rows_of_an_older_openddpm_are_left_out(record: RunRecord) -> None:
-    """Losses that were measured on other tuples, before there were rulers, take no part."""
-    old = [row(step, "ema", 9.0, 9.0).model_copy(update={"by_timestep": []}) for step in (1, 2, 3)]
-    assert judge(record, [], old, rulers()).code == "too_early"
-    assert judge(record, [], [*old, row(4, "ema", 0.1, 0.1)], rulers()).images == 4 * BATCH
 
 
 def test_frozen_and_guessing_are_told_apart(record: RunRecord) -> None:
@@ -313,10 +307,10 @@ def test_without_heldout_images_it_says_so(record: RunRecord) -> None:
     assert verdict.code == "learning" and "none is held out" in verdict.sentence
 
 
-def test_without_rulers_it_says_so(record: RunRecord) -> None:
-    """A record from before there were rulers is not judged."""
+def test_without_baselines_it_says_so(record: RunRecord) -> None:
+    """A record from before there were baselines is not judged."""
     verdict = judge(record, [], [row(1, "ema", 0.1, 0.1)], None)
-    assert verdict.code == "too_early" and "no rulers" in verdict.sentence
+    assert verdict.code == "too_early" and "no baselines" in verdict.sentence
 
 
 def test_forecast_holds_what_comes(record: RunRecord) -> None:

@@ -148,7 +148,7 @@ def test_files_of_other_names_are_asked_about(tmp_path: Path) -> None:
         np.save(tmp_path / name, stack())
     with pytest.raises(UserError, match=r"several array files.*images\.npy \(3, 32, 32, 3\), masks\.npy") as error:
         open_path(tmp_path)
-    assert f"--dataset '{tmp_path / 'images.npy'}'" in error.value.todo
+    assert f"--dataset '{tmp_path / 'images.npy'}'" in error.value.hint
     np.save(tmp_path / "masks.npy", np.zeros(3))
     labels = open_path(tmp_path)
     np.testing.assert_array_equal(pixels_of(labels), stack())
@@ -206,7 +206,7 @@ def test_arrays_that_are_no_pixels_are_the_users_error(
     save(path, saved)
     with pytest.raises(UserError, match=found) as error:
         open_path(path)
-    assert error.value.todo
+    assert error.value.hint
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "compressed.npz", "idx", "idx.gz"])
@@ -267,7 +267,7 @@ def test_formats_that_are_not_read_are_named_with_the_way_on(name: str, words: s
     content = b"\x80\x04cos\nsystem\n(S'touch loaded'\ntR."
     with pytest.raises(UserError, match="is no data set that can be read") as error:
         open_path(write(tmp_path / name, content))
-    assert words in error.value.todo
+    assert words in error.value.hint
     assert not Path("loaded").exists()
 
 

@@ -209,7 +209,7 @@ def test_two_kinds_of_like_size_are_asked_about(tmp_path: Path) -> None:
     as_folder(tmp_path / "pictures", {"a.png": 3, "b.png": 4})
     with pytest.raises(UserError, match=r"2 images in .*2 images in") as error:
         open_path(tmp_path)
-    assert f"--dataset '{table}'" in error.value.todo and f"--dataset '{tmp_path / 'pictures'}'" in error.value.todo
+    assert f"--dataset '{table}'" in error.value.hint and f"--dataset '{tmp_path / 'pictures'}'" in error.value.hint
 
 
 def test_a_damaged_table_is_not_replaced_by_a_picture(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_damaged_table_is_not_replaced_by_a_picture(tmp_path: Path) -> None:
         write(tmp_path / name, pointer)
         with pytest.raises(UserError, match="is a Git LFS pointer") as error:
             open_path(tmp_path)
-        assert "lfs pull" in error.value.todo
+        assert "lfs pull" in error.value.hint
         (tmp_path / name).unlink()
 
 
@@ -258,7 +258,7 @@ def test_pickles_are_named_with_the_way_on(make: Make, tmp_path: Path) -> None:
         write(path / "data_batch_1", b"\x80\2}q\1.")
     with pytest.raises(UserError, match=r"no images in(.|\n)*1  no suffix, .*a pickle, which is never loaded") as error:
         open_path(path)
-    assert "cifar-10-binary" in error.value.todo
+    assert "cifar-10-binary" in error.value.hint
 
 
 def test_pictures_of_runs_are_counted(tmp_path: Path) -> None:

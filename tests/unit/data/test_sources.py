@@ -83,7 +83,7 @@ def test_what_is_no_data_set_is_the_users_error(make: Callable[[Path], Path | st
     """A path that is missing, empty, damaged or of another kind is a UserError that says so and what to do."""
     with pytest.raises(UserError, match=found) as error:
         open_path(make(tmp_path))
-    assert error.value.todo
+    assert error.value.hint
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_plain_images_refuse_a_column(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "todo"),
+    ("dataset", "hint"),
     [
         ("file:///data/my%20set", "Give the plain path: --dataset '/data/my set'"),
         ("https://example.org/x.zip", "Download it first"),
@@ -311,11 +311,11 @@ def test_plain_images_refuse_a_column(kind: str, tmp_path: Path) -> None:
         ("hf://datasets/some/flowers", "--dataset 'some/flowers'"),
     ],
 )
-def test_addresses_are_refused_with_the_way_on(dataset: str, todo: str) -> None:
+def test_addresses_are_refused_with_the_way_on(dataset: str, hint: str) -> None:
     """An address is neither a path nor a name of the Hub, and what to give in its place is said."""
     with pytest.raises(UserError) as error:
         open_source(DataOptions(dataset=dataset))
-    assert todo in error.value.todo
+    assert hint in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_own_data_of_another_kind_is_the_users_error(own: object, found: str) ->
     """What is no sequence of images is refused with its type and what to give instead."""
     with pytest.raises(UserError, match=found) as error:
         list(open_source(DataOptions(), own).items())
-    assert error.value.todo
+    assert error.value.hint
 
 
 def test_digests_change_with_the_files_only(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_masks_beside_images_are_asked_about(tmp_path: Path) -> None:
     both = ImageSource("pictures", "abc", len(named), lambda: iter(named))
     with pytest.raises(UserError, match=r"3 in 'images' \(colour\); 3 in 'masks' \(gray\)") as error:
         opened(both, tmp_path)
-    assert "--dataset" in error.value.todo and "--image_mode rgb" in error.value.todo
+    assert "--dataset" in error.value.hint and "--image_mode rgb" in error.value.hint
     assert cached(tmp_path) == []
     assert opened(both, tmp_path, Preprocessing(4, "rgb", "white")).images.shape == (6, 3, 4, 4)
 
@@ -170,7 +170,7 @@ def test_the_range_of_deep_images_is_asked_and_kept(tmp_path: Path) -> None:
     images = [np.full((4, 4), value, np.int16) for value in (-900, 0, 2500)]
     with pytest.raises(UserError, match="numbers from -900 to -900") as error:
         opened(source(images), tmp_path)
-    assert "such as --pixel_range -900 2500 (they hold -900 to 2500)" in error.value.todo
+    assert "such as --pixel_range -900 2500 (they hold -900 to 2500)" in error.value.hint
     ranged = Preprocessing(4, "auto", "white", pixel_range=(-900.0, 2500.0))
     found = opened(source(images), tmp_path, ranged)
     assert list(found.images[:, 0, 0, 0]) == [0, 68, 255]  # 900 / 3400 of 255 is 67.5
@@ -192,7 +192,7 @@ def test_many_refused_images_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"7 of 107 .* 'pictures' cannot be used, 6\.54 % where 5 % is the") as error:
         opened(source([b""] * 6 + gray(100) + [b"<html>"]), tmp_path)
     assert error.value.found.count("empty file") == 5
-    assert "--max_refused_share" in error.value.todo
+    assert "--max_refused_share" in error.value.hint
     assert cached(tmp_path) == []
 
 
@@ -217,7 +217,7 @@ def test_small_images_are_dropped_and_listed(tmp_path: Path) -> None:
     assert found.data.images == [ImageFinding(path=f"{n}.png", reason=reason, action="dropped") for n in range(3)]
     with pytest.raises(UserError, match=r"all 2 images in 'pictures' are smaller") as error:
         opened(source(gray(2, size=3), "others"), tmp_path, DROPPING)
-    assert "--resolution" in error.value.todo
+    assert "--resolution" in error.value.hint
 
 
 def test_small_images_can_be_an_error(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_small_images_can_be_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"7 of 10 images in 'pictures' are smaller than the resolution of 4") as error:
         opened(source([*gray(7, size=3), *gray(2), b""]), tmp_path, strict, max_refused_share=0.5)
     assert error.value.found.count("3x3") == 5
-    assert "--small_images drop" in error.value.todo
+    assert "--small_images drop" in error.value.hint
     assert cached(tmp_path) == []
     assert len(opened(source(gray(2), "others"), tmp_path, strict).images) == 2
 
@@ -331,12 +331,12 @@ def test_an_unwritable_cache_is_the_users_error(tmp_path: Path) -> None:
     blocked.touch()
     with pytest.raises(UserError, match=r"cannot keep decoded images in .*file") as error:
         opened(source(gray(1)), blocked)
-    assert "--cache_dir" in error.value.todo
+    assert "--cache_dir" in error.value.hint
 
 
-@pytest.mark.parametrize(("digest", "todo"), [("abc", "--cache_dir"), (None, "TMPDIR")])
+@pytest.mark.parametrize(("digest", "hint"), [("abc", "--cache_dir"), (None, "TMPDIR")])
 def test_a_full_disk_is_the_users_error(
-    digest: str | None, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digest: str | None, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fills up while decoding is a UserError that says where to choose another."""
 
@@ -346,7 +346,7 @@ def test_a_full_disk_is_the_users_error(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device") as error:
         opened(source(gray(1), digest), tmp_path)
-    assert todo in error.value.todo
+    assert hint in error.value.hint
     assert cached(tmp_path) == []
 
 
@@ -358,7 +358,7 @@ def test_a_damaged_cache_is_the_users_error(damage: str, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="are damaged") as error:
         opened(source(gray(2)), tmp_path)
-    assert "Remove" in error.value.todo
+    assert "Remove" in error.value.hint
 
 
 def test_a_background_that_is_no_colour_is_said_first(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_pointers_of_git_lfs_say_how_to_fetch_the_images(tmp_path: Path) -> None
         (tmp_path / f"{index}.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(UserError, match="Git LFS pointer") as error:
         open_images(DataOptions(dataset=str(tmp_path), cache_dir=str(tmp_path / "cache")), quiet=True)
-    assert "run git lfs pull" in error.value.todo
+    assert "run git lfs pull" in error.value.hint
 
 
 def test_what_is_left_out_stands_in_the_record_each_time(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from openddpm.diffusion.unet import SIZES, build_unet, check_runs, remarks_on_model, unet_config
-from openddpm.diffusion.unet_checks import check_own_unet, unwrapped_unet
+from openddpm.diffusion.unet_checks import check_user_unet, unwrapped_unet
 from openddpm.errors import UserError
 from tiny import TINY_UNET
 
@@ -29,11 +29,11 @@ def test_named_models_at_every_resolution(name: str) -> None:
         try:
             config = {**unet_config(name, resolution), "in_channels": 1, "out_channels": 1}
         except UserError as refusal:
-            sizes = [int(size) for size in re.findall(r"--resolution (\d+)(?: or (\d+))?", refusal.todo)[0] if size]
+            sizes = [int(size) for size in re.findall(r"--resolution (\d+)(?: or (\d+))?", refusal.hint)[0] if size]
             assert [unet_config(name, size)["sample_size"] for size in sizes] == sizes
             assert min(abs(size - resolution) for size in sizes) < 8
-            models = re.search(r"--model ([\w -]+?)(?:,| --resolution (\d+))", refusal.todo)
-            assert models is not None, refusal.todo
+            models = re.search(r"--model ([\w -]+?)(?:,| --resolution (\d+))", refusal.hint)
+            assert models is not None, refusal.hint
             for other in models[1].split(" or "):
                 assert unet_config(other, int(models[2] or resolution))
         else:
@@ -45,8 +45,8 @@ def test_28_pixels_name_the_models_that_suit() -> None:
     """The digits of 28 pixels are refused by the default UNet with the halves, the models and the resolutions."""
     with pytest.raises(UserError, match=r"28 -> 14 -> 7 -> 3\.5") as refusal:
         unet_config("default", 28)
-    assert "--resolution 24 or 32" in refusal.value.todo
-    assert "--model unet-32 or unet-16" in refusal.value.todo
+    assert "--resolution 24 or 32" in refusal.value.hint
+    assert "--model unet-32 or unet-16" in refusal.value.hint
 
 
 class Wrapper(nn.Module):
@@ -85,7 +85,7 @@ def test_what_is_no_unet2dmodel_is_refused(make: Callable[[], Any], named: str) 
     """Anything but a UNet2DModel is named and refused, before it is asked for what it has not."""
     with pytest.raises(UserError, match=named) as refusal:
         unwrapped_unet(make())
-    assert "UNet2DModel" in refusal.value.todo
+    assert "UNet2DModel" in refusal.value.hint
 
 
 def test_wrappers_are_taken_off() -> None:
@@ -111,14 +111,14 @@ def test_wrappers_are_taken_off() -> None:
 def test_own_unets_that_do_not_fit(options: dict[str, Any], words: str) -> None:
     """A caller's UNet that the images or the timesteps do not fit is refused with what was found."""
     with pytest.raises(UserError, match=words):
-        check_own_unet(tiny_unet(**options), 8, 3, 1000)
+        check_user_unet(tiny_unet(**options), 8, 3, 1000)
 
 
 @pytest.mark.parametrize("size", [None, (8, 8), [8, 8], 8])
 def test_sample_sizes_that_mean_the_resolution(size: Any) -> None:
     """No sample size, and a square one, become the resolution, which the exported config then says."""
     unet = tiny_unet(sample_size=size)
-    check_own_unet(unet, 8, 3, 1000)
+    check_user_unet(unet, 8, 3, 1000)
     assert json.loads(unet.to_json_string())["sample_size"] == 8
 
 
@@ -133,9 +133,9 @@ def test_a_unet_of_too_many_levels_is_refused() -> None:
         layers_per_block=1,
     )
     with pytest.raises(UserError, match="halves its images 3 times") as refusal:
-        check_own_unet(unet, 4, 3, 1000)
-    assert "--resolution 8" in refusal.value.todo
-    assert "--model" not in refusal.value.todo
+        check_user_unet(unet, 4, 3, 1000)
+    assert "--resolution 8" in refusal.value.hint
+    assert "--model" not in refusal.value.hint
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ def test_a_hub_id_given_as_model_names_init_from() -> None:
     """A Hub id as --model is answered with the option that takes one."""
     with pytest.raises(UserError) as refusal:
         unet_config("google/ddpm-cat-256", 64)
-    assert "--init_from google/ddpm-cat-256" in refusal.value.todo
+    assert "--init_from google/ddpm-cat-256" in refusal.value.hint

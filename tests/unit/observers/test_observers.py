@@ -1,4 +1,4 @@
-"""What the onlookers of a run do when things are not as usual."""
+"""What the observers of a run do when things are not as usual."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ from openddpm.record.schema import DataRecord, LeftOut, MetricsRow, Progress, Ru
 def a_run(folder: Path, name: str = "run", step: int = 0, total_steps: int = 100) -> RunRecord:
     """Return the record of a run at `step`."""
     made_up = write_made_up_run(folder, steps=40, rows=4, previews=1, name=name, total_steps=total_steps)
-    progress = Progress(step=step, images=step * 32, epoch=0.0)
+    progress = Progress(step=step, images_seen=step * 32, epoch=0.0)
     return read_run_folder(made_up).run.model_copy(update={"progress": progress})
 
 
@@ -31,7 +31,7 @@ def a_row(step: int, loss: float = 0.5, seconds: float = 0.0) -> MetricsRow:
     """Return a logged line."""
     return MetricsRow(
         step=step,
-        images=step * 32,
+        images_seen=step * 32,
         epoch=0.1,
         wall_seconds=seconds,
         train_loss=loss,
@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_built_ends_no_run(tmp_path: Path, monkeypatch: 
     def broken(folder: Path) -> Path:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("openddpm.analysis.report.write_report", broken)
+    monkeypatch.setattr("openddpm.report.write_report", broken)
     observer.record_grown()
     observer.ended(a_run(folder))
     assert output.getvalue().count("No space left on device") == 1

@@ -15,7 +15,7 @@ from openddpm.record.schema import Verdict
 
 
 def test_each_evaluation_is_judged_once_both_weights_are_in(tmp_path: Path) -> None:
-    """verdict.json always is what the rows so far say, also after a resumption, and onlookers are told once each."""
+    """verdict.json always is what the rows so far say, also after a resumption, and observers are told once each."""
     folder = write_made_up_run(tmp_path / "run", evaluations=12, status="running")
     recorded = read_run_folder(folder)
     told: list[Verdict] = []
@@ -29,7 +29,7 @@ def test_each_evaluation_is_judged_once_both_weights_are_in(tmp_path: Path) -> N
         observer.sampled(samples[index - 1])
         if index % 2 == 0:
             observer.record_grown()
-            rows = recorded.metrics, recorded.evaluations[:index], recorded.rulers, samples[8:index]
+            rows = recorded.metrics, recorded.evaluations[:index], recorded.baselines, samples[8:index]
             expected = judge(recorded.run, *rows)
             assert told[-1] == expected == read_run_folder(folder).verdict
     observer.record_grown()  # a preview without an evaluation
@@ -63,7 +63,7 @@ def test_a_fault_in_judging_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 def verdict(code: str, sentence: str) -> Verdict:
     """Return a verdict, with markup in its words."""
-    return Verdict.model_validate({"code": code, "sentence": sentence, "evidence": [], "step": 1, "images": 16})
+    return Verdict.model_validate({"code": code, "sentence": sentence, "evidence": [], "step": 1, "images_seen": 16})
 
 
 def test_a_log_file_has_a_verdict_when_it_changes_and_at_the_end(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_a_log_file_has_a_verdict_when_it_changes_and_at_the_end(tmp_path: Path)
     display = Display(Console(file=output, force_terminal=False, width=200))
     run = read_run_folder(folder).run
     display.started(run, folder)
-    for code in ("too_early", "learning", "learning", "memorising"):
+    for code in ("too_early", "learning", "learning", "memorizing"):
         display.judged(verdict(code, f"Words on [bold]{code}"))
     display.ended(run)
-    display.judged(verdict("memorising", "Last words"))
+    display.judged(verdict("memorizing", "Last words"))
     lines = [line for line in output.getvalue().splitlines() if "ords" in line]
     assert lines == [
         "verdict: Words on [bold]too_early",
         "verdict: Words on [bold]learning",
-        "verdict: Words on [bold]memorising",
+        "verdict: Words on [bold]memorizing",
         "verdict: Last words",
     ]

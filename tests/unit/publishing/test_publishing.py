@@ -10,10 +10,10 @@ from huggingface_hub.utils import filter_repo_objects
 from markdown_it import MarkdownIt
 
 from made_up_run import write_made_up_run
-from openddpm.publishing.card import write_card
 from openddpm.publishing.hub import _DEEPER_FILES, ALLOWED_FILES
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import Verdict
+from openddpm.report.card import write_card
 
 STRANGERS = [
     *("checkpoints/step-00000011/unet.safetensors", "checkpoints/step-00000011/optimizer.safetensors"),
@@ -24,7 +24,7 @@ STRANGERS = [
 OURS = [
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
-    *("data.json", "rulers.json", "verdict.json", "report.html", "README.md", "curves.png"),
+    *("data.json", "baselines.json", "verdict.json", "report.html", "README.md", "curves.png"),
     *("samples/step-00000011-ema.png", "samples/step-00000011-raw.png", "samples/training-data.png"),
 ]
 
@@ -130,9 +130,9 @@ def test_the_card_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 
 def test_the_card_gives_verdict_and_skill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The card says the verdict's sentence, markup in it as text, and the skill of the weights that are uploaded."""
-    words = {"code": "learning", "sentence": "It *learns*.", "evidence": [], "step": 10, "images": 320}
+    words = {"code": "learning", "sentence": "It *learns*.", "evidence": [], "step": 10, "images_seen": 320}
     verdict = Verdict.model_validate({**words, "skill": 0.9, "weights": "raw"})
-    monkeypatch.setattr("openddpm.publishing.card.judge", lambda *record: verdict)
+    monkeypatch.setattr("openddpm.report.card.judge", lambda *record: verdict)
     for use_ema in (True, False):
         folder = write_made_up_run(tmp_path / f"ema-{use_ema}", previews=2, use_ema=use_ema)
         shipped = read_run_folder(folder).evaluations[-2 if use_ema else -1]

@@ -108,7 +108,7 @@ def test_damage_elsewhere_is_named(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
     with pytest.raises(UserError, match=r"line 2 of '.*metrics\.jsonl' is damaged") as error:
         read_json_lines(path)
-    assert error.value.todo
+    assert error.value.hint
 
 
 def in_use(times: int, act: Callable[..., Any], winerror: int = 32) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from made_up_run import write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder, read_run_record
 
-RECORDS = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "rulers.json", "data.json")
+RECORDS = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "baselines.json", "data.json")
 NOT_JSON = {
     "deep": b"[" * 100_000 + b"]" * 100_000,
     "deep in an object": b'{"step": ' + b"[" * 900 + b"]" * 900 + b"}",
@@ -62,13 +62,13 @@ def test_what_json_may_not_hold_is_the_users_error(name: str, content: bytes, fo
         ("run.json", ("config", "dataset"), 7 * [100_000 * "x"], "dataset: found"),
         ("run.json", ("config", "\x1b[2J"), 1, r"'\x1b[2J' is no name of an option"),
         ("run.json", ("config", 100_000 * "x"), 1, "config: 'xxx"),
-        ("metrics.jsonl", ("images",), 2**53 + 1, "line 4 of "),
+        ("metrics.jsonl", ("images_seen",), 2**53 + 1, "line 4 of "),
         ("metrics.jsonl", ("train_loss",), None, "train_loss: Input should be a valid number"),
         ("evaluations.jsonl", ("by_timestep", 3), -1e999, "line 8 of "),
         ("evaluations.jsonl", ("bands", "\x1b[2J"), {}, "bands.'\\x1b[2J'.[key]: Input should be"),
         ("samples.jsonl", ("statistics", "colour"), 3, "statistics.colour: Input should be"),
         ("samples.jsonl", ("statistics", "\x1b[2J"), {}, "statistics.'\\x1b[2J'.[key]: Input should be"),
-        ("rulers.json", ("shares", 0), 1e999, "shares.0: Input should be"),
+        ("baselines.json", ("shares", 0), 1e999, "shares.0: Input should be"),
         ("data.json", ("counts",), {"upscaled": -3}, "counts: beyond 0 to"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.endswith(("json", "jsonl")) else "",

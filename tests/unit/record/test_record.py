@@ -45,7 +45,7 @@ RUN = RunRecord(
     ),
     model=ModelRecord(num_parameters=5, gflops_per_image=None, config={"sample_size": 16}),
     environment={"torch": "2.10", "gpus": []},
-    progress=Progress(step=30, images=960, epoch=10.5),
+    progress=Progress(step=30, images_seen=960, epoch=10.5),
     resumptions=[Resumption(step=20, time="2026-03-14T10:00:00+00:00", skipped_checkpoints=["step-30: torn"])],
 )
 DATA = DataRecord(
@@ -59,7 +59,7 @@ def metrics(step: int) -> MetricsRow:
     """Return the row of one step."""
     return MetricsRow(
         step=step,
-        images=step * 32,
+        images_seen=step * 32,
         epoch=step / 3,
         wall_seconds=1.5,
         train_loss=0.1 + 0.2,
@@ -72,9 +72,9 @@ def metrics(step: int) -> MetricsRow:
 
 def evaluation(step: int, weights: Any = "ema") -> EvaluationRow:
     """Return the row of one step, with and without numbers."""
-    bands = {"detail": BandScore(loss=0.3, gaussian=0.4, memory=0.1, skill=0.25), "shape": BandScore(loss=None)}
+    bands = {"detail": BandScore(loss=0.3, linear=0.4, memorizing=0.1, skill=0.25), "shape": BandScore(loss=None)}
     return EvaluationRow(
-        step=step, images=step * 32, weights=weights, heldout_loss=0.1, train_loss=None, skill=-0.5, bands=bands
+        step=step, images_seen=step * 32, weights=weights, heldout_loss=0.1, train_loss=None, skill=-0.5, bands=bands
     )
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json' is damaged") as error:
         read_run_record(tmp_path)
-    assert error.value.todo
+    assert error.value.hint
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json"])
@@ -202,7 +202,7 @@ def test_forgetting_keeps_each_step_once(step: int, tmp_path: Path) -> None:
 
 def test_what_is_looked_at_again_is_forgotten(tmp_path: Path) -> None:
     """A checkpoint saved before its evaluation and previews were made leaves those of its own step to be made anew."""
-    write_run(tmp_path, steps=3).forget_after(2, look_due=True)
+    write_run(tmp_path, steps=3).forget_after(2, evaluation_due=True)
     run = read_run_folder(tmp_path)
     assert [row.step for row in run.metrics] == [1, 2]
     assert {row.step for row in run.evaluations} == {row.step for row in run.samples} == {1}

@@ -16,7 +16,7 @@ from openddpm.training.channels_last import (
     keep_channels_last,
     leave_channels_last,
 )
-from openddpm.training.speed import Speed, run_as_it_is
+from openddpm.training.performance import Speed, run_as_it_is
 from tiny import TINY_UNET
 
 aten = torch.ops.aten

@@ -34,20 +34,20 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_timing_leaves_no_trace(tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose steps were timed before it has the losses and tensors of one that begins at once."""
     torch.set_num_threads(1)
-    timed = fit(prepare(tiny_config(tmp_path, "timed", optimizer=optimizer), own_dataset=tiny_images())).folder
+    timed = fit(prepare(tiny_config(tmp_path, "timed", optimizer=optimizer), dataset=tiny_images())).folder
     monkeypatch.setattr(setup, "measure_pace", lambda parts: Pace(1.0))
-    at_once = fit(prepare(tiny_config(tmp_path, "at-once", optimizer=optimizer), own_dataset=tiny_images())).folder
+    at_once = fit(prepare(tiny_config(tmp_path, "at-once", optimizer=optimizer), dataset=tiny_images())).folder
     assert differing(newest_tensors(timed), newest_tensors(at_once)) == []
     assert exact_metrics(timed) == exact_metrics(at_once)
 
 
 def test_a_step_that_is_not_finite_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first loss is not a number, the run still begins with the weights that it would have begun with."""
-    sound = prepare(tiny_config(tmp_path, "sound"), own_dataset=tiny_images())
+    sound = prepare(tiny_config(tmp_path, "sound"), dataset=tiny_images())
     sound.close()
     whole = probe.micro_batch_loss
     monkeypatch.setattr(probe, "micro_batch_loss", lambda parts, index: whole(parts, index) * float("nan"))
-    training = prepare(tiny_config(tmp_path, "poisoned"), own_dataset=tiny_images())
+    training = prepare(tiny_config(tmp_path, "poisoned"), dataset=tiny_images())
     training.close()
     for name, weight in sound.state.raw_weights().items():
         assert torch.equal(weight, training.state.raw_weights()[name])
@@ -66,7 +66,7 @@ def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytes
     torch.set_num_threads(1)
     monkeypatch.setattr(probe, "micro_batch_loss", of_two_at_most)
     with pytest.raises(UserError) as refused:
-        prepare(tiny_config(tmp_path, train_batch_size=4), own_dataset=tiny_images())
+        prepare(tiny_config(tmp_path, train_batch_size=4), dataset=tiny_images())
     assert "a training step of 4 images does not fit into memory" in str(refused.value)
     assert "--train_batch_size 2 --gradient_accumulation_steps 2 fits" in str(refused.value)
     assert torch.get_num_threads() == 1
@@ -83,9 +83,9 @@ def test_what_fails_before_a_run_is_ready_gives_back_all(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr(setup, "begin_folder", full)
-        prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+        prepare(tiny_config(tmp_path), dataset=tiny_images())
     assert sorted(given_back) == ["stream", "unet"]
-    prepare(tiny_config(tmp_path), own_dataset=tiny_images()).close()
+    prepare(tiny_config(tmp_path), dataset=tiny_images()).close()
 
 
 def test_the_first_step_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_the_first_step_does_not_count(tmp_path: Path, monkeypatch: pytest.Monke
     seconds = iter([30.0])
     monkeypatch.setattr(Probe, "_timed_step", lambda self, num_micro_batches: next(seconds, 0.06))
     monkeypatch.setattr(pace, "LONG_SECONDS", float("inf"))  # as on a GPU
-    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    training = prepare(tiny_config(tmp_path), dataset=tiny_images())
     training.close()
     assert training.recorder.run.environment["pace"]["step_seconds"] == 0.06
 
@@ -109,7 +109,7 @@ def test_accumulated_steps_have_one_update(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(probe, "micro_batch_loss", counting)
     hook = register_optimizer_step_post_hook(lambda *_: counted.update(updates=counted["updates"] + 1))
-    prepare(tiny_config(tmp_path, gradient_accumulation_steps=3), own_dataset=tiny_images()).close()
+    prepare(tiny_config(tmp_path, gradient_accumulation_steps=3), dataset=tiny_images()).close()
     hook.remove()
     assert counted["losses"] == 3 * counted["updates"] > 0
 
@@ -132,13 +132,13 @@ def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[floa
         "save_images_epochs": 1000,
         "resume_from_checkpoint": "latest",
     }
-    folder = fit(prepare(tiny_config(tmp_path, **options), own_dataset=tiny_images())).folder
+    folder = fit(prepare(tiny_config(tmp_path, **options), dataset=tiny_images())).folder
     record = json.loads((folder / "run.json").read_text())
     assert record["config"]["max_minutes"] is None
     assert 1 < record["total_steps"] == record["config"]["max_train_steps"] == record["progress"]["step"]
     assert record["environment"]["pace"]["planned_seconds"] <= 60
     unhurried(0.1)
-    training = prepare(tiny_config(tmp_path, **options), own_dataset=tiny_images())
+    training = prepare(tiny_config(tmp_path, **options), dataset=tiny_images())
     training.close()
     assert training.total_steps == record["total_steps"] and training.was_finished
 
@@ -182,7 +182,7 @@ def test_threads_that_wait_for_other_work_are_left_out(
 
 def test_a_run_goes_on_with_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are rounded as before an interruption, unless the environment says how many threads there are."""
-    training = prepare(tiny_config(tmp_path), own_dataset=tiny_images())
+    training = prepare(tiny_config(tmp_path), dataset=tiny_images())
     training.close()
     record = training.recorder.run.model_copy(
         update={"environment": {**training.recorder.run.environment, "cpu_threads": 1}}

@@ -10,17 +10,17 @@ from openddpm.config import TrainConfig
 from openddpm.record.schema import RunRecord
 from openddpm.training.timetable import (
     FILM_STRIP,
+    FIXED_SAMPLE_COUNTS,
     FORWARD_COST,
     FORWARD_COST_MIXED,
     MAX_SHARE_OF_A_FILM_STRIP,
     MAX_SHARE_OF_PREVIEWS,
     MAX_SHARE_OF_TIME,
-    TUPLE_COUNTS,
     Timetable,
     make_timetable,
 )
 
-COSTS = {"preview_images": 100.0, "tuple_images": 1.0}
+COSTS = {"preview_images": 100.0, "fixed_sample_images": 1.0}
 
 
 def evaluations(timetable: Timetable) -> list[int]:
@@ -39,7 +39,7 @@ def test_evaluation_keeps_within_its_share(total_steps: int, num_processes: int)
     """However long the run, evaluating costs no more images' worth of time than the share it may take."""
     config = TrainConfig(train_batch_size=16)
     timetable = make_timetable(config, total_steps, num_train=5400, num_processes=num_processes)
-    forwards = len(evaluations(timetable)) * timetable.num_tuples * 4 * num_processes
+    forwards = len(evaluations(timetable)) * timetable.num_fixed_samples * 4 * num_processes
     assert forwards * FORWARD_COST <= MAX_SHARE_OF_TIME * total_steps * 16 * num_processes
 
 
@@ -47,7 +47,11 @@ def test_a_longer_run_is_measured_on_more() -> None:
     """What a long run can afford goes into more tuples first, then into more evaluations."""
     config = TrainConfig(train_batch_size=16)
     tables = [make_timetable(config, steps, num_train=5400, num_processes=1) for steps in (3_700, 30_000, 300_000)]
-    assert [table.num_tuples for table in tables] == [TUPLE_COUNTS[0], TUPLE_COUNTS[-1], TUPLE_COUNTS[-1]]
+    assert [table.num_fixed_samples for table in tables] == [
+        FIXED_SAMPLE_COUNTS[0],
+        FIXED_SAMPLE_COUNTS[-1],
+        FIXED_SAMPLE_COUNTS[-1],
+    ]
     counts = [len(evaluations(table)) for table in tables]
     assert counts[0] >= 20 and counts[2] > counts[1]
 
@@ -65,7 +69,7 @@ def test_every_stretch_has_one_evaluation_at_its_first_preview_if_it_has_one() -
     """Previews that come seldom are all evaluated, those that come often only once a stretch."""
     for images_per_preview in (160, 800, 1600, 3333, 5000, 100_000):
         timetable = Timetable(
-            1000, 16, images_per_preview, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48, **COSTS
+            1000, 16, images_per_preview, evaluation_steps=100, early_steps=(12, 25, 50), num_fixed_samples=48, **COSTS
         )
         seen, made = evaluations(timetable), previews(timetable)
         for start in range(100, 1000, 100):  # the first stretch has the early ones too
@@ -91,7 +95,7 @@ def test_a_run_too_short_for_its_share_still_has_enough_for_a_trend() -> None:
 
 def test_previews_come_as_epochs_end() -> None:
     """A preview is due at the first step that ends every second epoch, and at the last step."""
-    timetable = Timetable(20, 16, 2 * 50, evaluation_steps=100, early_steps=(12, 25, 50), num_tuples=48, **COSTS)
+    timetable = Timetable(20, 16, 2 * 50, evaluation_steps=100, early_steps=(12, 25, 50), num_fixed_samples=48, **COSTS)
     assert previews(timetable) == [7, 13, 19, 20]
 
 
@@ -203,7 +207,7 @@ def test_previews_asked_for_later_replace_the_plan() -> None:
 def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
     timetable = Timetable(
-        1000, 16, None, 100, (12, 25, 50), num_tuples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300)
+        1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300)
     )
     assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]

@@ -22,7 +22,7 @@ from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_record
 from openddpm.training.checkpoint import list_checkpoints
 from openddpm.training.loop import fit
-from openddpm.training.optimization import build_optimizer
+from openddpm.training.optimizer import build_optimizer
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite
@@ -41,7 +41,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 
 
 def _prepared(config: TrainConfig) -> Training:
-    return prepare(config, own_dataset=tiny_images())
+    return prepare(config, dataset=tiny_images())
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.05, 1e9])
@@ -184,7 +184,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch, follows: str) -> Iterator[dict[str
 def _state_of(training: Training) -> dict[str, Any]:
     tensors = training.state.tensors()
     found = {f"{stem}:{name}": tensor.detach().clone() for stem in tensors for name, tensor in tensors[stem].items()}
-    return found | {"images": training.state.images, "step": training.state.step}
+    return found | {"images": training.state.images_seen, "step": training.state.step}
 
 
 @pytest.mark.parametrize("follows", FOLLOWS)

@@ -1,0 +1,134 @@
+"""The caller's own data set, given from Python: as its items show themselves to the caller, transforms included."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from openddpm.config import DataOptions
+from openddpm.data.array_layout import Layout, image_of, refusal_of
+from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
+from openddpm.data.image_source import ImageSource, choose_column
+from openddpm.data.splits import check_split
+from openddpm.data.tables import dataset_source
+from openddpm.errors import UserError
+from openddpm.names import as_text
+
+TRANSFORMED = "as the data set's transform gives it"
+NUM_REPEATED, NUM_REPEATS = 8, 3  # a flip of every second image, by chance, passes unseen once in 65,000 times
+_KINDS = "Pillow images, the bytes of image files, or uint8 arrays (H, W, C)"
+
+
+def user_source(own: Any, options: DataOptions) -> ImageSource:
+    """Wrap what the caller gives: a `datasets.Dataset`, or a sequence.
+
+    A `datasets.Dataset` with a transform set is read through it, row by row; other formats change only the type in
+    which the same images come, so that these are read as they are stored, of the columns that the format shows.
+
+    Raises:
+        UserError: it is no sequence, has no images, or gives another image each time.
+    """
+    if isinstance(own, Mapping):  # among them datasets.DatasetDict
+        raise UserError(f"several data sets, by the names {', '.join(map(str, own))}", "Give one of them.")
+    datasets = sys.modules.get("datasets")  # loaded, if the caller has a data set of that library
+    is_dataset = datasets is not None and isinstance(own, datasets.Dataset)
+    check_split(options, str(own.split) if is_dataset and own.split else None, "the data set given from Python")
+    if is_dataset:
+        if own.format["type"] != "custom":
+            return dataset_source(own, None, own._fingerprint, options)
+        split = as_text(str(own.split)) if own.split else None
+        return _sequence_source(own, options, "own: datasets.Dataset with a transform", (TRANSFORMED,), split)
+    if not (hasattr(own, "__len__") and hasattr(own, "__getitem__")):
+        raise UserError(
+            f"a data set of type {type(own).__name__} has no length or no items",
+            "Give a datasets.Dataset, or a sequence of Pillow images or uint8 arrays (H, W, C).",
+        )
+    return _sequence_source(own, options, f"own: {type(own).__name__}", (), None)
+
+
+def _sequence_source(
+    own: Any, options: DataOptions, name: str, changes: tuple[str, ...], split: str | None
+) -> ImageSource:
+    _check_repeatable(own, options)
+
+    def items() -> Iterator[tuple[str, EncodedImage]]:
+        for index in range(len(own)):
+            image = _image_at(own, index, options)
+            yield f"item {index}", SourcedImage(image, changes=changes) if changes else image
+
+    return ImageSource(name, None, len(own), items, split=split)
+
+
+def _image_at(own: Any, index: int, options: DataOptions) -> bytes | Image.Image | np.ndarray | RefusedImage:
+    try:
+        item = own[index]
+    except OSError as error:  # what Pillow raises for a file that is damaged
+        return RefusedImage(f"cannot be read: {error}")
+    return _image_in(item, options)
+
+
+def _image_in(item: Any, options: DataOptions) -> bytes | Image.Image | np.ndarray | RefusedImage:
+    if isinstance(item, tuple | list) and item:
+        item = item[0]
+    if isinstance(item, dict):
+        candidates = [name for name, value in item.items() if _may_be_image(value)]
+        item = item[choose_column(candidates, list(item), options)]
+    if _is_tensor(item):
+        return _pixels(item.detach().cpu().numpy(), "CHW", options)
+    if isinstance(item, np.ndarray):
+        return _pixels(item, "HWC", options)
+    if not isinstance(item, Image.Image | bytes):
+        raise UserError(f"the data set holds {type(item).__name__}, not images", f"Give {_KINDS}.")
+    return item
+
+
+def _may_be_image(value: Any) -> bool:
+    return isinstance(value, Image.Image | np.ndarray | bytes) or (_is_tensor(value) and value.ndim in (2, 3))
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.ndarray | RefusedImage:
+    """Return the image in an array.
+
+    Raises:
+        UserError: its numbers are floating-point, as tensors are that were made for a model, and have no known range.
+    """
+    if options.pixel_range is None and array.dtype.kind == "f" and (reason := refusal_of(array.dtype, array)):
+        raise UserError(
+            f"the data set gives {reason[0]}",
+            f"{reason[1]} Or leave out the transform that makes them (datasets: dataset.reset_format()): resizing, "
+            "mirroring and scaling to -1..1 are done here, by --resolution and --random_flip.",
+        )
+    return image_of(array, preferred)
+
+
+def _check_repeatable(own: Any, options: DataOptions) -> None:
+    """Refuse items that are made by chance: each is decoded once, so that one draw would be trained on all along."""
+    for index in range(min(len(own), NUM_REPEATED)):
+        reads = [_image_at(own, index, options) for _ in range(NUM_REPEATS)]
+        if any(read is not reads[0] for read in reads) and len(set(map(_content, reads))) > 1:
+            raise UserError(
+                f"the data set's item {index} is another image each time it is read, as of a random transform; each "
+                "image is decoded once, so that training would see a single draw of it",
+                "Leave out what is random: --random_flip mirrors images at every step, and more augmentation is for "
+                "train(..., transform=...).",
+            )
+
+
+def _content(image: bytes | Image.Image | np.ndarray | RefusedImage) -> bytes:
+    if isinstance(image, RefusedImage):
+        return b""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image) and image.width * image.height > MAX_PIXELS:  # refused when it is decoded
+        return b""
+    try:
+        return str(image.size).encode() + image.tobytes()
+    except Exception:  # a damaged file, of which Pillow raises almost anything, is refused when it is decoded
+        return b""

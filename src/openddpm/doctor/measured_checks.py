@@ -1,0 +1,193 @@
+"""What can be said of a planned run once its folders, its images, its machine and a few steps have been measured."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from openddpm.analysis.checks import LONG_DAYS
+from openddpm.analysis.finding import Finding
+from openddpm.analysis.text import byte_size, duration, number_of, significant
+from openddpm.record.schema import RunRecord
+
+ENOUGH_STEPS = 20  # measured: fewer prove nothing of a model that has not learned yet
+SOUND_REMAINING = 0.5  # measured: sound models keep 0.2 of the first loss or less, whatever they predict
+SLOW_REMAINING, STILL_REMAINING = 0.7, 0.98  # measured on 16x16 faces: 0.2 at rate 1e-4, 0.90 at 4e-6, 0.997 at 1e-7
+SMALL_EPSILON_SHARE, SOUND_EPSILON_SHARE = 0.6, 0.9  # measured there: 0.97 at epsilon 1e-6, 0.51 at 1e-4
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One batch, memorized as far as steps or time went."""
+
+    num_images: int
+    num_steps: int
+    first_loss: float
+    last_loss: float
+    """May be infinite or NaN."""
+
+    @property
+    def remaining(self) -> float:
+        """Return the last loss over the first; infinite where it is no longer a number."""
+        return self.last_loss / self.first_loss if math.isfinite(self.last_loss) else math.inf
+
+    def __str__(self) -> str:
+        return f"loss {self.first_loss:.3g} -> {self.last_loss:.3g} in {number_of(self.num_steps, 'step')}"
+
+
+@dataclass
+class Measurements:
+    """What was measured of a planned run; None is what was not, or could not be."""
+
+    num_frozen: int = 0
+    """Weights whose requires_grad is False."""
+    num_heldout_leaked: int | None = None
+    """Held-out images that are trained on too, pixel for pixel."""
+    signal_left: float | None = None
+    """What is left of an image at the last timestep, as a share."""
+    batch_size: int | None = None
+    """Images in a timed step: train_batch_size, or its largest divisor that fits into memory."""
+    out_of_memory: bool = False
+    """train_batch_size did not fit; without a batch_size, nothing did."""
+    memory_bytes: int | None = None
+    """The most that was taken, of the GPU or else by the process."""
+    step_seconds: float | None = None
+    images_per_second: float | None = None
+    """In one process."""
+    training_seconds: float | None = None
+    """Expected of the whole run in one process, previews and evaluations left out."""
+    preview_seconds: float | None = None
+    """Expected of all previews together, reckoned from their work."""
+    disk_needed_bytes: int | None = None
+    """By checkpoints, at most."""
+    disk_free_bytes: int | None = None
+    careful_fit: Fit | None = None
+    """A batch memorized with settings with which any sound model learns."""
+    own_fit: Fit | None = None
+    """The same batch, with the run's own optimizer settings."""
+    epsilon_share: float | None = None
+    """Length of AdamW's steps in `own_fit`, over what it would be without adam_epsilon."""
+
+
+def outweighed(measured: Measurements) -> set[str]:
+    """Return the names of findings that were read off the plan and that measuring has refuted."""
+    share = measured.epsilon_share
+    return {"adam_epsilon"} if share is not None and share > SOUND_EPSILON_SHARE else set()
+
+
+def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
+    """Return what is to be said; a finding outweighs one of the same name that was read off the plan."""
+    yield from _room(measured)
+    if measured.num_heldout_leaked:
+        yield Finding(
+            "heldout_leak",
+            "warning",
+            f"of {number_of(run.dataset.num_heldout, 'held-out image')} {measured.num_heldout_leaked:,} "
+            f"{'is' if measured.num_heldout_leaked == 1 else 'are'} trained on too, as exact duplicates",
+            "On these the held-out loss cannot tell learning from memorization.",
+            "Remove the duplicates; openddpm doctor --json lists them.",
+        )
+    if measured.num_frozen:
+        yield Finding(
+            "frozen",
+            "warning",
+            f"{measured.num_frozen:,} of {run.model.num_parameters:,} weights are frozen: their requires_grad is False",
+            "They keep their first values, however long the run.",
+            "Call unet.requires_grad_(True), unless this is what you want.",
+        )
+    yield from _memory(run, measured)
+    yield from _time(measured)
+    yield from _fits(run, measured)
+
+
+def _time(measured: Measurements) -> Iterator[Finding]:
+    training, previews = measured.training_seconds, measured.preview_seconds
+    if training is None or previews is None or training + previews <= LONG_DAYS * 86_400:
+        return
+    rate, total = significant(measured.images_per_second or 0), duration(training + previews)
+    what = f"at {rate} images a second the run takes {total}"
+    hint = "Take a smaller --model, a lower --resolution, fewer steps, or a faster machine."
+    if previews > training:
+        what += f", {duration(previews)} of it for previews"
+        hint = "Raise --save_images_epochs or leave it out, or lower --num_inference_steps or --eval_batch_size."
+    yield Finding("duration", "warning", what, "A mistake in the plan would show late, or never.", hint)
+
+
+def _room(measured: Measurements) -> Iterator[Finding]:
+    needed, free = measured.disk_needed_bytes, measured.disk_free_bytes
+    if needed is not None and free is not None and needed > free:
+        yield Finding(
+            "disk",
+            "error",
+            f"the checkpoints take {byte_size(needed)}, and {byte_size(free)} are free",
+            "The run would end when the disk is full.",
+            "Make room, keep fewer with --checkpoints_total_limit 1, or choose another --output_dir.",
+        )
+
+
+def _memory(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
+    if not measured.out_of_memory:
+        return
+    planned = run.config["train_batch_size"]
+    hint = "Take a smaller --model or --resolution, --gradient_checkpointing, or --mixed_precision bf16."
+    if measured.batch_size is not None:
+        accumulation = run.config["gradient_accumulation_steps"] * planned // measured.batch_size
+        options = f"--train_batch_size {measured.batch_size} --gradient_accumulation_steps {accumulation}"
+        hint = f"{options} makes steps of as many images."
+    yield Finding(
+        "memory",
+        "error",
+        f"a batch of {number_of(planned, 'image')} does not fit into memory",
+        "The run would end at its first step.",
+        hint,
+    )
+
+
+def _fits(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
+    careful, own, config = measured.careful_fit, measured.own_fit, run.config
+    if careful is not None and careful.remaining > SOUND_REMAINING:
+        yield _unsound(careful)
+    if measured.epsilon_share is not None and measured.epsilon_share < SMALL_EPSILON_SHARE:
+        yield Finding(
+            "adam_epsilon",
+            "error",
+            f"with --adam_epsilon {config['adam_epsilon']:g} AdamW's steps are {measured.epsilon_share:.0%} as long "
+            "as without",
+            "Adam divides by |gradient| + epsilon. This epsilon is of the size of the gradients, and swamps them as "
+            "they fall.",
+            "Use --adam_epsilon 1e-8.",
+        )
+    if careful is None or own is None or careful.remaining > SOUND_REMAINING or own.remaining <= SLOW_REMAINING:
+        return
+    if own.num_steps < ENOUGH_STEPS and math.isfinite(own.last_loss):
+        return
+    rises, stands_still = own.remaining > 1, own.remaining > STILL_REMAINING
+    yield Finding(
+        "own_settings",
+        "error" if rises or stands_still else "warning",
+        f"--learning_rate {config['learning_rate']:g} with your other optimizer settings: {own}; with careful ones: "
+        f"{careful}",
+        "The model can learn this batch, but with your settings it "
+        + ("comes apart." if rises else "hardly does: its steps are too small, or so large that they miss."),
+        "Start from the defaults: --adam_beta1 0.95 --adam_beta2 0.999 --adam_epsilon 1e-8 --max_grad_norm 1, with "
+        "--learning_rate 1e-4 for a large model and 1e-3 for a small one.",
+    )
+
+
+def _unsound(fit: Fit) -> Finding:
+    images = number_of(fit.num_images, "image")
+    if fit.num_steps < ENOUGH_STEPS and math.isfinite(fit.last_loss):
+        return Finding(
+            "one_batch",
+            "note",
+            f"one batch of {images}, memorized: {fit}, and no time for more",
+            "So few steps cannot tell whether model and data are sound.",
+            "Run the doctor on the machine that will train.",
+        )
+    return Finding(
+        "one_batch",
+        "error",
+        f"one batch of {images}, memorized: {fit}",
+        "With the same images, noise and timesteps at each step, a sound model soon has less than half of its first "
+        "loss. This one does not: the model, or what it is given, is broken.",
+        "Check the UNet and, if you give one, the transform: does the output depend on the input at all?",
+    )

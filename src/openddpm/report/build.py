@@ -1,0 +1,125 @@
+"""Joins the record, the templates and the assets into one page that needs nothing else."""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from openddpm.analysis.samples import latest_samples
+from openddpm.analysis.verdict import judge
+from openddpm.record.files import write_atomically
+from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.report.facts import MARKS, header_facts, verdict_badge
+from openddpm.report.gauges import band_gauges, last_evaluation
+from openddpm.report.pictures import embed_pictures
+from openddpm.report.samples import compared_samples
+from openddpm.report.series import evaluation_columns, metrics_columns, noise_columns
+from openddpm.report.tables import all_tables
+from openddpm.report.terms import TERMS, term_links
+
+REPORT_FILE = "report.html"
+MAX_FINDINGS = 1000  # more stay in data.json
+SCRIPTS = ("page.js", "film.js", "plots.js")
+
+
+def write_report(folder: Path, run: RunFolder | None = None) -> Path:
+    """Write `folder`/report.html from the record that stands there, whole or still growing; return its path.
+
+    Args:
+        run: that record, if it has been read already.
+
+    Raises:
+        UserError: no run there, or a damaged or newer record.
+    """
+    path = folder / REPORT_FILE
+    write_atomically(path, render_report(run or read_run_folder(folder), datetime.now(UTC)))
+    return path
+
+
+def render_report(run: RunFolder, built: datetime) -> str:
+    """Return the page for `run`; `built` is the time that it states."""
+    pictures = embed_pictures(run)
+    verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
+    measured = last_evaluation(run.evaluations, verdict.weights)
+    data = {
+        "frames": pictures.frames,
+        "metrics": metrics_columns(run),
+        "evaluations": {weights: evaluation_columns(run, weights) for weights in ("ema", "raw")},
+        "noise": noise_columns(run),
+        "measured": measured.weights if measured else None,
+    }
+    scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        policy=content_security_policy(scripts),
+        style=Markup(_asset("report.css")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(json_for_html(data)),
+        terms=TERMS,
+        links=term_links(),
+        run=run.run,
+        has=_presence(run),
+        verdict=verdict,
+        badge=verdict_badge(verdict),
+        marks=MARKS,
+        measured=measured,
+        gauges=band_gauges(measured),
+        header=header_facts(run, built),
+        pictures=pictures,
+        compared=compared_samples(latest_samples(run.samples, verdict.weights)),
+        tables=all_tables(run),
+        findings=run.data,
+        max_findings=MAX_FINDINGS,
+    )
+
+
+def _presence(run: RunFolder) -> dict[str, bool]:
+    """Return which parts of the page have something to show."""
+    rows = run.evaluations
+    return {
+        "metrics": bool(run.metrics),
+        "evaluations": bool(rows),
+        "heldout": run.run.dataset.num_heldout > 0,
+        "skill": any(skill is not None for row in rows for skill in (row.skill, row.train_skill)),
+        "noise": run.baselines is not None and any(row.by_timestep for row in rows),
+        "ema_weights": any(row.weights == "ema" for row in rows),
+        "ema_decay": any(row.ema_decay is not None for row in run.metrics),
+    }
+
+
+def content_security_policy(scripts: list[str]) -> str:
+    """Return the policy under which a page can fetch nothing and run exactly `scripts`.
+
+    Plotly writes style attributes, hence 'unsafe-inline' for styles.
+    """
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def json_for_html(value: Any) -> str:
+    """Return `value` as JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _asset(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,133 @@
+"""What the top of the page says about a run."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from statistics import median
+
+from openddpm.analysis.text import count, duration, short_count, utc_text
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import Verdict, VerdictCode
+
+LAST_ROWS = 20  # the rate is their median, so that a pause does not show as a slow machine
+
+STATUS_SENTENCES = {
+    "running": "Still growing: this page is rebuilt as it goes, so reload it for a newer one.",
+    "finished": "All steps are done.",
+    "interrupted": "Stopped before its last step; it can be resumed from its newest checkpoint.",
+    "failed": "Stopped by an error before its last step.",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict's code in plain words, and its tone: a key of MARKS."""
+
+    words: str
+    tone: str
+
+
+MARKS = {"good": "\u2713", "note": "\u2022", "warning": "!", "bad": "\u2715"}
+"""What says a tone without its colour."""
+
+VERDICT_BADGES: dict[VerdictCode, Badge] = {
+    "too_early": Badge("too early to tell", "note"),
+    "learning": Badge("learning", "good"),
+    "plateaued": Badge("levelled off", "note"),
+    "memorizing": Badge("memorization", "warning"),
+    "not_learning": Badge("not learning", "bad"),
+    "diverged": Badge("diverged", "bad"),
+    "unstable": Badge("unstable", "warning"),
+    "finished": Badge("finished", "good"),
+}
+
+
+def verdict_badge(verdict: Verdict) -> Badge:
+    """Return the badge of a verdict: good news only if something was learned, and if the samples look like it."""
+    badge = VERDICT_BADGES[verdict.code]
+    has_learned = verdict.code != "finished" or (verdict.skill is not None and verdict.skill > 0)
+    looks_right = not any(item.name == "samples" and item.kind == "warning" for item in verdict.evidence)
+    return badge if badge.tone != "good" or (has_learned and looks_right) else replace(badge, tone="warning")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number with its name, maybe explained (`term`), maybe with a smaller line under it."""
+
+    label: str
+    value: str
+    note: str = ""
+    term: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The facts of the header, and how far the run is."""
+
+    status_sentence: str
+    created: str
+    built: str
+    done_percent: float
+    facts: list[Fact]
+
+
+def header_facts(run: RunFolder, built: datetime) -> Header:
+    """Return what the header states; `built` is when the page was made."""
+    record = run.run
+    done = record.progress.step / record.total_steps if record.total_steps else 0.0
+    return Header(
+        status_sentence=STATUS_SENTENCES[record.status],
+        created=utc_text(record.created),
+        built=utc_text(built.isoformat()),
+        done_percent=round(100 * min(1.0, done), 1),
+        facts=[
+            Fact("step", count(record.progress.step), f"of {count(record.total_steps)}", "step"),
+            Fact(
+                "images",
+                count(record.progress.images_seen),
+                f"from a set of {count(record.dataset.num_train)}",
+                "images",
+            ),
+            Fact("epochs", f"{record.progress.epoch:.1f}", "", "epoch"),
+            _time(run, done),
+            _rate(run),
+            *_evaluation(run),
+            Fact("parameters", short_count(record.model.num_parameters), _work(run), "parameters"),
+            Fact("device", _device(run), _processes(record.num_processes)),
+        ],
+    )
+
+
+def _time(run: RunFolder, done: float) -> Fact:
+    if not run.metrics:
+        return Fact("time", "0 s", "no step logged yet")
+    seconds = run.metrics[-1].wall_seconds
+    is_moving = run.run.status == "running" and 0 < done < 1
+    return Fact("time", duration(seconds), f"about {duration(seconds / done - seconds)} left" if is_moving else "")
+
+
+def _rate(run: RunFolder) -> Fact:
+    if not run.metrics:
+        return Fact("rate", "none", "no step logged yet", "images_per_second")
+    rate = median(row.images_per_second for row in run.metrics[-LAST_ROWS:])
+    return Fact("rate", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "images a second", "images_per_second")
+
+
+def _evaluation(run: RunFolder) -> list[Fact]:
+    seconds = sum(row.seconds or 0.0 for row in run.evaluations)
+    total = run.metrics[-1].wall_seconds if run.metrics else 0.0
+    if seconds <= 0 or total <= 0:
+        return []
+    return [Fact("evaluation", f"{100 * seconds / total:.1f} %", "of the time", "heldout_loss")]
+
+
+def _work(run: RunFolder) -> str:
+    gflops = run.run.model.gflops_per_image
+    return "" if gflops is None else f"{gflops:.3g} GFLOP an image"
+
+
+def _device(run: RunFolder) -> str:
+    return str(run.run.environment.get("device", "not recorded"))
+
+
+def _processes(num_processes: int) -> str:
+    return "" if num_processes == 1 else f"{num_processes} processes"

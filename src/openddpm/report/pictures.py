@@ -1,0 +1,117 @@
+"""Previews and training images as data URIs, within a budget of bytes."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from openddpm.analysis.text import count, significant
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import Weights
+from openddpm.report.series import images_at_steps
+
+BUDGET_BYTES = 1_000_000  # of all images together, as the text that stands in the page
+MAX_FRAMES = 60  # more cannot be told apart on a slider
+MAX_SHRUNK_FRAMES = 24  # shrinking takes time, and a live run does it again at every preview
+MIN_FRAMES = 12  # single images are shrunk until so many have room
+MAX_SIDE, MIN_SIDE = 1024, 192  # pixels of a shrunk image
+PIXEL_ART_RESOLUTION = 32  # up to here single pixels are the drawing, and smoothing would only blur it
+TRAINING_DATA_FILE = "training-data.png"
+WEIGHTS: tuple[Weights, Weights] = ("ema", "raw")
+
+Frame = dict[str, str | None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the film strip shows. A frame has `label`, and for ema and raw a data URI and a `_loss`, each maybe None."""
+
+    frames: list[Frame]
+    num_previews: int
+    kinds: list[str]
+    training_data: str | None
+    is_pixel_art: bool
+
+
+def embed_pictures(run: RunFolder) -> Pictures:
+    """Embed the previews of a run, thinned evenly to fit the budget, and a sample of its training data."""
+    limit = BUDGET_BYTES // (2 * min(MIN_FRAMES, len(run.previews)) + 3)  # the last frame counts twice
+    training_data = _data_uri(run.folder / "samples" / TRAINING_DATA_FILE, limit)
+    frames = thin_to_budget(_frames(run, limit), BUDGET_BYTES - len(training_data or ""))
+    return Pictures(
+        frames=frames,
+        num_previews=len(run.previews),
+        kinds=[weights for weights in WEIGHTS if any(frame[weights] for frame in frames)],
+        training_data=training_data,
+        is_pixel_art=run.run.dataset.resolution <= PIXEL_ART_RESOLUTION,
+    )
+
+
+def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
+    """Return the most frames, evenly chosen with the first and the last, whose images fit `budget` characters.
+
+    The last counts twice: it stands in the page as what is shown at first, and again among the frames.
+    """
+    for num_frames in range(len(frames), 2, -1):
+        chosen = evenly(frames, num_frames)
+        if sum(len(frame[weights] or "") for frame in [*chosen, chosen[-1]] for weights in WEIGHTS) <= budget:
+            return chosen
+    return evenly(frames, 2)
+
+
+def evenly(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` of `items`, at even distances, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def _frames(run: RunFolder, limit: int) -> list[Frame]:
+    """Return the frames to choose from, each with at least one readable image of at most `limit` characters."""
+    sizes = [_uri_length(path.stat().st_size) for one in run.previews for path in (one.ema, one.raw) if path]
+    previews = evenly(run.previews, MAX_FRAMES if max(sizes, default=0) <= limit else MAX_SHRUNK_FRAMES)
+    losses = {(row.step, row.weights): row.heldout_loss for row in run.evaluations}
+    frames = []
+    for preview, images in zip(previews, images_at_steps(run, [one.step for one in previews]), strict=True):
+        epoch = images / max(1, run.run.dataset.num_train)
+        frame: Frame = {"label": f"step {count(preview.step)} · {count(images)} images · epoch {epoch:.1f}"}
+        for weights, path in zip(WEIGHTS, (preview.ema, preview.raw), strict=True):
+            loss = losses.get((preview.step, weights))
+            frame[weights] = _data_uri(path, limit) if path else None
+            frame[f"{weights}_loss"] = None if loss is None else significant(loss)
+        if frame["ema"] or frame["raw"]:
+            frames.append(frame)
+    return frames
+
+
+def _data_uri(path: Path, limit: int) -> str | None:
+    """Return a PNG as a data URI of at most `limit` characters, as a smaller JPEG if need be; None if unreadable."""
+    try:
+        content, kind = path.read_bytes(), "png"
+        Image.open(BytesIO(content), formats=["PNG"]).verify()
+        if _uri_length(len(content)) > limit:
+            content, kind = _shrink(Image.open(BytesIO(content)).convert("RGB"), limit), "jpeg"
+    except Exception:  # missing, or damaged, on which Pillow's decoders raise errors of almost any kind
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _shrink(image: Image.Image, limit: int) -> bytes:
+    side = min(MAX_SIDE, max(image.size))
+    while True:
+        buffer = BytesIO()
+        image.thumbnail((side, side))
+        image.save(buffer, "JPEG", quality=82)
+        if _uri_length(buffer.tell()) <= limit or side <= MIN_SIDE:
+            return buffer.getvalue()
+        side = side * 3 // 4
+
+
+def _uri_length(num_bytes: int) -> int:
+    """Return the characters of a data URI of `num_bytes`: base64 makes 4 of 3, and its head comes first."""
+    return (num_bytes + 2) // 3 * 4 + len("data:image/jpeg;base64,")

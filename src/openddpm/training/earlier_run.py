@@ -1,0 +1,147 @@
+"""The run that is to be gone on with, and how far the one asked for may differ from it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from openddpm.analysis.text import number_of
+from openddpm.config import TrainConfig, config_differences, recorded_config
+from openddpm.data.store import ImageStore
+from openddpm.errors import UserError
+from openddpm.record.reader import read_run_record
+from openddpm.record.schema import RunRecord
+from openddpm.record.writer import RUN_FILE, RUN_FILES
+from openddpm.training.checkpoint import Checkpoint, load_checkpoint
+
+_FIXED = ("model", "resolution", "use_ema", "optimizer", "init_from", "zero_init_residuals", "prediction_type")
+"""Options that make the state what it is, or say what the weights of every checkpoint mean."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that is to be gone on with."""
+
+    record: RunRecord
+    checkpoint: Checkpoint | None
+    """None if it ended before its first checkpoint."""
+    config: TrainConfig
+    """To go on with: the one asked for, its global batch spread over the processes there are."""
+    changes: list[str]
+    """What is other than it was, a line each."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Steps and images done."""
+        return (self.checkpoint.scalars["step"], self.checkpoint.scalars["images_seen"]) if self.checkpoint else (0, 0)
+
+
+def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:
+    """Return the run to resume, or None to begin a new one in a folder that is free for it.
+
+    Raises:
+        UserError: the folder holds a run that is not to be touched, or that differs, or cannot be resumed.
+    """
+    folder = Path(config.output_dir)
+    resume = config.resume_from_checkpoint
+    if not (folder / RUN_FILE).exists():
+        taken = [name for name in RUN_FILES if _holds_something(folder / name)]
+        if resume not in (None, "latest"):
+            raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
+        if taken:
+            raise UserError(
+                f"'{folder}' is no run folder, but holds {', '.join(taken)}, which a run would replace",
+                "Choose another --output_dir, or move these away.",
+            )
+        return None
+    if resume is None and config.overwrite_output_dir:
+        return None
+    record = read_run_record(folder)
+    config, changes = _adapted(config, record, num_processes)
+    if resume is None:
+        raise UserError(
+            f"'{folder}' holds this run already ({record.status}, step {record.progress.step})",
+            f"Go on with it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
+        )
+    return Earlier(record, load_checkpoint(folder, record.run_id, resume), config, changes)
+
+
+def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tuple[TrainConfig, list[str]]:
+    """Return the config that keeps the run's global batch with another number of processes, and what differs.
+
+    Raises:
+        UserError: more differs than may.
+    """
+    recorded = recorded_config(record.config)
+    if config.resume_from_checkpoint and config.init_from is None:  # the checkpoint has the weights
+        config = config.model_copy(update={"init_from": recorded.init_from})
+    if config.max_minutes is not None:  # which were for planning it
+        length = {name: getattr(recorded, name) for name in ("max_train_steps", "num_epochs")}
+        config = config.model_copy(update={**length, "max_minutes": None})
+    num_micro_batches = recorded.gradient_accumulation_steps * record.num_processes
+    accumulation = num_micro_batches // num_processes
+    moved = []
+    if num_processes != record.num_processes:
+        moved = [f"number of processes: {num_processes}, but {record.num_processes} in the run"]
+    keeps_batch = num_micro_batches % num_processes == 0
+    if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
+        spread = {"gradient_accumulation_steps": accumulation}
+        config, recorded = config.model_copy(update=spread), recorded.model_copy(update=spread)
+    changed = config_differences(config, recorded)
+    if keeps_batch and not changed:
+        return config, moved
+    fits = all(getattr(config, name) == getattr(recorded, name) for name in _FIXED)
+    has_its_length = all(getattr(config, name) == getattr(recorded, name) for name in ("max_train_steps", "num_epochs"))
+    is_over = record.status == "finished" and config.resume_from_checkpoint == "latest" and has_its_length
+    if fits and config.accept_changes and not is_over:
+        return config, moved + changed
+    hint = "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
+    if is_over:
+        hint = (
+            f"It is finished, after {number_of(record.total_steps, 'step')}: give it more, such as --max_train_steps N."
+        )
+    if not fits:
+        names = " or ".join(f"--{name}" for name in _FIXED)
+        hint = f"Choose another --output_dir, or give the options of that run: its weights fit no other {names}."
+    if not config.resume_from_checkpoint:
+        hint += " Or replace it: --overwrite_output_dir."
+    listed = "\n".join(f"  {line}" for line in moved + changed)
+    raise UserError(f"'{config.output_dir}' holds a run with another config:\n{listed}", hint)
+
+
+def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
+    """Return `earlier`, other images among its changes where they are accepted.
+
+    Raises:
+        UserError: the images are not those of the run.
+    """
+    ours, theirs = store.sha256, earlier.record.dataset.sha256
+    if ours == theirs:
+        return earlier
+    found = f"the images are not those of the run: sha256 {ours[:12]}, {theirs[:12]} in the run"
+    channels = store.images.shape[1]
+    if channels != earlier.record.dataset.channels:
+        raise UserError(f"{found}, with {number_of(channels, 'channel')}", "Train on them in another --output_dir.")
+    if not earlier.config.accept_changes:
+        raise UserError(
+            found,
+            "Bring back the data set as it was, start a new run in another --output_dir, or add --accept_changes: "
+            "held-out images are then drawn anew, and some of them may have been trained on.",
+        )
+    return replace(earlier, changes=[*earlier.changes, f"images: sha256 {ours}, but {theirs} in the run"])
+
+
+def check_user_supplied(given: list[str], recorded: list[str]) -> None:
+    """Refuse to go on without what was given from Python, or with more of it.
+
+    Raises:
+        UserError: the parts are others.
+    """
+    if given != recorded:
+        raise UserError(
+            f"the run was trained with these parts given from Python: {', '.join(recorded) or 'none'}; "
+            f"this call gives: {', '.join(given) or 'none'}",
+            "Call train() with the same parts and resume_from_checkpoint='latest'.",
+        )
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

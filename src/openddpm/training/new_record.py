@@ -1,0 +1,153 @@
+"""What run.json says of a run that begins."""
+
+import platform
+import secrets
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from openddpm import __version__
+from openddpm.config import TrainConfig
+from openddpm.data.near_duplicates import NearDuplicates
+from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, Resumption, RunRecord
+from openddpm.training.earlier_run import Earlier
+from openddpm.training.plan import Plan
+from openddpm.training.timetable import Timetable
+
+ROLLBACK_FACTOR = 0.5  # assumed: of the learning rate, each time that a run goes back
+
+
+def new_record(
+    plan: Plan,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    unet: UNet2DModel,
+    gflops: float,
+    signal_left: float,
+    timetable: Timetable,
+    near: NearDuplicates | None,
+) -> RunRecord:
+    """Describe a run at step 0.
+
+    Args:
+        config: with the length of the run.
+        unet: may lie on the meta device.
+        gflops: of an image, forward and backward.
+    """
+    source, store, split = plan.source, plan.store, plan.split
+    return RunRecord(
+        run_id=secrets.token_hex(8),
+        name=Path(config.output_dir).resolve().name,
+        status="running",
+        created=now(),
+        seed=config.seed,
+        total_steps=timetable.total_steps,
+        num_processes=accelerator.num_processes,
+        config=config.model_dump(),
+        dataset=DatasetRecord(
+            source=source.name,
+            revision=source.revision,
+            split=source.split,
+            num_images=len(store.images),
+            num_train=len(split.train),
+            num_heldout=len(split.heldout),
+            resolution=config.resolution,
+            channels=plan.channels,
+            sha256=store.sha256,
+            num_near_duplicates=None if near is None else len(near.pairs),
+            num_compared=None if near is None else near.num_compared,
+        ),
+        model=ModelRecord(
+            num_parameters=unet.num_parameters(),
+            gflops_per_image=round(gflops, 3),
+            config=_plain(dict(unet.config)),
+            signal_left=signal_left,
+            init_from=plan.pretrained.record() if plan.pretrained else None,
+        ),
+        environment=_environment(accelerator),
+        progress=Progress(step=0, images_seen=0, epoch=0.0),
+        chosen_options=sorted(config.model_fields_set),
+        user_supplied=plan.objects.names,
+        evaluation=timetable.plan(),
+        previews=timetable.plan_of_previews(),
+    )
+
+
+def resumed_record(
+    earlier: Earlier, planned: RunRecord, step: int, images_seen: int, rolled_back_from: int | None
+) -> RunRecord:
+    """Return the record of a run that goes on at `step`.
+
+    Args:
+        planned: the run as it would be described if it began now.
+    """
+    record = earlier.record
+    is_same = planned.dataset.sha256 == record.dataset.sha256
+    source = (record if is_same else planned).dataset.source  # images that have moved are where they came from
+    resumption = Resumption(
+        step=step,
+        time=now(),
+        skipped_checkpoints=earlier.checkpoint.skipped if earlier.checkpoint else [],
+        changes=earlier.changes,
+        rolled_back_from=rolled_back_from,
+        learning_rate_factor=1.0 if rolled_back_from is None else ROLLBACK_FACTOR,
+    )
+    return record.model_copy(
+        update={
+            "status": "running",
+            "failure": None,
+            "failure_text": None,
+            "config": {**planned.config, "recipe": record.config.get("recipe")},
+            "environment": {**record.environment, "speed": planned.environment.get("speed")},
+            "seed": planned.seed,
+            "model": record.model.model_copy(update={"signal_left": planned.model.signal_left}),
+            "dataset": planned.dataset.model_copy(update={"source": source}),
+            "total_steps": planned.total_steps,
+            "num_processes": planned.num_processes,
+            "evaluation": planned.evaluation,
+            "previews": planned.previews,
+            "progress": Progress(step=step, images_seen=images_seen, epoch=images_seen / planned.dataset.num_train),
+            "resumptions": [*record.resumptions, resumption],
+        }
+    )
+
+
+def _environment(accelerator: Accelerator) -> dict[str, Any]:
+    device = accelerator.device
+    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device_type": device.type,
+        "num_processes": accelerator.num_processes,
+        "cpu_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {"openddpm": __version__, **{name: version(name) for name in packages}},
+    }
+
+
+def processor_name() -> str:
+    """Return the model of the CPU where the system tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """Return a UNet config as JSON types."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items() if not key.startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def now() -> str:
+    """Return the time, UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,107 @@
+"""What a run will be, before anything of it is built: its options, its images, and the run that it goes on with."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from openddpm.config import TrainConfig
+from openddpm.data.sources import ImageSource
+from openddpm.data.store import ImageStore, open_images
+from openddpm.data.stream import Split, Transform, split_heldout
+from openddpm.diffusion.pretrained import Pretrained
+from openddpm.diffusion.unet import unet_config
+from openddpm.diffusion.unet_checks import unwrapped_unet
+from openddpm.training.distributed import say
+from openddpm.training.earlier_run import Earlier, check_images, check_user_supplied, find_earlier_run
+from openddpm.training.initial_weights import remarks_on_start, weights_to_start_from
+from openddpm.training.pace import keep_threads
+from openddpm.training.performance import remarks_on_speed
+from openddpm.training.run_folder import check_output_folder
+from openddpm.training.same_start import check_same_images, check_same_start, processes_without_folder
+
+
+@dataclass(frozen=True)
+class UserObjects:
+    """What the caller gives from Python in place of options."""
+
+    dataset: Any = None
+    transform: Transform | None = None
+    unet: UNet2DModel | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of those that are given."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may begin, or go on: all that the caller can have got wrong has been checked."""
+
+    config: TrainConfig
+    """Of the run that is gone on with, where there is one."""
+    earlier: Earlier | None
+    objects: UserObjects
+    source: ImageSource
+    store: ImageStore
+    split: Split
+    structure: dict[str, Any]
+    """The UNet's config, where it is built anew."""
+    pretrained: Pretrained | None
+    """The weights to start from, where the run starts from some."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return int(self.store.images.shape[1])
+
+
+def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObjects) -> Plan:
+    """Return the plan of a run, cheap checks first. A collective call.
+
+    Raises:
+        UserError: for whatever in the config, the data or the output folder has to be fixed first.
+    """
+    without_folder = processes_without_folder(accelerator, Path(config.output_dir))
+    check_output_folder(config)
+    earlier = find_earlier_run(config, accelerator.num_processes)
+    remarks = check_same_start(accelerator, config, earlier, without_folder)  # the folder is as it was until all agree
+    if accelerator.is_main_process:
+        say(remarks)
+
+    unet = None if objects.unet is None else unwrapped_unet(objects.unet)
+    objects = UserObjects(objects.dataset, objects.transform, unet)
+    pretrained = weights_to_start_from(config, earlier, unet)
+    if earlier is None:
+        structure, data_options = {}, config
+        if unet is None and pretrained is None:
+            structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
+    else:  # a config file may have changed since, and a branch of the Hub moved on
+        check_user_supplied(objects.names, earlier.record.user_supplied)
+        if config.max_minutes is not None and accelerator.is_main_process:
+            say(["--max_minutes plans a run that begins: this one keeps the length that it has"])
+        config, structure = earlier.config, earlier.record.model.config
+        data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
+
+    source, store = open_images(data_options, objects.dataset, quiet=not accelerator.is_local_main_process)
+    if earlier is not None:
+        earlier = check_images(earlier, store)
+        keep_threads(earlier.record, accelerator)
+    check_same_images(accelerator, store.sha256, structure)
+    split = split_heldout(len(store.images), config.heldout_images, config.seed)
+    plan = Plan(config, earlier, objects, source, store, split, structure, pretrained)
+    if accelerator.is_main_process:
+        say(_remarks(plan, accelerator.device))
+    return plan
+
+
+def _remarks(plan: Plan, device: torch.device) -> list[str]:
+    """Return what there is to say of a plan, a sentence each."""
+    remarks = []
+    if plan.earlier is None:
+        remarks = remarks_on_start(plan.config, plan.structure, plan.objects.unet, plan.pretrained, plan.channels)
+    return remarks + remarks_on_speed(plan.config, device)

@@ -1,0 +1,156 @@
+"""The run folder: locked, found to be free, begun, and exported as a diffusers pipeline."""
+
+import os
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
+from filelock import FileLock, Timeout
+
+from openddpm.config import TrainConfig
+from openddpm.data.store import ImageStore
+from openddpm.data.stream import Split
+from openddpm.errors import UserError
+from openddpm.pictures import image_grid
+from openddpm.record.files import (
+    TEMPORARY,
+    remove_folder,
+    remove_leftovers,
+    replace_path,
+    unlink_held_lock,
+    write_atomically,
+)
+from openddpm.record.schema import BaselinesRecord, RunRecord
+from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
+from openddpm.training.earlier_run import Earlier
+from openddpm.training.state import TrainingState
+
+_PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
+
+
+class FolderLock:
+    """The run folder, made if need be, found to be writable, and locked against a second run.
+
+    Processes other than the main one claim nothing.
+
+    Raises:
+        UserError: not writable, or another run is at work in it.
+    """
+
+    def __init__(self, folder: Path, is_main: bool) -> None:
+        self._folder, self._is_new, self._lock = folder, False, FileLock(folder / ".lock")
+        if not is_main:
+            return
+        self._is_new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            hint = "Wait for it, or choose another --output_dir."
+            raise UserError(f"another run is at work in '{folder}' on {socket.gethostname()}", hint) from None
+        except OSError as error:
+            hint = "Choose a folder that you may write to."
+            raise UserError(f"cannot write to --output_dir '{folder}': {error.strerror}", hint) from None
+
+    def release(self) -> None:
+        """Unlock the folder; one that was made for a run that never began is removed again."""
+        if not self._lock.is_locked:
+            return
+        never_began = not (self._folder / RUN_FILE).exists()
+        if never_began:
+            unlink_held_lock(self._folder / ".lock")
+        self._lock.release()
+        if never_began and self._is_new:
+            with suppress(OSError):  # not empty
+                self._folder.rmdir()
+
+
+def remove_earlier_run(folder: Path) -> None:
+    """Remove the files that a run left in `folder`, and no others; without a run there, none."""
+    if not (folder / RUN_FILE).exists():
+        return
+    remove_checkpoints(folder)
+    for picture in (*(path for _, _, path in list_preview_files(folder)), folder / TRAINING_DATA_PICTURE):
+        picture.unlink(missing_ok=True)
+    for path in (folder / name for name in reversed(RUN_FILES)):  # run.json, which marks the others as ours, last
+        for inner in _PIPELINE_FILES.get(path.name, ()):
+            (path / inner).unlink(missing_ok=True)
+        if path.is_dir():
+            with suppress(OSError):  # files of others are in it
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_later_checkpoints(folder: Path, step: int) -> None:
+    """Remove checkpoints beyond `step`, so that `latest` means the history that is gone on with."""
+    for checkpoint in list_checkpoints(folder):
+        if checkpoint_step(checkpoint) > step:
+            remove_folder(checkpoint)
+
+
+def check_output_folder(config: TrainConfig) -> None:
+    """Refuse to write a run among the images that it is trained on.
+
+    Raises:
+        UserError: the data set and the run folder are the same.
+    """
+    if config.dataset and Path(config.dataset).resolve() == Path(config.output_dir).resolve():
+        hint = "Give the run a folder of its own with --output_dir."
+        raise UserError(f"--dataset and --output_dir are the same folder, '{config.dataset}'", hint)
+
+
+def begin_folder(
+    folder: Path,
+    earlier: Earlier | None,
+    run: RunRecord,
+    state: TrainingState,
+    store: ImageStore,
+    split: Split,
+    baselines: BaselinesRecord,
+) -> None:
+    """Leave in `folder` what a run in `state` has: nothing of an earlier run, or nothing of its own later steps."""
+    if earlier is None:
+        remove_earlier_run(folder)
+        writer = RunWriter(folder)
+        writer.write_run(run)  # first: without it the folder would be taken for another's
+    else:
+        remove_later_checkpoints(folder, state.step)
+        writer = RunWriter(folder)
+    remove_leftovers(folder)
+    writer.forget_after(state.step, state.evaluation_due)
+    writer.write_data(store.data)
+    writer.write_baselines(baselines)
+    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
+    image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)
+
+
+def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
+    """Write model_index.json, unet/ and scheduler/ with the EMA weights of `checkpoint` (raw ones without EMA).
+
+    The weights are a hard link to the checkpoint's file where the file system has them: no time, no space.
+    """
+    source = checkpoint / "ema.safetensors"
+    if not source.exists():
+        source = checkpoint / "unet.safetensors"
+    (run_folder / "unet").mkdir(exist_ok=True)
+    temporary = run_folder / "unet" / f".{WEIGHTS_FILE}{TEMPORARY}"
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    replace_path(temporary, run_folder / "unet" / WEIGHTS_FILE)
+    temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+    pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)
+    write_atomically(run_folder / "unet" / "config.json", unet.to_json_string())
+    write_atomically(run_folder / "scheduler" / "scheduler_config.json", scheduler.to_json_string())
+    write_atomically(run_folder / "model_index.json", pipeline.to_json_string())

@@ -1,0 +1,199 @@
+"""Fixed tuples, what is measured on them, and the baselines beside it."""
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from openddpm.config import TrainConfig
+from openddpm.data.store import ImageStore
+from openddpm.data.stream import Split, split_heldout
+from openddpm.diffusion.process import BANDS, DiffusionProcess
+from openddpm.evaluation import baselines as baselines_module
+from openddpm.evaluation.baselines import BaselineMeasurement
+from openddpm.evaluation.heldout import FixedSamples, HeldoutEvaluation, Levels
+from openddpm.record.schema import DataRecord
+
+CPU = torch.device("cpu")
+
+
+def smooth_images(count: int = 200, seed: int = 0) -> np.ndarray:
+    """Return blurred noise, (count, 3, 8, 8) uint8: smooth enough for a linear denoiser to do well."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 2, 2), dtype=np.uint8)
+    return coarse.repeat(4, axis=2).repeat(4, axis=3)
+
+
+class Case:
+    """An evaluation on images, with its baselines measured."""
+
+    def __init__(
+        self, cache: Path, images: np.ndarray, num_heldout: int = 40, includes_flips: bool = False, **options: Any
+    ) -> None:
+        self.process = DiffusionProcess(TrainConfig(**options), CPU)
+        self.split: Split = split_heldout(len(images), num_heldout, seed=0)
+        self.evaluation = HeldoutEvaluation(
+            images, self.split, self.process, CPU, 0, batch_size=16, num_fixed_samples=96
+        )
+        store = ImageStore(images, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
+        measurement = BaselineMeasurement(self.evaluation, store, self.split, self.process, includes_flips, 0, CPU)
+        self.record = measurement.measure(cache, quiet=True)
+
+
+def test_levels_weigh_bands_by_their_share_of_timesteps() -> None:
+    """Each band has as many tuples, and the weighted mean of any function of the timestep is its mean over all."""
+    snr = DiffusionProcess(TrainConfig(), CPU).snr().numpy()
+    levels = Levels.spread(snr, 960)
+    values = np.sqrt(np.arange(1000.0))
+    assert levels.mean(values[levels.timesteps]) == pytest.approx(values.mean(), rel=2e-3)
+    for band, (low, high) in BANDS.items():
+        inside = (snr >= low) & (snr < high)
+        chosen = (snr[levels.timesteps] >= low) & (snr[levels.timesteps] < high)
+        assert chosen.sum() == 320
+        assert levels.mean(values[levels.timesteps], band) == pytest.approx(values[inside].mean(), rel=5e-3)
+
+
+def test_levels_do_without_a_band_that_no_timestep_falls_into() -> None:
+    """A process of two timesteps has its mean over those two."""
+    levels = Levels.spread(np.array([100.0, 0.01], dtype=np.float32), 48)
+    assert levels.bands == ["detail"] * 4 + ["layout"] * 4
+    assert levels.mean(levels.timesteps.astype(float)) == 0.5
+    assert np.isnan(levels.mean(levels.timesteps.astype(float), "shape"))
+
+
+def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path) -> None:
+    """No noise predicted scores the zero baseline, in each group of timesteps, whatever the model calls its output."""
+    images = smooth_images()
+    case = Case(tmp_path, images)
+    row = case.evaluation.score(lambda noisy, _: torch.zeros_like(noisy), "ema", 1, 16)
+    np.testing.assert_allclose(row.by_timestep, case.record.zero, rtol=1e-5)
+    shares = np.array(case.record.shares)
+    assert row.heldout_loss == pytest.approx(shares @ case.record.zero, rel=1e-5)
+    assert row.skill == pytest.approx(1 - shares @ case.record.zero / (shares @ case.record.linear), rel=1e-5)
+    clean_predicting = Case(tmp_path, images, prediction_type="sample")
+    alphas = clean_predicting.process.scheduler.alphas_cumprod
+
+    def no_noise(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return noisy / alphas[timesteps].sqrt()[:, None, None, None]
+
+    converted = clean_predicting.evaluation.score(no_noise, "ema", 1, 16)
+    assert converted.heldout_loss == pytest.approx(row.heldout_loss, rel=1e-3)
+
+
+def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors that are a fixed share of the linear denoiser's, tuple by tuple, are that much skill, for certain."""
+    case = Case(tmp_path, smooth_images())
+    measured = case.evaluation.baselines
+    assert measured is not None and measured.heldout is not None
+    errors = {
+        case.evaluation.train: 0.5 * measured.train.linear,
+        case.evaluation.heldout: 0.7 * measured.heldout.linear,
+    }
+    monkeypatch.setattr(FixedSamples, "squared_errors", lambda tuples, *_: errors[tuples])
+    row = case.evaluation.score(lambda noisy, _: noisy, "ema", 1, 16)
+    assert (row.skill, row.train_skill) == (pytest.approx(0.3), pytest.approx(0.5))
+    assert row.skill_error == pytest.approx(0, abs=1e-9)
+    for number, band in enumerate(BANDS):
+        groups = slice(4 * number, 4 * number + 4)
+        assert row.bands[band].skill == pytest.approx(0.3)
+        assert row.bands[band].memorizing == pytest.approx(np.mean(case.record.memorizing_train[groups]))
+
+
+def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path) -> None:
+    """Both kinds meet the same noise at the same timesteps, and no image is in both."""
+    evaluation = Case(tmp_path, smooth_images()).evaluation
+    assert evaluation.heldout is not None
+    for ours, theirs in zip(evaluation.train.batches(16), evaluation.heldout.batches(16), strict=True):
+        assert torch.equal(ours[1], theirs[1]) and torch.equal(ours[2], theirs[2])
+        assert not torch.equal(ours[0], theirs[0])
+    assert not set(evaluation.train.indices) & set(evaluation.heldout.indices)
+
+
+def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: Path) -> None:
+    """Over twenty seeds, a fixed denoiser's skill scatters as its standard error says, within a factor of two."""
+    images = smooth_images(600)
+    split = split_heldout(600, 300, seed=0)
+    process = DiffusionProcess(TrainConfig(), CPU)
+    store = ImageStore(images, "sha", DataRecord(num_images=600, counts={}, images=[]))
+    skills, errors = [], []
+    for seed in range(20):
+        evaluation = HeldoutEvaluation(images, split, process, CPU, seed, 48, num_fixed_samples=48)
+        BaselineMeasurement(evaluation, store, split, process, False, seed, CPU).measure(tmp_path, quiet=True)
+        row = evaluation.score(lambda noisy, _: 0.9 * noisy, "ema", 1, 16)
+        assert row.skill is not None and row.skill_error is not None
+        skills.append(row.skill)
+        errors.append(row.skill_error)
+    assert 0.5 < np.std(skills, ddof=1) / np.mean(errors) < 2
+
+
+def test_weights_that_give_no_number_leave_nulls(tmp_path: Path) -> None:
+    """NaN and infinity become null, in a row that JSON can hold."""
+    row = Case(tmp_path, smooth_images()).evaluation.score(lambda noisy, _: noisy * float("nan"), "raw", 1, 16)
+    assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
+    json.dumps(row.model_dump(), allow_nan=False)
+
+
+def test_without_heldout_images_training_images_are_measured(tmp_path: Path) -> None:
+    """Bands, baselines and training skill are of the training tuples, and there is no held-out skill."""
+    case = Case(tmp_path, smooth_images(), num_heldout=0)
+    row = case.evaluation.score(lambda noisy, _: torch.zeros_like(noisy), "ema", 1, 16)
+    assert row.heldout_loss is None and row.skill is None and row.train_skill is not None
+    assert row.bands["shape"].skill is not None
+    assert case.record.memorizing_heldout == [] and case.record.linear == case.record.linear_train
+
+
+def test_baselines_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run reads them from the cache; another split, schedule or flips, or a damaged file, have them fitted."""
+    fits = []
+    fit = baselines_module.LinearDenoiser.fit
+    monkeypatch.setattr(baselines_module.LinearDenoiser, "fit", lambda *args: fits.append(1) or fit(*args))
+    first = Case(tmp_path, smooth_images()).record
+    assert Case(tmp_path, smooth_images()).record == first and len(fits) == 1
+    Case(tmp_path, smooth_images(), num_heldout=30)
+    Case(tmp_path, smooth_images(), beta_schedule="squaredcos_cap_v2")
+    Case(tmp_path, smooth_images(), includes_flips=True)
+    assert len(fits) == 4
+    for cached in (tmp_path / "baselines").iterdir():
+        cached.write_text('{"torn": ')  # or whole, but of something else:
+    whole = '{"errors": {}, "num_images_linear": 1, "num_images_memorizing": 1, "shrinkage": 0, "seconds": 1}'
+    next((tmp_path / "baselines").iterdir()).write_text(whole)
+    again = Case(tmp_path, smooth_images()).record
+    assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 5
+
+
+def test_baselines_never_see_heldout_images(tmp_path: Path) -> None:
+    """At little noise one that knows the set by heart is right on training images and badly wrong on held-out ones."""
+    record = Case(tmp_path, np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8), dtype=np.uint8)).record
+    assert record.memorizing_train[0] < 1e-6 and record.memorizing_heldout[0] > 10
+
+
+def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limits a part of the images stands for all; those of the training tuples are always known."""
+    monkeypatch.setattr(baselines_module, "MAX_LINEAR_IMAGES", 50)
+    monkeypatch.setattr(baselines_module, "MAX_MEMORIZING_VALUES", 10 * 3 * 8 * 8)
+    record = Case(tmp_path, smooth_images()).record
+    assert record.num_images_linear == 50 and 10 <= record.num_images_memorizing <= 10 + 96
+    assert record.memorizing_train[0] < 1e-6
+
+
+@pytest.mark.parametrize("num_heldout", [40, 0])
+def test_tuples_may_take_turns(num_heldout: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored in several turns, the last one smaller, each kind's tuples have the errors that they have all at once."""
+    whole = Case(tmp_path / "whole", smooth_images(), num_heldout).evaluation.baselines
+    monkeypatch.setattr(baselines_module, "MAX_SAMPLES_AT_A_TIME", 70)
+    in_turns = Case(tmp_path / "turns", smooth_images(), num_heldout).evaluation.baselines
+    assert whole is not None and in_turns is not None
+    assert (whole.heldout is None, in_turns.heldout is None) == (num_heldout == 0, num_heldout == 0)
+    for ours, theirs in zip(astuple(in_turns), astuple(whole), strict=True):
+        for found, expected in zip(ours or (), theirs or (), strict=True):
+            assert len(found) == 96
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_extreme_noise_levels_have_baselines(tmp_path: Path) -> None:
+    """A long cosine schedule, whose ends are beyond float32, gives finite baselines."""
+    record = Case(tmp_path, smooth_images(), num_train_timesteps=100_000, beta_schedule="squaredcos_cap_v2").record
+    json.dumps(record.model_dump(), allow_nan=False)

@@ -1,0 +1,105 @@
+"""What processes tell each other before a run begins, tried with threads in place of processes."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openddpm.errors import UserError
+from openddpm.training.same_start import check_same_images, check_same_start, processes_without_folder, said_by_all
+from tiny import tiny_config
+
+
+@dataclass
+class Process:
+    """One of several, which gathers as an Accelerator does."""
+
+    process_index: int
+    num_processes: int
+    barrier: threading.Barrier
+    said: dict[int, torch.Tensor]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether it is the first."""
+        return self.process_index == 0
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what all have given, by rank."""
+        self.said[self.process_index] = tensor
+        self.barrier.wait(60)
+        gathered = torch.cat([self.said[rank] for rank in range(self.num_processes)])
+        self.barrier.wait(60)
+        return gathered
+
+
+def by_all(number: int, act: Callable[[Any], Any]) -> list[Any]:
+    """Return what `act` returns or raises in each of so many processes."""
+    barrier, said = threading.Barrier(number), {}
+
+    def outcome(rank: int) -> Any:
+        try:
+            return act(Process(rank, number, barrier, said))
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(outcome, range(number)))
+
+
+def test_what_is_said_arrives() -> None:
+    """Every process hears the same, in the order of the ranks, whatever letters it has."""
+    words = [["ä\0 ", 1], {}, None]
+    assert by_all(3, lambda process: said_by_all(process, words[process.process_index])) == [words] * 3
+
+
+def test_who_sees_the_folder(tmp_path: Path) -> None:
+    """Processes that look elsewhere are named to all, and no file is left behind."""
+    folders = [tmp_path / name for name in ("shared", "shared", "own", "shared", "own", "own", "own", "own")]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    names = by_all(8, lambda process: processes_without_folder(process, folders[process.process_index]))
+    assert len(set(names)) == 1 and names[0].startswith("process 2 on '") and "and 1 more, unlike process 0" in names[0]
+    assert by_all(2, lambda process: processes_without_folder(process, folders[0])) == ["", ""]
+    assert [path for folder in folders for path in folder.iterdir()] == []
+
+
+def test_only_what_changes_the_numbers_has_to_agree(tmp_path: Path) -> None:
+    """A host may have its data set, cache and logs elsewhere; another seed is refused in all processes."""
+    ours, theirs = (
+        tiny_config(tmp_path, dataset=name, cache_dir=name, logging_dir=name, output_dir=name, seed=seed)
+        for name, seed in (("a", 0), ("b", 0))
+    )
+    other = theirs.model_copy(update={"seed": 3})
+    same = by_all(2, lambda process: check_same_start(process, (ours, theirs)[process.process_index], None, ""))
+    assert same == [[], []]
+    for error in by_all(
+        3, lambda process: check_same_start(process, (ours, theirs, other)[process.process_index], None, "")
+    ):
+        assert isinstance(error, UserError) and "seed: 3 in process 2 on '" in error.found
+
+
+def test_other_images_or_another_unet_are_refused() -> None:
+    """The same path may hold other files on another host: what is read there decides."""
+    assert by_all(2, lambda process: check_same_images(process, "0" * 64, {"sample_size": 8})) == [None, None]
+    for sha256, size in (("01", 8), ("00", 9)):
+        said = ("0" * 64, {"sample_size": 8}), (sha256 * 32, {"sample_size": size})
+        for error in by_all(2, lambda process, said=said: check_same_images(process, *said[process.process_index])):
+            assert isinstance(error, UserError) and "in process 1 on '" in error.found
+
+
+@pytest.mark.parametrize("options", [{"resume_from_checkpoint": "latest"}, {"max_rollbacks": 1}])
+def test_what_needs_a_shared_folder_is_refused_without(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Going on and going back read checkpoints in every process, so they need a folder that all see."""
+    config, name = tiny_config(tmp_path, **options), next(iter(options))
+    for error in by_all(2, lambda process: check_same_start(process, config, None, "process 1 on 'b'")):
+        assert isinstance(error, UserError) and f"--{name}" in error.found and "process 1 on 'b'" in error.found
+    plain = tiny_config(tmp_path)
+    for remarks in by_all(2, lambda process: check_same_start(process, plain, None, "process 1 on 'b'")):
+        assert len(remarks) == 1 and "process 1 on 'b'" in remarks[0]
