@@ -113,6 +113,11 @@ def step_split(results: Results) -> list[str]:
 
 
 def time_to_quality(results: Results) -> list[str]:
+    """Return how much sooner ours has the loss at which the plain loops end, with its figure."""
+    return [*sooner(results), "![held-out loss against seconds](pictures/time-to-quality.png)"]
+
+
+def sooner(results: Results) -> list[str]:
     """Return how much sooner ours has the loss at which the plain loops end."""
     names = {"copied": "with the bugs of the copied script", "plain": "without them"}
     lines = [
@@ -139,7 +144,6 @@ def time_to_quality(results: Results) -> list[str]:
         "either side. Seconds count from the first step on; evaluations are not counted, previews are. "
         f"Runs went {results['jobs']} at a time, each on cores of its own.",
         table(columns, lines),
-        "![held-out loss against seconds](pictures/time-to-quality.png)",
     ]
 
 
@@ -287,6 +291,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "Images a second, on a CPU": ("throughput-cpu.json", "make bench", throughput_cpu),
     "What a step of the demo takes": ("step-split.json", "python benchmarks/step_split.py", step_split),
     "Seconds until it has learned": ("time-to-quality.json", "make bench-quality", time_to_quality),
+    "The same on an AMD EPYC": ("time-to-quality-epyc.json", "make bench-quality", sooner),
+    "The same there, told to do without AVX-512 and bfloat16": (
+        "time-to-quality-epyc-avx2.json",
+        "ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 make bench-quality",
+        sooner,
+    ),
     "Sampling in fewer steps": ("sampling.json", "make bench", sampling),
     "As the data set grows": ("growth.json", "make bench-growth", growth),
     "Everything around": ("around.json", "make bench", around),
