@@ -136,8 +136,8 @@ BUGS = [
     Bug(
         "a checkpoint that does not wait for how the last step went",
         "training/loop.py",
-        "has_turn(training)):\n            update.settle()\n",
-        "has_turn(training)):\n",
+        "has_turn(state.step)):\n            update.settle()\n",
+        "has_turn(state.step)):\n",
         UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
     ),
     Bug(
@@ -199,7 +199,7 @@ BUGS = [
     Bug(
         "rows that are not synced before the checkpoint they lead to",
         "training/checkpointer.py",
-        "            self._before()\n",
+        "            recorder.sync_rows()\n",
         "",
         POWER_CUT,
     ),

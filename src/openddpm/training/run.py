@@ -17,7 +17,7 @@ from openddpm.evaluation.heldout import HeldoutEvaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.seeding import uniform
-from openddpm.training.checkpointer import Saver
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.performance import run_as_it_is
 from openddpm.training.recorder import Recorder
 from openddpm.training.run_folder import FolderLock
@@ -63,7 +63,7 @@ class Training(StepParts):
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
-    saver: Saver
+    checkpointer: Checkpointer
     lock: FolderLock
     was_finished: bool
     threads_before: int | None = None
@@ -86,7 +86,7 @@ class Training(StepParts):
 
     def close(self) -> None:
         """Leave the run folder to others, and the memory that compiled code takes."""
-        self.saver.close()
+        self.checkpointer.close()
         self.stream.close()
         self.lock.release()
         run_as_it_is(self.state.unet)
