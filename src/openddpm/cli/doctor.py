@@ -3,10 +3,13 @@
 import json
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from openddpm.cli.options import parse_train_config
+import tyro
+
+from openddpm.cli.options import parse_options
+from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,11 +29,18 @@ For programs:  --json prints one JSON object, and nothing else, on standard outp
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
+@dataclass
+class _OwnOptions:
+    """What is no option of training."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object in place of what people read."""
+
+
 def run(arguments: list[str]) -> int:
     """Examine the plan that `arguments` spell; returns 1 if an error was found."""
-    as_json = "--json" in arguments
-    options = [argument for argument in arguments if argument != "--json"]
-    config = parse_train_config(options, "openddpm doctor", _DESCRIPTION)
+    own, given = parse_options(arguments, "openddpm doctor", _DESCRIPTION, own=_OwnOptions)
+    config = TrainConfig(**given)
     if not config.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from rich.console import Console
@@ -40,7 +50,7 @@ def run(arguments: list[str]) -> int:
     console = Console(stderr=True, highlight=False)
     with console.status("") if console.is_terminal else nullcontext() as status:
         examination = examine(config, tell=lambda stage: status.update(stage) if status else console.print(stage))
-    if as_json:
+    if own.json:
         print(json.dumps(_as_json(examination)))
     else:
         _show(examination)

@@ -16,7 +16,7 @@ from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
 from openddpm.evaluation.heldout import HeldoutEvaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
-from openddpm.seeding import uniform
+from openddpm.seeding import Purpose, uniform
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.performance import run_as_it_is
 from openddpm.training.recorder import Recorder
@@ -41,7 +41,7 @@ class StepParts:
         """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
         config, num_timesteps = self.config, self.process.num_timesteps
         shape, device = (config.train_batch_size,), self.accelerator.device
-        draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
+        draws = uniform(shape, device, config.seed, Purpose.TIMESTEPS, self.state.step, micro_index)
         return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
 
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
