@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from openddpm.errors import UserError, closest
 from openddpm.other_names import answer
 from openddpm.recipes import RECIPES
+from openddpm.solvers import PreviewSolver
 
 LearningRateSchedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
@@ -176,7 +177,7 @@ class RunOptions(_Options):
     """Images in a preview."""
     num_inference_steps: int = Field(50, ge=1)
     """Steps of a preview."""
-    preview_solver: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
+    preview_solver: PreviewSolver = "ddim"
     """What previews are made with; the others need fewer steps than ddim for the same pictures."""
     logging_steps: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""

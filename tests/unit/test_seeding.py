@@ -8,7 +8,6 @@ import torch
 
 import openddpm
 from openddpm.seeding import (
-    Purpose,
     numpy_generator,
     seed_global_generators,
     standard_normal,

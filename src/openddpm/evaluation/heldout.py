@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
-from openddpm.diffusion.process import BANDS, DiffusionProcess
-from openddpm.diffusion.sampling import Denoiser
-from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.record.bands import BANDS, Band
+from openddpm.record.schema import BandScore, EvaluationRow, Weights
 from openddpm.seeding import Purpose, numpy_generator, standard_normal
 
 MAX_BATCH_SIZE = 64  # larger ones gain nothing

@@ -8,8 +8,9 @@ import torch
 
 from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
+from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.sampling import Denoiser, sample
+from openddpm.diffusion.sampling import sample
 from openddpm.pictures import image_grid
 from openddpm.record.files import write_atomically
 from openddpm.seeding import Purpose, standard_normal

@@ -11,7 +11,8 @@ from rich.console import Console
 from openddpm import __version__
 from openddpm.analysis.text import number_of
 from openddpm.data.stream import signed_unit_to_uint8
-from openddpm.diffusion.sampling import Denoiser, Solver, sample
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.sampling import sample
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.reader import read_run_record
@@ -19,6 +20,7 @@ from openddpm.sampling_run.folder import GRID_IMAGES, ImageFolder, Settings
 from openddpm.sampling_run.progress import SamplingProgress
 from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
 from openddpm.seeding import Purpose, standard_normal, torch_generator
+from openddpm.solvers import Solver
 
 DEFAULT_STEPS = 50
 
