@@ -30,8 +30,8 @@ class NoOptions:
     """What a command takes that has no options but those of `TrainConfig`."""
 
 
-def parse_train_config(arguments: list[str], program: str = "openddpm train") -> TrainConfig:
-    """Return the config that `arguments` of `program` spell, with underscores or hyphens alike.
+def parse_train_config(arguments: list[str]) -> TrainConfig:
+    """Return the config that `arguments` of `openddpm train` spell, with underscores or hyphens alike.
 
     tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
 
@@ -39,7 +39,7 @@ def parse_train_config(arguments: list[str], program: str = "openddpm train") ->
         UserError: unknown recipe, values out of range, or options by the names that other scripts have for them.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
-    return TrainConfig(**parse_options(arguments, program, _DESCRIPTION)[1])
+    return TrainConfig(**parse_options(arguments, "openddpm train", _DESCRIPTION)[1])
 
 
 def parse_options(
@@ -64,10 +64,10 @@ def parse_options(
         SystemExit: as `parse_train_config`.
     """
     names = [name for group in groups.values() for name in group.model_fields if name not in without]
-    refuse_other_names(arguments, [*names, *own.__dataclass_fields__], f"{program} --help")
+    _refuse_other_names(arguments, [*names, *own.__dataclass_fields__], f"{program} --help")
     if defaults is None:
         recipe, _ = tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False)
-        defaults = TrainConfig(**recipe if "recipe" in names else {})
+        defaults = TrainConfig(**recipe)
     fields = [
         (title, tyro.conf.OmitArgPrefixes[_parsable(group, defaults, without)], dataclasses.field())  # type: ignore[misc]
         for title, group in groups.items()
@@ -78,7 +78,7 @@ def parse_options(
     return parsed, {name: value for title in groups for name, value in getattr(parsed, title).items()}
 
 
-def refuse_other_names(arguments: list[str], known: Collection[str], see: str = "openddpm train --help") -> None:
+def _refuse_other_names(arguments: list[str], known: Collection[str], see: str) -> None:
     """Answer options by the names that other scripts have for them, all at once.
 
     Raises:
