@@ -47,7 +47,7 @@ def parse_options(
     program: str,
     description: str,
     defaults: TrainConfig | None = None,
-    own: type = NoOptions,
+    own: type[Any] = NoOptions,
     groups: dict[str, Any] = OPTION_GROUPS,
     without: Collection[str] = (),
 ) -> tuple[Any, dict[str, Any]]:
@@ -64,7 +64,7 @@ def parse_options(
         SystemExit: as `parse_train_config`.
     """
     names = [name for group in groups.values() for name in group.model_fields if name not in without]
-    _refuse_other_names(arguments, [*names, *own.__dataclass_fields__], f"{program} --help")
+    _refuse_other_names(arguments, [*names, *(field.name for field in dataclasses.fields(own))], f"{program} --help")
     if defaults is None:
         recipe, _ = tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False)
         defaults = TrainConfig(**recipe)
