@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import typing
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Annotated, Any, TypedDict
 
 import tyro
@@ -66,8 +67,7 @@ def parse_options(
     names = [name for group in groups.values() for name in group.model_fields if name not in without]
     _refuse_other_names(arguments, [*names, *(field.name for field in dataclasses.fields(own))], f"{program} --help")
     if defaults is None:
-        recipe, _ = tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False)
-        defaults = TrainConfig(**recipe)
+        defaults = TrainConfig(**_recipe_among(arguments))
     fields = [
         (title, tyro.conf.OmitArgPrefixes[_parsable(group, defaults, without)], dataclasses.field())  # type: ignore[misc]
         for title, group in groups.items()
@@ -76,6 +76,13 @@ def parse_options(
     options.__doc__ = description
     parsed: Any = tyro.cli(options, args=arguments, prog=program, use_underscores=True)
     return parsed, {name: value for title in groups for name, value in getattr(parsed, title).items()}
+
+
+def _recipe_among(arguments: list[str]) -> _Recipe:
+    """Return the recipe that `arguments` name, if they do; what is wrong with them is found by who parses them all."""
+    with suppress(SystemExit):
+        return tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False)[0]
+    return {}
 
 
 def _refuse_other_names(arguments: list[str], known: Collection[str], see: str) -> None:
