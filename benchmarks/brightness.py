@@ -14,13 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import diffusers
 import torch
 from diffusers import DDIMScheduler
 from origin import origin, write_results
 
 from openddpm.config import ModelOptions
+from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.sampling import _FEW_STEPS, _SOLVERS, Denoiser, Solver, _clip, sample
+from openddpm.diffusion.sampling import _clip, sample
+from openddpm.solvers import SOLVERS, Solver
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 NUM_TIMESTEPS = (100, 200, 500, 1000)
@@ -115,8 +118,9 @@ def sample_as_diffusers(
     denoise: Denoiser, images: torch.Tensor, config: Any, way: Way, generator: torch.Generator, spacing: str
 ) -> torch.Tensor:
     """Return samples at timesteps as diffusers spaces them, by `spacing` or, for two solvers, by Karras et al."""
-    few_steps = {"thresholding": True, "use_karras_sigmas": True} if way.solver in _FEW_STEPS else {}
-    scheduler = _SOLVERS[way.solver].from_config(config, timestep_spacing=spacing, **few_steps)
+    traits = SOLVERS[way.solver]
+    few_steps = {"thresholding": True, "use_karras_sigmas": True} if traits.takes_few_steps else {}
+    scheduler = getattr(diffusers, traits.scheduler).from_config(config, timestep_spacing=spacing, **few_steps)
     scheduler.set_timesteps(way.num_steps)
     if few_steps:
         scheduler.set_begin_index(0)

@@ -3,7 +3,8 @@
     python benchmarks/checkpoints.py --output_dir runs/checkpoints --results benchmarks/checkpoints.json
 
 Trains the default UNet (231 million parameters; 12 GB of memory, 15 GB of disk) on tiny images, so that steps are
-affordable, and then the demo, each with the loop, the saver and the checkpoints of the product. Let nothing else run.
+affordable, and then the demo, each with the loop, the checkpointer and the checkpoints of the product. Let nothing
+else run.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from origin import origin
 from openddpm.config import RunOptions, TrainConfig
 from openddpm.record.schema import MetricsRow
 from openddpm.training import checkpoint, loop
-from openddpm.training.checkpointer import Saver
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.observer import Observer
 from openddpm.training.setup import prepare
 
@@ -108,9 +109,10 @@ def measure(config: TrainConfig, images: Any) -> dict[str, Any]:
     training = prepare(config, dataset=images, observers=[times])
     parameters = sum(parameter.numel() for parameter in training.state.unet.parameters())
     with (
-        patch.object(loop, "save", timed(loop.save, times.stalls)),
-        patch.object(Saver, "_copy", timed(Saver._copy, times.copies)),
-        patch.object(Saver, "_save", timed(Saver._save, times.writes)),
+        patch.object(Checkpointer, "save", timed(Checkpointer.save, times.stalls)),
+        patch.object(Checkpointer, "save_last", timed(Checkpointer.save_last, times.stalls)),
+        patch.object(Checkpointer, "_copy", timed(Checkpointer._copy, times.copies)),
+        patch.object(Checkpointer, "_write", timed(Checkpointer._write, times.writes)),
     ):
         start = time.perf_counter()
         loop.fit(training)

@@ -34,7 +34,8 @@ from sampling import FEW_STEPS, dataset_images
 from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
-from openddpm.diffusion.sampling import Denoiser, sample
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.sampling import sample
 from openddpm.evaluation.heldout import FixedSamples
 from openddpm.record.reader import read_run_folder
 from openddpm.sampling_run import open_run, starting_noise
@@ -62,7 +63,7 @@ DATA: dict[str, tuple[dict[str, Any], int]] = {  # options, images to train on
     "digits-8": ({"resolution": 8}, 16_000),
     "own-32": ({"resolution": 32}, 8_000),
 }
-TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "FIXED_SAMPLE_COUNTS": (288,), "MIN_EVALUATIONS": 1}
+TIMETABLE: dict[str, Any] = {"MAX_SHARE_OF_TIME": 0.05, "FIXED_SAMPLE_COUNTS": (288,), "ENOUGH_EVALUATIONS": 1}
 NUM_SAMPLES, SAMPLED_AT_ONCE, NUM_REFERENCE = 256, 64, 2048
 RATE_ROUNDS = 24
 EQUAL_TIME = "equal-time"  # folder of such runs and their results

@@ -20,11 +20,12 @@ from PIL import Image
 from openddpm.config import recorded_config
 from openddpm.data.store import open_images
 from openddpm.data.stream import signed_unit_to_uint8
-from openddpm.diffusion.sampling import Solver, sample
+from openddpm.diffusion.sampling import sample
 from openddpm.pictures import image_grid
 from openddpm.record.reader import read_run_record
 from openddpm.sampling_run import open_run, starting_noise
 from openddpm.seeding import numpy_generator
+from openddpm.solvers import Solver
 
 REFERENCE: tuple[Solver, int] = ("ddim", 50)
 CANDIDATES: tuple[tuple[Solver, int], ...] = (

@@ -29,7 +29,7 @@ from time_to_quality_figure import draw_figure
 
 from openddpm import api
 from openddpm.config import TrainConfig
-from openddpm.diffusion.sampling import denoiser
+from openddpm.diffusion.denoiser import denoiser
 from openddpm.record.schema import EvaluationRow, RunRecord
 from openddpm.training import setup
 from openddpm.training.observer import Observer
@@ -87,7 +87,7 @@ def _config(given: argparse.Namespace, name: str, seed: int) -> TrainConfig:
     )
     if given.total_images is None:
         return config
-    steps = given.total_images // (config.train_batch_size * config.gradient_accumulation_steps)
+    steps = given.total_images // config.global_batch_size(num_processes=1)
     return config.model_copy(update={"max_train_steps": steps})
 
 
@@ -196,7 +196,7 @@ def train_plain(name: str, config: TrainConfig) -> list[Point]:
 
 def _total_images(config: TrainConfig) -> int:
     assert config.max_train_steps is not None
-    return config.max_train_steps * config.train_batch_size * config.gradient_accumulation_steps
+    return config.max_train_steps * config.global_batch_size(num_processes=1)
 
 
 def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from openddpm.errors import UserError, closest
 from openddpm.other_names import answer
 from openddpm.recipes import RECIPES
+from openddpm.solvers import PreviewSolver
 
 LearningRateSchedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
@@ -176,7 +177,7 @@ class RunOptions(_Options):
     """Images in a preview."""
     num_inference_steps: int = Field(50, ge=1)
     """Steps of a preview."""
-    preview_solver: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
+    preview_solver: PreviewSolver = "ddim"
     """What previews are made with; the others need fewer steps than ddim for the same pictures."""
     logging_steps: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
@@ -214,10 +215,7 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
             recipe = data["recipe"]
             if recipe not in RECIPES:
                 errors.append(f"unknown recipe '{recipe}'; {closest(recipe, list(RECIPES))}")
-            options = dict(RECIPES.get(recipe, {}))
-            if "num_epochs" in data or data.get("max_minutes") is not None:
-                options.pop("max_train_steps", None)  # which would win over the epochs or minutes asked for
-            data = {**options, **data}
+            data = _with_given(RECIPES.get(recipe, {}), data)
         try:
             config = handler(data)
         except ValidationError as error:
@@ -257,16 +255,21 @@ NEUTRAL_OPTIONS = frozenset(
 
 def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
     """Return the config that run.json holds, whatever has become of its recipe since, with `changes`."""
-    return TrainConfig(**{**values, "recipe": None, **changes})
+    return TrainConfig(**_with_given({**values, "recipe": None}, changes))
 
 
 def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
     """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
     going_on: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
     going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one session, not to all that follow
-    if "num_epochs" in changes or changes.get("max_minutes") is not None:
-        going_on["max_train_steps"] = None  # which would win over the epochs or minutes asked for
-    return recorded_config(values, **{**going_on, **changes})
+    return recorded_config({**values, **going_on}, **changes)
+
+
+def _with_given(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the `values` of a recipe or of a run with those that are `given` beside it, which win."""
+    if "num_epochs" in given or given.get("max_minutes") is not None:
+        values = {name: value for name, value in values.items() if name != "max_train_steps"}  # which would win
+    return {**values, **given}
 
 
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:

@@ -7,23 +7,67 @@ run repeats exactly on the kind of device it was made on.
 """
 
 import hashlib
+from enum import StrEnum
 
 import numpy as np
 import torch
 
 
-def stream_key(seed: int, purpose: str, *counters: int) -> int:
+class Purpose(StrEnum):
+    """What random numbers are drawn for: each purpose has streams of its own. Another word gives other numbers."""
+
+    HELDOUT = "heldout"
+    """Which images are held out."""
+    ORDER = "order"
+    """Order of the training images, by epoch."""
+    FLIP = "flip"
+    """Which images of a micro-batch are mirrored, by step and micro-batch."""
+    TRANSFORM = "transform"
+    """What a user-supplied transform draws from torch's global generators, by step and micro-batch."""
+    NOISE = "noise"
+    """Noise of training, by step and micro-batch."""
+    TIMESTEPS = "timesteps"
+    """Timesteps of training, by step and micro-batch."""
+    DROPOUT = "dropout"
+    """What the UNet draws in training from torch's global generators, by step and micro-batch."""
+    INITIAL_WEIGHTS = "initial weights"
+    """Weights of a UNet that begins from none."""
+    TRAINING_SAMPLES = "training tuples"
+    """Which training images become fixed samples."""
+    TRAINING_LEVELS = "training levels"
+    """Which of these meets which noise level."""
+    HELDOUT_SAMPLES = "held-out tuples"
+    """Which held-out images become fixed samples."""
+    HELDOUT_LEVELS = "held-out levels"
+    """Which of these meets which noise level."""
+    EVALUATION_NOISE = "evaluation noise"
+    """Noise of the fixed samples, by their number."""
+    BASELINES = "baselines"
+    """Which training images the baselines are fitted on."""
+    PREVIEW = "preview"
+    """Noise that previews begin with."""
+    DATA_STATISTICS = "measured training images"
+    """Which training images samples are compared with."""
+    DATA_GROUPS = "groups of training images"
+    """Groups of these, as many as there are samples, that show what chance alone does."""
+    SAMPLE = "sample"
+    """Noise that `openddpm sample` begins with, by the number of the image."""
+    SAMPLE_STEPS = "sample steps"
+    """Noise that a solver adds at each of its steps, by the number of the image."""
+
+
+def stream_key(seed: int, purpose: Purpose, *counters: int) -> int:
     """Return the 128-bit key of one stream; equal arguments give equal keys on every machine."""
     text = "/".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
 
-def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+def numpy_generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
     """Return NumPy's Philox generator at the start of a stream (Salmon et al., 2011)."""
     return np.random.Generator(np.random.Philox(key=stream_key(seed, purpose, *counters)))
 
 
-def torch_generator(device: torch.device, seed: int, purpose: str, *counters: int) -> torch.Generator:
+def torch_generator(device: torch.device, seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
     """Return a generator on `device` at the start of a stream."""
     generator = torch.Generator(device)
     generator.manual_seed(stream_key(seed, purpose, *counters) & (2**63 - 1))
@@ -31,7 +75,7 @@ def torch_generator(device: torch.device, seed: int, purpose: str, *counters: in
 
 
 def standard_normal(
-    shape: tuple[int, ...], device: torch.device, seed: int, purpose: str, *counters: int
+    shape: tuple[int, ...], device: torch.device, seed: int, purpose: Purpose, *counters: int
 ) -> torch.Tensor:
     """Return float32 draws from N(0, 1) of `shape` on `device`."""
     if device.type == "cpu":
@@ -40,13 +84,13 @@ def standard_normal(
     return torch.randn(shape, device=device, generator=torch_generator(device, seed, purpose, *counters))
 
 
-def uniform(shape: tuple[int, ...], device: torch.device, seed: int, purpose: str, *counters: int) -> torch.Tensor:
+def uniform(shape: tuple[int, ...], device: torch.device, seed: int, purpose: Purpose, *counters: int) -> torch.Tensor:
     """Return float32 draws from [0, 1) of `shape` on `device`."""
     if device.type == "cpu":
         return torch.from_numpy(numpy_generator(seed, purpose, *counters).random(shape, dtype=np.float32))
     return torch.rand(shape, device=device, generator=torch_generator(device, seed, purpose, *counters))
 
 
-def seed_global_generators(seed: int, purpose: str, *counters: int) -> None:
+def seed_global_generators(seed: int, purpose: Purpose, *counters: int) -> None:
     """Set torch's global generators, which dropout and callers' own transforms draw from."""
     torch.manual_seed(stream_key(seed, purpose, *counters) & (2**63 - 1))

@@ -24,7 +24,7 @@ def test_a_sound_plan(cli: Cli, flags: Flags, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.out + outcome.err
     assert "Traceback" not in outcome.err
     assert "memorizing one batch" in outcome.err
-    assert outcome.out.splitlines()[-2].startswith("no fault found")
+    assert outcome.out.splitlines()[-2].startswith("no error found")
     assert outcome.out.splitlines()[-1] == "next: openddpm train, with the same options"
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -9,8 +10,10 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
 from apple_stand_in import apple_gpu
 from openddpm.config import ModelOptions, TimestepSampling
+from openddpm.diffusion.denoiser import denoiser
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
-from openddpm.diffusion.sampling import _CLIPPING, _SOLVERS, Solver, _clip, denoiser, inference_timesteps, sample
+from openddpm.diffusion.sampling import _CLIPPING, _clip, inference_timesteps, sample
+from openddpm.solvers import SOLVERS, Solver
 from tiny import TINY_UNET
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -174,7 +177,7 @@ def test_no_solver_blows_up(solver: Solver) -> None:
 @pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
 def test_clipping_is_diffusers_thresholding(solver: Solver) -> None:
     """Estimates of x_0 inside [-1, 1] and far outside come out as diffusers' dynamic thresholding leaves them."""
-    scheduler = _SOLVERS[solver].from_config(_process().scheduler.config, **_CLIPPING)
+    scheduler = getattr(diffusers, SOLVERS[solver].scheduler).from_config(_process().scheduler.config, **_CLIPPING)
     for scale in (0.1, 1.0, 30.0):
         images = scale * torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
         assert torch.equal(scheduler._threshold_sample(images), _clip(images))

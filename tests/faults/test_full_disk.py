@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-import openddpm.training.checkpointer as saver
-import openddpm.training.checkpointer as saving
 from fault_injection import Site, Tally, fork, tally_of, watch
 from openddpm.cli.main import main
+from openddpm.training import checkpointer
 from openddpm.training.checkpoint import list_checkpoints
 from openddpm.training.recorder import Recorder
 from same_run import differences, leftovers, published_faults
@@ -91,7 +90,8 @@ def run_on_disk(site: Site, name: str, command: list[str], ballast: Ballast) -> 
     disk.mkdir(parents=True)
 
     def impatient() -> int:
-        saver.RETRY_SECONDS, saver.LAST_RETRY_SECONDS, saving.PATIENCE_SECONDS = 0.05, 0.05, 1.0
+        checkpointer.RETRY_SECONDS, checkpointer.LAST_RETRY_SECONDS = 0.05, 0.05
+        checkpointer.PATIENCE_SECONDS = 1.0
         warned = Recorder.warned
         Recorder.warned = lambda self, text: (ballast.tell(f"warned {text}", 0), warned(self, text))[1]  # type: ignore
         watch(site.folder, ballast.tell)

@@ -44,7 +44,7 @@ BUGS = [
     Bug(
         "noise from the global generator, which previews reset",
         "training/loop.py",
-        'noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)',
+        "noise = standard_normal(tuple(images.shape), device, seed, Purpose.NOISE, step, micro_index)",
         "noise = torch.randn(images.shape)",
         PLAIN_LOOP + "test_no_two_steps_share_their_noise",
     ),
@@ -136,8 +136,8 @@ BUGS = [
     Bug(
         "a checkpoint that does not wait for how the last step went",
         "training/loop.py",
-        "has_turn(training)):\n            update.settle()\n",
-        "has_turn(training)):\n",
+        "has_turn(state.step)):\n            update.settle()\n",
+        "has_turn(state.step)):\n",
         UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
     ),
     Bug(
@@ -199,7 +199,7 @@ BUGS = [
     Bug(
         "rows that are not synced before the checkpoint they lead to",
         "training/checkpointer.py",
-        "            self._before()\n",
+        "            recorder.sync_rows()\n",
         "",
         POWER_CUT,
     ),
@@ -220,8 +220,8 @@ BUGS = [
     Bug(
         "training tuples with a noise of their own",
         "evaluation/heldout.py",
-        '"evaluation noise", n)',
-        '"evaluation noise", n + len(self._images) * int(self.indices[0]))',
+        "Purpose.EVALUATION_NOISE, n)",
+        "Purpose.EVALUATION_NOISE, n + len(self._images) * int(self.indices[0]))",
         HELDOUT + "test_training_and_heldout_tuples_differ_by_their_images_alone",
     ),
     Bug(

@@ -31,7 +31,7 @@ import openddpm.cli.train
 import openddpm.report
 from openddpm.cli.main import main
 from openddpm.training import checkpoint, checkpointer, setup
-from openddpm.training.checkpointer import Saver
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.loop import TrainResult
 from openddpm.training.pace import Pace
 from openddpm.training.run import Training
@@ -208,7 +208,7 @@ def watch(folder: Path, tell: Tell) -> None:
     setup.measure_pace = lambda parts: Pace(1.0)
     saves = itertools.count(1)
     here = threading.local()
-    save, fsync, save_file = Saver._save, os.fsync, checkpoint.save_file
+    write, fsync, save_file = Checkpointer._write, os.fsync, checkpoint.save_file
 
     def announce(what: str) -> None:
         tell(what, getattr(here, "save", 0))
@@ -219,10 +219,10 @@ def watch(folder: Path, tell: Tell) -> None:
             if not path.startswith("/") or path.startswith(str(folder)):  # relative: rmtree's, to an open folder
                 announce(f"{event} {_short(path)}{f' {arguments[1]}' if event == 'open' and arguments[1] else ''}")
 
-    def saving(self: Saver, *arguments: Any) -> Any:
+    def saving(self: Checkpointer, *arguments: Any) -> Any:
         here.save = next(saves)
         try:
-            outcome = save(self, *arguments)
+            outcome = write(self, *arguments)
             announce("save done")
             return outcome
         finally:
@@ -241,7 +241,8 @@ def watch(folder: Path, tell: Tell) -> None:
         if isinstance(module, torch.nn.Conv2d):
             announce("forward")
 
-    Saver._save, os.fsync, checkpoint.save_file = saving, syncing, saving_file  # type: ignore[method-assign]
+    Checkpointer._write, os.fsync = saving, syncing  # type: ignore[method-assign]
+    checkpoint.save_file = saving_file
     register_module_forward_pre_hook(forward)
     register_optimizer_step_pre_hook(lambda *_: announce("optimizer"))
     register_optimizer_step_post_hook(lambda *_: announce("optimizer done"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from openddpm.config import NEUTRAL_OPTIONS, OPTION_GROUPS, TrainConfig, config_differences
+from openddpm.config import NEUTRAL_OPTIONS, OPTION_GROUPS, TrainConfig, config_differences, resuming_config
 from openddpm.errors import UserError
 from openddpm.recipes import RECIPES
 
@@ -154,3 +154,16 @@ def test_differences_name_what_changes_numbers() -> None:
     ours = TrainConfig(learning_rate=1e-3, output_dir="there", checkpointing_steps=7, hub_token="x")
     assert config_differences(ours, TrainConfig()) == ["learning_rate: 0.001, but 0.0001 in the run"]
     assert set(TrainConfig.model_fields) >= NEUTRAL_OPTIONS
+
+
+@pytest.mark.parametrize("given", [{"num_epochs": 3}, {"max_minutes": 2}])
+def test_epochs_or_minutes_beat_the_steps_of_recipe_and_run(given: dict[str, Any]) -> None:
+    """Epochs or minutes that are given decide over the steps of a recipe or of the run that goes on, but for steps."""
+    run = TrainConfig(max_train_steps=7).model_dump()
+    configs = [TrainConfig(recipe="avatars-16", **given), resuming_config(run, "run", **given)]
+    assert [config.max_train_steps for config in configs] == [None, None]
+    assert not any("max_train_steps" in config.model_fields_set for config in configs)
+    both = {"num_epochs": 3, "max_train_steps": 9}
+    configs = [TrainConfig(recipe="avatars-16", **both), resuming_config(run, "run", **both)]
+    assert [config.max_train_steps for config in configs] == [9, 9]
+    assert resuming_config(run, "run").max_train_steps == 7

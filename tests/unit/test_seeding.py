@@ -1,9 +1,12 @@
+import ast
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import openddpm
 from openddpm.seeding import (
     numpy_generator,
     seed_global_generators,
@@ -99,6 +102,23 @@ def test_global_generators_can_be_keyed() -> None:
         draws.append(torch.rand(4).tolist())
     torch.set_rng_state(state)
     assert draws[0] == draws[2] != draws[1]
+
+
+def test_every_stream_has_a_listed_purpose() -> None:
+    """No call in the source spells a purpose as a string of its own."""
+    functions = {"stream_key", "numpy_generator", "torch_generator", "standard_normal", "uniform"}
+    functions |= {"seed_global_generators", "_keyed_permutation"}
+    num_calls, spelled = 0, []
+    for path in Path(openddpm.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in functions:
+                num_calls += 1
+                given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                spelled += [
+                    f"{path.name}:{call.lineno}" for one in given if isinstance(one, ast.JoinedStr | ast.Constant)
+                ]
+    assert num_calls > 15
+    assert spelled == []
 
 
 @pytest.mark.gpu

@@ -43,11 +43,6 @@ def check_plan(run: RunRecord, data: DataRecord | None) -> list[Finding]:
     return by_severity(findings)
 
 
-def global_batch_size(run: RunRecord) -> int:
-    """Return the images that a step consumes, over all processes and accumulation steps."""
-    return int(run.config["train_batch_size"] * run.config["gradient_accumulation_steps"] * run.num_processes)
-
-
 def count_previews(run: RunRecord) -> int:
     """Return how often the run makes previews: as planned, or after each step that ends epochs; and after the last."""
     every = run.config["save_images_epochs"]
@@ -55,7 +50,7 @@ def count_previews(run: RunRecord) -> int:
         return 1 + len(run.previews.steps if run.previews else [])
     total_images, images_per_preview = _total_images(run), run.dataset.num_train * every
     num_ended = total_images // images_per_preview
-    last_ends_none = num_ended == (total_images - global_batch_size(run)) // images_per_preview
+    last_ends_none = num_ended == (total_images - run.global_batch_size) // images_per_preview
     return min(run.total_steps, num_ended + last_ends_none)
 
 
@@ -67,7 +62,7 @@ def preview_cost(run: RunRecord) -> float:
 
 
 def _total_images(run: RunRecord) -> int:
-    return run.total_steps * global_batch_size(run)
+    return run.total_steps * run.global_batch_size
 
 
 def _model(run: RunRecord) -> Iterator[Finding]:
@@ -185,7 +180,7 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
 
 
 def _batch(run: RunRecord) -> Iterator[Finding]:
-    batch, num_train = global_batch_size(run), run.dataset.num_train
+    batch, num_train = run.global_batch_size, run.dataset.num_train
     if batch < min(SMALL_BATCH, num_train):
         yield Finding(
             "batch_size",

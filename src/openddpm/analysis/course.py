@@ -12,7 +12,7 @@ from openddpm.record.schema import BaselinesRecord, EvaluationRow, MetricsRow, R
 Column = NDArray[np.float64]
 
 RECENT = 3.0  # a trend is read off the evaluations since a third of the images so far
-MIN_TREND_POINTS = 4
+MIN_TREND_POINTS = 4  # evaluations; assumed: fewer show no trend
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openddpm.analysis.course import RECENT, Course, fit_trend
+from openddpm.analysis.course import MIN_TREND_POINTS, RECENT, Course, fit_trend
 from openddpm.analysis.text import number_of, signed, significant
 from openddpm.record.schema import Evidence, VerdictCode, Weights
 
@@ -104,7 +104,7 @@ def _replayed_noise(course: Course) -> Symptom | None:
     is_comparable = (
         course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.user_supplied
     )
-    if not is_comparable or len(course.steps) < 4 or not np.isfinite(raw[-1]):
+    if not is_comparable or len(course.steps) < MIN_TREND_POINTS or not np.isfinite(raw[-1]):
         return None
     since = course.steps[-3]  # two intervals: one alone may hold too few images
     logged = [row.train_loss for row in course.metrics if row.step > since]

@@ -5,14 +5,14 @@ from typing import Literal
 
 import numpy as np
 
-from openddpm.analysis.course import Course, Trend
+from openddpm.analysis.course import MIN_TREND_POINTS, Course, Trend
 from openddpm.analysis.data_checks import NEAR_DUPLICATE_SHARE, near_duplicate_share, near_duplicates_text
 from openddpm.analysis.forecast import forecast
 from openddpm.analysis.samples import samples_finding
 from openddpm.analysis.symptoms import GAP, find_symptoms
 from openddpm.analysis.text import count, listed, signed, skill_words
+from openddpm.record.bands import Band
 from openddpm.record.schema import (
-    Band,
     BaselinesRecord,
     EvaluationRow,
     Evidence,
@@ -23,7 +23,6 @@ from openddpm.record.schema import (
     VerdictCode,
 )
 
-MIN_EVALUATIONS = 4  # fewer show no trend
 LEVEL = 0.005  # of skill: shown as none
 FLAT_PER_DOUBLING = 0.01  # of skill; with its error, no more than three times that
 MIN_PLATEAU_EVALUATIONS = 8
@@ -51,7 +50,7 @@ def judge(
     course = Course(run, metrics, evaluations, baselines)
     last = course.last
     is_lost = bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
-    has_enough = last is not None and (is_lost or len(course.steps) >= MIN_EVALUATIONS)
+    has_enough = last is not None and (is_lost or len(course.steps) >= MIN_TREND_POINTS)
     is_judged = baselines is not None and (has_enough or run.failure is not None)
     symptoms = find_symptoms(course) if is_judged else []
     decisive = next((symptom for symptom in symptoms if symptom.code), None)
@@ -98,8 +97,8 @@ def _state(course: Course) -> tuple[VerdictCode, str]:
             return "finished", f"Finished too early: {_lower(so_far)}. Train for longer."
         more = " and was still getting better: training for longer would help" if _still_rises(trend) else ""
         return "finished", f"Finished: {_lower(so_far)}{more}."
-    if len(course.steps) < MIN_EVALUATIONS:
-        number, needed = len(course.steps), MIN_EVALUATIONS
+    if len(course.steps) < MIN_TREND_POINTS:
+        number, needed = len(course.steps), MIN_TREND_POINTS
         return "too_early", f"Too early to tell: {number} of the {needed} evaluations that show a trend are done."
     if trend is not None and trend.per_doubling < -2 * trend.error - FLAT_PER_DOUBLING:
         return "plateaued", f"It has been getting worse rather than better lately. {so_far}."

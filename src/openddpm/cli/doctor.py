@@ -3,15 +3,17 @@
 import json
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from openddpm.cli.options import parse_train_config
+import tyro
+
+from openddpm.cli.options import parse_options
+from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 
 if TYPE_CHECKING:
     from openddpm.doctor import Examination
-    from openddpm.doctor.measured_checks import Measurements
 
 _DESCRIPTION = """Check a planned run before it costs anything: its images, options, memory, time and disk, and whether
 the model can learn one batch by heart. Takes the options of train, and touches nothing in --output_dir.
@@ -26,11 +28,18 @@ For programs:  --json prints one JSON object, and nothing else, on standard outp
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
+@dataclass
+class _OwnOptions:
+    """What is no option of training."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object in place of what people read."""
+
+
 def run(arguments: list[str]) -> int:
     """Examine the plan that `arguments` spell; returns 1 if an error was found."""
-    as_json = "--json" in arguments
-    options = [argument for argument in arguments if argument != "--json"]
-    config = parse_train_config(options, "openddpm doctor", _DESCRIPTION)
+    own, given = parse_options(arguments, "openddpm doctor", _DESCRIPTION, own=_OwnOptions)
+    config = TrainConfig(**given)
     if not config.dataset:
         raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from rich.console import Console
@@ -40,7 +49,7 @@ def run(arguments: list[str]) -> int:
     console = Console(stderr=True, highlight=False)
     with console.status("") if console.is_terminal else nullcontext() as status:
         examination = examine(config, tell=lambda stage: status.update(stage) if status else console.print(stage))
-    if as_json:
+    if own.json:
         print(json.dumps(_as_json(examination)))
     else:
         _show(examination)
@@ -86,7 +95,7 @@ def _show(examination: "Examination") -> None:
             console.print(Padding(escape(line), (0, 0, 0, 4), expand=False))
         console.print()
     table = Table.grid(padding=(0, 2))
-    for name, value in _facts(examination.measurements):
+    for name, value in examination.measurements.facts():
         table.add_row(f"  {name}", escape(value))
     console.print("[bold]measured on this machine[/]")
     console.print(table)
@@ -95,28 +104,3 @@ def _show(examination: "Examination") -> None:
     console.print(f"\n{errors}" + (f", {number_of(num_warnings, 'warning')}" if num_warnings else ""))
     if not num_errors:
         console.print("next: openddpm train, with the same options")
-
-
-def _facts(measured: "Measurements") -> list[tuple[str, str]]:
-    """Return what was measured, as people read it."""
-    from openddpm.analysis.text import byte_size, duration, number_of, significant
-
-    facts = []
-    if measured.step_seconds is not None and measured.images_per_second is not None:
-        rate = f"{significant(measured.step_seconds)} s, {significant(measured.images_per_second)} images/s"
-        facts.append((f"a step of {number_of(measured.batch_size or 0, 'image')}", rate))
-    if measured.training_seconds is not None and measured.preview_seconds is not None:
-        previews = f"and {duration(measured.preview_seconds)} of previews"
-        facts.append(("the whole run", f"about {duration(measured.training_seconds)} of training, {previews}"))
-    if measured.signal_left is not None:
-        facts.append(("left of an image at the last timestep", f"{measured.signal_left:.2%}"))
-    if measured.memory_bytes is not None:
-        facts.append(("memory, at most", byte_size(measured.memory_bytes)))
-    if measured.disk_needed_bytes is not None and measured.disk_free_bytes is not None:
-        needed, free = byte_size(measured.disk_needed_bytes), byte_size(measured.disk_free_bytes)
-        facts.append(("disk", f"{needed} for checkpoints, {free} free"))
-    if measured.careful_fit is not None:
-        facts.append(("memorizing one batch", str(measured.careful_fit)))
-    if measured.own_fit is not None:
-        facts.append(("the same with your settings", str(measured.own_fit)))
-    return facts

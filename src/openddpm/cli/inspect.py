@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from openddpm.cli.options import parsable, refuse_other_names
+from openddpm.cli.options import parse_options
 from openddpm.config import DataOptions, TrainConfig
 from openddpm.errors import UserError
 
@@ -44,7 +44,11 @@ class _OwnOptions:
 
 def run(arguments: list[str]) -> int:
     """Inspect the data set that `arguments` name; returns 1 if training would not accept it."""
-    config, page, as_json = _parse(arguments)
+    own, given = parse_options(
+        *(arguments, "openddpm inspect", _DESCRIPTION, TrainConfig(), _OwnOptions, {"data": DataOptions}),
+        without=_NOT_OF_DECODING,
+    )
+    config, page = TrainConfig(dataset=own.dataset, **given), own.page.expanduser()
     _check_writable(page)
     from openddpm.inspection import write_page
 
@@ -53,23 +57,11 @@ def run(arguments: list[str]) -> int:
         write_page(page, inspection)
     except OSError as error:
         raise _unwritable(page, error.strerror or str(error)) from error
-    if as_json:
+    if own.json:
         print(json.dumps(_as_json(inspection, page)))
     else:
         _show(inspection, page)
     return 1 if inspection.objections else 0
-
-
-def _parse(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
-    """Return the config that the options of data spell, the path of the page, and whether JSON is asked for."""
-    known = {*DataOptions.model_fields, "page", "json"} - _NOT_OF_DECODING
-    refuse_other_names(arguments, known, "openddpm inspect --help")
-    decoding: Any = parsable(DataOptions, TrainConfig(), without=_NOT_OF_DECODING)
-    group = ("data", tyro.conf.OmitArgPrefixes[decoding], dataclasses.field())  # type: ignore[misc]
-    options = dataclasses.make_dataclass("Options", [group], bases=(_OwnOptions,), kw_only=True)
-    options.__doc__ = _DESCRIPTION
-    parsed: Any = tyro.cli(options, args=arguments, prog="openddpm inspect", use_underscores=True)
-    return TrainConfig(dataset=parsed.dataset, **dataclasses.asdict(parsed.data)), parsed.page.expanduser(), parsed.json
 
 
 def _check_writable(page: Path) -> None:

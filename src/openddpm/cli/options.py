@@ -1,9 +1,11 @@
 """The command line of `TrainConfig`: its groups of options as tyro shows them, its docstrings as their help."""
 
 import dataclasses
+import shlex
 import typing
 from collections.abc import Collection
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, TypedDict
 
 import tyro
 
@@ -20,15 +22,17 @@ Your own images:  openddpm train --dataset FOLDER --resolution 64 --output_dir r
 """
 
 
-def parse_train_config(
-    arguments: list[str],
-    program: str = "openddpm train",
-    description: str = _DESCRIPTION,
-    defaults: TrainConfig | None = None,
-) -> TrainConfig:
-    """Return the config that `arguments` of `program` spell, with underscores or hyphens alike.
+class _Recipe(TypedDict, total=False):
+    recipe: str
 
-    Options that are not given are those of `defaults`, or else of the recipe.
+
+@dataclasses.dataclass
+class NoOptions:
+    """What a command takes that has no options but those of `TrainConfig`."""
+
+
+def parse_train_config(arguments: list[str]) -> TrainConfig:
+    """Return the config that `arguments` of `openddpm train` spell, with underscores or hyphens alike.
 
     tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
 
@@ -36,30 +40,52 @@ def parse_train_config(
         UserError: unknown recipe, values out of range, or options by the names that other scripts have for them.
         SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
     """
-    refuse_other_names(arguments, TrainConfig.model_fields)
-    recipe = _last_value(arguments, "recipe")
-    defaults = defaults or (TrainConfig() if recipe is None else TrainConfig(recipe=recipe))
-    groups = [
-        (title, tyro.conf.OmitArgPrefixes[parsable(group, defaults)], dataclasses.field())  # type: ignore[misc]
-        for title, group in OPTION_GROUPS.items()
+    return TrainConfig(**parse_options(arguments, "openddpm train", _DESCRIPTION)[1])
+
+
+def parse_options(
+    arguments: list[str],
+    program: str,
+    description: str,
+    defaults: TrainConfig | None = None,
+    own: type[Any] = NoOptions,
+    groups: dict[str, Any] = OPTION_GROUPS,
+    without: Collection[str] = (),
+) -> tuple[Any, dict[str, Any]]:
+    """Return an `own` and the options of `TrainConfig` that `arguments` give, and no others.
+
+    Args:
+        defaults: whose values the help text shows for what is not given; else those of the recipe.
+        own: dataclass of the options that are none of `TrainConfig`.
+        groups: title -> the group of options.
+        without: options of these groups that the command does not take.
+
+    Raises:
+        UserError: unknown recipe, or options by the names that other scripts have for them.
+        SystemExit: as `parse_train_config`.
+    """
+    names = [name for group in groups.values() for name in group.model_fields if name not in without]
+    _refuse_other_names(arguments, [*names, *(field.name for field in dataclasses.fields(own))], f"{program} --help")
+    if defaults is None:
+        defaults = TrainConfig(**_recipe_among(arguments))
+    fields = [
+        (title, tyro.conf.OmitArgPrefixes[_parsable(group, defaults, without)], dataclasses.field())  # type: ignore[misc]
+        for title, group in groups.items()
     ]
-    options = dataclasses.make_dataclass("Options", groups)
+    options = dataclasses.make_dataclass("Options", fields, bases=(own,), kw_only=True)
     options.__doc__ = description
     parsed: Any = tyro.cli(options, args=arguments, prog=program, use_underscores=True)
-    chosen = defaults.model_fields_set  # what is neither given nor there stays unset: TrainConfig knows its defaults
-    values = {
-        name: value
-        for group in dataclasses.asdict(parsed).values()
-        for name, value in group.items()
-        if name in chosen or _is_given(arguments, name) or _is_given(arguments, f"no_{name}")
-    }
-    asks_for_length = _is_given(arguments, "num_epochs") or _is_given(arguments, "max_minutes")
-    if asks_for_length and not _is_given(arguments, "max_train_steps"):
-        values["max_train_steps"] = None  # a recipe's steps would silently win over the epochs or minutes asked for
-    return TrainConfig(**values)
+    return parsed, {name: value for title in groups for name, value in getattr(parsed, title).items()}
 
 
-def refuse_other_names(arguments: list[str], known: Collection[str], see: str = "openddpm train --help") -> None:
+def _recipe_among(arguments: list[str]) -> _Recipe:
+    """Return the recipe that `arguments` name, if they do; what is wrong with them is found by who parses them all."""
+    with suppress(SystemExit):
+        return tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False)[0]
+    return {}
+
+
+def _refuse_other_names(arguments: list[str], known: Collection[str], see: str) -> None:
     """Answer options by the names that other scripts have for them, all at once.
 
     Raises:
@@ -74,41 +100,24 @@ def refuse_other_names(arguments: list[str], known: Collection[str], see: str = 
         raise UserError("\n".join(lines), f"See `{see}` for every option.")
 
 
-def parsable(group: Any, defaults: TrainConfig, without: Collection[str] = ()) -> Any:
-    """Return a dataclass with a group's fields, but for those named, for tyro to parse without validating."""
-    fields = []
-    for name, field in group.model_fields.items():
-        if name in without:
-            continue
-        kind, default, help_options = field.annotation, getattr(defaults, name), {"help": field.description}
-        if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
-            given = next(entry for entry in typing.get_args(kind) if entry is not type(None))
-            kind_name = " ".join(part.__name__ for part in typing.get_args(given) or [given])
-            help_options["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
-        if default in (None, ""):  # the help text says what happens then
-            help_options["help_behavior_hint"] = ""
-        option = Annotated[kind, tyro.conf.arg(**help_options)]  # type: ignore[valid-type]
-        fields.append((name, option, dataclasses.field(default=default)))
-    parsable = dataclasses.make_dataclass(group.__name__, fields)
+def _parsable(group: Any, defaults: TrainConfig, without: Collection[str]) -> Any:
+    """Return a dict type with a group's options, none of them required, for tyro to parse without validating."""
+    options = {name: _option(name, field, getattr(defaults, name)) for name, field in group.model_fields.items()}
+    parsable: Any = TypedDict(  # type: ignore[misc]
+        group.__name__, {name: option for name, option in options.items() if name not in without}, total=False
+    )
     parsable.__doc__ = group.__doc__
     return parsable
 
 
-def _is_given(arguments: list[str], option: str) -> bool:
-    return any(_option_name(argument) == option for argument in arguments)
-
-
-def _last_value(arguments: list[str], option: str) -> str | None:
-    """Return the value that tyro will find for `option`: where it is given twice, the last."""
-    value = None
-    for index, argument in enumerate(arguments):
-        if _option_name(argument) == option:
-            _, is_joined, joined = argument.partition("=")
-            value = joined if is_joined else next(iter(arguments[index + 1 :]), None)
-    return value
-
-
-def _option_name(argument: str) -> str:
-    """--max-train-steps=7 -> max_train_steps"""
-    name, _, _ = argument.partition("=")
-    return name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
+def _option(name: str, field: Any, default: Any) -> Any:
+    """Return the type of an option, annotated with its help."""
+    kind, shown = field.annotation, {"help": field.description}
+    if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
+        given = next(entry for entry in typing.get_args(kind) if entry is not type(None))
+        kind_name = " ".join(part.__name__ for part in typing.get_args(given) or [given])
+        shown["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
+    values = default if isinstance(default, tuple) else (default,)
+    label = " ".join(shlex.quote(str(value)) for value in values)
+    shown["help_behavior_hint"] = "" if default in (None, "") else f"(default: {label})"  # else the help says what
+    return Annotated[kind, tyro.conf.arg(**shown)]

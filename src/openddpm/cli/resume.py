@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from openddpm.cli.options import parse_train_config
+from openddpm.cli.options import parse_options
 from openddpm.cli.train import report_result
 from openddpm.config import TrainConfig, config_differences, resuming_config
 from openddpm.errors import UserError
@@ -23,13 +23,14 @@ If the images have moved:  openddpm resume runs/mine --dataset NEW-PLACE
 def run(arguments: list[str]) -> int:
     """Go on with a run; returns 0, or 128 + N after signal N."""
     if arguments and arguments[0] in ("-h", "--help"):
-        parse_train_config(arguments, _PROGRAM, _DESCRIPTION)
+        parse_options(arguments, _PROGRAM, _DESCRIPTION)
     if not arguments or arguments[0].startswith("-"):
         raise UserError("no run is named", "Name its folder first: openddpm resume RUN [OPTIONS].")
     folder, options = Path(arguments[0]), arguments[1:]
     record = read_run_record(folder)
     recorded = resuming_config(record.config, str(folder))
-    config = parse_train_config(options, _PROGRAM, _DESCRIPTION, defaults=recorded)
+    _, given = parse_options(options, _PROGRAM, _DESCRIPTION, recorded)
+    config = resuming_config(record.config, str(folder), **given)
     if config.output_dir != recorded.output_dir or config.recipe is not None:
         hint = "Leave them out; `openddpm train` begins a new run."
         raise UserError("a run goes on in its own folder and with its own options: no --output_dir, no --recipe", hint)

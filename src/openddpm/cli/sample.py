@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import tyro
 
 from openddpm.cli.arguments import OptionalPath, RunFolder, call
+from openddpm.solvers import Solver
 
 _OptionalWeights = Annotated[Literal["ema", "raw"] | None, tyro.conf.arg(metavar="{ema,raw}", help_behavior_hint="")]
 _OptionalStep = Annotated[int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="")]
@@ -21,7 +22,7 @@ def _sample(
     /,
     output_dir: OptionalPath = None,
     num_images: int = 16,
-    solver: Literal["ddim", "ddpm", "dpmsolver++", "unipc"] = "ddim",
+    solver: Solver = "ddim",
     num_inference_steps: _OptionalSteps = None,
     seed: int = 0,
     batch_size: int = 64,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from openddpm.errors import UserError
-from openddpm.seeding import numpy_generator, seed_global_generators, uniform
+from openddpm.seeding import Purpose, numpy_generator, seed_global_generators, uniform
 
 DEFAULT_HELDOUT_SHARE = 10  # one image in ten
 DEFAULT_MAX_HELDOUT = 512
@@ -40,7 +40,7 @@ def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
             f"--heldout_images {num_heldout} leaves none of {num_images} image{'s' * (num_images != 1)} to train on",
             hint,
         )
-    order = _keyed_permutation(num_images, seed, "heldout")
+    order = _keyed_permutation(num_images, seed, Purpose.HELDOUT)
     return Split(train=np.sort(order[num_heldout:]), heldout=np.sort(order[:num_heldout]))
 
 
@@ -62,7 +62,7 @@ class TrainingOrder:
     def _permutation(self, epoch: int) -> np.ndarray:
         permutation = self._permutations.get(epoch)
         if permutation is None:
-            permutation = _keyed_permutation(self.num_images, self._seed, "order", epoch)
+            permutation = _keyed_permutation(self.num_images, self._seed, Purpose.ORDER, epoch)
             kept = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
             self._permutations = {**kept, epoch: permutation}  # replaced whole: two threads may look things up
         return permutation
@@ -116,10 +116,10 @@ class BatchStream:
         """
         images = self._load(start, count)
         if self._random_flip:
-            flipped = uniform((count, 1, 1, 1), self._device, self._seed, "flip", step, micro_index) < 0.5
+            flipped = uniform((count, 1, 1, 1), self._device, self._seed, Purpose.FLIP, step, micro_index) < 0.5
             images = torch.where(flipped, images.flip(-1), images)
         if self._transform is not None:
-            seed_global_generators(self._seed, "transform", step, micro_index)
+            seed_global_generators(self._seed, Purpose.TRANSFORM, step, micro_index)
             images = _checked(self._transform(images), images.shape)
         return uint8_to_signed_unit(images)
 
@@ -146,7 +146,7 @@ class BatchStream:
         return load_images(self._images, self.image_indices(start, count), torch.device("cpu")).pin_memory()
 
 
-def _keyed_permutation(count: int, seed: int, purpose: str, *counters: int) -> np.ndarray:
+def _keyed_permutation(count: int, seed: int, purpose: Purpose, *counters: int) -> np.ndarray:
     """Return what the keyed generator's `permutation(count)` does, but int32, shuffled in place: half the memory."""
     numbers = np.arange(count, dtype=np.int32)
     numpy_generator(seed, purpose, *counters).shuffle(numbers)

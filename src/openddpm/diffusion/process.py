@@ -6,10 +6,6 @@ import torch
 from diffusers import DDIMScheduler
 
 from openddpm.config import ModelOptions, TimestepSampling, beta_range
-from openddpm.record.schema import Band
-
-BANDS: dict[Band, tuple[float, float]] = {"detail": (10.0, float("inf")), "shape": (0.1, 10.0), "layout": (0.0, 0.1)}
-"""Half-open intervals [low, high) of the signal-to-noise ratio; measured to tell what a picture will look like."""
 
 IMPORTANCE_POWER = 2.0  # measured: docs/lab-log.md
 

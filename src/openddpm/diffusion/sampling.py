@@ -1,29 +1,13 @@
 """From noise to images, with diffusers' solvers."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    UNet2DModel,
-    UniPCMultistepScheduler,
-)
-from torch.func import functional_call
 
-Solver = Literal["ddim", "ddpm", "dpmsolver++", "unipc"]
-
-_SOLVERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,  # its default algorithm_type
-    "unipc": UniPCMultistepScheduler,
-}
-
-_FEW_STEPS = ("dpmsolver++", "unipc")
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.solvers import SOLVERS, Solver
 
 # ddim and ddpm clip their estimate of x_0 to [-1, 1] by `clip_sample`; the others by dynamic thresholding (Saharia et
 # al., 2022) with 1 as its largest value: `_clip` is the same without a sort of all pixels at each step. Unclipped, some
@@ -33,26 +17,6 @@ _CLIPPING = {"thresholding": True}
 KARRAS_POWER = 7  # cited: Karras et al. (2022, table 1)
 # Cosine noise has most of its last timesteps above: measured, steps spent there are missing where images are decided.
 LARGEST_NOISE = 160.0  # the linear schedule ends at 157
-
-Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(noisy images (B, C, H, W), timesteps (B,) or ()) -> prediction (B, C, H, W)."""
-
-
-def denoiser(unet: UNet2DModel, weights: dict[str, torch.Tensor], precision: torch.dtype | None = None) -> Denoiser:
-    """Return the prediction of `unet` as a function of `weights`, in place of whatever weights it holds.
-
-    Args:
-        unet: in evaluation mode; its own weights are neither read nor written and may lie on the meta device.
-        weights: parameters and buffers by their names in `unet`.
-        precision: to compute in, by autocast; the prediction is float32 all the same.
-    """
-
-    @torch.no_grad()
-    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(noisy.device.type, precision, enabled=precision is not None):
-            return functional_call(unet, weights, (noisy, timesteps)).sample.float()
-
-    return predict
 
 
 def sample(
@@ -73,12 +37,12 @@ def sample(
     Returns:
         images, (B, C, H, W) float32, about [-1, 1], not clamped.
     """
-    signal2 = DDIMScheduler.from_config(scheduler_config).alphas_cumprod
+    signal2 = diffusers.DDIMScheduler.from_config(scheduler_config).alphas_cumprod
     timesteps = inference_timesteps(signal2, num_inference_steps, solver)
     scheduler = _spaced_scheduler(solver, scheduler_config, signal2[timesteps[::-1].copy()])
     if solver == "unipc":  # which brings entries of its table to the images' device at each step, and waits for it
         scheduler.sigmas = scheduler.sigmas.to(noise.device)
-    options = {"generator": generators} if solver == "ddpm" else {}
+    options = {"generator": generators} if SOLVERS[solver].adds_noise else {}
     images = noise
     for step, timestep in zip(scheduler.timesteps, torch.from_numpy(timesteps).to(noise.device), strict=True):
         images = scheduler.step(denoise(images, timestep), step, images, **options).prev_sample
@@ -99,7 +63,7 @@ def inference_timesteps(signal2: torch.Tensor, num_inference_steps: int, solver:
         (num_inference_steps,) int64, falling.
     """
     last = len(signal2) - 1
-    if solver not in _FEW_STEPS:
+    if not SOLVERS[solver].takes_few_steps:
         return np.linspace(last, 0, num_inference_steps).round().astype(np.int64)
     levels = ((1 - signal2.double()) / signal2.double()).sqrt().numpy()  # s_t / a_t, rising
     most, least = (level ** (1 / KARRAS_POWER) for level in (min(levels[-1], LARGEST_NOISE), levels[0]))
@@ -121,9 +85,9 @@ def _spaced_scheduler(solver: Solver, scheduler_config: Any, signal2: torch.Tens
     Args:
         signal2: a_t^2 at these timesteps, from little noise to much, (N,).
     """
-    options = _CLIPPING if solver in _FEW_STEPS else {}
-    count = len(signal2)
-    scheduler = _SOLVERS[solver].from_config(
+    traits, count = SOLVERS[solver], len(signal2)
+    options = _CLIPPING if traits.takes_few_steps else {}
+    scheduler = getattr(diffusers, traits.scheduler).from_config(
         scheduler_config, num_train_timesteps=count, timestep_spacing="trailing", **options
     )
     scheduler.alphas_cumprod = signal2

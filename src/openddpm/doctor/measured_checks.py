@@ -67,6 +67,25 @@ class Measurements:
     epsilon_share: float | None = None
     """Length of AdamW's steps in `own_fit`, over what it would be without adam_epsilon."""
 
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what was measured and is worth showing, as people read it: a name and a text each."""
+        if self.step_seconds is not None and self.images_per_second is not None:
+            rate = f"{significant(self.step_seconds)} s, {significant(self.images_per_second)} images/s"
+            yield f"a step of {number_of(self.batch_size or 0, 'image')}", rate
+        if self.training_seconds is not None and self.preview_seconds is not None:
+            previews = f"and {duration(self.preview_seconds)} of previews"
+            yield "the whole run", f"about {duration(self.training_seconds)} of training, {previews}"
+        if self.signal_left is not None:
+            yield "left of an image at the last timestep", f"{self.signal_left:.2%}"
+        if self.memory_bytes is not None:
+            yield "memory, at most", byte_size(self.memory_bytes)
+        if self.disk_needed_bytes is not None and self.disk_free_bytes is not None:
+            yield "disk", f"{byte_size(self.disk_needed_bytes)} for checkpoints, {byte_size(self.disk_free_bytes)} free"
+        if self.careful_fit is not None:
+            yield "memorizing one batch", str(self.careful_fit)
+        if self.own_fit is not None:
+            yield "the same with your settings", str(self.own_fit)
+
 
 def outweighed(measured: Measurements) -> set[str]:
     """Return the names of findings that were read off the plan and that measuring has refuted."""
@@ -76,7 +95,11 @@ def outweighed(measured: Measurements) -> set[str]:
 
 def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     """Return what is to be said; a finding outweighs one of the same name that was read off the plan."""
-    yield from _room(measured)
+    for check in (_room, _leak, _frozen, _memory, _time, _fits):
+        yield from check(run, measured)
+
+
+def _leak(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     if measured.num_heldout_leaked:
         yield Finding(
             "heldout_leak",
@@ -86,6 +109,9 @@ def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Findi
             "On these the held-out loss cannot tell learning from memorization.",
             "Remove the duplicates; openddpm doctor --json lists them.",
         )
+
+
+def _frozen(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     if measured.num_frozen:
         yield Finding(
             "frozen",
@@ -94,12 +120,9 @@ def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Findi
             "They keep their first values, however long the run.",
             "Call unet.requires_grad_(True), unless this is what you want.",
         )
-    yield from _memory(run, measured)
-    yield from _time(measured)
-    yield from _fits(run, measured)
 
 
-def _time(measured: Measurements) -> Iterator[Finding]:
+def _time(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     training, previews = measured.training_seconds, measured.preview_seconds
     if training is None or previews is None or training + previews <= LONG_DAYS * 86_400:
         return
@@ -112,7 +135,7 @@ def _time(measured: Measurements) -> Iterator[Finding]:
     yield Finding("duration", "warning", what, "A mistake in the plan would show late, or never.", hint)
 
 
-def _room(measured: Measurements) -> Iterator[Finding]:
+def _room(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     needed, free = measured.disk_needed_bytes, measured.disk_free_bytes
     if needed is not None and free is not None and needed > free:
         yield Finding(

@@ -4,11 +4,11 @@ import math
 import time
 from dataclasses import dataclass
 
+from openddpm.analysis.checks import LARGE_MODEL
 from openddpm.config import TrainConfig
 from openddpm.doctor.measured_checks import Fit
 from openddpm.training.probe import Probe
 
-LARGE_MODEL = 10_000_000  # weights; assumed: beyond it the careful learning rate is the lower one
 RISE_STEPS = 5  # over which the learning rate rises from 0, as it does in a run
 
 
@@ -44,7 +44,7 @@ class MemorizingProbe(Probe):
 
     def careful_settings(self) -> Settings:
         """Return settings with which any sound model learns."""
-        is_large = self.parts.state.unet.num_parameters() > LARGE_MODEL
+        is_large = self.parts.state.unet.num_parameters() >= LARGE_MODEL
         return Settings(2e-4 if is_large else 1e-3, (0.9, 0.99), 1e-8, 0.0, 1.0)
 
     def epsilon_share(self) -> float:

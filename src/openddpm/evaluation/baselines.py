@@ -21,7 +21,7 @@ from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation.heldout import BaselineErrors, FixedSamples, HeldoutEvaluation, Measured
 from openddpm.record.files import write_json
 from openddpm.record.schema import BaselinesRecord
-from openddpm.seeding import numpy_generator
+from openddpm.seeding import Purpose, numpy_generator
 
 BASELINES = ("zero", "linear", "memorizing")
 VERSION = 2  # part of the cache's key: raise it when a baseline changes
@@ -105,7 +105,7 @@ class BaselineMeasurement:
         kinds = {"train": self.evaluation.train}
         if self.evaluation.heldout is not None:
             kinds["heldout"] = self.evaluation.heldout
-        order = numpy_generator(self.seed, "baselines").permutation(self.split.train)
+        order = numpy_generator(self.seed, Purpose.BASELINES).permutation(self.split.train)
         scored = self.evaluation.train.indices
         others = order if len(np.unique(scored)) > MAX_LEFT_OUT * len(order) else order[~np.isin(order, scored)]
         fitted_on = np.sort(others[:MAX_LINEAR_IMAGES])

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
-from openddpm.diffusion.process import BANDS, DiffusionProcess
-from openddpm.diffusion.sampling import Denoiser
-from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
-from openddpm.seeding import numpy_generator, standard_normal
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.record.bands import BANDS, Band
+from openddpm.record.schema import BandScore, EvaluationRow, Weights
+from openddpm.seeding import Purpose, numpy_generator, standard_normal
 
 MAX_BATCH_SIZE = 64  # larger ones gain nothing
 GROUPS_PER_BAND = 4  # of like timesteps; a loss by noise level has so many points in each band
@@ -85,8 +86,9 @@ class FixedSamples:
         name: str,
     ) -> None:
         """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8."""
-        order = numpy_generator(seed, f"{name} tuples").permutation(indices)
-        self.indices = numpy_generator(seed, f"{name} levels").permutation(np.resize(order, len(levels.timesteps)))
+        chosen, paired = Purpose(f"{name} tuples"), Purpose(f"{name} levels")
+        order = numpy_generator(seed, chosen).permutation(indices)
+        self.indices = numpy_generator(seed, paired).permutation(np.resize(order, len(levels.timesteps)))
         self._timesteps = torch.from_numpy(levels.timesteps).to(device)
         self._images, self._process, self._device, self._seed = images, process, device, seed
 
@@ -97,7 +99,7 @@ class FixedSamples:
             clean = uint8_to_signed_unit(load_images(self._images, self.indices[chosen], self._device))
             shape = tuple(clean.shape[1:])
             numbers = range(start, start + len(clean))
-            noise = [standard_normal(shape, self._device, self._seed, "evaluation noise", n) for n in numbers]
+            noise = [standard_normal(shape, self._device, self._seed, Purpose.EVALUATION_NOISE, n) for n in numbers]
             yield clean, torch.stack(noise), self._timesteps[chosen]
 
     def squared_errors(self, denoise: Denoiser, batch_size: int) -> np.ndarray:

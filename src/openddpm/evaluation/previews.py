@@ -8,11 +8,12 @@ import torch
 
 from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
+from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.sampling import Denoiser, sample
+from openddpm.diffusion.sampling import sample
 from openddpm.pictures import image_grid
 from openddpm.record.files import write_atomically
-from openddpm.seeding import standard_normal
+from openddpm.seeding import Purpose, standard_normal
 
 
 def draw_preview(
@@ -20,7 +21,7 @@ def draw_preview(
 ) -> np.ndarray:
     """Return eval_batch_size samples from the noise that the run's seed fixes, (N, C, H, W) uint8."""
     shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
-    noise = standard_normal(shape, device, config.seed, "preview")
+    noise = standard_normal(shape, device, config.seed, Purpose.PREVIEW)
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps, config.preview_solver)
     return signed_unit_to_uint8(images).cpu().numpy()
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openddpm.record.schema import SampleStatistic, StatisticName
-from openddpm.seeding import numpy_generator
+from openddpm.seeding import Purpose, numpy_generator
 
 MAX_DATA_IMAGES = 2048  # assumed: their mean is eleven times as sure as that of 16 samples
 MAX_DATA_VALUES = 2**25  # pixels times channels; measured: 0.8 s of one core at most
@@ -37,7 +37,7 @@ class DataStatistics:
         num_samples, num_images = len(samples), self.num_images
         measured = image_statistics(samples, np.arange(num_samples))
         size = min(num_samples, MAX_GROUP)
-        groups = numpy_generator(self.seed, "groups of training images").integers(num_images, size=(NUM_GROUPS, size))
+        groups = numpy_generator(self.seed, Purpose.DATA_GROUPS).integers(num_images, size=(NUM_GROUPS, size))
         narrower = np.sqrt(size / num_samples)
         wider = np.sqrt(1 + num_samples / num_images)  # the mean over the training images is one of a choice, too
         found = {}
@@ -63,7 +63,7 @@ def measure_data(images: np.ndarray, train_indices: np.ndarray, seed: int) -> Da
     """
     channels, height, width = images.shape[1:]
     affordable = MAX_DATA_VALUES // (channels * min(height, MAX_SIDE) * min(width, MAX_SIDE))
-    order = numpy_generator(seed, "measured training images").permutation(train_indices)
+    order = numpy_generator(seed, Purpose.DATA_STATISTICS).permutation(train_indices)
     return DataStatistics(image_statistics(images, np.sort(order[: min(MAX_DATA_IMAGES, affordable)])), seed)
 
 

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from openddpm.record.bands import Band
+
 SCHEMA_VERSION = 1
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 Weights = Literal["ema", "raw"]
-Band = Literal["detail", "shape", "layout"]
 StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
 VerdictCode = Literal[
     "too_early", "learning", "plateaued", "memorizing", "not_learning", "diverged", "unstable", "finished"
@@ -135,6 +136,11 @@ class RunRecord(_Record):
     """Why `status` is failed, where training itself failed."""
     failure_text: str | None = None
     """The same for people: the step, the timesteps and the images that it was met at."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images that a step consumes, over all processes and accumulation steps."""
+        return int(self.config["train_batch_size"] * self.config["gradient_accumulation_steps"] * self.num_processes)
 
 
 class MetricsRow(_Record):

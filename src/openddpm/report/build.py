@@ -14,13 +14,14 @@ from plotly.offline import get_plotlyjs
 
 from openddpm.analysis.samples import latest_samples
 from openddpm.analysis.verdict import judge
+from openddpm.record.bands import BANDS_AS_DECIDED
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.report.facts import MARKS, header_facts, verdict_badge
 from openddpm.report.gauges import band_gauges, last_evaluation
 from openddpm.report.pictures import embed_pictures
 from openddpm.report.samples import compared_samples
-from openddpm.report.series import evaluation_columns, metrics_columns, noise_columns
+from openddpm.report.series import band_edges, evaluation_columns, metrics_columns, noise_columns
 from openddpm.report.tables import all_tables
 from openddpm.report.terms import TERMS, term_links
 
@@ -53,6 +54,7 @@ def render_report(run: RunFolder, built: datetime) -> str:
         "metrics": metrics_columns(run),
         "evaluations": {weights: evaluation_columns(run, weights) for weights in ("ema", "raw")},
         "noise": noise_columns(run),
+        "bands": band_edges(),
         "measured": measured.weights if measured else None,
     }
     scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
@@ -71,6 +73,7 @@ def render_report(run: RunFolder, built: datetime) -> str:
         marks=MARKS,
         measured=measured,
         gauges=band_gauges(measured),
+        bands=BANDS_AS_DECIDED,
         header=header_facts(run, built),
         pictures=pictures,
         compared=compared_samples(latest_samples(run.samples, verdict.weights)),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from openddpm.analysis.text import HUGE, skill_words
 from openddpm.analysis.verdict import BAD_SKILL
-from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
-from openddpm.report.series import BANDS
+from openddpm.record.bands import BANDS_AS_DECIDED, Band
+from openddpm.record.schema import BandScore, EvaluationRow, Weights
 
 SUBJECTS: dict[Band, str] = {
     "layout": "colours and composition",
@@ -50,7 +50,7 @@ def band_gauges(row: EvaluationRow | None) -> list[Gauge]:
     """Return a gauge for each band of an evaluation that has a linear baseline."""
     if row is None:
         return []
-    scores = {band: row.bands[band] for band in BANDS if band in row.bands}
+    scores = {band: row.bands[band] for band in BANDS_AS_DECIDED if band in row.bands}
     return [_gauge(band, score) for band, score in scores.items() if (score.linear or 0) > 0]
 
 

@@ -10,9 +10,8 @@
   };
   const SMOOTHING = { off: 0, light: 0.005, medium: 0.02, strong: 0.06 }; // share of the curve that a mean looks back over
   const FEW_POINTS = 40; // curves of fewer points show them
-  const { metrics, evaluations, noise } = reportData;
+  const { metrics, evaluations, noise, bands } = reportData; // bands: ends in powers of ten of the ratio, null where open
   const bandEvaluations = evaluations[reportData.measured] ?? evaluations.raw;
-  const BAND_EDGES = { layout: [-6, -1], shape: [-1, 1], detail: [1, 6] }; // powers of ten of the signal-to-noise ratio
   const LEAST_SKILL = -1; // what was worse than this, early on, would only flatten the rest
   const settings = { x: "images_seen", y: "log", smoothing: "medium" };
 
@@ -56,7 +55,7 @@
     "plot-skill": {
       frame: skillFrame,
       curves: [
-        ...["layout", "shape", "detail"].map((band) => ({ key: band, name: band, from: bandEvaluations, values: band, colour: `--${band}` })),
+        ...Object.keys(bands).map((band) => ({ key: band, name: band, from: bandEvaluations, values: band, colour: `--${band}` })),
         { key: "skill_raw", name: "raw", from: evaluations.raw, values: "skill", colour: "--raw" },
         { key: "skill_ema", name: "EMA", from: evaluations.ema, values: "skill", colour: "--ema", width: 3 },
       ],
@@ -113,14 +112,14 @@
     const leading = finite(drawn.filter((one) => !one.name.startsWith("by heart"))).filter((value) => value > 0);
     const snr = noise.snr.map(Math.log10);
     const [least, most] = [snr[0], snr[snr.length - 1]];
-    const bands = Object.entries(BAND_EDGES).map(([band, [low, high]]) => ({ band, low: Math.max(low, least), high: Math.min(high, most) }));
+    const shown = Object.entries(bands).map(([band, [low, high]]) => ({ band, low: Math.max(low ?? least, least), high: Math.min(high ?? most, most) }));
     return {
       xaxis: { range: [least, most], dtick: 1, tickformat: "~g" },
       yaxis: { range: [Math.log10(leading.reduce((one, other) => Math.min(one, other), 1)) - 0.3, 0.3], dtick: 1 },
-      shapes: bands.map(({ band, low, high }) => (
+      shapes: shown.map(({ band, low, high }) => (
         { type: "rect", xref: "x", yref: "paper", x0: 10 ** low, x1: 10 ** high, y0: 0, y1: 1, line: { width: 0 }, fillcolor: colour(`--${band}`), opacity: 0.08, layer: "below" }
       )),
-      annotations: bands.map(({ band, low, high }) => (
+      annotations: shown.map(({ band, low, high }) => (
         { text: band, x: (low + high) / 2, y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: colour(`--${band}`) } }
       )),
     };

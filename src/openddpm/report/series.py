@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from openddpm.record.bands import BANDS, BANDS_AS_DECIDED, Band
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import Band, EvaluationRow, Weights
+from openddpm.record.schema import EvaluationRow, Weights
 
 MAX_POINTS = 2000  # about the pixels across a wide plot
 
@@ -14,7 +15,6 @@ Column = NDArray[np.float64]
 JsonColumns = dict[str, list[float | None]]
 
 METRICS = ("train_loss", "learning_rate", "grad_norm", "images_per_second", "ema_decay")
-BANDS: tuple[Band, ...] = ("layout", "shape", "detail")  # in the order in which a picture is decided
 BASELINES = ("zero", "linear", "memorizing_train", "memorizing_heldout")
 
 
@@ -36,7 +36,7 @@ def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
     for name in ("heldout_loss", "train_loss"):
         columns[name] = _column([getattr(row, name) for row in rows])
     columns["skill"] = _column([row.train_skill if row.heldout_loss is None else row.skill for row in rows])
-    for band in BANDS:
+    for band in BANDS_AS_DECIDED:
         columns[band] = _column([_band_skill(row, band) for row in rows])
     return to_json(thin(columns, MAX_POINTS))
 
@@ -53,6 +53,12 @@ def noise_columns(run: RunFolder) -> JsonColumns:
         columns[row.weights] = _column(row.by_timestep)
     order = np.argsort(columns["snr"])
     return to_json({name: column[order] for name, column in columns.items() if len(column) == len(order)})
+
+
+def band_edges() -> JsonColumns:
+    """Return where each band begins and ends, in powers of ten of the SNR; None where it is open."""
+    with np.errstate(divide="ignore"):
+        return to_json({band: np.log10(BANDS[band]) for band in BANDS_AS_DECIDED})
 
 
 def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:

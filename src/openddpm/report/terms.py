@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from openddpm.record.bands import BANDS
+
 REPOSITORY_URL = ""
 """Public address of this repository's files, up to the folder docs/; while it has none, terms lead to the page's own
 glossary."""
@@ -116,12 +118,21 @@ TERMS: dict[str, Term] = {
         "EMA decay",
         "The share of the running average that is kept at each step; nearer to 1, it averages over more steps.",
     ),
-    "detail": Term("detail", "Fine texture: loss at little noise (signal-to-noise ratio of 10 or more).", "bands"),
+    "detail": Term(
+        "detail",
+        f"Fine texture: loss at little noise (signal-to-noise ratio of {BANDS['detail'][0]:g} or more).",
+        "bands",
+    ),
     "shape": Term(
-        "shape", "The parts of a picture: loss at medium noise (signal-to-noise ratio from 0.1 to 10).", "bands"
+        "shape",
+        "The parts of a picture: loss at medium noise (signal-to-noise ratio from "
+        f"{BANDS['shape'][0]:g} to {BANDS['shape'][1]:g}).",
+        "bands",
     ),
     "layout": Term(
-        "layout", "Colours and composition: loss at strong noise (signal-to-noise ratio below 0.1).", "bands"
+        "layout",
+        f"Colours and composition: loss at strong noise (signal-to-noise ratio below {BANDS['layout'][1]:g}).",
+        "bands",
     ),
     "brightness": Term("brightness", "The mean of all pixels: 0 is black, 1 is white.", "samples"),
     "contrast": Term("contrast", "How far the pixels of an image lie from its mean brightness.", "samples"),

@@ -11,14 +11,16 @@ from rich.console import Console
 from openddpm import __version__
 from openddpm.analysis.text import number_of
 from openddpm.data.stream import signed_unit_to_uint8
-from openddpm.diffusion.sampling import Denoiser, Solver, sample
+from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.sampling import sample
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.reader import read_run_record
 from openddpm.sampling_run.folder import GRID_IMAGES, ImageFolder, Settings
 from openddpm.sampling_run.progress import SamplingProgress
 from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
-from openddpm.seeding import standard_normal, torch_generator
+from openddpm.seeding import Purpose, standard_normal, torch_generator
+from openddpm.solvers import Solver
 
 DEFAULT_STEPS = 50
 
@@ -88,7 +90,7 @@ def sample_run(
 
 def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numbers: Iterable[int]) -> torch.Tensor:
     """Return the noises of samples by their numbers, (B, C, H, W) float32."""
-    return torch.stack([standard_normal(shape, device, seed, "sample", number) for number in numbers])
+    return torch.stack([standard_normal(shape, device, seed, Purpose.SAMPLE, number) for number in numbers])
 
 
 def _fill(images: ImageFolder, settings: Settings, denoise: Denoiser, config: Any, console: Console, npz: bool) -> None:
@@ -132,7 +134,7 @@ def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: D
     """
     device, seed = torch.device(settings.device), settings.seed
     noise = starting_noise(shape, device, seed, numbers)
-    generators = [torch_generator(device, seed, "sample steps", number) for number in numbers]
+    generators = [torch_generator(device, seed, Purpose.SAMPLE_STEPS, number) for number in numbers]
     solver: Any = settings.solver
     try:
         batch = sample(denoise, noise, config, settings.num_inference_steps, solver, generators)

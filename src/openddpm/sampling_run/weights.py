@@ -11,7 +11,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from openddpm.diffusion.sampling import Denoiser, denoiser
+from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.errors import UserError
 from openddpm.record.files import parse_json
 from openddpm.record.reader import read_run_record

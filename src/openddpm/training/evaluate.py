@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openddpm.diffusion.sampling import Denoiser, denoiser
+from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.evaluation.previews import draw_preview, write_preview
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, SamplesRow, Weights

@@ -9,7 +9,7 @@ from openddpm.diffusion.pretrained import Pretrained, find_pretrained
 from openddpm.diffusion.unet import build_unet, remarks_on_model, zero_residuals
 from openddpm.diffusion.unet_checks import check_user_unet, remarks_on_config
 from openddpm.errors import UserError
-from openddpm.seeding import seed_global_generators
+from openddpm.seeding import Purpose, seed_global_generators
 from openddpm.training.earlier_run import Earlier
 
 
@@ -81,7 +81,7 @@ def initial_unet(
         return user_unet
     if pretrained is not None:
         return pretrained.load(config.resolution, channels)
-    seed_global_generators(config.seed, "initial weights")
+    seed_global_generators(config.seed, Purpose.INITIAL_WEIGHTS)
     unet = build_unet(structure, channels)
     if config.zero_init_residuals:
         zero_residuals(unet)

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from openddpm.record.schema import MetricsRow, Status
-from openddpm.seeding import seed_global_generators, standard_normal
-from openddpm.training.checkpointer import has_turn, note_save, save
+from openddpm.seeding import Purpose, seed_global_generators, standard_normal
 from openddpm.training.clock import Clock
 from openddpm.training.distributed import StepStatus, all_reduce_status, lost_ranks_named
 from openddpm.training.evaluate import evaluate
@@ -60,7 +59,7 @@ def fit(training: Training) -> TrainResult:
             finally:
                 with ExitStack() as last:
                     last.callback(lambda: recorder.ended(outcome))
-                    note_save(training, training.saver.collect(wait=True))
+                    training.checkpointer.collect(wait=True)
     finally:
         training.close()
     return TrainResult(recorder.folder, outcome, stop.signal if outcome == "interrupted" else None)
@@ -91,11 +90,14 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         ends = is_over or stopping
         wants_save |= state.step % config.checkpointing_steps == 0 or ends
         wants_save &= state.step != saved_step
-        if wants_save and (ends or has_turn(training)):
+        if wants_save and (ends or training.checkpointer.has_turn(state.step)):
             update.settle()
             with clock.paused():
                 state.wall_seconds = clock.wall_seconds()
-                save(training, stop, is_last=ends)
+                if ends:
+                    training.checkpointer.save_last(state, training.progress(), stop)
+                else:
+                    training.checkpointer.save(state, training.progress())
             saved_step, wants_save = state.step, False
         if stopping and (state.evaluation_due or not is_over):
             return "interrupted"
@@ -135,7 +137,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         if state.step % config.logging_steps == 0 or state.step >= training.total_steps:
             update.settle()
             _log(training, clock, learning_rate, grad_norm)
-        note_save(training, training.saver.collect(wait=False))
+        training.checkpointer.collect(wait=False)
 
 
 def micro_batch_loss(training: StepParts, accumulation_index: int) -> torch.Tensor:
@@ -144,9 +146,9 @@ def micro_batch_loss(training: StepParts, accumulation_index: int) -> torch.Tens
     size, seed, step = config.train_batch_size, config.seed, state.step
     micro_index = accumulation_index * training.accelerator.num_processes + training.accelerator.process_index
     images = training.stream.micro_batch(state.images_seen + micro_index * size, size, step, micro_index)
-    noise = standard_normal(tuple(images.shape), device, seed, "noise", step, micro_index)
+    noise = standard_normal(tuple(images.shape), device, seed, Purpose.NOISE, step, micro_index)
     timesteps, weights = training.timesteps_of(micro_index)
-    seed_global_generators(seed, "dropout", step, micro_index)
+    seed_global_generators(seed, Purpose.DROPOUT, step, micro_index)
     prediction = training.model(process.add_noise(images, noise, timesteps), timesteps).sample
     target = process.target(images, noise, timesteps)
     errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))

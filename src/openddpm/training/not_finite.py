@@ -23,7 +23,7 @@ def agreed_status(
     """
     *loss_values, norm = torch.stack([*losses, grad_norm]).tolist()
     is_finite = all(map(math.isfinite, loss_values)) and (training.state.scaler is not None or math.isfinite(norm))
-    return all_reduce_status(training.accelerator, StepStatus(is_finite, signal, training.saver.wants_retry()))
+    return all_reduce_status(training.accelerator, StepStatus(is_finite, signal, training.checkpointer.wants_retry()))
 
 
 def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool) -> NotFinite:

@@ -16,8 +16,8 @@ from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
 from openddpm.evaluation.heldout import HeldoutEvaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
-from openddpm.seeding import uniform
-from openddpm.training.checkpointer import Saver
+from openddpm.seeding import Purpose, uniform
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.performance import run_as_it_is
 from openddpm.training.recorder import Recorder
 from openddpm.training.run_folder import FolderLock
@@ -41,7 +41,7 @@ class StepParts:
         """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
         config, num_timesteps = self.config, self.process.num_timesteps
         shape, device = (config.train_batch_size,), self.accelerator.device
-        draws = uniform(shape, device, config.seed, "timesteps", self.state.step, micro_index)
+        draws = uniform(shape, device, config.seed, Purpose.TIMESTEPS, self.state.step, micro_index)
         return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
 
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ class Training(StepParts):
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
-    saver: Saver
+    checkpointer: Checkpointer
     lock: FolderLock
     was_finished: bool
     threads_before: int | None = None
@@ -86,7 +86,7 @@ class Training(StepParts):
 
     def close(self) -> None:
         """Leave the run folder to others, and the memory that compiled code takes."""
-        self.saver.close()
+        self.checkpointer.close()
         self.stream.close()
         self.lock.release()
         run_as_it_is(self.state.unet)

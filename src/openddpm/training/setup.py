@@ -21,7 +21,7 @@ from openddpm.diffusion.unet import gflops_per_image
 from openddpm.errors import UserError
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.heldout import HeldoutEvaluation
-from openddpm.training.checkpointer import Saver
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.ema import LerpEMA
@@ -161,7 +161,7 @@ def _build(
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
-        saver=Saver(folder, run.run_id, config.checkpoints_total_limit, recorder.sync_rows, export),
+        checkpointer=Checkpointer(recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, export),
         lock=lock,
         was_finished=earlier is not None and earlier.record.status == "finished",
     )

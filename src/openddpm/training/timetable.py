@@ -14,7 +14,7 @@ FIXED_SAMPLE_COUNTS = (
     96,
     192,
 )  # of either kind; assumed: four an error bar is made of, in each group, are the least
-MIN_EVALUATIONS = 24  # assumed: enough to see a curve; a longer run affords more tuples instead
+ENOUGH_EVALUATIONS = 24  # assumed: enough to see a curve; a longer run affords more tuples instead
 EARLY_PARTS = (8, 4, 2)  # of the first interval
 
 MAX_SHARE_OF_PREVIEWS = 0.05  # of training, spent on previews
@@ -127,7 +127,7 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
     total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # that would take as long as training
     affordable = MAX_SHARE_OF_TIME * total_fixed_samples
     num_extra = len(EARLY_PARTS) + 1  # besides one every `evaluation_steps`
-    enough = [count for count in FIXED_SAMPLE_COUNTS if affordable >= count * (MIN_EVALUATIONS + num_extra)]
+    enough = [count for count in FIXED_SAMPLE_COUNTS if affordable >= count * (ENOUGH_EVALUATIONS + num_extra)]
     num_fixed_samples = max(enough, default=FIXED_SAMPLE_COUNTS[0])
     num_regular = int(affordable / num_fixed_samples) - num_extra
     evaluation_steps = -(-total_steps // num_regular) if num_regular > 0 else total_steps

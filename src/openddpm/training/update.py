@@ -12,7 +12,6 @@ from typing import NoReturn
 import torch
 from torch.nn.utils import get_total_norm
 
-from openddpm.training.checkpointer import note_save
 from openddpm.training.distributed import StepStatus
 from openddpm.training.not_finite import agreed_status, not_finite
 from openddpm.training.run import Training
@@ -63,7 +62,7 @@ class Update:
             self._training.state.ema.step(self._parameters)
 
     def _fail(self, losses: list[torch.Tensor], signal: int | None) -> NoReturn:
-        note_save(self._training, self._training.saver.collect(wait=True))  # before anybody looks for the way back
+        self._training.checkpointer.collect(wait=True)  # before anybody looks for the way back
         raise not_finite(self._training, losses, may_go_back=signal is None)
 
 
@@ -110,7 +109,7 @@ class LateUpdate(Update):
         finally:
             del optimizer.found_inf, optimizer.grad_scale
         state.optimizer.zero_grad()
-        return StepStatus(signal=self._stop.signal, wants_save=self._training.saver.wants_retry()), grad_norm
+        return StepStatus(signal=self._stop.signal, wants_save=self._training.checkpointer.wants_retry()), grad_norm
 
     def settle(self) -> None:
         """Hear how the last step went, and let the average follow."""

@@ -17,8 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from openddpm.analysis.noise_checks import brightness_error
 from openddpm.config import TrainConfig
-from openddpm.diffusion.sampling import Solver, denoiser, inference_timesteps, sample
+from openddpm.diffusion.denoiser import denoiser
+from openddpm.diffusion.sampling import inference_timesteps, sample
 from openddpm.errors import UserError
+from openddpm.solvers import Solver
 from tiny import TINY_UNET
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

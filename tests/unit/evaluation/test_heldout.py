@@ -12,10 +12,11 @@ import torch
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split, split_heldout
-from openddpm.diffusion.process import BANDS, DiffusionProcess
+from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation import baselines as baselines_module
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.heldout import FixedSamples, HeldoutEvaluation, Levels
+from openddpm.record.bands import BANDS
 from openddpm.record.schema import DataRecord
 
 CPU = torch.device("cpu")

@@ -1,15 +1,17 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from openddpm.api import train
 from openddpm.record.schema import Progress
-from openddpm.training import checkpointer as saver_module
+from openddpm.training import checkpointer as checkpointer_module
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints
-from openddpm.training.checkpointer import Saver
+from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.recorder import Recorder
 from tiny import tiny_config, write_tiny_folder
 
@@ -22,21 +24,42 @@ TENSORS = {
 }
 
 
-def progress_at(step: int) -> Progress:
-    """Return where a run of one image a step stands."""
-    return Progress(step=step, images_seen=step, epoch=0.0)
+class FakeRecorder:
+    """What a checkpointer makes of a recorder: notes the steps it is told of, and the warnings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.is_main, self.run = folder, True, SimpleNamespace(run_id="run")
+        self.steps: list[int] = []
+        self.warnings: list[str] = []
+
+    def sync_rows(self) -> None:
+        pass
+
+    def checkpointed(self, progress: Progress) -> None:
+        self.steps.append(progress.step)
+
+    def warned(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def save_steps(folder: Path, keep: int) -> tuple[FakeRecorder, list[list[int]]]:
+    """Save steps 1 and 2 of a run of one image a step; return what was told, and where each save's copies lay."""
+    recorder, places = FakeRecorder(folder), []
+    checkpointer = Checkpointer(cast(Recorder, recorder), cast(Any, None), keep, 1800, lambda folder: None)
+    for step in (1, 2):
+        state: Any = SimpleNamespace(tensors=lambda: TENSORS, scalars=lambda accelerator, step=step: {"step": step})
+        checkpointer.save(state, Progress(step=step, images_seen=step, epoch=0.0))
+        checkpointer.collect(wait=True)
+        copies = checkpointer._copies.values()
+        places.append([tensor.data_ptr() for content in copies for tensor in content.values()])
+    checkpointer.close()
+    return recorder, places
 
 
 def test_memory_of_the_copies_is_kept(tmp_path: Path) -> None:
     """A second save copies into the memory of the first."""
-    saver = Saver(tmp_path, "run", 2, lambda: None, lambda folder: None)
-    places = []
-    for step in (1, 2):
-        saver.begin(TENSORS, {"step": step}, progress_at(step))
-        outcome = saver.collect(wait=True)
-        assert outcome is not None and outcome.reason is None
-        places.append([tensor.data_ptr() for content in saver._copies.values() for tensor in content.values()])
-    saver.close()
+    recorder, places = save_steps(tmp_path, keep=2)
+    assert (recorder.steps, recorder.warnings) == ([1, 2], [])
     assert places[0] == places[1]
 
 
@@ -44,20 +67,15 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_no_failed_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an old checkpoint is in use, the new one counts as saved, and what stays is said."""
-    saver = Saver(tmp_path, "run", 1, lambda: None, lambda folder: None)
 
     def in_use(folder: Path) -> None:
         raise PermissionError(13, "in use", str(folder))
 
     monkeypatch.setattr("openddpm.training.checkpoint.remove_folder", in_use)
-    outcomes = []
-    for step in (1, 2):
-        saver.begin(TENSORS, {"step": step}, progress_at(step))
-        outcomes.append(saver.collect(wait=True))
-    saver.close()
-    assert [outcome and outcome.reason for outcome in outcomes] == [None, None]
-    assert outcomes[0] and outcomes[0].not_pruned is None
-    assert outcomes[1] and "in use" in str(outcomes[1].not_pruned)
+    recorder, _ = save_steps(tmp_path, keep=1)
+    assert recorder.steps == [1, 2]
+    (warning,) = recorder.warnings
+    assert warning.startswith("a checkpoint before step 2 could not be removed: ") and "in use" in warning
     assert [checkpoint_step(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
 
 
@@ -82,7 +100,7 @@ def test_a_save_waits_its_turn_and_training_does_not(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Recorder, "sync_rows", held)
     monkeypatch.setattr(Recorder, "logged", freeing)
     monkeypatch.setattr(Recorder, "warned", lambda self, text: said.append(text))
-    monkeypatch.setattr(saver_module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer_module, "TURN_SECONDS", 0.0)
     config = tiny_config(tmp_path, dataset=str(tmp_path / "images"), max_train_steps=12, checkpointing_steps=2)
     assert train(config.model_copy(update={"checkpoints_total_limit": 10})).status == "finished"
     steps = [checkpoint_step(folder) for folder in list_checkpoints(tmp_path / "run")]
