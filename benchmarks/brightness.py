@@ -23,6 +23,7 @@ from openddpm.config import ModelOptions
 from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.sampling import _clip, sample
+from openddpm.predictions import PREDICTIONS
 from openddpm.solvers import SOLVERS, Solver
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -55,8 +56,7 @@ class PlainImages:
             a, s, noisy = a2.sqrt(), (1 - a2).sqrt(), noisy.double()
             clean = mean + a * variance / (a2 * variance + (s * noise_std) ** 2) * (noisy - a * mean)
             noise = (noisy - a * clean) / s
-            prediction = {"sample": clean, "epsilon": noise, "v_prediction": a * noise - s * clean}[prediction_type]
-            return prediction.float()
+            return PREDICTIONS[prediction_type].target(clean, noise, a, s).float()
 
         return predict
 

@@ -6,7 +6,7 @@ that it really is: noise that should repeat is compared, weights that should be 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -131,14 +131,15 @@ def _trained_by(kind: type[DiffusionProcess]) -> Callable[[Training], AbstractCo
     @contextmanager
     def inject_into(training: Training) -> Iterator[None]:
         right, device = training.process, training.accelerator.device
-        training.process = kind(_model_options(training.config), device)
+        wrong = kind(_model_options(training.config), device)
+        training.objective = replace(training.objective, process=wrong)
         size, first = training.config.train_batch_size, torch.zeros(1, dtype=torch.long, device=device)
         noise, image = torch.randn((size, 1, 2, 2), device=device), torch.ones((1, 1, 2, 2), device=device)
         if kind is _HalfNoising:
-            assert torch.equal(training.process.add_noise(image, noise[:1], first), image)
+            assert torch.equal(wrong.add_noise(image, noise[:1], first), image)
             assert not torch.equal(right.add_noise(image, noise[:1], first), image)
         else:
-            assert torch.equal(training.process.target(noise, noise, first)[1:], noise[:-1])
+            assert torch.equal(wrong.target(noise, noise, first)[1:], noise[:-1])
         yield
 
     return inject_into

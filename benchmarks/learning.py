@@ -24,7 +24,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from commands import int_of_at_least, run_all
 from digits import write_digits
 from kernel_distance import Features, KernelDistance, features_of
@@ -35,11 +34,13 @@ from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
 from openddpm.diffusion.denoiser import Denoiser
+from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.sampling import sample
-from openddpm.evaluation.heldout import FixedSamples
 from openddpm.record.reader import read_run_folder
+from openddpm.record.schema import EvaluationRow
 from openddpm.sampling_run import open_run, starting_noise
-from openddpm.training import loop, setup, timetable
+from openddpm.training import setup, timetable
+from openddpm.training.loop import fit
 from openddpm.training.probe import Probe
 from openddpm.training.run import Training
 
@@ -264,14 +265,14 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
     folder = run_folder(given, data, name, seed)
     training = prepared(_config(given, data, name, seed, folder), variant)
     if variant.options.get("beta_schedule"):
-        _judge_on_linear_noise(training, data, given, seed)
-    loss = weighted_loss(variant) if variant.weight else loop.micro_batch_loss
-    if variant.density:
-        _draw_timesteps(training, variant.density)
+        linear_folder = given.output_dir / "runs" / f"{data}--linear--{seed}"
+        linear = prepared(_config(given, data, BASE, seed, linear_folder), VARIANTS[BASE])
+        linear.close()
+        training.evaluation = OnLinearNoise(linear, training)  # type: ignore[assignment]
+    plain = training.objective
+    training.objective = VariantObjective(plain.process, plain.sampling, plain.seed, plain.device, variant)
     start = time.process_time()
-    with patch.object(loop, "micro_batch_loss", loss):
-        status = loop.fit(training).status
-    assert status == "finished"
+    assert fit(training).status == "finished"
     ema, raw = (
         [row for row in read_run_folder(folder).evaluations if row.weights == kind][-1] for kind in ("ema", "raw")
     )
@@ -320,58 +321,40 @@ def _reference(given: argparse.Namespace, data: str, folder: Path, features: Fea
     return np.load(path)
 
 
-def weighted_loss(variant: Variant) -> Callable[[Training, int], torch.Tensor]:
-    """Return the loss of the loop, with each image's error weighted by its signal-to-noise ratio."""
-    weight = variant.weight
-    assert weight is not None
+@dataclass(frozen=True)
+class VariantObjective(Objective):
+    """The objective with a variant's weights of errors and density of timesteps."""
 
-    def loss(training: Training, accumulation_index: int) -> torch.Tensor:
-        timesteps, _ = training.timesteps_of(accumulation_index)
+    variant: Variant
 
-        def weighted(prediction: torch.Tensor, target: torch.Tensor, reduction: str) -> torch.Tensor:
-            errors = (prediction - target).square()
-            return errors * weight(training.process.snr()[timesteps]).view(-1, 1, 1, 1)
-
-        with patch.object(F, "mse_loss", weighted):
-            return _PLAIN_LOSS(training, accumulation_index)
-
-    return loss
-
-
-_PLAIN_LOSS = loop.micro_batch_loss
-
-
-def _draw_timesteps(training: Training, density: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Make a run draw its timesteps, stratified, by a density over log-SNR."""
-    log_snr = training.process.snr().double().log()
-    likelihoods = density(log_snr) * log_snr.diff(append=2 * log_snr[-1:] - log_snr[-2:-1]).abs()
-    cumulated = (likelihoods / likelihoods.sum()).cumsum(0)
-    even = training.timesteps_of
-
-    def drawn(micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        timesteps, weights = even(micro_index)
+    def timesteps(self, count: int, step: int, micro_index: int) -> torch.Tensor:
+        """Return timesteps, (B,) int64: stratified, by the variant's density over log-SNR if it has one."""
+        timesteps = super().timesteps(count, step, micro_index)
+        if self.variant.density is None:
+            return timesteps
+        log_snr = self.process.snr().double().log()
+        widths = log_snr.diff(append=2 * log_snr[-1:] - log_snr[-2:-1]).abs()
+        cumulated = (self.variant.density(log_snr) * widths).cumsum(0)
         draws = (timesteps + 0.5) / len(log_snr)
-        return torch.searchsorted(cumulated, draws.double()).clamp(max=len(log_snr) - 1), weights
+        return torch.searchsorted(cumulated / cumulated[-1], draws.double())
 
-    training.timesteps_of = drawn  # type: ignore[method-assign]
+    def weights(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return weights, (B,) float32: times those of the variant, by the signal-to-noise ratio, if it has any."""
+        weights = super().weights(timesteps)
+        return weights if self.variant.weight is None else weights * self.variant.weight(self.process.snr()[timesteps])
 
 
-def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namespace, seed: int) -> None:
-    """Score a model of another noise schedule on the tuples of the linear one, at the timesteps of like noise."""
-    folder = given.output_dir / "runs" / f"{data}--linear--{seed}"
-    linear = prepared(_config(given, data, BASE, seed, folder), VARIANTS[BASE])
-    linear.close()
-    theirs, ours = linear.process.snr().log(), training.process.snr().log()
-    nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
-    score = FixedSamples.squared_errors
+class OnLinearNoise:
+    """Scores a model of another noise schedule on the linear one's fixed samples, at the timesteps of like noise."""
 
-    def translated(self: FixedSamples, denoise: Denoiser, batch_size: int) -> Any:
-        return score(self, lambda noisy, timesteps: denoise(noisy, nearest[timesteps]), batch_size)
+    def __init__(self, linear: Training, training: Training) -> None:
+        theirs, ours = linear.process.snr().log(), training.process.snr().log()
+        self._nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
+        self._evaluation = linear.evaluation
 
-    training.evaluation = linear.evaluation
-    for tuples in (linear.evaluation.train, linear.evaluation.heldout):
-        if tuples is not None:
-            tuples.squared_errors = translated.__get__(tuples)  # type: ignore[method-assign]
+    def score(self, denoise: Denoiser, *where: Any) -> EvaluationRow:
+        """Return a line of evaluations.jsonl."""
+        return self._evaluation.score(lambda noisy, timesteps: denoise(noisy, self._nearest[timesteps]), *where)
 
 
 def measure_rates(given: argparse.Namespace) -> None:
@@ -391,7 +374,7 @@ def measure_rates(given: argparse.Namespace) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in probes}
         for _ in range(1 + RATE_ROUNDS):
             for name, (probe, _) in probes.items():
-                seconds[name].append(probe._timed_step())
+                seconds[name].append(probe._timed_step(1))
         found = {name: size / statistics.median(seconds[name][1:]) for name, (_, size) in probes.items()}
         measured.setdefault(data, {}).update(
             {

@@ -1,17 +1,14 @@
 """Noise schedules, targets and conversions against diffusers' own schedulers and against float64 arithmetic."""
 
-from typing import get_args
-
 import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
-from apple_stand_in import apple_gpu
-from openddpm.config import ModelOptions, TimestepSampling
+from openddpm.config import ModelOptions
 from openddpm.diffusion.denoiser import denoiser
-from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.sampling import _CLIPPING, _clip, inference_timesteps, sample
 from openddpm.solvers import SOLVERS, Solver
 from tiny import TINY_UNET
@@ -75,53 +72,6 @@ def test_noising_half_precision_images_adds_noise_at_every_timestep() -> None:
     assert noisy.dtype == torch.float32
     found = noisy.var(dim=(1, 2, 3))
     assert torch.allclose(found, 1 - process.scheduler.alphas_cumprod[:10], rtol=0.05)
-
-
-@pytest.mark.parametrize("sampling", ["uniform", "stratified"])
-def test_timesteps_are_uniform(sampling: TimestepSampling) -> None:
-    """Every timestep is equally likely; stratified draws put one image in each equal part of them."""
-    draws = torch.rand((2000, 50), generator=torch.Generator().manual_seed(0))
-    timesteps = torch.stack([sample_timesteps(row, 1000, sampling)[0] for row in draws])
-    counts = torch.bincount(timesteps.flatten(), minlength=1000)
-    assert counts.shape == (1000,) and (counts - 100).abs().max() < 60
-    strata = (timesteps.sort(dim=1).values // 20 == torch.arange(50)).all()
-    assert bool(strata) == (sampling == "stratified")
-
-
-@pytest.mark.parametrize("num_timesteps", [2, 10, 1000])
-def test_importance_keeps_the_mean_over_all_timesteps(num_timesteps: int) -> None:
-    """Weighted, each timestep counts the same though the first comes most often; a mean of any errors is kept."""
-    draws = torch.rand((4000, 50), generator=torch.Generator().manual_seed(0))
-    pairs = [sample_timesteps(row, num_timesteps, "importance") for row in draws]
-    timesteps, weights = torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
-    counts = torch.bincount(timesteps, minlength=num_timesteps).double()
-    mass = torch.zeros(num_timesteps, dtype=torch.double).index_add(0, timesteps, weights.double())
-    assert counts[0] == counts.max() and counts.min() > 0
-    torch.testing.assert_close(mass / mass.sum() * num_timesteps, torch.ones_like(mass), atol=0.5, rtol=0)
-    errors = 1 / (1.0 + timesteps)  # as in a run, large where noise is little
-    expected = (1 / (1.0 + torch.arange(num_timesteps))).mean()
-    torch.testing.assert_close((weights * errors).mean(), expected, rtol=0.005, atol=0)
-
-
-def test_importance_weights_are_those_of_float64_on_a_device_without_it() -> None:
-    """The weights have the bits of their formula in float64, also where the draws lie on a device without float64."""
-    edges = torch.arange(1001, dtype=torch.float64) / 1000
-    likelihoods = (edges**0.5).diff()
-    draws = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    timesteps, weights = sample_timesteps(draws, 1000, "importance")
-    assert torch.equal(weights, (1 / (1000 * likelihoods[timesteps])).float())
-    with apple_gpu():
-        there = sample_timesteps(draws.to("mps"), 1000, "importance")
-        assert all(found.device.type == "mps" for found in there)
-        assert torch.equal(there[0].cpu(), timesteps) and torch.equal(there[1].cpu(), weights)
-
-
-def test_timesteps_at_the_edges_stay_inside() -> None:
-    """The smallest and the largest possible draws give the first and the last timestep."""
-    draws = torch.tensor([0.0, np.nextafter(np.float32(1), np.float32(0))])
-    for sampling in get_args(TimestepSampling):
-        timesteps, weights = sample_timesteps(draws, 1000, sampling)
-        assert timesteps.tolist() == [0, 999] and weights.isfinite().all()
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

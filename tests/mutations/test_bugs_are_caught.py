@@ -43,8 +43,8 @@ BUGS = [
     ),
     Bug(
         "noise from the global generator, which previews reset",
-        "training/loop.py",
-        "noise = standard_normal(tuple(images.shape), device, seed, Purpose.NOISE, step, micro_index)",
+        "diffusion/objective.py",
+        "noise = standard_normal(tuple(images.shape), self.device, self.seed, Purpose.NOISE, step, micro_index)",
         "noise = torch.randn(images.shape)",
         PLAIN_LOOP + "test_no_two_steps_share_their_noise",
     ),

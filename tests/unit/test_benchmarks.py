@@ -223,14 +223,42 @@ def test_counts_of_benchmarks_are_refused(text: str, capsys: pytest.CaptureFixtu
 
 
 def test_timesteps_drawn_by_log_snr() -> None:
-    """The log-SNR of timesteps drawn by a density over it has that density's mean and spread, in any order."""
-    process = DiffusionProcess(ModelOptions(), torch.device("cpu"))
-    timesteps = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
-    training = SimpleNamespace(process=process, timesteps_of=lambda _: (timesteps, torch.ones(1000)))
-    learning._draw_timesteps(training, learning.VARIANTS["log-snr"].density)
-    log_snr = process.snr()[training.timesteps_of(0)[0]].log()
+    """The log-SNR of timesteps drawn by a density over it has that density's mean and spread."""
+    objective = _objective_of("log-snr")
+    log_snr = objective.process.snr()[objective.timesteps(1000, step=0, micro_index=0)].log()
     assert log_snr.mean().item() == pytest.approx(learning.LOG_SNR_MEAN, abs=0.05)
     assert log_snr.std().item() == pytest.approx(learning.LOG_SNR_SD, abs=0.05)
+    assert torch.equal(objective.weights(torch.arange(3)), torch.ones(3))
+
+
+def test_errors_weighted_by_min_snr() -> None:
+    """The error of a velocity counts min(SNR, 5) / (SNR + 1), at timesteps as the run draws them."""
+    objective, plain = _objective_of("v-min-snr"), _objective_of("v")
+    timesteps, snr = torch.arange(1000), objective.process.snr()
+    assert (snr > 5).any() and (snr < 5).any()
+    torch.testing.assert_close(objective.weights(timesteps), snr.clamp(max=5.0) / (snr + 1))
+    assert torch.equal(objective.timesteps(16, 0, 0), plain.timesteps(16, 0, 0))
+
+
+def _objective_of(variant: str) -> Any:
+    process = DiffusionProcess(ModelOptions(), torch.device("cpu"))
+    return learning.VariantObjective(process, "stratified", 0, torch.device("cpu"), learning.VARIANTS[variant])
+
+
+def test_a_model_of_cosine_noise_is_scored_on_linear_noise() -> None:
+    """It is told the timestep of its own schedule whose noise is nearest to that of the fixed sample."""
+    linear, cosine = (
+        DiffusionProcess(ModelOptions(beta_schedule=schedule), torch.device("cpu"))
+        for schedule in ("linear", "squaredcos_cap_v2")
+    )
+    told: list[torch.Tensor] = []
+    evaluation = SimpleNamespace(score=lambda denoise, *where: (denoise(None, torch.tensor([50, 400, 800])), where))
+    judged = learning.OnLinearNoise(
+        SimpleNamespace(process=linear, evaluation=evaluation), SimpleNamespace(process=cosine)
+    )
+    assert judged.score(lambda noisy, timesteps: told.append(timesteps), "ema", 3) == (None, ("ema", 3))
+    expected = linear.snr()[[50, 400, 800]].log()
+    torch.testing.assert_close(cosine.snr()[told[0]].log(), expected, atol=0.02, rtol=0)
 
 
 def test_the_page_says_what_is_not_measured(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from openddpm.analysis.course import MIN_TREND_POINTS, RECENT, Course, fit_trend
 from openddpm.analysis.text import number_of, signed, significant
+from openddpm.predictions import PREDICTIONS, Prediction
 from openddpm.record.schema import Evidence, VerdictCode, Weights
 
 HIGHER = 1.2  # times its lowest loss, in a run that has not learned much yet
@@ -101,9 +102,9 @@ def _guessing(course: Course) -> Symptom | None:
 def _replayed_noise(course: Course) -> Symptom | None:
     """Training loss far below the loss of the same weights on training images with noise never met."""
     raw = course.train_loss("raw")
-    is_comparable = (
-        course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.user_supplied
-    )
+    prediction = _prediction(course)
+    trains_on_noise_error = prediction is not None and prediction.trains_on_noise_error
+    is_comparable = trains_on_noise_error and "transform" not in course.run.user_supplied
     if not is_comparable or len(course.steps) < MIN_TREND_POINTS or not np.isfinite(raw[-1]):
         return None
     since = course.steps[-3]  # two intervals: one alone may hold too few images
@@ -227,7 +228,13 @@ def _last_ema_decay(course: Course) -> float | None:
 
 def _silence_scores_one(course: Course) -> bool:
     """Whether 1 is a measure: a small error of a predicted image is a large one of the noise where there is little."""
-    return course.run.config.get("prediction_type") != "sample"
+    prediction = _prediction(course)
+    return prediction is None or not prediction.amplifies_errors
+
+
+def _prediction(course: Course) -> Prediction | None:
+    """Return what the model predicts; None where the record does not say."""
+    return PREDICTIONS.get(str(course.run.config.get("prediction_type")))
 
 
 def _training_peak(course: Course) -> float:

@@ -20,6 +20,7 @@ from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import check_runs, refuse_constant, unet_config
 from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
 from openddpm.errors import UserError
+from openddpm.predictions import PREDICTIONS
 from openddpm.record.schema import InitRecord
 
 _FILES = tuple(f"{folder}{name}" for folder in ("", "unet/") for name in ("config.json", WEIGHTS))
@@ -98,7 +99,7 @@ class Pretrained:
         if size not in (None, config.resolution):
             remarks.append(f"'{self.source}' was made for images of {size} pixels; it goes on with {config.resolution}")
         if self.scheduler is None:
-            hint = f"it is taken to predict {config.prediction_type}"
+            hint = f"it is taken to predict {PREDICTIONS[config.prediction_type].description}"
             return [*remarks, f"'{self.source}' has no scheduler_config.json that says what it predicts: {hint}"]
         steps = self.scheduler.get("num_train_timesteps", 1000)
         if steps != config.num_train_timesteps:
@@ -162,10 +163,11 @@ def _check_options(pretrained: Pretrained, config: TrainConfig) -> None:
         raise UserError(found, "Start from weights that were trained for a DDPM or DDIM scheduler.")
     predicts = scheduler.get("prediction_type", "epsilon")
     if predicts != config.prediction_type:
-        known = predicts in ("epsilon", "sample", "v_prediction")
+        known, wanted = PREDICTIONS.get(str(predicts)), PREDICTIONS[config.prediction_type]
         raise UserError(
-            f"'{source}' predicts {predicts}, and this run would train it as prediction_type {config.prediction_type}",
-            f"Give --prediction_type {predicts}." if known else "openddpm trains epsilon, sample and v_prediction.",
+            f"'{source}' predicts {known.description if known else predicts}, and this run would train it to predict "
+            f"{wanted.description}",
+            f"Give --prediction_type {predicts}." if known else f"openddpm trains {', '.join(PREDICTIONS)}.",
         )
 
 

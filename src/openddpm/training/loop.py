@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from openddpm.record.schema import MetricsRow, Status
-from openddpm.seeding import Purpose, seed_global_generators, standard_normal
 from openddpm.training.clock import Clock
 from openddpm.training.distributed import StepStatus, all_reduce_status, lost_ranks_named
 from openddpm.training.evaluate import evaluate
@@ -142,17 +140,10 @@ def _fit(training: Training, stop: StopRequest) -> Status:
 
 def micro_batch_loss(training: StepParts, accumulation_index: int) -> torch.Tensor:
     """Return the loss of this process's next micro-batch, () float32."""
-    config, state, process, device = training.config, training.state, training.process, training.accelerator.device
-    size, seed, step = config.train_batch_size, config.seed, state.step
-    micro_index = accumulation_index * training.accelerator.num_processes + training.accelerator.process_index
-    images = training.stream.micro_batch(state.images_seen + micro_index * size, size, step, micro_index)
-    noise = standard_normal(tuple(images.shape), device, seed, Purpose.NOISE, step, micro_index)
-    timesteps, weights = training.timesteps_of(micro_index)
-    seed_global_generators(seed, Purpose.DROPOUT, step, micro_index)
-    prediction = training.model(process.add_noise(images, noise, timesteps), timesteps).sample
-    target = process.target(images, noise, timesteps)
-    errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
-    return (weights * errors).mean()
+    state, accelerator, size = training.state, training.accelerator, training.config.train_batch_size
+    micro_index = accumulation_index * accelerator.num_processes + accelerator.process_index
+    images = training.stream.micro_batch(state.images_seen + micro_index * size, size, state.step, micro_index)
+    return training.objective.losses(training.model, images, state.step, micro_index).mean()
 
 
 def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torch.Tensor) -> None:

@@ -38,7 +38,7 @@ def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool
         else "the gradient is not finite"
     )
     places = [
-        f"  timesteps {_listed(training.timesteps_of(index)[0])} of images {_listed(training.image_indices_of(index))}"
+        f"  timesteps {_listed(training.timesteps_of(index))} of images {_listed(training.image_indices_of(index))}"
         for index in not_finite_indices or range(len(by_micro_index))
     ]
     return NotFinite(

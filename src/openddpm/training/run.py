@@ -12,11 +12,11 @@ from diffusers import UNet2DModel
 
 from openddpm.config import TrainConfig
 from openddpm.data.stream import BatchStream, Split
-from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.diffusion.objective import Objective
+from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation.heldout import HeldoutEvaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
-from openddpm.seeding import Purpose, uniform
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.performance import run_as_it_is
 from openddpm.training.recorder import Recorder
@@ -34,15 +34,13 @@ class StepParts:
     model: Any
     """The UNet as Accelerate prepared it for the forward pass of training."""
     state: TrainingState
-    process: DiffusionProcess
     stream: BatchStream
+    objective: Objective
+    """May be replaced before the run is trained; the record says nothing of that."""
 
-    def timesteps_of(self, micro_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return timesteps (B,) int64 and their weights (B,) of a micro-batch of the step in hand, of any process."""
-        config, num_timesteps = self.config, self.process.num_timesteps
-        shape, device = (config.train_batch_size,), self.accelerator.device
-        draws = uniform(shape, device, config.seed, Purpose.TIMESTEPS, self.state.step, micro_index)
-        return sample_timesteps(draws, num_timesteps, config.timestep_sampling)
+    def timesteps_of(self, micro_index: int) -> torch.Tensor:
+        """Return the timesteps (B,) int64 of a micro-batch of the step in hand, whichever process trains on it."""
+        return self.objective.timesteps(self.config.train_batch_size, self.state.step, micro_index)
 
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
         """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
@@ -56,6 +54,7 @@ class Training(StepParts):
 
     frozen_unet: UNet2DModel
     """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
+    process: DiffusionProcess
     images: np.ndarray
     """Of the store, (N, C, H, W) uint8."""
     split: Split

@@ -16,6 +16,7 @@ from openddpm.config import TrainConfig
 from openddpm.data.near_duplicates import near_duplicates_across, with_near_duplicates
 from openddpm.data.store import cache_dir_of
 from openddpm.data.stream import BatchStream, Transform
+from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import gflops_per_image
 from openddpm.errors import UserError
@@ -113,7 +114,8 @@ def _build(
         speed = replace(speed, images_on_device=False)
     model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
     process = DiffusionProcess(config, device)
-    parts = StepParts(config, accelerator, model, state, process, stream)
+    objective = Objective(process, config.timestep_sampling, config.seed, device)
+    parts = StepParts(config, accelerator, model, state, stream, objective)
 
     # The length of the run, and what is done when.
     config, timetable, pace = _timed(parts, len(split.train), earlier, times_steps)
@@ -154,6 +156,7 @@ def _build(
         frozen_unet=frozen_unet,
         state=state,
         process=process,
+        objective=objective,
         images=store.images,
         split=split,
         stream=stream,

@@ -169,7 +169,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch, follows: str) -> Iterator[dict[str
 
         training.state.optimizer.step = kept_before
         next(training.state.unet.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-        kept["timesteps"], kept["images"] = training.timesteps_of(0)[0].tolist(), training.image_indices_of(0).tolist()
+        kept["timesteps"], kept["images"] = training.timesteps_of(0).tolist(), training.image_indices_of(0).tolist()
         return value
 
     def kept_after(training: Training, *arguments: Any, **options: Any) -> NotFinite:
