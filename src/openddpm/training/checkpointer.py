@@ -41,7 +41,7 @@ class Saver:
 
     Args:
         before: called in that thread before a checkpoint is written: makes the rows so far durable.
-        after: called there with the folder of the published checkpoint: exports the pipeline.
+        after: called there with the folder of the published checkpoint: adds it to the record, exports the pipeline.
     """
 
     def __init__(

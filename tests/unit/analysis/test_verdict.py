@@ -97,6 +97,7 @@ def row(step: int, weights: Weights, heldout: float, training: float) -> Evaluat
         train_skill=train_skill if np.isfinite(training) else None,
         bands={"detail": band, "shape": band, "layout": band},
         by_timestep=[heldout if np.isfinite(heldout) else None],
+        seconds=0.5,
     )
 
 
