@@ -6,7 +6,7 @@ The docstrings are the descriptions in the JSON Schemas that `openddpm schema` w
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 2
 MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
@@ -14,6 +14,15 @@ MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0)]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Derived = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A number reckoned from a record, null where that leads to none: odd records have a verdict, too."""
+
 Status = Literal["running", "finished", "interrupted", "failed"]
 Weights = Literal["ema", "raw"]
 Band = Literal["detail", "shape", "layout"]
@@ -25,7 +34,12 @@ VerdictCode = Literal[
 
 class _Record(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+        protected_namespaces=(),
     )
 
 
@@ -359,8 +373,8 @@ class Evidence(_Record):
     kind: Literal["good", "note", "warning"]
     text: str
     """A sentence for people."""
-    value: float | None = None
-    error: float | None = None
+    value: Derived = None
+    error: Derived = None
     """Standard error of `value`."""
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -61,7 +62,7 @@ class RunWriter:
         self._waiting = dict.fromkeys(ROW_FILES, b"")
         """Lines that could not be written yet."""
         self._appending = Lock()
-        self._noted_checkpoints: set[int] | None = None
+        self._noted_checkpoints: set[Any] | None = None
         """Steps that checkpoints.jsonl has, once it was looked at."""
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
@@ -100,7 +101,7 @@ class RunWriter:
             OSError: it could not be written; it is added before the next.
         """
         if self._noted_checkpoints is None:
-            self._noted_checkpoints = {line["step"] for line in read_json_lines(self.folder / CHECKPOINTS_FILE)}
+            self._noted_checkpoints = {line.get("step") for line in read_json_lines(self.folder / CHECKPOINTS_FILE)}
         if row.step not in self._noted_checkpoints:
             self._noted_checkpoints.add(row.step)
             self._append(CHECKPOINTS_FILE, row)

@@ -109,6 +109,8 @@ def resumed_record(
     record = earlier.record
     is_same = planned.dataset.sha256 == record.dataset.sha256
     source = (record if is_same else planned).dataset.source  # images that have moved are where they came from
+    before = record.session  # which may have been killed before it noted its last checkpoint
+    before = before.model_copy(update={"last_step": max(before.last_step, step)})
     session = planned.session.model_copy(update={"first_step": step, "last_step": step})
     resumption = Resumption(
         step=step,
@@ -131,7 +133,7 @@ def resumed_record(
             "evaluation": planned.evaluation,
             "previews": planned.previews,
             "progress": Progress(step=step, images_seen=images_seen, epoch=images_seen / planned.dataset.num_train),
-            "sessions": [*record.sessions, session],
+            "sessions": [*record.sessions[:-1], before, session],
             "resumptions": [*record.resumptions, resumption],
         }
     )

@@ -29,10 +29,8 @@ def flipping(run: RunRecord, source: str, chosen: list[str], random_flip: bool =
     return run.model_copy(update={"dataset": dataset, "config": config, "chosen_options": chosen})
 
 
-@pytest.mark.parametrize(
-    ("number", "severity"), [(None, None), (0, None), (4, "note"), (11, "warning"), (300, "warning")]
-)
-def test_near_duplicates_across_the_split_are_told(record: RunFolder, number: int | None, severity: str | None) -> None:
+@pytest.mark.parametrize(("number", "severity"), [(0, None), (4, "note"), (11, "warning"), (300, "warning")])
+def test_near_duplicates_across_the_split_are_told(record: RunFolder, number: int, severity: str | None) -> None:
     """The doctor tells of them by count and share, and warns from 2 % on; then the verdict's evidence does, too."""
     run = with_near(record.run, number)
     pairs = [NearDuplicateRecord(heldout="a.png", train="b.png", how="mirrored")]
