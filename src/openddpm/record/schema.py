@@ -381,8 +381,8 @@ class Evidence(_Record):
 class Forecast(_Record):
     """When the skill will flatten if training goes on as it does: a range, not a promise."""
 
-    images_low: Count
-    images_high: Count
+    images_low: Annotated[int, Field(ge=0)]
+    images_high: Annotated[int, Field(ge=0)]
     hours_low: float
     hours_high: float
     """Hours from now."""

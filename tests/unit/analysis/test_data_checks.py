@@ -16,7 +16,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return read_run_folder(write_made_up_run(tmp_path_factory.mktemp("runs") / "run"))
 
 
-def with_near(run: RunRecord, number: int | None, compared: int | None = 512) -> RunRecord:
+def with_near(run: RunRecord, number: int, compared: int = 512) -> RunRecord:
     """Return the run with so many near duplicates across its split."""
     found = {"num_near_duplicates": number, "num_compared": compared}
     return run.model_copy(update={"dataset": run.dataset.model_copy(update=found)})
