@@ -160,7 +160,7 @@ def run_ours(job: Job, folder: Path, options: Sequence[str] = ()) -> dict[str, A
         "resident_mib": round(ended.resident_bytes / 2**20),
         "device_mib": round(int(ended.output.rpartition(PEAK)[2].split()[0]) / 2**20),
         "gflops_per_image": found.run.model.gflops_per_image,
-        "speed": found.run.environment.get("speed"),
+        "speed": found.run.session.environment.speed.model_dump(),
     }
 
 

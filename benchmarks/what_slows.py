@@ -117,7 +117,7 @@ def _origin(found: RunFolder) -> dict[str, Any]:
     run = found.run
     return {
         "commit": commit.stdout.strip(),
-        "environment": {key: value for key, value in run.environment.items() if key != "platform"},
+        "environment": run.session.environment.model_dump(exclude={"platform"}),
         "seed": run.seed,
         "dataset": run.dataset.model_dump(),
         "num_parameters": run.model.num_parameters,

@@ -108,7 +108,7 @@ class Watch(Observer):
         self._folder = folder
         self._results.put(
             start_seconds=round(time.perf_counter() - self._begun, 1),
-            speed=run.environment.get("speed"),
+            speed=run.session.environment.speed.model_dump(),
             precision=run.config["mixed_precision"],
             gflops_per_image=run.model.gflops_per_image,
         )

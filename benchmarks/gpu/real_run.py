@@ -81,7 +81,7 @@ def summary(found: RunFolder, checkpointing_steps: int) -> dict[str, Any]:
         "steps_images_per_second": round(last.images_seen / spent.steps, 2) if spent.steps else None,
         "shares": spent.shares(),
         "previews": len(found.previews),
-        "speed": found.run.environment.get("speed"),
+        "speed": found.run.session.environment.speed.model_dump(),
         "verdict": found.verdict and found.verdict.sentence,
         "skill": found.verdict and found.verdict.skill,
     }

@@ -248,7 +248,7 @@ def test_markup_from_a_record_is_shown_as_text(visit: Any, tmp_path: Path) -> No
     write_made_up_run(tmp_path, name=payload, source=payload, previews=2, findings=findings)
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
     record["run_id"] = record["created"] = record["dataset"]["revision"] = record["dataset"]["split"] = payload
-    record["environment"] = {"device": payload, payload: {payload: payload}}
+    record["sessions"][-1]["environment"] |= {"device": payload, "packages": {payload: payload}}
     record["model"]["config"] = {payload: [payload]}
     record["config"] |= {"dataset": payload, "hub_model_id": payload, option: payload}
     record["user_supplied"] = [payload]

@@ -31,7 +31,7 @@ MARKUP_NAME = "a <b>run</b> & [link](x)"
 ALLOWED = {
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
-    *("data.json", "baselines.json", "verdict.json"),
+    *("checkpoints.jsonl", "data.json", "baselines.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/training-data.png"),
 }
 

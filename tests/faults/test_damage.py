@@ -160,7 +160,7 @@ def unsafe_orders(save: list[str]) -> list[str]:
     return faults
 
 
-ROWS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
+ROWS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl")
 
 
 def is_reading(what: str) -> bool:

@@ -36,7 +36,7 @@ def test_a_device_without_float64(site: Site) -> None:
     child = fork(job, site.folder / "apple.log")
     assert child.wait() == 0, child.text()
     assert left_of(site, "apple") == []
-    assert read_run_record(site.folder / "apple").environment["device_type"] == "mps"
+    assert read_run_record(site.folder / "apple").session.environment.device_type == "mps"
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_one_then_two_then_one_process(site: Site) -> None:
     assert [entry.step for entry in record.resumptions] == [9, 18]
     changes = ["number of processes: 2, but 1 in the run", "number of processes: 1, but 2 in the run"]
     assert [entry.changes for entry in record.resumptions] == [[change] for change in changes]
-    assert (record.status, record.num_processes) == ("finished", 1)
+    assert (record.status, record.session.num_processes) == ("finished", 1)
 
 
 def close_to(ours: Any, theirs: Any) -> None:

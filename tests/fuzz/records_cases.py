@@ -31,6 +31,7 @@ from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.schema import ImageFinding
 from openddpm.record.writer import (
     BASELINES_FILE,
+    CHECKPOINTS_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
@@ -41,7 +42,16 @@ from openddpm.record.writer import (
 from openddpm.report import build, curves
 from openddpm.training.checkpoint import load_checkpoint
 
-RECORD_FILES = (RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, BASELINES_FILE, DATA_FILE, VERDICT_FILE)
+RECORD_FILES = (
+    RUN_FILE,
+    METRICS_FILE,
+    EVALUATIONS_FILE,
+    SAMPLES_FILE,
+    CHECKPOINTS_FILE,
+    BASELINES_FILE,
+    DATA_FILE,
+    VERDICT_FILE,
+)
 CHECKPOINT = "checkpoints/step-00000060"
 CHECKPOINT_FILES = ("state.json", "manifest.json", "unet.safetensors")
 STAND_INS = {"<deep>": "[" * 100_000 + "]" * 100_000, "<deeper objects>": '{"a":' * 900 + "1" + "}" * 900}

@@ -16,8 +16,11 @@ from openddpm.record.schema import (
     Band,
     BandScore,
     BaselinesRecord,
+    CheckpointRow,
     DataRecord,
     DatasetRecord,
+    EnvironmentRecord,
+    EvaluationPlan,
     EvaluationRow,
     ImageFinding,
     MetricsRow,
@@ -27,6 +30,8 @@ from openddpm.record.schema import (
     RunRecord,
     SamplesRow,
     SampleStatistic,
+    Session,
+    SpeedRecord,
     StatisticName,
     Status,
     Weights,
@@ -64,6 +69,7 @@ def write_made_up_run(
     `findings=None` writes no data.json; `baselines=False` a run of which only losses are known. Returns `folder`.
     """
     writer = RunWriter(folder)
+    resumed_at = [steps // 2] if steps > 1000 else []
     options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, **(config or {})}
     writer.write_run(
         RunRecord(
@@ -73,7 +79,6 @@ def write_made_up_run(
             created="2026-03-14T09:26:53+00:00",
             seed=0,
             total_steps=total_steps or max(steps, 1),
-            num_processes=1,
             config=TrainConfig.model_validate(options).model_dump(),
             dataset=DatasetRecord(
                 source=source,
@@ -85,15 +90,22 @@ def write_made_up_run(
                 resolution=resolution,
                 channels=3,
                 sha256="9f" * 32,
+                num_near_duplicates=0,
+                num_compared=num_heldout,
             ),
             model=ModelRecord(
                 num_parameters=652_419,
                 gflops_per_image=0.21,
                 config={"block_out_channels": [32, 64, 64], "layers_per_block": 1, "sample_size": resolution},
+                signal_left=0.0064,
             ),
-            environment={"device": "AMD EPYC 7B13", "device_type": "cpu", "packages": {"openddpm": "0.1.0"}},
             progress=_progress(steps),
-            resumptions=[Resumption(step=steps // 2, time="2026-03-14T09:29:40+00:00")] if steps > 1000 else [],
+            sessions=[
+                made_up_session(first_step=first, last_step=last) for first, last in pairwise([0, *resumed_at, steps])
+            ],
+            resumptions=[Resumption(step=step, time="2026-03-14T09:29:40+00:00") for step in resumed_at],
+            chosen_options=sorted(options),
+            evaluation=EvaluationPlan(num_fixed_samples=2048, evaluation_steps=200, early_steps=[12, 50]),
         )
     )
     weights: list[Weights] = ["ema", "raw"] if use_ema else ["raw"]
@@ -105,6 +117,10 @@ def write_made_up_run(
         for kind in weights:
             writer.append_samples(made_up_samples(step, kind, fine=0.14 * (2 - step / steps)))
             _write_preview(folder / "samples" / f"step-{step:08d}-{kind}.png", step / steps, kind, resolution)
+    for step in _spread(steps, 3):
+        sha256 = dict.fromkeys(("ema.safetensors", "unet.safetensors", "optimizer.safetensors"), f"{step:064x}")
+        row = CheckpointRow(step=step, images_seen=step * BATCH_SIZE, sha256=sha256, exported_sha256=f"{step:064x}")
+        writer.append_checkpoint(row)
     if sample_of_training_data:
         _grid(_faces(16, resolution)).save(folder / "samples" / "training-data.png")
     if baselines:
@@ -116,6 +132,30 @@ def write_made_up_run(
             counts[finding.reason] = counts.get(finding.reason, 0) + 1
         writer.write_data(DataRecord(num_images=6000, counts=counts, images=findings))
     return folder
+
+
+def made_up_session(num_processes: int = 1, first_step: int = 0, last_step: int = 0, **machine: Any) -> Session:
+    """Return a session on a CPU, but for what is given of its environment."""
+    speed = SpeedRecord(
+        images_on_device=False, tf32=False, autotune=False, deterministic=False, compile_mode=None, compile_seconds=0.0
+    )
+    environment = {
+        "device": "AMD EPYC 7B13",
+        "device_type": "cpu",
+        "cpu_threads": 2,
+        "python": "3.12.3",
+        "platform": "Linux",
+        "packages": {"openddpm": "0.1.0"},
+        "speed": speed,
+        **machine,
+    }
+    return Session(
+        time="2026-03-14T09:26:53+00:00",
+        environment=EnvironmentRecord(**environment),
+        num_processes=num_processes,
+        first_step=first_step,
+        last_step=last_step,
+    )
 
 
 def _progress(step: int) -> Progress:
@@ -210,6 +250,8 @@ def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_baselines
         heldout_loss=loss if has_heldout else None,
         train_loss=loss * 0.95,
         bands={band: BandScore(loss=_mean(losses, band)) for band in BAND_SNR},
+        by_timestep=[],
+        seconds=0.6,
     )
     if not has_baselines:
         return row
@@ -219,7 +261,6 @@ def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_baselines
         "train_skill": 1 - loss * 0.95 / _mean(baselines.linear_train),
         "bands": {band: _band_score(losses, band) for band in BAND_SNR},
         "by_timestep": losses.tolist(),
-        "seconds": 0.6,
     }
     return row.model_copy(update=scores)
 

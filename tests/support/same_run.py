@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fault_injection import Site, start, start_ranks
-from openddpm.record.reader import read_run_record
+from openddpm.record.reader import read_run_folder, read_run_record
 from openddpm.record.writer import list_preview_files
-from openddpm.training.checkpoint import InvalidCheckpoint, list_checkpoints, verify_checkpoint
+from openddpm.training.checkpoint import InvalidCheckpoint, checkpoint_row, list_checkpoints, verify_checkpoint
 from tiny import differing, exact_evaluations, exact_metrics, exact_samples, newest_tensors
 
 _NUM_RESUMES = 4
@@ -45,6 +45,7 @@ def differences(run: Path, whole: Path, logs: Path) -> list[str]:
     found = _differing_rows("metrics", exact_metrics(run), exact_metrics(whole))
     found += _differing_rows("evaluations", exact_evaluations(run), exact_evaluations(whole))
     found += _differing_rows("samples", exact_samples(run), exact_samples(whole))
+    found += _faults_of_checkpoint_rows(run, whole)
     found += [f"tensor {name}" for name in differing(newest_tensors(run), newest_tensors(whole))]
     found += ["state.json"] * (_newest_state(run) != _newest_state(whole))
     previews, wanted = ({path.name: path for _, _, path in list_preview_files(folder)} for folder in (run, whole))
@@ -93,6 +94,16 @@ def _differing_rows(what: str, ours: list[dict[str, Any]], theirs: list[dict[str
     if steps[0] != steps[1]:
         return [f"{what}: steps {steps[0]}, not {steps[1]}"]
     return [f"{what}: step {row['step']}" for row, wanted in zip(ours, theirs, strict=True) if row != wanted]
+
+
+def _faults_of_checkpoint_rows(run: Path, whole: Path) -> list[str]:
+    """Return what is wrong in checkpoints.jsonl: each step once, as on disk, with the weights of `whole`."""
+    ours, theirs = (read_run_folder(folder).checkpoints for folder in (run, whole))
+    steps, wanted = [row.step for row in ours], {row.step: row.exported_sha256 for row in theirs}
+    found = [f"checkpoints.jsonl: steps {steps}"] * (steps != sorted(set(steps)))
+    found += [f"{path.name} is not noted" for path in list_checkpoints(run) if checkpoint_row(path) not in ours]
+    other = [row.step for row in ours if row.exported_sha256 != wanted.get(row.step, row.exported_sha256)]
+    return found + [f"checkpoints.jsonl: other weights at step {step}" for step in other]
 
 
 def _differing_scalars(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> list[str]:

@@ -24,6 +24,7 @@ import pytest
 import real_run
 from shares import seconds_by_kind
 
+from made_up_run import made_up_session
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow
 
@@ -169,7 +170,7 @@ def test_a_case_writes_each_number_when_it_is_there(monkeypatch: pytest.MonkeyPa
         return json.loads((tmp_path / "case.json").read_text())
 
     run = SimpleNamespace(
-        environment={"speed": {"tf32": True}},
+        session=made_up_session(),
         config={"mixed_precision": "no"},
         model=SimpleNamespace(gflops_per_image=2.0),
     )
@@ -177,7 +178,9 @@ def test_a_case_writes_each_number_when_it_is_there(monkeypatch: pytest.MonkeyPa
     for step in range(5, 45, 5):
         watch.logged(_row(step, step))
     assert written()["steps_images_per_second"] == 16 and "preview_seconds" not in written()
-    score = EvaluationRow(step=42, images_seen=672, weights="raw", heldout_loss=1, train_loss=1, bands={}, seconds=0.5)
+    score = EvaluationRow(
+        step=42, images_seen=672, weights="raw", heldout_loss=1, train_loss=1, bands={}, by_timestep=[], seconds=0.5
+    )
     watch.evaluated(score), watch.evaluated(score.model_copy(update={"weights": "ema"}))
     watch.previewed(Preview(42, None, None))
     watch.logged(_row(45, 49.0)), watch.logged(_row(50, 54.0)), watch.logged(_row(55, 59.0))

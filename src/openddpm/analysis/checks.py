@@ -152,7 +152,7 @@ def _learning_rate(run: RunRecord) -> Iterator[Finding]:
     config, num_weights = run.config, run.model.num_parameters
     rate, warmup_steps = config["learning_rate"], config["lr_warmup_steps"]
     usual = "Usual with AdamW: 1e-4 for 100 million weights, 2e-4 to 1e-3 for 10 million, up to 4e-3 below a million."
-    factor = MUON_RATE_FACTOR if config.get("optimizer") == "muon" else 1  # older records do not name it
+    factor = MUON_RATE_FACTOR if config["optimizer"] == "muon" else 1
     if rate > factor * HIGH_RATE or (num_weights >= LARGE_MODEL and rate > factor * HIGH_RATE_LARGE):
         yield Finding(
             "learning_rate",
@@ -200,7 +200,7 @@ def _batch(run: RunRecord) -> Iterator[Finding]:
 
 
 def _precision(run: RunRecord) -> Iterator[Finding]:
-    precision, device = run.config["mixed_precision"], run.environment.get("device_type")
+    precision, device = run.config["mixed_precision"], run.session.environment.device_type
     if precision == "bf16" and device == "cpu":
         yield Finding(
             "precision",
@@ -243,7 +243,7 @@ def _previews(run: RunRecord) -> Iterator[Finding]:
 
 
 def _length(run: RunRecord) -> Iterator[Finding]:
-    total_images, environment = _total_images(run), run.environment
+    total_images, environment, gflops = _total_images(run), run.session.environment, run.model.gflops_per_image
     if total_images < FEW_IMAGES_SEEN:
         yield Finding(
             "length",
@@ -252,9 +252,8 @@ def _length(run: RunRecord) -> Iterator[Finding]:
             "Before some 50,000 even 16x16 faces look like noise; larger images take longer.",
             "For more than a trial raise --num_epochs or --max_train_steps.",
         )
-    gflops, threads = run.model.gflops_per_image, environment.get("cpu_threads")
-    if environment.get("device_type") == "cpu" and gflops and threads:
-        days = total_images * gflops / (threads * CPU_GFLOPS_PER_THREAD) / 86_400
+    if environment.device_type == "cpu":
+        days = total_images * gflops / (environment.cpu_threads * CPU_GFLOPS_PER_THREAD) / 86_400
         if days > LONG_DAYS:
             yield Finding(
                 "duration",

@@ -172,13 +172,13 @@ def check_split(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
 
 
 def near_duplicate_share(run: RunRecord) -> float:
-    """Return the share of the held-out images that are nearly a training image; 0 where nobody looked."""
-    return (run.dataset.num_near_duplicates or 0) / (run.dataset.num_compared or 1)
+    """Return the share of the held-out images that are nearly a training image; 0 where there is none."""
+    return run.dataset.num_near_duplicates / max(run.dataset.num_compared, 1)
 
 
 def near_duplicates_text(run: RunRecord) -> str:
     """Return how many held-out images are nearly a training image, as the start of a sentence."""
-    number, total = run.dataset.num_near_duplicates or 0, run.dataset.num_compared or 0
+    number, total = run.dataset.num_near_duplicates, run.dataset.num_compared
     of_all = f" (of {run.dataset.num_heldout:,})" if total < run.dataset.num_heldout else ""
     verb = "is" if number == 1 else "are"
     return (
@@ -194,8 +194,7 @@ def _in_words(pair: NearDuplicateRecord) -> str:
 
 def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
     """Check whether images are mirrored at random without anybody having asked for it."""
-    chosen = run.chosen_options
-    if chosen is None or "random_flip" in chosen or not run.config.get("random_flip"):
+    if "random_flip" in run.chosen_options or not run.config.get("random_flip"):
         return
     why = "A mirrored letter, digit or text is none; samples will have mirrored ones, too."
     characters = seen_characters(run.dataset.source, [] if data is None else data.class_names)

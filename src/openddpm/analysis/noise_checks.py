@@ -47,8 +47,6 @@ def brightness_error(signal_left: float, resolution: int) -> float:
 
 def _signal_left(run: RunRecord) -> Iterator[Finding]:
     left, resolution = run.model.signal_left, run.dataset.resolution
-    if left is None:  # an older record
-        return
     error = brightness_error(left, resolution)
     if left > LARGE_SIGNAL_LEFT or error > LARGE_BRIGHTNESS_ERROR:
         yield Finding(

@@ -86,7 +86,7 @@ def _show(examination: "Examination") -> None:
     console.print(
         f"[bold]the plan:[/] {number_of(dataset.num_train, 'training image')} of {size} ({dataset.num_heldout:,} held "
         f"out), {run.model.num_parameters:,} weights, {number_of(run.total_steps, 'step')} on "
-        f"{run.environment['device_type']}\n"
+        f"{run.session.environment.device_type}\n"
     )
     for finding in examination.findings:
         style = _STYLES[finding.severity]

@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": "make images with a trained run",
     "report": "rebuild report.html and the model card of a run",
     "push": "upload a run to the Hugging Face Hub",
+    "schema": "write a JSON Schema of each file of a run's record",
 }
 
 _HELP = """usage: openddpm COMMAND [OPTIONS]

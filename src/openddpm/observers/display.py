@@ -51,13 +51,13 @@ class Display(Observer):
         self._folder = folder
         dataset, model = run.dataset, run.model
         say = self._say
-        pace = run.environment.get("pace")
-        takes = f", about {duration(pace['planned_seconds'])} here" if pace and not run.resumptions else ""
+        environment = run.session.environment
+        takes = f", about {duration(environment.pace.planned_seconds)} here" if environment.pace else ""
         say(
             f"[bold]{escape(run.name)}[/]: {number_of(dataset.num_train, 'training image')} ({dataset.num_heldout:,} "
             f"held out) of {dataset.resolution}x{dataset.resolution}x{dataset.channels}, "
             f"{number_of(model.num_parameters, 'parameter')}, {number_of(run.total_steps, 'step')} on "
-            f"{run.environment['device_type']}{takes}"
+            f"{environment.device_type}{takes}"
         )
         if run.resumptions:
             last = run.resumptions[-1]
@@ -70,12 +70,11 @@ class Display(Observer):
             say(f"going on from step {last.step:,}")
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
-        if run.evaluation:
-            kinds = "held-out and training images" if dataset.num_heldout else "training images (none is held out)"
-            say(
-                f"evaluation: {number_of(run.evaluation.num_fixed_samples, 'fixed sample')} (image, timestep, noise) "
-                f"of {kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
-            )
+        kinds = "held-out and training images" if dataset.num_heldout else "training images (none is held out)"
+        say(
+            f"evaluation: {number_of(run.evaluation.num_fixed_samples, 'fixed sample')} (image, timestep, noise) "
+            f"of {kinds}, about every {number_of(run.evaluation.evaluation_steps, 'step')}"
+        )
         config = run.config
         images, steps = number_of(config["eval_batch_size"], "image"), number_of(config["num_inference_steps"], "step")
         say(f"previews: {count_previews(run):,}, each of {images} in {steps} of {config['preview_solver']}")

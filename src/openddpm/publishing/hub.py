@@ -12,7 +12,8 @@ from openddpm.report.card import write_card
 
 ALLOWED_FILES = (
     *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
-    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json", "verdict.json"),
+    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"),
+    *("data.json", "baselines.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
 """Everything else stays at home: checkpoints and optimizer states above all."""

@@ -1,6 +1,5 @@
 """Reads a run folder, whole or still growing."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from openddpm.record.files import damaged_line, parse_json, read_file, read_json
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     BaselinesRecord,
+    CheckpointRow,
     DataRecord,
     EvaluationRow,
     MetricsRow,
@@ -22,6 +22,7 @@ from openddpm.record.schema import (
 )
 from openddpm.record.writer import (
     BASELINES_FILE,
+    CHECKPOINTS_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
@@ -32,7 +33,6 @@ from openddpm.record.writer import (
 )
 
 MAX_REASON = 1000  # characters of what is wrong, which may be as long as the file
-MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -59,13 +59,14 @@ class RunFolder:
     verdict: Verdict | None
     previews: list[Preview]
     samples: list[SamplesRow] = field(default_factory=list)
+    checkpoints: list[CheckpointRow] = field(default_factory=list)
 
 
 def read_run_record(folder: Path) -> RunRecord:
     """Read run.json.
 
     Raises:
-        UserError: no run there, a damaged record, or one of a newer schema.
+        UserError: no run there, a damaged record, or one of another schema.
     """
     path = folder / RUN_FILE
     content = read_file(path)
@@ -73,17 +74,27 @@ def read_run_record(folder: Path) -> RunRecord:
         raise UserError(f"no run in '{folder}': it has no {RUN_FILE}", "Name the --output_dir of a training run.")
     try:
         fields = parse_json(content)
-        version = fields["schema_version"]
-        if version > SCHEMA_VERSION:
-            raise UserError(
-                f"'{path}' has schema version {version}; this openddpm reads up to {SCHEMA_VERSION}",
-                "Upgrade openddpm: pip install --upgrade openddpm",
-            )
-        run = _checked(RunRecord, fields)
-    except (ValueError, KeyError, TypeError) as error:
+        _check_version(path, fields)
+        run = RunRecord.model_validate(fields)
+    except ValueError as error:
         raise _damaged(path, error) from error
     _check_config(path, run.config)
     return run
+
+
+def _check_version(path: Path, fields: Any) -> None:
+    """Refuse a record of another schema, of which nothing else may be understood."""
+    version = fields.get("schema_version") if isinstance(fields, dict) else SCHEMA_VERSION
+    if version == SCHEMA_VERSION or not isinstance(version, int | None):
+        return  # what is wrong with it, if anything, the schema says
+    hint = "Upgrade openddpm: pip install --upgrade openddpm"
+    if version is None or version < SCHEMA_VERSION:
+        hint = (
+            "It was written before the first release of openddpm. Train again, into another --output_dir or with "
+            "--overwrite_output_dir; or use the openddpm that wrote it."
+        )
+    has = "no schema version" if version is None else f"schema version {version}"
+    raise UserError(f"'{path}' has {has}; this openddpm reads version {SCHEMA_VERSION}", hint)
 
 
 def read_run_folder(folder: Path) -> RunFolder:
@@ -102,6 +113,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         verdict=_read_verdict(folder),
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
+        checkpoints=_read_rows(folder / CHECKPOINTS_FILE, CheckpointRow),
     )
 
 
@@ -117,7 +129,7 @@ def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
     rows = []
     for number, row in enumerate(read_json_lines(path), 1):
         try:
-            rows.append(_checked(kind, row))
+            rows.append(kind.model_validate(row))
         except ValueError as error:
             raise damaged_line(path, number, _reason(error)) from error
     return rows
@@ -126,43 +138,9 @@ def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
 def _read_record(path: Path, kind: type[Record]) -> Record | None:
     content = read_file(path)
     try:
-        return None if content is None else _checked(kind, parse_json(content))
+        return None if content is None else kind.model_validate(parse_json(content))
     except ValueError as error:
         raise _damaged(path, error) from error
-
-
-def _checked(kind: type[Record], fields: Any) -> Record:
-    """Return the record that parsed JSON holds.
-
-    Raises:
-        ValueError: it does not fit the schema, or has a number that no run arrives at.
-    """
-    record = kind.model_validate(fields)
-    _check_numbers(record)
-    return record
-
-
-def _check_numbers(record: BaseModel) -> None:
-    for name, value in vars(record).items():
-        if isinstance(value, list | dict):
-            for one in value if isinstance(value, list) else value.values():
-                _check_number(name, one)
-        else:
-            _check_number(name, value)
-
-
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: {value} is no finite number")
-    elif isinstance(value, int):
-        if not 0 <= value <= MAX_COUNT and name not in _FREE:
-            raise ValueError(f"{name}: beyond 0 to {MAX_COUNT}")
-    elif isinstance(value, BaseModel):
-        _check_numbers(value)
-
-
-_FREE = ("seed", "config", "environment")  # any whole number; options are checked by themselves
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
@@ -200,8 +178,6 @@ def _reason(error: Exception) -> str:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"]) or "it"
         text = f"{place}: {first['msg']}"
-    elif isinstance(error, KeyError):
-        text = f"{text} is missing"
     elif isinstance(error, UserError):
         text = error.found
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]} ..."

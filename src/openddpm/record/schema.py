@@ -1,13 +1,29 @@
-"""What stands in a run folder, file by file. docs/run-record.md explains it to readers."""
+"""What stands in a run folder, file by file. docs/run-record.md explains it to readers.
+
+The docstrings are the descriptions in the JSON Schemas that `openddpm schema` writes.
+"""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from openddpm.record.bands import Band
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
+MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Derived = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A number reckoned from a record, null where that leads to none: odd records have a verdict, too."""
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 Weights = Literal["ema", "raw"]
@@ -18,26 +34,35 @@ VerdictCode = Literal[
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+        protected_namespaces=(),
+    )
 
 
 class DatasetRecord(_Record):
     """The decoded images a run was trained on."""
 
     source: str
+    """Name of a built-in set, path, or Hub id."""
     revision: str | None
+    """Commit of a data set of the Hub."""
     split: str | None
-    num_images: int
-    num_train: int
-    num_heldout: int
-    resolution: int
-    channels: int
+    num_images: Size
+    num_train: Size
+    num_heldout: Count
+    resolution: Size
+    channels: Size
     sha256: str
-    """Of the decoded uint8 images in their order, (N, C, H, W)."""
-    num_near_duplicates: int | None = None
+    """Digest of the decoded uint8 images in their order, (N, C, H, W)."""
+    num_near_duplicates: Count
     """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured), exact duplicates
-    among them; null where nobody looked."""
-    num_compared: int | None = None
+    among them."""
+    num_compared: Count
     """Held-out images that were looked at for it."""
 
 
@@ -45,93 +70,155 @@ class InitRecord(_Record):
     """The weights that a run started from."""
 
     source: str
-    """A folder or a Hub id, as given to --init_from."""
+    """Folder or Hub id, as given to --init_from."""
     revision: str | None
-    """The commit, of a model of the Hub."""
+    """Commit of a model of the Hub."""
     sha256: str
-    """Of the file with the weights."""
-    resolution: int | None
-    """That they were made for, where their config says so."""
+    """Digest of the file with the weights."""
+    resolution: Size | None
+    """Image size that they were made for, where their config says so."""
 
 
 class ModelRecord(_Record):
     """The UNet: enough to build it again."""
 
-    num_parameters: int
-    gflops_per_image: float | None
-    """Forward and backward, a multiply and an add counted as two."""
+    num_parameters: Size
+    gflops_per_image: float
+    """Work of a forward and a backward pass, a multiply and an add counted as two."""
     config: dict[str, Any]
-    signal_left: float | None = None
-    """What is left of an image at the last timestep, a_T of a_T x_0 + s_T e."""
+    """Config of the UNet2DModel."""
+    signal_left: float
+    """Share of an image that is left at the last timestep, a_T of a_T x_0 + s_T e."""
     init_from: InitRecord | None = None
-    """None of weights that began at random, or were given from Python."""
+    """Null where the weights began at random, or were given from Python."""
 
 
 class Progress(_Record):
     """Where a run stands. `images_seen`, the number of training images consumed, is the one that defines the others."""
 
-    step: int
-    images_seen: int
+    step: Count
+    images_seen: Count
     epoch: float
+
+
+class SpeedRecord(_Record):
+    """What `--speed` came to."""
+
+    images_on_device: bool
+    """Whether all images lie on the device as bytes."""
+    tf32: bool
+    """Whether factors are rounded to 10 bits in float32."""
+    autotune: bool
+    """Whether cuDNN tries its algorithms and takes the fastest."""
+    deterministic: bool
+    """Whether only kernels that give the same bits each time are used."""
+    compile_mode: str | None
+    """Mode of torch.compile; null where nothing is compiled."""
+    compile_seconds: Seconds
+
+
+class PaceRecord(_Record):
+    """The time of a step, measured before the run began, and what was planned with it."""
+
+    step_seconds: Seconds
+    planned_seconds: Seconds
+    """Time of the whole run, from its first step on."""
+
+
+class EnvironmentRecord(_Record):
+    """The machine and the software of a session."""
+
+    device: str
+    """Name of the GPU, or of the processor."""
+    device_type: str
+    """"cpu", "cuda" or "mps"."""
+    cpu_threads: Size
+    """Threads of torch."""
+    python: str
+    platform: str
+    packages: dict[str, str]
+    """Versions of openddpm and of the libraries that the numbers depend on."""
+    speed: SpeedRecord
+    pace: PaceRecord | None = None
+    """Null where no steps were timed: in a run that goes on."""
+
+
+class Session(_Record):
+    """One start of the run: its beginning, a resumption, or a return to an earlier checkpoint in the same process."""
+
+    time: str
+    """When it started, UTC, ISO 8601."""
+    environment: EnvironmentRecord
+    num_processes: Size
+    first_step: Count
+    """Step that the session starts from: 0, or that of its checkpoint."""
+    last_step: Count
+    """Step of its last evaluation, preview or checkpoint."""
 
 
 class Resumption(_Record):
     """One return to an earlier checkpoint."""
 
-    step: int
+    step: Count
     time: str
+    """UTC, ISO 8601."""
     skipped_checkpoints: list[str] = []
     """Newer checkpoints that were not valid, with the reason."""
     changes: list[str] = []
     """What is other than before: options and images, if --accept_changes let them be, and the number of processes."""
-    rolled_back_from: int | None = None
-    """The step whose loss or gradient was not finite, where that is why the run went back."""
+    rolled_back_from: Count | None = None
+    """Step whose loss or gradient was not finite, where that is why the run went back."""
     learning_rate_factor: float = 1.0
-    """On all learning rates from `step` on."""
+    """Factor on all learning rates from `step` on."""
 
 
 class EvaluationPlan(_Record):
     """How much is evaluated, and how often."""
 
-    num_fixed_samples: int
+    num_fixed_samples: Size
     """Held-out tuples, and as many training ones, for each kind of weights."""
-    evaluation_steps: int
-    """Each stretch of so many steps has an evaluation: at its first preview, or at its end."""
-    early_steps: list[int] | None = None
-    """Steps with an evaluation besides, from a time when stretches are long."""
+    evaluation_steps: Size
+    """Length of a stretch of steps, each of which has an evaluation: at its first preview, or at its end."""
+    early_steps: list[Count]
+    """Steps of extra early evaluations."""
 
 
 class PreviewPlan(_Record):
     """When previews are made."""
 
-    steps: list[int]
-    """Rising, without the last step of the run, which always has one."""
+    steps: list[Count]
+    """Steps in rising order, without the last step of the run, which always has one."""
 
 
 class RunRecord(_Record):
-    """run.json"""
+    """run.json: the run as a whole."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run_id: str
+    """16 random hexadecimal digits; checkpoints carry them too."""
     name: str
+    """Name of the run's folder."""
     status: Status
     created: str
+    """UTC, ISO 8601."""
     seed: int
-    total_steps: int
-    num_processes: int
+    total_steps: Size
     config: dict[str, Any]
+    """Every option of `openddpm train`, but no token."""
     dataset: DatasetRecord
     model: ModelRecord
-    environment: dict[str, Any]
     progress: Progress
+    """Where the run stood at its last evaluation, preview or checkpoint."""
+    sessions: list[Session] = Field(min_length=1)
+    """Starts of the run, the present one last."""
     resumptions: list[Resumption] = []
-    chosen_options: list[str] | None = None
-    """Names of the options that were given, or that the recipe gives; null in records of an older openddpm."""
+    chosen_options: list[str]
+    """Names of the options that were given, or that the recipe gives."""
     user_supplied: list[str] = []
     """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
-    evaluation: EvaluationPlan | None = None
+    evaluation: EvaluationPlan
     previews: PreviewPlan | None = None
-    """None where --save_images_epochs says when."""
+    """Null where --save_images_epochs says when."""
     failure: Literal["loss_not_finite", "gradient_not_finite"] | None = None
     """Why `status` is failed, where training itself failed."""
     failure_text: str | None = None
@@ -140,22 +227,48 @@ class RunRecord(_Record):
     @property
     def global_batch_size(self) -> int:
         """Images that a step consumes, over all processes and accumulation steps."""
-        return int(self.config["train_batch_size"] * self.config["gradient_accumulation_steps"] * self.num_processes)
+        return int(
+            self.config["train_batch_size"] * self.config["gradient_accumulation_steps"] * self.session.num_processes
+        )
+
+    @property
+    def session(self) -> Session:
+        """The present session, or the last."""
+        return self.sessions[-1]
 
 
 class MetricsRow(_Record):
-    """A line of metrics.jsonl. `train_loss` is the mean over the images since the line before."""
+    """A line of metrics.jsonl: training since the line before."""
 
-    step: int
-    images_seen: int
+    step: Count
+    images_seen: Count
+    """Training images consumed."""
     epoch: float
-    wall_seconds: float
+    """Images consumed over training images."""
+    wall_seconds: Seconds
+    """Time of the run, earlier sessions included."""
     train_loss: float
+    """Mean squared error of what the model predicts, over the images since the line before; the mean over all
+    timesteps."""
     learning_rate: float
     grad_norm: float | None
-    """Before clipping, of the last step; null where fp16 overflowed and the step was skipped."""
+    """Norm before clipping, of the last step; null where fp16 overflowed and the step was skipped."""
     ema_decay: float | None
-    images_per_second: float
+    """Null without an average."""
+    images_per_second: Annotated[float, Field(ge=0)]
+    """Rate of training alone, previews and checkpoints left out."""
+
+
+class CheckpointRow(_Record):
+    """A line of checkpoints.jsonl: a checkpoint that was published, whether it is kept or was pruned since."""
+
+    step: Count
+    images_seen: Count
+    sha256: dict[str, str]
+    """Digest of each of its files, by name."""
+    exported_sha256: str
+    """Digest of the weights as they are exported: of unet/diffusion_pytorch_model.safetensors while this checkpoint is
+    the newest."""
 
 
 class BandScore(_Record):
@@ -164,7 +277,7 @@ class BandScore(_Record):
     loss: float | None
     linear: float | None = None
     memorizing: float | None = None
-    """Of the memorizing denoiser on training tuples: the floor that memorization would reach."""
+    """Loss of the memorizing denoiser on training tuples: the floor that memorization would reach."""
     skill: float | None = None
     """1 - loss / linear."""
 
@@ -176,8 +289,8 @@ class EvaluationRow(_Record):
     held-out images, `bands` and `by_timestep` are of the training tuples.
     """
 
-    step: int
-    images_seen: int
+    step: Count
+    images_seen: Count
     weights: Weights
     heldout_loss: float | None
     train_loss: float | None
@@ -188,14 +301,14 @@ class EvaluationRow(_Record):
     train_skill: float | None = None
     """The same as `skill`, on the training tuples."""
     bands: dict[Band, BandScore]
-    by_timestep: list[float | None] = []
+    by_timestep: list[float | None]
     """Mean loss of each group of tuples in baselines.json, in its order."""
-    seconds: float | None = None
+    seconds: Seconds
     """Time this evaluation took."""
 
 
 class SampleStatistic(_Record):
-    """One statistic of the samples of a preview, beside that of training images; all are of 0..1."""
+    """One statistic of the samples of a preview, beside that of training images; all are from 0 to 1."""
 
     samples: float
     """Mean over the samples."""
@@ -212,15 +325,15 @@ class SampleStatistic(_Record):
 class SamplesRow(_Record):
     """A line of samples.jsonl: what the samples of a preview look like beside the training images."""
 
-    step: int
-    images_seen: int
+    step: Count
+    images_seen: Count
     weights: Weights
-    num_samples: int
-    num_data: int
+    num_samples: Size
+    num_data: Size
     """Training images that were measured."""
     statistics: dict[StatisticName, SampleStatistic]
     """Without "colour" where images are gray."""
-    seconds: float | None = None
+    seconds: Seconds
     """Time it took to measure."""
 
 
@@ -231,31 +344,32 @@ class BaselinesRecord(_Record):
     """
 
     timesteps: list[float]
-    """Mean of the group."""
+    """Mean timestep of the group."""
     snr: list[float]
     """Signal-to-noise ratio at that timestep, the geometric mean of the group."""
     shares: list[float]
     """The group's share of all timesteps; the losses of the groups, weighted by it, add up to the overall loss."""
     zero: list[float]
-    """Predicts no noise."""
+    """Loss of predicting no noise."""
     linear: list[float]
-    """The best linear denoiser, fitted on the training images."""
+    """Loss of the best linear denoiser, fitted on the training images."""
     linear_train: list[float]
     """The same, on the training tuples."""
     memorizing_train: list[float]
-    """The posterior mean over the training images, on training tuples: the floor of memorization."""
+    """Loss of the posterior mean over the training images, on training tuples: the floor of memorization."""
     memorizing_heldout: list[float]
     """The same on held-out tuples; empty without held-out images, when `linear` is of the training tuples."""
-    num_fixed_samples: int
-    """Of either kind."""
-    num_images_linear: int
+    num_fixed_samples: Size
+    """Held-out tuples, and as many training ones."""
+    num_images_linear: Size
     """Training images that the linear denoiser was fitted on."""
-    num_images_memorizing: int
+    num_images_memorizing: Size
     """Training images that the memorizing denoiser knows, mirrored ones not counted."""
     shrinkage: float
     """Weight of the uncorrelated covariance in the linear denoiser's; more where images are few."""
     includes_flips: bool
-    seconds: float
+    """Whether they know the training images mirrored, too."""
+    seconds: Seconds
     """Time they took, or had taken when they were cached."""
 
 
@@ -267,19 +381,19 @@ class Evidence(_Record):
     kind: Literal["good", "note", "warning"]
     text: str
     """A sentence for people."""
-    value: float | None = None
-    error: float | None = None
+    value: Derived = None
+    error: Derived = None
     """Standard error of `value`."""
 
 
 class Forecast(_Record):
     """When the skill will flatten if training goes on as it does: a range, not a promise."""
 
-    images_low: int
-    images_high: int
+    images_low: Annotated[int, Field(ge=0)]
+    images_high: Annotated[int, Field(ge=0)]
     hours_low: float
     hours_high: float
-    """From now."""
+    """Hours from now."""
     text: str
 
 
@@ -290,11 +404,11 @@ class Verdict(_Record):
     sentence: str
     evidence: list[Evidence]
     forecast: Forecast | None = None
-    step: int
-    images_seen: int
+    step: Count
+    images_seen: Count
     """Where the run stood at the last evaluation that this rests on."""
     skill: float | None = None
-    """Of the better weights at that evaluation."""
+    """Skill of the better weights at that evaluation."""
     weights: Weights | None = None
     """The better weights."""
 
@@ -323,7 +437,7 @@ class LeftOut(_Record):
 
     reason: str
     """What they are and why they are passed over, for people: "split 'test'", ".heic", "hidden folder"."""
-    count: int
+    count: Count
     examples: list[str] = []
     """Names of the first few."""
     is_data: bool = True
@@ -343,7 +457,7 @@ class CutImage(_Record):
 
     path: str
     share: float
-    """Of its area, 0..1."""
+    """Share of its area that is cut away, 0..1."""
 
 
 def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
@@ -355,11 +469,11 @@ def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool
 class DataRecord(_Record):
     """data.json: counts by reason, every image that they are of but for those that are cut, and how bright they are.
 
-    Null stands for what the openddpm that decoded the images did not look at.
+    Brightness is null where no image can be used.
     """
 
-    num_images: int
-    counts: dict[str, int]
+    num_images: Count
+    counts: dict[str, Count]
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
     """What the source holds besides its images."""
@@ -367,17 +481,18 @@ class DataRecord(_Record):
     """Names of labels, or of the folders that the images lie in; empty where there are more than 100."""
     near_duplicates: list[NearDuplicateRecord] = []
     """Held-out images of a run that are nearly a training image."""
-    num_duplicates: int | None = None
+    num_duplicates: Count = 0
     """Images of `num_images` whose decoded pixels are those of an earlier one, to the bit."""
-    num_duplicates_left_out: int = 0
+    num_duplicates_left_out: Count = 0
     """More such images, no part of `num_images` (--duplicates drop)."""
-    pixel_min: int | None = None
-    """Of all pixels and channels, 0..255; mean and standard deviation are of evenly spaced pixels of large images."""
-    pixel_max: int | None = None
+    pixel_min: Count | None = None
+    """Least value of all pixels and channels, 0..255; of large images, mean and standard deviation are of evenly spaced
+    pixels."""
+    pixel_max: Count | None = None
     pixel_mean: float | None = None
     pixel_std: float | None = None
     cut_mean: float | None = None
-    """Of an image's area, what cropping to a square cuts away, 0..1, on average; 0 of images that are padded."""
+    """Share of an image's area that cropping to a square cuts away, 0..1, on average; 0 of images that are padded."""
     most_cut: list[CutImage] = []
     """The few that lose most, of those that lose more than a quarter."""
     raw_min: float | None = None

@@ -4,12 +4,14 @@ import json
 import re
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel
 
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import (
     BaselinesRecord,
+    CheckpointRow,
     DataRecord,
     EvaluationRow,
     MetricsRow,
@@ -22,18 +24,31 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+CHECKPOINTS_FILE = "checkpoints.jsonl"
 DATA_FILE = "data.json"
 BASELINES_FILE = "baselines.json"
 VERDICT_FILE = "verdict.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
-    *("generated", SAMPLES_FILE),
+    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE),
 )
 """Everything a run may leave in its folder."""
 
-ROW_FILES = (METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE)
+ROW_FILES = (METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, CHECKPOINTS_FILE)
 """JSON Lines, which grow as the run does."""
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    RUN_FILE: RunRecord,
+    METRICS_FILE: MetricsRow,
+    EVALUATIONS_FILE: EvaluationRow,
+    SAMPLES_FILE: SamplesRow,
+    CHECKPOINTS_FILE: CheckpointRow,
+    BASELINES_FILE: BaselinesRecord,
+    DATA_FILE: DataRecord,
+    VERDICT_FILE: Verdict,
+}
+"""What each file of the record holds, or a line of it."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
@@ -47,6 +62,8 @@ class RunWriter:
         self._waiting = dict.fromkeys(ROW_FILES, b"")
         """Lines that could not be written yet."""
         self._appending = Lock()
+        self._noted_checkpoints: set[Any] | None = None
+        """Steps that checkpoints.jsonl has, once it was looked at."""
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_run(self, run: RunRecord) -> None:
@@ -76,6 +93,18 @@ class RunWriter:
     def append_samples(self, row: SamplesRow) -> None:
         """Add a line to samples.jsonl; where that fails it is added before the next."""
         self._append(SAMPLES_FILE, row)
+
+    def append_checkpoint(self, row: CheckpointRow) -> None:
+        """Add a line to checkpoints.jsonl, unless its step has one: what follows on it may have failed, or been killed.
+
+        Raises:
+            OSError: it could not be written; it is added before the next.
+        """
+        if self._noted_checkpoints is None:
+            self._noted_checkpoints = {line.get("step") for line in read_json_lines(self.folder / CHECKPOINTS_FILE)}
+        if row.step not in self._noted_checkpoints:
+            self._noted_checkpoints.add(row.step)
+            self._append(CHECKPOINTS_FILE, row)
 
     def sync_rows(self) -> None:
         """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
@@ -109,7 +138,7 @@ class RunWriter:
         """
         for name in ROW_FILES:
             rows = read_json_lines(self.folder / name)
-            last = step - 1 if evaluation_due and name != METRICS_FILE else step
+            last = step - 1 if evaluation_due and name in (EVALUATIONS_FILE, SAMPLES_FILE) else step
             kept = [row for row in rows if row.get("step", 0) <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):

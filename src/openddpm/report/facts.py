@@ -73,7 +73,7 @@ class Header:
 def header_facts(run: RunFolder, built: datetime) -> Header:
     """Return what the header states; `built` is when the page was made."""
     record = run.run
-    done = record.progress.step / record.total_steps if record.total_steps else 0.0
+    done = record.progress.step / record.total_steps
     return Header(
         status_sentence=STATUS_SENTENCES[record.status],
         created=utc_text(record.created),
@@ -92,7 +92,7 @@ def header_facts(run: RunFolder, built: datetime) -> Header:
             _rate(run),
             *_evaluation(run),
             Fact("parameters", short_count(record.model.num_parameters), _work(run), "parameters"),
-            Fact("device", _device(run), _processes(record.num_processes)),
+            Fact("device", record.session.environment.device, _processes(record.session.num_processes)),
         ],
     )
 
@@ -113,7 +113,7 @@ def _rate(run: RunFolder) -> Fact:
 
 
 def _evaluation(run: RunFolder) -> list[Fact]:
-    seconds = sum(row.seconds or 0.0 for row in run.evaluations)
+    seconds = sum(row.seconds for row in run.evaluations)
     total = run.metrics[-1].wall_seconds if run.metrics else 0.0
     if seconds <= 0 or total <= 0:
         return []
@@ -121,12 +121,7 @@ def _evaluation(run: RunFolder) -> list[Fact]:
 
 
 def _work(run: RunFolder) -> str:
-    gflops = run.run.model.gflops_per_image
-    return "" if gflops is None else f"{gflops:.3g} GFLOP an image"
-
-
-def _device(run: RunFolder) -> str:
-    return str(run.run.environment.get("device", "not recorded"))
+    return f"{run.run.model.gflops_per_image:.3g} GFLOP an image"
 
 
 def _processes(num_processes: int) -> str:

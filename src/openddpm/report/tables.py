@@ -1,4 +1,4 @@
-"""The record as rows of text: options, environment, model, data, resumptions."""
+"""The record as rows of text: options, environment, model, data, sessions, resumptions."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from openddpm.analysis.text import count, number_of, utc_text
 from openddpm.config import TrainConfig
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import DatasetRecord, Resumption
+from openddpm.record.schema import DatasetRecord, Resumption, Session
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Tables:
     environment: list[Row]
     dataset: list[Row]
     model_config: list[Row]
+    sessions: list[Session]
     resumptions: list[Resumption]
 
 
@@ -38,9 +39,10 @@ def all_tables(run: RunFolder) -> Tables:
     return Tables(
         changed_options=[row for row in options if row.value != row.default],
         options=options,
-        environment=_flat(run.run.environment),
+        environment=_flat(run.run.session.environment.model_dump()),
         dataset=_dataset(run.run.dataset),
         model_config=_flat(run.run.model.config),
+        sessions=[s.model_copy(update={"time": utc_text(s.time)}) for s in run.run.sessions],
         resumptions=[r.model_copy(update={"time": utc_text(r.time)}) for r in run.run.resumptions],
     )
 

@@ -143,6 +143,7 @@ TERMS: dict[str, Term] = {
     "fine": Term(
         "fine structure", "How strong patterns of less than 4 pixels are: much is noise, little is blur.", "samples"
     ),
+    "session": Term("session", "One start of the run: its beginning, or a resumption; maybe on another machine."),
     "resumption": Term("resumption", "A return to an earlier checkpoint, from which training went on."),
     "refused": Term("refused", "The image could not be used and is not part of the data set."),
     "converted": Term(

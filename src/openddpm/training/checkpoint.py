@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
 from openddpm.record.files import fsync_folder, json_text, remove_folder, replace_path, sync_file, write_atomically
+from openddpm.record.schema import CheckpointRow
 from openddpm.training.intended import Intended
 from openddpm.training.state import Tensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_EMA = "ema.safetensors"
-_NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
+_EMA, _RAW = "ema.safetensors", "unet.safetensors"
+_NEEDED = {_RAW, "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
 _PARTIAL = ".partial-"
 _METADATA = {"format": "pt"}  # as diffusers and transformers expect
@@ -173,6 +174,25 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
     return sorted(files)
+
+
+def exported_weights(checkpoint: Path) -> Path:
+    """Return the file of a checkpoint whose weights are exported: the averaged ones where there are some."""
+    averaged = checkpoint / _EMA
+    return averaged if averaged.exists() else checkpoint / _RAW
+
+
+def checkpoint_row(checkpoint: Path) -> CheckpointRow:
+    """Return what checkpoints.jsonl says of a published checkpoint, by its manifest: nothing is hashed anew."""
+    files = json.loads((checkpoint / MANIFEST).read_text("utf-8"))["files"]
+    state = json.loads((checkpoint / STATE).read_text("utf-8"))
+    sha256 = {name: file["sha256"] for name, file in files.items()}
+    return CheckpointRow(
+        step=state["step"],
+        images_seen=state["images_seen"],
+        sha256=sha256,
+        exported_sha256=sha256[exported_weights(checkpoint).name],
+    )
 
 
 def is_valid(folder: Path, run_id: str) -> bool:

@@ -44,7 +44,8 @@ class Checkpointer:
         recorder: makes the rows so far durable before a checkpoint is written; is told of saves and of warnings.
         keep: newest checkpoints to keep.
         rank_timeout: seconds that other processes wait for this one.
-        export: called in the thread with the folder of each published checkpoint.
+        published: called in the thread with the folder of each published checkpoint: adds it to the record, exports the
+            pipeline.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class Checkpointer:
         accelerator: Accelerator,
         keep: int,
         rank_timeout: int,
-        export: Callable[[Path], None],
+        published: Callable[[Path], None],
     ) -> None:
         self._recorder, self._accelerator = recorder, accelerator
-        self._keep, self._rank_timeout, self._export = keep, rank_timeout, export
+        self._keep, self._rank_timeout, self._published = keep, rank_timeout, published
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._saving: Future[SaveOutcome] | None = None
         self._copies: Tensors = {}
@@ -147,7 +148,7 @@ class Checkpointer:
             recorder.sync_rows()
             checkpoint = write_checkpoint(recorder.folder, recorder.run.run_id, self._copies, scalars)
             not_pruned = prune_checkpoints(recorder.folder, self._keep)
-            self._export(checkpoint)
+            self._published(checkpoint)
         except (OSError, SafetensorError, InvalidCheckpoint) as error:
             return SaveOutcome(progress, str(error))
         return SaveOutcome(progress, None, not_pruned)

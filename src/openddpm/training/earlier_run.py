@@ -76,11 +76,12 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     if config.max_minutes is not None:  # which were for planning it
         length = {name: getattr(recorded, name) for name in ("max_train_steps", "num_epochs")}
         config = config.model_copy(update={**length, "max_minutes": None})
-    num_micro_batches = recorded.gradient_accumulation_steps * record.num_processes
+    before = record.session.num_processes
+    num_micro_batches = recorded.gradient_accumulation_steps * before
     accumulation = num_micro_batches // num_processes
     moved = []
-    if num_processes != record.num_processes:
-        moved = [f"number of processes: {num_processes}, but {record.num_processes} in the run"]
+    if num_processes != before:
+        moved = [f"number of processes: {num_processes}, but {before} in the run"]
     keeps_batch = num_micro_batches % num_processes == 0
     if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
         spread = {"gradient_accumulation_steps": accumulation}

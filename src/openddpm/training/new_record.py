@@ -14,7 +14,17 @@ from diffusers import UNet2DModel
 from openddpm import __version__
 from openddpm.config import TrainConfig
 from openddpm.data.near_duplicates import NearDuplicates
-from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, Resumption, RunRecord
+from openddpm.record.schema import (
+    DatasetRecord,
+    EnvironmentRecord,
+    ModelRecord,
+    PaceRecord,
+    Progress,
+    Resumption,
+    RunRecord,
+    Session,
+    SpeedRecord,
+)
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.plan import Plan
 from openddpm.training.timetable import Timetable
@@ -31,6 +41,7 @@ def new_record(
     signal_left: float,
     timetable: Timetable,
     near: NearDuplicates | None,
+    environment: EnvironmentRecord,
 ) -> RunRecord:
     """Describe a run at step 0.
 
@@ -38,16 +49,17 @@ def new_record(
         config: with the length of the run.
         unet: may lie on the meta device.
         gflops: of an image, forward and backward.
+        near: None in processes other than the main one, whose record nobody reads.
     """
     source, store, split = plan.source, plan.store, plan.split
+    created = now()
     return RunRecord(
         run_id=secrets.token_hex(8),
         name=Path(config.output_dir).resolve().name,
         status="running",
-        created=now(),
+        created=created,
         seed=config.seed,
         total_steps=timetable.total_steps,
-        num_processes=accelerator.num_processes,
         config=config.model_dump(),
         dataset=DatasetRecord(
             source=source.name,
@@ -59,8 +71,8 @@ def new_record(
             resolution=config.resolution,
             channels=plan.channels,
             sha256=store.sha256,
-            num_near_duplicates=None if near is None else len(near.pairs),
-            num_compared=None if near is None else near.num_compared,
+            num_near_duplicates=len(near.pairs) if near else 0,
+            num_compared=near.num_compared if near else 0,
         ),
         model=ModelRecord(
             num_parameters=unet.num_parameters(),
@@ -69,8 +81,16 @@ def new_record(
             signal_left=signal_left,
             init_from=plan.pretrained.record() if plan.pretrained else None,
         ),
-        environment=_environment(accelerator),
         progress=Progress(step=0, images_seen=0, epoch=0.0),
+        sessions=[
+            Session(
+                time=created,
+                environment=environment,
+                num_processes=accelerator.num_processes,
+                first_step=0,
+                last_step=0,
+            )
+        ],
         chosen_options=sorted(config.model_fields_set),
         user_supplied=plan.objects.names,
         evaluation=timetable.plan(),
@@ -89,9 +109,12 @@ def resumed_record(
     record = earlier.record
     is_same = planned.dataset.sha256 == record.dataset.sha256
     source = (record if is_same else planned).dataset.source  # images that have moved are where they came from
+    before = record.session  # which may have been killed before it noted its last checkpoint
+    before = before.model_copy(update={"last_step": max(before.last_step, step)})
+    session = planned.session.model_copy(update={"first_step": step, "last_step": step})
     resumption = Resumption(
         step=step,
-        time=now(),
+        time=session.time,
         skipped_checkpoints=earlier.checkpoint.skipped if earlier.checkpoint else [],
         changes=earlier.changes,
         rolled_back_from=rolled_back_from,
@@ -103,32 +126,32 @@ def resumed_record(
             "failure": None,
             "failure_text": None,
             "config": {**planned.config, "recipe": record.config.get("recipe")},
-            "environment": {**record.environment, "speed": planned.environment.get("speed")},
             "seed": planned.seed,
             "model": record.model.model_copy(update={"signal_left": planned.model.signal_left}),
             "dataset": planned.dataset.model_copy(update={"source": source}),
             "total_steps": planned.total_steps,
-            "num_processes": planned.num_processes,
             "evaluation": planned.evaluation,
             "previews": planned.previews,
             "progress": Progress(step=step, images_seen=images_seen, epoch=images_seen / planned.dataset.num_train),
+            "sessions": [*record.sessions[:-1], before, session],
             "resumptions": [*record.resumptions, resumption],
         }
     )
 
 
-def _environment(accelerator: Accelerator) -> dict[str, Any]:
-    device = accelerator.device
+def environment(device: torch.device, speed: SpeedRecord, pace: PaceRecord | None) -> EnvironmentRecord:
+    """Describe the machine and the software of a session."""
     packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
-        "device_type": device.type,
-        "num_processes": accelerator.num_processes,
-        "cpu_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {"openddpm": __version__, **{name: version(name) for name in packages}},
-    }
+    return EnvironmentRecord(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        device_type=device.type,
+        cpu_threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={"openddpm": __version__, **{name: version(name) for name in packages}},
+        speed=speed,
+        pace=pace,
+    )
 
 
 def processor_name() -> str:

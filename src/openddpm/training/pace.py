@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.record.schema import RunRecord
+from openddpm.record.schema import PaceRecord, Session
 from openddpm.training.distributed import say
 from openddpm.training.performance import EAGER_STEP_SECONDS
 from openddpm.training.probe import Probe, is_out_of_memory
@@ -33,10 +33,10 @@ class Pace:
         """Return what a run takes from its first step on, previews and evaluation included, saves not."""
         return self.step_seconds * (timetable.total_steps + timetable.pauses_in_steps)
 
-    def record(self, timetable: Timetable) -> dict[str, float]:
+    def record(self, timetable: Timetable) -> PaceRecord:
         """Return what run.json says of it."""
         seconds = self.total_seconds(timetable)
-        return {"step_seconds": round(self.step_seconds, 5), "planned_seconds": round(seconds, 1)}
+        return PaceRecord(step_seconds=round(self.step_seconds, 5), planned_seconds=round(seconds, 1))
 
     def with_steps(self, config: TrainConfig, num_train: int, num_processes: int) -> TrainConfig:
         """Return `config` with as many max_train_steps as fit into its max_minutes, if it has these.
@@ -126,17 +126,17 @@ def images_in(seconds: float, config: TrainConfig) -> int:
     return int(seconds / EAGER_STEP_SECONDS[config.mixed_precision]) * config.train_batch_size
 
 
-def keep_threads(run: RunRecord, accelerator: Accelerator) -> None:
-    """Take as many threads as a run began with, where that is left to the program: others round otherwise.
+def keep_threads(before: Session, accelerator: Accelerator) -> None:
+    """Take as many threads as the session before had, where that is left to the program: others round otherwise.
 
-    Only where it goes on as it began, in one process on a CPU.
+    Only where the run goes on as it was, in one process on a CPU.
     """
-    recorded, threads = run.environment.get("cpu_threads"), torch.get_num_threads()
-    if run.num_processes > 1 or run.environment.get("device_type") != "cpu" or not _may_choose_threads(accelerator):
+    recorded, threads = before.environment.cpu_threads, torch.get_num_threads()
+    if before.num_processes > 1 or before.environment.device_type != "cpu" or not _may_choose_threads(accelerator):
         return
-    if isinstance(recorded, int) and 1 <= recorded < threads:
+    if recorded < threads:
         torch.set_num_threads(recorded)
-        say([f"going on with {number_of(recorded, 'thread')} of {threads}, as the run began: others round otherwise"])
+        say([f"going on with {number_of(recorded, 'thread')} of {threads}, as before: others round otherwise"])
 
 
 def _may_choose_threads(accelerator: Accelerator) -> bool:

@@ -6,7 +6,7 @@ images), so that all choices are one there.
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from openddpm.config import TrainConfig
+from openddpm.record.schema import SpeedRecord
 from openddpm.training.channels_last import keep_channels_last, leave_channels_last
 
 CompileMode = Literal["default", "reduce-overhead"]
@@ -48,6 +49,10 @@ class Speed:
     """Only kernels that give the same bits each time."""
     compile_mode: CompileMode | None = None
     """Compiled by torch.compile, in channels_last; reduce-overhead launches a whole pass at once (CUDA graphs)."""
+
+    def record(self, compile_seconds: float) -> SpeedRecord:
+        """Return what run.json says of it."""
+        return SpeedRecord(**asdict(self), compile_seconds=round(compile_seconds, 1))
 
     def apply(self, unet: UNet2DModel) -> None:
         """Set torch's switches, which hold for the whole process, and prepare a UNet on its device."""

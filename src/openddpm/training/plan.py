@@ -90,7 +90,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     source, store = open_images(data_options, objects.dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:
         earlier = check_images(earlier, store)
-        keep_threads(earlier.record, accelerator)
+        keep_threads(earlier.record.session, accelerator)
     check_same_images(accelerator, store.sha256, structure)
     split = split_heldout(len(store.images), config.heldout_images, config.seed)
     plan = Plan(config, earlier, objects, source, store, split, structure, pretrained)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, Progress, RunRecord, SamplesRow, Status
+from openddpm.record.schema import CheckpointRow, EvaluationRow, MetricsRow, Progress, RunRecord, SamplesRow, Status
 from openddpm.record.writer import RUN_FILE, RunWriter
 from openddpm.training.observer import Observer
 from openddpm.training.state import NotFinite
@@ -52,7 +52,7 @@ class Recorder:
 
     def grown(self, progress: Progress) -> None:
         """Note in run.json how far the run is, and announce the growth of the record."""
-        self._update(progress=progress)
+        self._update_progress(progress)
         self._tell("record_grown")
 
     def sync_rows(self) -> None:
@@ -67,7 +67,16 @@ class Recorder:
     def checkpointed(self, progress: Progress) -> None:
         """Note in run.json how far a resumption would get, unless training has got further since."""
         if progress.step > self.run.progress.step:
-            self._update(progress=progress)
+            self._update_progress(progress)
+
+    def note_checkpoint(self, row: CheckpointRow) -> None:
+        """Append to checkpoints.jsonl, unless the step stands there.
+
+        Raises:
+            OSError: it could not be written; it is added before the next.
+        """
+        if self._writer:
+            self._writer.append_checkpoint(row)
 
     def failed(self, error: NotFinite) -> None:
         """Note in run.json which number is no longer finite, of which metrics.jsonl can hold none."""
@@ -84,6 +93,10 @@ class Recorder:
             for observer in reversed(self._observers):
                 stack.enter_context(suppress(OSError))
                 stack.callback(observer.ended, self.run)
+
+    def _update_progress(self, progress: Progress) -> None:
+        session = self.run.session.model_copy(update={"last_step": progress.step})
+        self._update(progress=progress, sessions=[*self.run.sessions[:-1], session])
 
     def _update(self, **changes: Any) -> None:
         self.run = self.run.model_copy(update=changes)

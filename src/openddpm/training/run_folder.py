@@ -26,7 +26,7 @@ from openddpm.record.files import (
 )
 from openddpm.record.schema import BaselinesRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
-from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints
+from openddpm.training.checkpoint import checkpoint_step, exported_weights, list_checkpoints, remove_checkpoints
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.state import TrainingState
 
@@ -138,9 +138,7 @@ def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, sched
 
     The weights are a hard link to the checkpoint's file where the file system has them: no time, no space.
     """
-    source = checkpoint / "ema.safetensors"
-    if not source.exists():
-        source = checkpoint / "unet.safetensors"
+    source = exported_weights(checkpoint)
     (run_folder / "unet").mkdir(exist_ok=True)
     temporary = run_folder / "unet" / f".{WEIGHTS_FILE}{TEMPORARY}"
     temporary.unlink(missing_ok=True)

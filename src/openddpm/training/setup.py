@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from openddpm.diffusion.unet import gflops_per_image
 from openddpm.errors import UserError
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.ema import LerpEMA
 from openddpm.training.initial_weights import initial_unet
-from openddpm.training.new_record import new_record, resumed_record
+from openddpm.training.new_record import environment, new_record, resumed_record
 from openddpm.training.observer import Observer
 from openddpm.training.optimizer import build_optimizer, learning_rate_schedule
 from openddpm.training.pace import Pace, images_in, measure_pace
@@ -125,10 +126,10 @@ def _build(
     if accelerator.is_main_process:
         near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
         store = with_near_duplicates(store, near)
-    run = new_record(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near)
-    run.environment["speed"] = {**asdict(speed), "compile_seconds": round(compile_seconds, 1)}
-    if pace is not None:
-        run.environment["pace"] = pace.record(timetable)
+    how = environment(
+        accelerator.device, speed.record(compile_seconds), None if pace is None else pace.record(timetable)
+    )
+    run = new_record(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near, how)
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
@@ -140,7 +141,8 @@ def _build(
     folder = Path(config.output_dir)
     recorder = Recorder(run, folder, observers, accelerator.is_main_process)
 
-    def export(checkpoint: Path) -> None:
+    def published(checkpoint: Path) -> None:
+        recorder.note_checkpoint(checkpoint_row(checkpoint))
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
 
     if accelerator.is_main_process:
@@ -148,7 +150,7 @@ def _build(
         baselines = measurement.measure(cache_dir_of(config), quiet=False)
         begin_folder(folder, earlier, run, state, store, split, baselines)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
-            export(earlier.checkpoint.folder)
+            published(earlier.checkpoint.folder)
     return Training(
         config=config,
         accelerator=accelerator,
@@ -164,7 +166,9 @@ def _build(
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
-        checkpointer=Checkpointer(recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, export),
+        checkpointer=Checkpointer(
+            recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, published
+        ),
         lock=lock,
         was_finished=earlier is not None and earlier.record.status == "finished",
     )

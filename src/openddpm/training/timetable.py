@@ -73,15 +73,12 @@ class Timetable:
 
         Of a run that has become longer, the previews beyond its old end are those of this timetable.
         """
-        table = self
-        if plan := run.evaluation:
-            early_steps = self.early_steps if plan.early_steps is None else tuple(plan.early_steps)
-            table = replace(
-                table,
-                num_fixed_samples=plan.num_fixed_samples,
-                evaluation_steps=plan.evaluation_steps,
-                early_steps=early_steps,
-            )
+        table = replace(
+            self,
+            num_fixed_samples=run.evaluation.num_fixed_samples,
+            evaluation_steps=run.evaluation.evaluation_steps,
+            early_steps=tuple(run.evaluation.early_steps),
+        )
         if run.previews and self.images_per_preview is None:
             kept = [step for step in run.previews.steps if step < self.total_steps]
             added = [step for step in self.preview_steps if step > run.total_steps]

@@ -83,9 +83,9 @@ def judged(
 def row(step: int, weights: Weights, heldout: float, training: float) -> EvaluationRow:
     """Return an evaluation with these losses, the same in each band; no number stands for NaN."""
     skill, train_skill = 1 - heldout / GAUSSIAN, 1 - training / GAUSSIAN
-    band = BandScore(loss=heldout, linear=GAUSSIAN, memorizing=0.001, skill=skill)
-    if not np.isfinite(heldout):
-        band = BandScore(loss=None)
+    band = BandScore(loss=None)
+    if np.isfinite(heldout):
+        band = BandScore(loss=heldout, linear=GAUSSIAN, memorizing=0.001, skill=skill)
     return EvaluationRow(
         step=step,
         images_seen=step * BATCH,
@@ -97,6 +97,7 @@ def row(step: int, weights: Weights, heldout: float, training: float) -> Evaluat
         train_skill=train_skill if np.isfinite(training) else None,
         bands={"detail": band, "shape": band, "layout": band},
         by_timestep=[heldout if np.isfinite(heldout) else None],
+        seconds=0.5,
     )
 
 

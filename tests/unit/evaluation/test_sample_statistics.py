@@ -88,6 +88,7 @@ def accused(data: DataStatistics, samples: np.ndarray) -> list[str]:
         num_samples=len(samples),
         num_data=data.num_images,
         statistics=data.compare(samples),
+        seconds=0.0,
     )
     return [difference.word for difference in differences(row)]
 

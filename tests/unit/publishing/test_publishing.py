@@ -23,7 +23,14 @@ STRANGERS = [
 ]
 OURS = [
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
-    *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
+    *(
+        "scheduler/scheduler_config.json",
+        "run.json",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "samples.jsonl",
+        "checkpoints.jsonl",
+    ),
     *("data.json", "baselines.json", "verdict.json", "report.html", "README.md", "curves.png"),
     *("samples/step-00000011-ema.png", "samples/step-00000011-raw.png", "samples/training-data.png"),
 ]
@@ -93,7 +100,7 @@ def test_names_cannot_break_out_of_the_card(hostile: str, tmp_path: Path) -> Non
     for name in ("plain", hostile):
         folder = write_made_up_run(tmp_path / str(len(pages)), steps=10, rows=2, previews=1, name=name, source=name)
         record = json.loads((folder / "run.json").read_text("utf-8"))
-        record["environment"]["device"] = name
+        record["sessions"][-1]["environment"]["device"] = name
         (folder / "run.json").write_text(json.dumps(record), "utf-8")
         pages.append(write_card(folder).read_text("utf-8"))
     assert elements(pages[0]) == elements(pages[1])

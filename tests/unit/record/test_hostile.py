@@ -11,7 +11,15 @@ from made_up_run import write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_folder, read_run_record
 
-RECORDS = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "baselines.json", "data.json")
+RECORDS = (
+    "run.json",
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "samples.jsonl",
+    "checkpoints.jsonl",
+    "baselines.json",
+    "data.json",
+)
 NOT_JSON = {
     "deep": b"[" * 100_000 + b"]" * 100_000,
     "deep in an object": b'{"step": ' + b"[" * 900 + b"]" * 900 + b"}",
@@ -54,8 +62,11 @@ def test_what_json_may_not_hold_is_the_users_error(name: str, content: bytes, fo
 @pytest.mark.parametrize(
     ("name", "place", "value", "words"),
     [
-        ("run.json", ("progress", "step"), -1, "step: beyond 0 to"),
-        ("run.json", ("dataset", "num_train"), 10**400, "num_train: beyond 0 to"),
+        ("run.json", ("progress", "step"), -1, "progress.step: Input should be greater than or equal to 0"),
+        ("run.json", ("dataset", "num_train"), 10**400, "dataset.num_train: Input should be less than or equal to 9"),
+        ("run.json", ("sessions",), [], "sessions: List should have at least 1 item"),
+        ("run.json", ("sessions", 0, "environment", "cpu_threads"), 0, "sessions.0.environment.cpu_threads: Input"),
+        ("checkpoints.jsonl", ("sha256",), {"\x1b[2J": 1}, "sha256.'\\x1b[2J': Input should be"),
         ("run.json", ("total_steps",), "many", "total_steps: Input should be a valid integer"),
         ("run.json", ("config", "learning_rate"), "0.1", "learning_rate: found '0.1'"),
         ("run.json", ("config", "max_grad_norm"), [1], "max_grad_norm: found"),
@@ -69,7 +80,7 @@ def test_what_json_may_not_hold_is_the_users_error(name: str, content: bytes, fo
         ("samples.jsonl", ("statistics", "colour"), 3, "statistics.colour: Input should be"),
         ("samples.jsonl", ("statistics", "\x1b[2J"), {}, "statistics.'\\x1b[2J'.[key]: Input should be"),
         ("baselines.json", ("shares", 0), 1e999, "shares.0: Input should be"),
-        ("data.json", ("counts",), {"upscaled": -3}, "counts: beyond 0 to"),
+        ("data.json", ("counts",), {"upscaled": -3}, "counts.upscaled: Input should be greater than or equal to 0"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.endswith(("json", "jsonl")) else "",
 )
@@ -80,7 +91,7 @@ def test_values_that_no_run_has_are_named(name: str, place: Any, value: Any, wor
     if text:
         content = (folder / name).read_text("utf-8")
         (folder / name).write_text(content.replace('"STAND-IN"', text), "utf-8")
-        words = "is no finite number"
+        words = "Input should be a finite number"
     with pytest.raises(UserError, match=f"{name}' is damaged: ") as error:
         read_run_folder(folder)
     assert words in error.value.found

@@ -5,14 +5,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from made_up_run import made_up_samples, write_made_up_run
+from made_up_run import made_up_samples, made_up_session, write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     BandScore,
+    CheckpointRow,
     DataRecord,
     DatasetRecord,
+    EvaluationPlan,
     EvaluationRow,
     ImageFinding,
     MetricsRow,
@@ -30,7 +32,6 @@ RUN = RunRecord(
     created="2026-03-14T09:26:53+00:00",
     seed=7,
     total_steps=100,
-    num_processes=2,
     config={"learning_rate": 1e-4, "image_column": None},
     dataset=DatasetRecord(
         source="Grüße",
@@ -42,11 +43,15 @@ RUN = RunRecord(
         resolution=16,
         channels=3,
         sha256="ab",
+        num_near_duplicates=0,
+        num_compared=10,
     ),
-    model=ModelRecord(num_parameters=5, gflops_per_image=None, config={"sample_size": 16}),
-    environment={"torch": "2.10", "gpus": []},
+    model=ModelRecord(num_parameters=5, gflops_per_image=0.2, config={"sample_size": 16}, signal_left=0.0064),
     progress=Progress(step=30, images_seen=960, epoch=10.5),
+    sessions=[made_up_session(2, 0, 20), made_up_session(1, 20, 30, cpu_threads=1)],
     resumptions=[Resumption(step=20, time="2026-03-14T10:00:00+00:00", skipped_checkpoints=["step-30: torn"])],
+    chosen_options=["learning_rate"],
+    evaluation=EvaluationPlan(num_fixed_samples=16, evaluation_steps=10, early_steps=[]),
 )
 DATA = DataRecord(
     num_images=99,
@@ -74,8 +79,22 @@ def evaluation(step: int, weights: Any = "ema") -> EvaluationRow:
     """Return the row of one step, with and without numbers."""
     bands = {"detail": BandScore(loss=0.3, linear=0.4, memorizing=0.1, skill=0.25), "shape": BandScore(loss=None)}
     return EvaluationRow(
-        step=step, images_seen=step * 32, weights=weights, heldout_loss=0.1, train_loss=None, skill=-0.5, bands=bands
+        step=step,
+        images_seen=step * 32,
+        weights=weights,
+        heldout_loss=0.1,
+        train_loss=None,
+        skill=-0.5,
+        bands=bands,
+        by_timestep=[0.1, None],
+        seconds=0.5,
     )
+
+
+def checkpoint(step: int) -> CheckpointRow:
+    """Return the row of the checkpoint of one step."""
+    sha256 = {"ema.safetensors": f"{step:064x}", "unet.safetensors": "ab" * 32}
+    return CheckpointRow(step=step, images_seen=step * 32, sha256=sha256, exported_sha256=f"{step:064x}")
 
 
 def write_run(folder: Path, steps: int = 0) -> RunWriter:
@@ -86,6 +105,7 @@ def write_run(folder: Path, steps: int = 0) -> RunWriter:
         writer.append_metrics(metrics(step))
         writer.append_evaluation(evaluation(step, "ema"))
         writer.append_evaluation(evaluation(step, "raw"))
+        writer.append_checkpoint(checkpoint(step))
         for weights in ("ema", "raw"):
             writer.append_samples(made_up_samples(step, weights))
             (folder / "samples" / f"step-{step:08d}-{weights}.png").touch()
@@ -103,7 +123,7 @@ def steps_in(run: RunFolder) -> tuple[list[int], list[tuple[int, str]], list[int
 
 @pytest.mark.parametrize(
     "record",
-    [RUN, DATA, metrics(3), evaluation(3), made_up_samples(3, "ema")],
+    [RUN, DATA, metrics(3), evaluation(3), made_up_samples(3, "ema"), checkpoint(3)],
     ids=lambda record: type(record).__name__,
 )
 def test_records_survive_the_way_through_json(record: BaseModel) -> None:
@@ -119,6 +139,8 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert (run.folder, run.run, run.data) == (tmp_path, RUN, DATA)
     assert run.metrics == [metrics(1), metrics(2)]
     assert run.evaluations == [evaluation(step, weights) for step in (1, 2) for weights in ("ema", "raw")]
+    assert run.checkpoints == [checkpoint(1), checkpoint(2)]
+    assert run.run.session == RUN.sessions[1]
     assert run.previews[1] == Preview(
         2, tmp_path / "samples" / "step-00000002-ema.png", tmp_path / "samples" / "step-00000002-raw.png"
     )
@@ -153,13 +175,25 @@ def test_unknown_fields_are_passed_over(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A record of a newer schema is refused by its version, even where nothing else of it could be understood."""
     (tmp_path / "run.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1}))
-    with pytest.raises(UserError, match=f"version {SCHEMA_VERSION + 1}; this openddpm reads up to {SCHEMA_VERSION}"):
+    with pytest.raises(UserError, match=f"version {SCHEMA_VERSION + 1}; this openddpm reads version 2") as error:
         read_run_record(tmp_path)
+    assert "Upgrade" in error.value.hint
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b'{"schema_ver', b"[]", b"3", b"\xff", b"{}", b'{"schema_version": "new"}', b'{"schema_version": 1}'],
+    ("content", "has"),
+    [('{"schema_version": 1}', "schema version 1"), ("{}", "no schema version"), ('{"schema_version": null}', "no")],
+)
+def test_an_older_schema_is_refused(content: str, has: str, tmp_path: Path) -> None:
+    """A record of schema 1, or of none, is refused by its version, with what to do about it."""
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=rf"run\.json' has {has}.*; this openddpm reads version 2") as error:
+        read_run_record(tmp_path)
+    assert "Train again" in error.value.hint and "--overwrite_output_dir" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"schema_ver', b"[]", b"3", b"\xff", b'{"schema_version": "new"}', b'{"schema_version": 2}']
 )
 def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> None:
     """A run.json that is torn, of another kind or incomplete is a UserError that names it."""
@@ -169,7 +203,9 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
     assert error.value.hint
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "data.json"]
+)
 @pytest.mark.parametrize("content", ['{"step": "many"}\n', '{"st\n{}\n'])
 def test_damage_in_any_file_is_named(name: str, content: str, tmp_path: Path) -> None:
     """A damaged file of the record is a UserError that names that very file."""
@@ -195,6 +231,7 @@ def test_forgetting_keeps_each_step_once(step: int, tmp_path: Path) -> None:
     run = read_run_folder(tmp_path)
     assert steps_in(run) == (kept, both, kept)
     assert [(row.step, row.weights) for row in run.samples] == both
+    assert [row.step for row in run.checkpoints] == kept
     for number in range(step + 1, 4):
         writer.append_metrics(metrics(number))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
@@ -206,6 +243,32 @@ def test_what_is_looked_at_again_is_forgotten(tmp_path: Path) -> None:
     run = read_run_folder(tmp_path)
     assert [row.step for row in run.metrics] == [1, 2]
     assert {row.step for row in run.evaluations} == {row.step for row in run.samples} == {1}
+    assert [row.step for row in run.checkpoints] == [1, 2]
+
+
+def test_a_checkpoint_has_one_line(tmp_path: Path) -> None:
+    """A checkpoint that is noted again, by the same writer or by the one after a kill, keeps its one line."""
+    writer = write_run(tmp_path, steps=2)
+    for again in (writer, RunWriter(tmp_path)):
+        again.append_checkpoint(checkpoint(2))
+    again.append_checkpoint(checkpoint(3))
+    assert read_run_folder(tmp_path).checkpoints == [checkpoint(1), checkpoint(2), checkpoint(3)]
+
+
+def test_a_line_without_room_is_written_once_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of a checkpoint that met a full disk is there, once, after the next sync; noting it again adds none."""
+    writer = write_run(tmp_path, steps=1)
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr("openddpm.record.writer.append_whole", refuse)
+        with pytest.raises(OSError, match="No space"):
+            writer.append_checkpoint(checkpoint(2))
+    writer.sync_rows()
+    writer.append_checkpoint(checkpoint(2))
+    assert read_run_folder(tmp_path).checkpoints == [checkpoint(1), checkpoint(2)]
 
 
 def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:

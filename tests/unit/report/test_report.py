@@ -22,7 +22,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         tmp_path, name=HOSTILE, source=HOSTILE, findings=findings, config={"dataset": HOSTILE, "output_dir": HOSTILE}
     )
     record = json.loads((tmp_path / "run.json").read_text())
-    record["environment"][HOSTILE] = HOSTILE
+    record["sessions"][0]["environment"] |= {"device": HOSTILE, "packages": {HOSTILE: HOSTILE}}
     record["config"][HOSTILE] = HOSTILE
     record["resumptions"] = [{"step": 1, "time": HOSTILE, "skipped_checkpoints": [HOSTILE]}]
     (tmp_path / "run.json").write_text(json.dumps(record))

@@ -95,7 +95,7 @@ def test_the_first_step_does_not_count(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(pace, "LONG_SECONDS", float("inf"))  # as on a GPU
     training = prepare(tiny_config(tmp_path), dataset=tiny_images())
     training.close()
-    assert training.recorder.run.environment["pace"]["step_seconds"] == 0.06
+    assert training.recorder.run.session.environment.pace.step_seconds == 0.06
 
 
 def test_accumulated_steps_have_one_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[floa
     record = json.loads((folder / "run.json").read_text())
     assert record["config"]["max_minutes"] is None
     assert 1 < record["total_steps"] == record["config"]["max_train_steps"] == record["progress"]["step"]
-    assert record["environment"]["pace"]["planned_seconds"] <= 60
+    assert record["sessions"][0]["environment"]["pace"]["planned_seconds"] <= 60
     unhurried(0.1)
     training = prepare(tiny_config(tmp_path, **options), dataset=tiny_images())
     training.close()
@@ -184,16 +184,15 @@ def test_a_run_goes_on_with_its_threads(tmp_path: Path, monkeypatch: pytest.Monk
     """Numbers are rounded as before an interruption, unless the environment says how many threads there are."""
     training = prepare(tiny_config(tmp_path), dataset=tiny_images())
     training.close()
-    record = training.recorder.run.model_copy(
-        update={"environment": {**training.recorder.run.environment, "cpu_threads": 1}}
-    )
+    session = training.recorder.run.session
+    session = session.model_copy(update={"environment": session.environment.model_copy(update={"cpu_threads": 1})})
     before, accelerator = torch.get_num_threads(), training.accelerator
-    of_two_processes = record.model_copy(update={"num_processes": 2})
+    of_two_processes = session.model_copy(update={"num_processes": 2})
     try:
-        for given, run, expected in (("2", record, 2), (None, of_two_processes, 2), (None, record, 1)):
+        for given, earlier, expected in (("2", session, 2), (None, of_two_processes, 2), (None, session, 1)):
             torch.set_num_threads(2)
             monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS", False)
-            keep_threads(run, accelerator)
+            keep_threads(earlier, accelerator)
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

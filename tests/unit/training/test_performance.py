@@ -160,7 +160,7 @@ def test_a_compiled_run_is_the_plain_run_and_leaves_nothing_compiled(
     assert unet._compiled_call_impl is None and [type(module) for module in unet.modules()] == kinds
     assert len(resets) == 1 and unet.training and all(weight.is_contiguous() for weight in unet.parameters())
     record = read_run_record(tmp_path / "compiled")
-    assert record.environment["speed"]["compile_mode"] == "default"
+    assert record.session.environment.speed.compile_mode == "default"
     plain, compiled = newest_tensors(tmp_path / "plain"), newest_tensors(tmp_path / "compiled")
     assert plain.keys() == compiled.keys()
     losses = [[row["train_loss"] for row in exact_metrics(tmp_path / name)] for name in ("plain", "compiled")]
@@ -181,7 +181,7 @@ def test_a_compiler_that_fails_ends_no_run(
     training = prepare(tiny_config(tmp_path), tiny_images())
     try:
         assert "no compiler here" in capsys.readouterr().err
-        assert training.recorder.run.environment["speed"]["compile_mode"] is None
+        assert training.recorder.run.session.environment.speed.compile_mode is None
         weights = {**training.state.raw_weights(), **(training.state.ema_weights() or {})}
         assert all(tensor.is_contiguous() for tensor in weights.values())
         assert training.state.unet.training and training.state.unet._compiled_call_impl is None
@@ -206,8 +206,8 @@ def test_neither_a_compiler_nor_a_memory_that_fails_ends_a_run(
     fit(prepare(tiny_config(tmp_path, "failed"), tiny_images()))
     told = " ".join(capsys.readouterr().err.split())
     assert "no room for the images" in told and "cannot be compiled" in told
-    speed = read_run_record(tmp_path / "failed").environment["speed"]
-    assert speed["images_on_device"] is False and speed["compile_mode"] is None
+    speed = read_run_record(tmp_path / "failed").session.environment.speed
+    assert speed.images_on_device is False and speed.compile_mode is None
     assert exact_metrics(tmp_path / "failed") == exact_metrics(tmp_path / "plain")
     assert differing(newest_tensors(tmp_path / "failed"), newest_tensors(tmp_path / "plain")) == []
 
@@ -279,8 +279,8 @@ def _trained(folder: Path, name: str, **options: Any) -> Path:
 def test_exact_runs_on_a_gpu_repeat(tmp_path: Path, _torchs_switches: None) -> None:
     """Two runs by --speed exact, in TF32, end with the same bits."""
     one, other = (_trained(tmp_path, name, speed="exact") for name in ("one", "other"))
-    speed = read_run_record(one).environment["speed"]
-    assert speed["tf32"] and speed["deterministic"]
+    speed = read_run_record(one).session.environment.speed
+    assert speed.tf32 and speed.deterministic
     assert exact_metrics(one) == exact_metrics(other)
     assert differing(newest_tensors(one), newest_tensors(other)) == []
 
@@ -296,8 +296,8 @@ def test_a_run_that_is_compiled_on_a_gpu_is_the_plain_run(
     options = {"mixed_precision": "no", "gradient_accumulation_steps": accumulation}
     plain = _trained(tmp_path, "plain", **options)
     compiled = _trained(tmp_path, "compiled", speed="max", **options)
-    assert read_run_record(plain).environment["speed"]["compile_mode"] is None
-    assert read_run_record(compiled).environment["speed"]["compile_mode"] == mode
+    assert read_run_record(plain).session.environment.speed.compile_mode is None
+    assert read_run_record(compiled).session.environment.speed.compile_mode == mode
     losses = [[row["train_loss"] for row in exact_metrics(run)] for run in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 

@@ -1,0 +1,26 @@
+"""openddpm schema"""
+
+from pathlib import Path
+
+from openddpm.cli.arguments import call
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and write."""
+    return call(_schema, "schema", arguments)
+
+
+def _schema(output_dir: Path = Path("docs/schema")) -> int:
+    """Write a JSON Schema of each file of a run's record; of a JSON Lines file, that of a line.
+
+    Args:
+        output_dir: Folder of the schemas; those that are there are replaced.
+    """
+    from openddpm.record.files import write_json
+    from openddpm.record.writer import SCHEMAS
+
+    for name, kind in SCHEMAS.items():
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name}
+        write_json(output_dir / f"{Path(name).stem}.schema.json", kind.model_json_schema(mode="serialization") | schema)
+    print(f"schemas: {output_dir}")
+    return 0
