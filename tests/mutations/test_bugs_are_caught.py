@@ -93,7 +93,7 @@ BUGS = [
     ),
     Bug(
         "an ema without warm-up",
-        "training/setup.py",
+        "training/ema.py",
         "use_ema_warmup=True",
         "use_ema_warmup=False",
         PLAIN_LOOP + "test_training_is_the_plain_loop[epsilon-1]",
@@ -101,14 +101,14 @@ BUGS = [
     Bug(
         "an ema that a resume forgets",
         "training/state.py",
-        'shadow.data.copy_(tensors["ema"][name])',
+        "shadow.data.copy_(tensors[name][tensor_name])",
         "pass",
         RESUME + "test_resume_after_sigterm_is_exact[3-1]",
     ),
     Bug(
         "an ema warm-up that starts again",
         "training/state.py",
-        'self.ema.optimization_step = scalars["step"]',
+        'average.optimization_step = scalars["step"]',
         "pass",
         RESUME + "test_resume_after_sigterm_is_exact[3-1]",
     ),

@@ -165,7 +165,7 @@ class HeldoutEvaluation:
             images_seen=images_seen,
             weights=weights,
             heldout_loss=None if heldout is None else _finite(self.levels.mean(heldout)),
-            train_loss=_finite(self.levels.mean(train)),
+            fixed_train_loss=_finite(self.levels.mean(train)),
             skill=None if heldout is None else _finite(skill),
             skill_error=None if heldout is None else _finite(self._skill_error(errors, baselines, skill)),
             train_skill=_finite(self._skill(train, self.baselines.train)),

@@ -1,19 +1,35 @@
 """What stands in a run folder, file by file. docs/run-record.md explains it to readers."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 SCHEMA_VERSION = 1
 
 Status = Literal["running", "finished", "interrupted", "failed"]
-Weights = Literal["ema", "raw"]
 Band = Literal["detail", "shape", "layout"]
 StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
 VerdictCode = Literal[
     "too_early", "learning", "plateaued", "memorizing", "not_learning", "diverged", "unstable", "finished"
 ]
+
+RAW = "raw"
+AVERAGE_NAME = r"ema(?:-[a-z0-9.]{1,24})?"
+WEIGHTS_NAME = rf"(?:{RAW}|{AVERAGE_NAME})"
+Weights = Annotated[str, StringConstraints(pattern=f"^{WEIGHTS_NAME}$")]
+"""A name of weights: "raw", those in training, or of an average of them, "ema", "ema-0.050"."""
+
+
+def weights_in_order(names: Iterable[Weights]) -> list[Weights]:
+    """Return each name of weights once: averages first, by name, then the raw ones."""
+    return sorted(set(names), key=lambda name: (name == RAW, name))
+
+
+def exported_weights(names: Iterable[Weights]) -> Weights:
+    """Return which of a run's weights its pipeline has: the first average, the raw ones without any."""
+    return next(iter(weights_in_order(names)), RAW)
 
 
 class _Record(BaseModel):
@@ -93,7 +109,7 @@ class EvaluationPlan(_Record):
     """How much is evaluated, and how often."""
 
     num_fixed_samples: int
-    """Held-out tuples, and as many training ones, for each kind of weights."""
+    """Held-out tuples, and as many training ones, for each of the weights."""
     evaluation_steps: int
     """Each stretch of so many steps has an evaluation: at its first preview, or at its end."""
     early_steps: list[int] | None = None
@@ -149,6 +165,7 @@ class MetricsRow(_Record):
     grad_norm: float | None
     """Before clipping, of the last step; null where fp16 overflowed and the step was skipped."""
     ema_decay: float | None
+    """Of the average that is exported; null without any."""
     images_per_second: float
 
 
@@ -174,7 +191,8 @@ class EvaluationRow(_Record):
     images_seen: int
     weights: Weights
     heldout_loss: float | None
-    train_loss: float | None
+    fixed_train_loss: float | None
+    """The same on the fixed training tuples; `train_loss` of metrics.jsonl is of whatever was just trained on."""
     skill: float | None = None
     """1 - heldout_loss / linear."""
     skill_error: float | None = None

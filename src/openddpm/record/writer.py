@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import (
+    WEIGHTS_NAME,
     BaselinesRecord,
     DataRecord,
     EvaluationRow,
@@ -36,7 +37,7 @@ ROW_FILES = (METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE)
 """JSON Lines, which grow as the run does."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
-PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
+PREVIEW_NAME = re.compile(rf"step-(?P<step>\d+)-(?P<weights>{WEIGHTS_NAME})\.png")
 
 
 class RunWriter:

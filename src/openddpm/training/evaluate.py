@@ -27,14 +27,11 @@ def evaluate(training: Training, stop: StopRequest) -> None:
     """
     recorder, state, timetable = training.recorder, training.state, training.timetable
     if recorder.is_main:
-        kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
         rows: list[EvaluationRow] = []
         drawn: list[SamplesRow] = []
-        written: dict[str, Path] = {}
+        written: dict[Weights, Path] = {}
         try:
-            for kind, weights in kinds.items():
-                if weights is None:
-                    continue
+            for kind, weights in state.weights().items():
                 if timetable.is_evaluation(state.step):
                     denoise = _until_stopped(denoiser(training.frozen_unet, weights), stop)
                     rows.append(training.evaluation.score(denoise, kind, state.step, state.images_seen))
@@ -58,7 +55,7 @@ def evaluate(training: Training, stop: StopRequest) -> None:
         for samples_row in drawn:
             recorder.sampled(samples_row)
         if written:
-            recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")))
+            recorder.previewed(Preview(state.step, written))
         recorder.grown(training.progress())
     state.evaluation_due = False
 

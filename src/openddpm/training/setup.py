@@ -24,7 +24,7 @@ from openddpm.evaluation.heldout import HeldoutEvaluation
 from openddpm.training.checkpointer import Saver
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
 from openddpm.training.earlier_run import Earlier
-from openddpm.training.ema import LerpEMA
+from openddpm.training.ema import build_averages
 from openddpm.training.initial_weights import initial_unet
 from openddpm.training.new_record import new_record, resumed_record
 from openddpm.training.observer import Observer
@@ -182,19 +182,9 @@ def _initial_state(
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
     # Before there are averages and moments, which lie in memory as the weights do: a compiler that fails changes that.
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
-    ema = None
-    if config.use_ema:
-        ema = LerpEMA(
-            unet.parameters(),
-            decay=config.ema_max_decay,
-            use_ema_warmup=True,
-            inv_gamma=config.ema_inv_gamma,
-            power=config.ema_power,
-            foreach=True,
-        )
     state = TrainingState(
         unet=unet,
-        ema=ema,
+        averages=build_averages(config, unet),
         optimizer=optimizer,
         scaler=accelerator.scaler,
         images_seen=0,

@@ -91,7 +91,7 @@ def row(step: int, weights: Weights, heldout: float, training: float) -> Evaluat
         images_seen=step * BATCH,
         weights=weights,
         heldout_loss=heldout if np.isfinite(heldout) else None,
-        train_loss=training if np.isfinite(training) else None,
+        fixed_train_loss=training if np.isfinite(training) else None,
         skill=skill if np.isfinite(heldout) else None,
         skill_error=0.02,
         train_skill=train_skill if np.isfinite(training) else None,

@@ -9,7 +9,9 @@ from openddpm.report.gauges import band_gauges, last_evaluation, needle_percent
 
 def evaluation(weights: Weights = "ema", step: int = 1, **bands: BandScore) -> EvaluationRow:
     """Return an evaluation of nothing but its bands."""
-    return EvaluationRow(step=step, images_seen=step, weights=weights, heldout_loss=None, train_loss=None, bands=bands)
+    return EvaluationRow(
+        step=step, images_seen=step, weights=weights, heldout_loss=None, fixed_train_loss=None, bands=bands
+    )
 
 
 @pytest.mark.parametrize(
