@@ -35,7 +35,7 @@ from openddpm.config import TrainConfig
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.diffusion import unet as unets
 from openddpm.diffusion.sampling import Denoiser, sample
-from openddpm.evaluation.heldout import FixedSamples
+from openddpm.evaluation.evaluation import Evaluation
 from openddpm.record.reader import read_run_folder
 from openddpm.sampling_run import open_run, starting_noise
 from openddpm.training import loop, setup, timetable
@@ -362,15 +362,12 @@ def _judge_on_linear_noise(training: Training, data: str, given: argparse.Namesp
     linear.close()
     theirs, ours = linear.process.snr().log(), training.process.snr().log()
     nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
-    score = FixedSamples.squared_errors
 
-    def translated(self: FixedSamples, denoise: Denoiser, batch_size: int) -> Any:
-        return score(self, lambda noisy, timesteps: denoise(noisy, nearest[timesteps]), batch_size)
+    class Translated(Evaluation):
+        def squared_errors(self, denoise: Denoiser, part: int = 0, num_parts: int = 1) -> torch.Tensor:
+            return super().squared_errors(lambda noisy, timesteps: denoise(noisy, nearest[timesteps]), part, num_parts)
 
-    training.evaluation = linear.evaluation
-    for tuples in (linear.evaluation.train, linear.evaluation.heldout):
-        if tuples is not None:
-            tuples.squared_errors = translated.__get__(tuples)  # type: ignore[method-assign]
+    training.evaluation = Translated(**vars(linear.evaluation))
 
 
 def measure_rates(given: argparse.Namespace) -> None:

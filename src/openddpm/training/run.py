@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from openddpm.config import TrainConfig
 from openddpm.data.stream import BatchStream, Split
 from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
-from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.seeding import uniform
@@ -59,7 +59,7 @@ class Training(StepParts):
     images: np.ndarray
     """Of the store, (N, C, H, W) uint8."""
     split: Split
-    evaluation: HeldoutEvaluation
+    evaluation: Evaluation
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder

@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from diffusers import UNet2DModel
 
 from openddpm.analysis.text import number_of
@@ -19,8 +21,10 @@ from openddpm.data.stream import BatchStream, Transform
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import gflops_per_image
 from openddpm.errors import UserError
-from openddpm.evaluation.baselines import BaselineMeasurement
-from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMeasurement
+from openddpm.evaluation.evaluation import Evaluation
+from openddpm.evaluation.fixed_samples import Kind, fixed_samples
+from openddpm.record.schema import BaselinesRecord
 from openddpm.training.checkpointer import Saver
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
 from openddpm.training.earlier_run import Earlier
@@ -132,19 +136,18 @@ def _build(
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
 
     # What measures it, and what saves it.
-    evaluation = HeldoutEvaluation(
-        store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_fixed_samples
-    )
+    samples = fixed_samples(store.images, split, timetable.num_fixed_samples, process, device, config.seed)
+    measurement = BaselineMeasurement(samples, store, split, process, config.random_flip, config.seed, device)
+    baselines, baselines_record = _baselines(measurement, accelerator, cache_dir_of(config))
+    evaluation = Evaluation(samples, baselines, config.train_batch_size)
     folder = Path(config.output_dir)
     recorder = Recorder(run, folder, observers, accelerator.is_main_process)
 
     def export(checkpoint: Path) -> None:
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
 
-    if accelerator.is_main_process:
-        measurement = BaselineMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
-        baselines = measurement.measure(cache_dir_of(config), quiet=False)
-        begin_folder(folder, earlier, run, state, store, split, baselines)
+    if baselines_record is not None:  # in the main process
+        begin_folder(folder, earlier, run, state, store, split, baselines_record)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export(earlier.checkpoint.folder)
     return Training(
@@ -165,6 +168,24 @@ def _build(
         lock=lock,
         was_finished=earlier is not None and earlier.record.status == "finished",
     )
+
+
+def _baselines(
+    measurement: BaselineMeasurement, accelerator: Accelerator, cache_dir: Path
+) -> tuple[dict[Kind, BaselineErrors], BaselinesRecord | None]:
+    """Return what the baselines score, in every process, and what is recorded of them, in the main process alone.
+
+    That one measures them; the others wait for it.
+    """
+    if accelerator.num_processes == 1:
+        return measurement.measure(cache_dir, quiet=False)
+    samples, record = measurement.samples, None
+    measured = torch.zeros(len(samples), len(BASELINES), len(samples["train"].indices), dtype=torch.float64)
+    if accelerator.is_main_process:
+        baselines, record = measurement.measure(cache_dir, quiet=False)
+        measured = torch.from_numpy(np.array([astuple(errors) for errors in baselines.values()]))
+    measured = broadcast(measured.to(accelerator.device)).cpu()
+    return {kind: BaselineErrors(*errors.numpy()) for kind, errors in zip(samples, measured, strict=True)}, record
 
 
 def _initial_state(
