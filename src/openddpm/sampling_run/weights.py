@@ -145,7 +145,7 @@ def _newest_checkpoint(folder: Path, run_id: str, asked: WeightsName, exported: 
 def _from_checkpoint(checkpoint: Path, asked: WeightsName | None, notes: list[str] | None = None) -> Weights:
     """Read the weights that are asked for from a whole checkpoint."""
     files = weights_files(path.name for path in checkpoint.iterdir())
-    name = asked or exported_weights(files)
+    name = exported_weights(files) if asked is None else asked
     if name not in files:
         raise _no_such_weights(f"'{checkpoint}'", name, list(files))
     notes = list(notes or ())
