@@ -60,8 +60,7 @@ def _ema_copied_back(training: Training) -> Iterator[None]:
     evaluate = loop.evaluate
 
     def copy_and_evaluate(training: Training, stop: StopRequest) -> None:
-        ema, unet = training.state.ema, training.state.unet
-        assert ema is not None
+        ema, unet = training.state.averages["ema"], training.state.unet
         previews = training.timetable.is_preview(training.state.step)
         if previews:
             ema.copy_to(unet.parameters())
@@ -173,7 +172,7 @@ def _frozen(training: Training) -> Iterator[None]:
 def _full_decay_at_once(training: Training) -> Iterator[None]:
     yield
     state, highest = training.state, training.config.ema_max_decay
-    assert state.ema is not None and (state.step < 2 or state.ema.cur_decay_value == highest)
+    assert state.step < 2 or state.averages["ema"].cur_decay_value == highest
 
 
 @contextmanager

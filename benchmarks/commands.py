@@ -192,9 +192,8 @@ def preview_seconds(run_folder: Path) -> float | None:
         return None
     last = found.previews[-1]
     evaluated = sum(row.seconds or 0.0 for row in found.evaluations if row.step == last.step)
-    files = [path for path in (last.ema, last.raw) if path is not None]
     begun = (run_folder / "metrics.jsonl").stat().st_mtime  # its last line is written just before
-    return max(path.stat().st_mtime for path in files) - begun - evaluated
+    return max(path.stat().st_mtime for path in last.pictures.values()) - begun - evaluated
 
 
 def steps_seconds(metrics: Sequence[MetricsRow]) -> list[float]:

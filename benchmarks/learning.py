@@ -36,8 +36,8 @@ from openddpm.diffusion import unet as unets
 from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.sampling import sample
+from openddpm.evaluation.evaluation import Evaluation
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import EvaluationRow
 from openddpm.sampling_run import open_run, starting_noise
 from openddpm.training import setup, timetable
 from openddpm.training.loop import fit
@@ -268,7 +268,7 @@ def train_one(given: argparse.Namespace, data: str, name: str, seed: int) -> Non
         linear_folder = given.output_dir / "runs" / f"{data}--linear--{seed}"
         linear = prepared(_config(given, data, BASE, seed, linear_folder), VARIANTS[BASE])
         linear.close()
-        training.evaluation = OnLinearNoise(linear, training)  # type: ignore[assignment]
+        _judge_on_linear_noise(training, linear)
     plain = training.objective
     training.objective = VariantObjective(plain.process, plain.sampling, plain.seed, plain.device, variant)
     start = time.process_time()
@@ -344,17 +344,16 @@ class VariantObjective(Objective):
         return weights if self.variant.weight is None else weights * self.variant.weight(self.process.snr()[timesteps])
 
 
-class OnLinearNoise:
-    """Scores a model of another noise schedule on the linear one's fixed samples, at the timesteps of like noise."""
+def _judge_on_linear_noise(training: Training, linear: Training) -> None:
+    """Score a model of another noise schedule on the linear one's fixed samples, at the timesteps of like noise."""
+    theirs, ours = linear.process.snr().log(), training.process.snr().log()
+    nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
 
-    def __init__(self, linear: Training, training: Training) -> None:
-        theirs, ours = linear.process.snr().log(), training.process.snr().log()
-        self._nearest = (theirs[:, None] - ours[None]).abs().argmin(dim=1)
-        self._evaluation = linear.evaluation
+    class OnLinearNoise(Evaluation):
+        def squared_errors(self, denoise: Denoiser, part: int = 0, num_parts: int = 1) -> torch.Tensor:
+            return super().squared_errors(lambda noisy, timesteps: denoise(noisy, nearest[timesteps]), part, num_parts)
 
-    def score(self, denoise: Denoiser, *where: Any) -> EvaluationRow:
-        """Return a line of evaluations.jsonl."""
-        return self._evaluation.score(lambda noisy, timesteps: denoise(noisy, self._nearest[timesteps]), *where)
+    training.evaluation = OnLinearNoise(**vars(linear.evaluation))
 
 
 def measure_rates(given: argparse.Namespace) -> None:

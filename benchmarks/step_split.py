@@ -63,13 +63,12 @@ def split_of_a_step(config: TrainConfig, warmup: int) -> dict[str, float]:
         stack.enter_context(patch.multiple(timetable, MAX_SHARE_OF_TIME=0.0, MAX_SHARE_FOR_A_TREND=0.0))
         training = prepare(config)
         state, accelerator = training.state, training.accelerator
-        assert state.ema is not None
         for part, owner, name in (
             ("forward", loop, "micro_batch_loss"),
             ("backward", accelerator, "backward"),
             ("clip", accelerator, "clip_grad_norm_"),
             ("optimizer", state.optimizer, "step"),
-            ("ema", state.ema, "step"),
+            ("ema", state.averages["ema"], "step"),
         ):
             stack.enter_context(patch.object(owner, name, watch.timing(part, getattr(owner, name))))
         steps: list[float] = []

@@ -186,7 +186,8 @@ def train_plain(name: str, config: TrainConfig) -> list[Point]:
         losses = {}
         for kind, weights in kinds.items():
             denoise = denoiser(training.frozen_unet, {**dict(unet.named_buffers()), **weights})
-            row = training.evaluation.score(denoise, kind, len(outcome.losses), outcome.num_images)  # type: ignore[arg-type]
+            errors = training.evaluation.squared_errors(denoise)
+            row = training.evaluation.row(errors, kind, len(outcome.losses), outcome.num_images, seconds=0.0)
             losses[kind] = row.heldout_loss or math.nan
         points.append({"images": outcome.num_images, "seconds": round(outcome.seconds, 3), **losses})
 

@@ -89,9 +89,7 @@ def _samples_figure(runs: Mapping[str, RunFolder], rows: Sequence[dict[str, Any]
     for axes in panels:
         axes.set_axis_off()
     for axes, (name, run), row in zip(panels, runs.items(), rows, strict=False):
-        picture = run.previews[-1].ema
-        assert picture is not None
-        with Image.open(picture) as image:
+        with Image.open(run.previews[-1].pictures["ema"]) as image:
             axes.imshow(image.convert("L"), cmap="gray")
         axes.set_title(f"{textwrap.fill(name, 30)}\nskill {row['skill_ema']:+.2f}", fontsize=8, color=INK, loc="left")
     return figure

@@ -21,16 +21,19 @@ CHROMIUM_ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-
 
 def write_film_strip(run: RunFolder, path: Path) -> None:
     """Write a row of previews, spread evenly over the logarithm of their steps, with the images seen below each."""
-    previews = [preview for preview in run.previews if preview.ema]
+    previews = [preview for preview in run.previews if "ema" in preview.pictures]
     places = np.unique(np.round(np.geomspace(1, len(previews), FRAMES)).astype(int) - 1)
     images_per_step = run.run.progress.images_seen / run.run.progress.step
     strip = Image.new("RGB", (len(places) * (FRAME_PIXELS + 8) - 8, FRAME_PIXELS + 30), "white")
     draw = ImageDraw.Draw(strip)
     for index, place in enumerate(places):
         preview = previews[place]
-        assert preview.ema
         left = index * (FRAME_PIXELS + 8)
-        frame = Image.open(preview.ema).convert("RGB").resize((FRAME_PIXELS, FRAME_PIXELS), Image.Resampling.BOX)
+        frame = (
+            Image.open(preview.pictures["ema"])
+            .convert("RGB")
+            .resize((FRAME_PIXELS, FRAME_PIXELS), Image.Resampling.BOX)
+        )
         strip.paste(frame, (left, 0))
         label = f"{preview.step * images_per_step:,.0f} images"
         draw.text((left, FRAME_PIXELS + 6), label, fill="#555", font=ImageFont.load_default(size=16))

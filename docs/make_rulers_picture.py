@@ -25,8 +25,7 @@ def draw(runs: list[RunFolder], path: Path) -> None:
         _draw_skill(skill, run)
         _draw_levels(levels, run)
         preview = run.previews[-1]
-        assert preview.ema
-        samples.imshow(np.asarray(Image.open(preview.ema).convert("RGB")), interpolation="nearest")
+        samples.imshow(np.asarray(Image.open(preview.pictures["ema"]).convert("RGB")), interpolation="nearest")
         samples.set_title("last samples", fontsize=10)
         samples.set_axis_off()
         verdict = judge(run.run, run.metrics, run.evaluations, run.baselines)

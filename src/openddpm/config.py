@@ -253,6 +253,11 @@ NEUTRAL_OPTIONS = frozenset(
 )
 
 
+def average_names(options: dict[str, Any]) -> list[str]:
+    """Return the names of the averages of the weights that a run of these options keeps."""
+    return ["ema"] if options.get("use_ema", True) else []
+
+
 def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
     """Return the config that run.json holds, whatever has become of its recipe since, with `changes`."""
     return TrainConfig(**_with_given({**values, "recipe": None}, changes))

@@ -133,8 +133,7 @@ class Diary(Observer):
         self.entries.append(f"evaluated {row.step} {row.weights}")
 
     def previewed(self, preview: Preview) -> None:
-        assert preview.ema is not None
-        assert preview.ema.is_file()
+        assert preview.pictures["ema"].is_file()
         self.entries.append(f"previewed {preview.step}")
 
     def record_grown(self) -> None:

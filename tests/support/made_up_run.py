@@ -248,7 +248,7 @@ def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_baselines
         images_seen=step * BATCH_SIZE,
         weights=weights,
         heldout_loss=loss if has_heldout else None,
-        train_loss=loss * 0.95,
+        fixed_train_loss=loss * 0.95,
         bands={band: BandScore(loss=_mean(losses, band)) for band in BAND_SNR},
         by_timestep=[],
         seconds=0.6,

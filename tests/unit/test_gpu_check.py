@@ -179,10 +179,17 @@ def test_a_case_writes_each_number_when_it_is_there(monkeypatch: pytest.MonkeyPa
         watch.logged(_row(step, step))
     assert written()["steps_images_per_second"] == 16 and "preview_seconds" not in written()
     score = EvaluationRow(
-        step=42, images_seen=672, weights="raw", heldout_loss=1, train_loss=1, bands={}, by_timestep=[], seconds=0.5
+        step=42,
+        images_seen=672,
+        weights="raw",
+        heldout_loss=1,
+        fixed_train_loss=1,
+        bands={},
+        by_timestep=[],
+        seconds=0.5,
     )
     watch.evaluated(score), watch.evaluated(score.model_copy(update={"weights": "ema"}))
-    watch.previewed(Preview(42, None, None))
+    watch.previewed(Preview(42, {}))
     watch.logged(_row(45, 49.0)), watch.logged(_row(50, 54.0)), watch.logged(_row(55, 59.0))
     (tmp_path / "checkpoints" / "step-00000055").mkdir(parents=True)
     watch.logged(_row(60, 66.0, 12.0)), watch.logged(_row(65, 71.0))

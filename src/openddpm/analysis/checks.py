@@ -8,6 +8,7 @@ from openddpm.analysis.finding import Finding, by_severity
 from openddpm.analysis.left_out import check_left_out
 from openddpm.analysis.noise_checks import check_noise
 from openddpm.analysis.text import number_of
+from openddpm.config import average_names
 from openddpm.record.schema import DataRecord, RunRecord
 
 # Model
@@ -57,7 +58,7 @@ def count_previews(run: RunRecord) -> int:
 def preview_cost(run: RunRecord) -> float:
     """Return the work of all previews of the run, counted in trained images."""
     config = run.config
-    forwards = (1 + config["use_ema"]) * config["eval_batch_size"] * config["num_inference_steps"]
+    forwards = (1 + len(average_names(config))) * config["eval_batch_size"] * config["num_inference_steps"]
     return count_previews(run) * forwards / FORWARDS_PER_TRAINED_IMAGE
 
 

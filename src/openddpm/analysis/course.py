@@ -7,7 +7,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from openddpm.record.schema import BaselinesRecord, EvaluationRow, MetricsRow, RunRecord, Weights
+from openddpm.record.schema import (
+    RAW,
+    BaselinesRecord,
+    EvaluationRow,
+    MetricsRow,
+    RunRecord,
+    Weights,
+    exported_weights,
+    weights_in_order,
+)
 
 Column = NDArray[np.float64]
 
@@ -55,32 +64,44 @@ class Course:
         return np.array([images[step] for step in self.steps], dtype=np.float64)
 
     @cached_property
+    def weights(self) -> list[Weights]:
+        """The names of the weights that were evaluated, averages first."""
+        return weights_in_order(row.weights for row in self.evaluations)
+
+    @cached_property
+    def averaged(self) -> Weights | None:
+        """The average that is exported; None without any."""
+        exported = exported_weights(self.weights)
+        return None if exported == RAW else exported
+
+    @cached_property
     def has_heldout(self) -> bool:
         """Whether anything was held out to measure on; if not, training images stand in."""
         return self.run.dataset.num_heldout > 0
 
     def loss(self, weights: Weights) -> Column:
-        """Return the held-out loss of one kind of weights."""
-        return self._column(weights, "heldout_loss" if self.has_heldout else "train_loss")
+        """Return the held-out loss of these weights."""
+        return self._column(weights, "heldout_loss" if self.has_heldout else "fixed_train_loss")
 
-    def train_loss(self, weights: Weights) -> Column:
+    def fixed_train_loss(self, weights: Weights) -> Column:
         """Return the loss on the fixed training tuples."""
-        return self._column(weights, "train_loss")
+        return self._column(weights, "fixed_train_loss")
 
     def skill(self, weights: Weights) -> Column:
-        """Return the held-out skill of one kind of weights."""
+        """Return the held-out skill of these weights."""
         return self._column(weights, "skill" if self.has_heldout else "train_skill")
 
     @cached_property
     def better_skill(self) -> Column:
-        """The skill of whichever weights are better, at each step."""
-        return np.fmax(self.skill("ema"), self.skill("raw"))
+        """The skill of whichever weights are best, at each step."""
+        return np.fmax.reduce([self.skill(name) for name in (RAW, *self.weights)])
 
     @cached_property
     def last(self) -> EvaluationRow | None:
-        """The better row of the last evaluation, EMA where nothing tells."""
-        rows = [row for row in self.evaluations if self.steps and row.step == self.steps[-1]]
-        return max(rows, key=lambda row: (_number(self._skill_of(row), -np.inf), row.weights == "ema"), default=None)
+        """The best row of the last evaluation; where nothing tells, the first in the order of `weights`."""
+        last = {row.weights: row for row in self.evaluations if row.step == self.steps[-1]}
+        rows = [last[name] for name in self.weights if name in last]
+        return max(rows, key=lambda row: _number(self._skill_of(row), -np.inf), default=None)
 
     @cached_property
     def trend(self) -> Trend | None:
@@ -89,8 +110,8 @@ class Course:
 
     @cached_property
     def better_loss(self) -> Column:
-        """The held-out loss of whichever weights are better, at each step."""
-        return np.fmin(self.loss("ema"), self.loss("raw"))
+        """The held-out loss of whichever weights are best, at each step."""
+        return np.fmin.reduce([self.loss(name) for name in (RAW, *self.weights)])
 
     @cached_property
     def loss_trend(self) -> Trend | None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openddpm.analysis.course import MIN_TREND_POINTS, RECENT, Course, fit_trend
+from openddpm.analysis.course import RECENT, Course, fit_trend
 from openddpm.analysis.text import number_of, signed, significant
 from openddpm.predictions import PREDICTIONS, Prediction
-from openddpm.record.schema import Evidence, VerdictCode, Weights
+from openddpm.record.schema import RAW, Evidence, VerdictCode
 
 HIGHER = 1.2  # times its lowest loss, in a run that has not learned much yet
 BLOWN_UP = 1.5  # training loss; whatever is predicted, silence scores at most 1
@@ -51,7 +51,7 @@ def _lost(course: Course) -> Symptom | None:
 
 
 def _diverged(course: Course) -> Symptom | None:
-    for weights in _kinds(course):
+    for weights in reversed(course.weights):
         loss = course.loss(weights)
         now, least = loss[-1], np.nanmin(loss)
         if now > RISEN * least:
@@ -67,7 +67,7 @@ def _diverged(course: Course) -> Symptom | None:
 
 
 def _frozen(course: Course) -> Symptom | None:
-    for weights in _kinds(course):
+    for weights in reversed(course.weights):
         loss = course.loss(weights)
         if len(loss) >= 3 and np.ptp(loss) <= STILL * abs(loss[0]):
             text = f"The {weights} weights score {significant(loss[-1])} at each of {len(loss)} evaluations."
@@ -101,11 +101,11 @@ def _guessing(course: Course) -> Symptom | None:
 
 def _replayed_noise(course: Course) -> Symptom | None:
     """Training loss far below the loss of the same weights on training images with noise never met."""
-    raw = course.train_loss("raw")
-    prediction = _prediction(course)
-    trains_on_noise_error = prediction is not None and prediction.trains_on_noise_error
-    is_comparable = trains_on_noise_error and "transform" not in course.run.user_supplied
-    if not is_comparable or len(course.steps) < MIN_TREND_POINTS or not np.isfinite(raw[-1]):
+    raw = course.fixed_train_loss(RAW)
+    is_comparable = (
+        course.run.config.get("prediction_type") == "epsilon" and "transform" not in course.run.user_supplied
+    )
+    if not is_comparable or len(course.steps) < 4 or not np.isfinite(raw[-1]):
         return None
     since = course.steps[-3]  # two intervals: one alone may hold too few images
     logged = [row.train_loss for row in course.metrics if row.step > since]
@@ -153,7 +153,7 @@ def _worsening(course: Course) -> Symptom | None:
 
 
 def _jumping(course: Course) -> Symptom | None:
-    loss = course.loss("raw")
+    loss = course.loss(RAW)
     recent = np.log(loss[len(loss) // 3 :])
     if len(recent) < 6 or not np.isfinite(recent).all():
         return None
@@ -200,7 +200,9 @@ def _swamped_gradients(course: Course) -> Symptom | None:
 
 
 def _copied_average(course: Course) -> Symptom | None:
-    ema, raw = course.loss("ema"), course.loss("raw")
+    if course.averaged is None:
+        return None
+    ema, raw = course.loss(course.averaged), course.loss(RAW)
     same, decay = np.abs(ema - raw) <= STILL * raw, _last_ema_decay(course)
     if same.sum() < COPIES or decay is None or decay < 0.5:
         return None
@@ -210,16 +212,18 @@ def _copied_average(course: Course) -> Symptom | None:
 
 
 def _lagging_average(course: Course) -> Symptom | None:
-    ema, raw = course.loss("ema")[-1:], course.loss("raw")[-1:]
-    if not len(ema) or not ema[0] > LAG * raw[0]:
+    if course.averaged is None:
+        return None
+    ema, raw = course.loss(course.averaged), course.loss(RAW)
+    if not ema[-1] > LAG * raw[-1]:
         return None
     decay = _last_ema_decay(course)
-    text = f"Averaged weights score {significant(ema[0])}, raw ones {significant(raw[0])}."
+    text = f"Averaged weights score {significant(ema[-1])}, raw ones {significant(raw[-1])}."
     if decay is not None and decay < 1:
         text += f" The average looks back over about {1 / (1 - decay):,.0f} steps; the run has {course.steps[-1]:,}."
     sentence = "The averaged weights lag behind, as the EMA's horizon is longer than the run so far: "
     sentence += "look at the raw ones."
-    return Symptom(None, sentence, _warning("ema_lag", text, float(ema[0] / raw[0])))
+    return Symptom(None, sentence, _warning("ema_lag", text, float(ema[-1] / raw[-1])))
 
 
 def _last_ema_decay(course: Course) -> float | None:
@@ -247,11 +251,6 @@ def _is_under_way(course: Course) -> bool:
     loss = course.better_loss[-1]
     linear = loss / (1 - course.better_skill[-1])
     return bool(np.log(loss) < UNDER_WAY * np.log(linear))
-
-
-def _kinds(course: Course) -> list[Weights]:
-    kinds: tuple[Weights, Weights] = ("raw", "ema")
-    return [kind for kind in kinds if any(row.weights == kind for row in course.evaluations)]
 
 
 def _warning(name: str, text: str, value: float | None, error: float | None = None) -> Evidence:

@@ -13,6 +13,7 @@ from openddpm.analysis.symptoms import GAP, find_symptoms
 from openddpm.analysis.text import count, listed, signed, skill_words
 from openddpm.record.bands import Band
 from openddpm.record.schema import (
+    RAW,
     BaselinesRecord,
     EvaluationRow,
     Evidence,
@@ -184,7 +185,9 @@ def _gap(course: Course, named: set[str]) -> Evidence | None:
 
 
 def _better_weights(course: Course, named: set[str]) -> Evidence | None:
-    ema, raw = course.skill("ema"), course.skill("raw")
+    if course.averaged is None:
+        return None
+    ema, raw = course.skill(course.averaged), course.skill(RAW)
     if named & {"ema_lag", "copied_average"} or not np.isfinite([ema[-1], raw[-1]]).all():
         return None
     better, worse = ("averaged", "raw") if ema[-1] >= raw[-1] else ("raw", "averaged")

@@ -1,13 +1,13 @@
 """openddpm sample"""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from openddpm.cli.arguments import OptionalPath, RunFolder, call
 from openddpm.solvers import Solver
 
-_OptionalWeights = Annotated[Literal["ema", "raw"] | None, tyro.conf.arg(metavar="{ema,raw}", help_behavior_hint="")]
+_OptionalWeights = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 _OptionalStep = Annotated[int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="")]
 _OptionalSteps = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
@@ -45,7 +45,8 @@ def _sample(
         num_inference_steps: Calls of the model an image (default: 50, or all timesteps where there are fewer).
         seed: Image number N of a seed is the same whatever num_images is; up to rounding, also whatever batch_size is.
         batch_size: Images made at a time; lower it where memory is short.
-        weights: Averaged or raw weights (default: ema, or raw where the run keeps no average).
+        weights: Name of the weights: ema, an average of them, or raw (default: ema, or raw where the run keeps no
+            average).
         checkpoint: Step of the checkpoint whose weights are taken (default: the newest).
         npz: Write the images into one file, too, as guided-diffusion's evaluator reads it: arr_0, uint8, (N, H, W, 3).
     """

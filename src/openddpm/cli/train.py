@@ -34,7 +34,7 @@ def report_result(result: "TrainResult", logging_dir: str) -> int:
         print(f"saved; go on with: openddpm resume {quoted}")
         return status
     previews = list_previews(folder)
-    picture = (previews[-1].ema or previews[-1].raw) if previews else "none"
+    picture = previews[-1].shown if previews else "none"
     print(f"report:  {folder / 'report.html'}")
     print(f"samples: {picture}")
     print("next:")

@@ -14,7 +14,7 @@ import numpy as np
 from openddpm.analysis.checks import check_plan, preview_cost
 from openddpm.analysis.finding import Finding, Severity, by_severity
 from openddpm.analysis.text import number_of
-from openddpm.config import TrainConfig
+from openddpm.config import TrainConfig, average_names
 from openddpm.data.stream import Split, Transform
 from openddpm.doctor.measured_checks import Measurements, check_measurements, outweighed
 from openddpm.doctor.one_batch import MemorizingProbe, own_settings
@@ -108,7 +108,7 @@ def _measure_disk(config: TrainConfig, run: RunRecord, measured: Measurements) -
     """Reckon the room that checkpoints take at most, when one more than is kept is being written, and what is free."""
     num_written = -(-run.total_steps // config.checkpointing_steps)
     num_checkpoints = min(config.checkpoints_total_limit + 1, num_written)
-    num_copies = 3 + config.use_ema  # weights and AdamW's two moments
+    num_copies = 3 + len(average_names(config.model_dump()))  # weights and AdamW's two moments
     measured.disk_needed_bytes = num_checkpoints * num_copies * WEIGHT_BYTES * run.model.num_parameters
     measured.disk_free_bytes = shutil.disk_usage(_nearest_existing(Path(config.output_dir))).free
 

@@ -1,10 +1,10 @@
-"""Measures the baselines on the tuples of a run; what they score is cached beside the decoded images."""
+"""Measures the baselines on fixed samples; what they score is cached beside the decoded images."""
 
 import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
 from openddpm.diffusion.baselines import ImageChunks, LinearDenoiser, memorizing_squared_errors
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.evaluation.heldout import BaselineErrors, FixedSamples, HeldoutEvaluation, Measured
+from openddpm.evaluation.fixed_samples import FixedSamples, Kind
 from openddpm.record.files import write_json
 from openddpm.record.schema import BaselinesRecord
 from openddpm.seeding import Purpose, numpy_generator
@@ -34,10 +34,19 @@ SNR_LIMITS = (1e-12, 1e12)  # the first and the last timesteps of long schedules
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """What is cached: errors by kind of tuples and baseline, and how they came about."""
+class BaselineErrors:
+    """Squared noise errors of the baselines on each sample, (N,) float64."""
 
-    errors: dict[str, dict[str, list[float]]]
+    zero: np.ndarray
+    linear: np.ndarray
+    memorizing: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What is cached: errors by kind of samples and baseline, and how they came about."""
+
+    errors: dict[Kind, dict[str, list[float]]]
     num_images_linear: int
     num_images_memorizing: int
     shrinkage: float
@@ -48,7 +57,7 @@ class _Scores:
 class BaselineMeasurement:
     """All that the baselines of a run depend on."""
 
-    evaluation: HeldoutEvaluation
+    samples: Mapping[Kind, FixedSamples]
     store: ImageStore
     split: Split
     process: DiffusionProcess
@@ -56,21 +65,24 @@ class BaselineMeasurement:
     seed: int
     device: torch.device
 
-    def measure(self, cache_dir: Path, quiet: bool) -> BaselinesRecord:
-        """Give the evaluation its baselines, from the cache if they are there, and return what baselines.json says."""
+    def measure(self, cache_dir: Path, quiet: bool) -> tuple[dict[Kind, BaselineErrors], BaselinesRecord]:
+        """Return what the baselines score, from the cache if it is there, and what baselines.json says of it."""
         path = cache_dir / "baselines" / f"{self._digest()}.json"
-        kinds = {"train"} if self.evaluation.heldout is None else {"train", "heldout"}
-        scores = _read_cached(path, kinds, len(self.evaluation.levels.timesteps))
+        scores = _read_cached(path, set(self.samples), self._num_samples)
         if scores is None:
             scores = self._score(quiet)
             with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
                 write_json(path, asdict(scores))
         errors = {
-            kind: BaselineErrors(**{name: np.array(values) for name, values in baselines.items()})
-            for kind, baselines in scores.errors.items()
+            kind: BaselineErrors(**{name: np.array(values) for name, values in scores.errors[kind].items()})
+            for kind in self.samples
         }
-        self.evaluation.baselines = Measured(errors["train"], errors.get("heldout"))
-        return self._record(scores, self.evaluation.baselines)
+        return errors, self._record(scores, errors)
+
+    @property
+    def _num_samples(self) -> int:
+        """Of a kind."""
+        return len(self.samples["train"].indices)
 
     @property
     def _values_per_image(self) -> int:
@@ -79,8 +91,7 @@ class BaselineMeasurement:
     @property
     def _samples_at_a_time(self) -> int:
         """Of a kind; those of all kinds are held at once."""
-        num_kinds = 1 if self.evaluation.heldout is None else 2
-        return max(1, min(MAX_SAMPLES_AT_A_TIME, CHUNK_VALUES // self._values_per_image) // num_kinds)
+        return max(1, min(MAX_SAMPLES_AT_A_TIME, CHUNK_VALUES // self._values_per_image) // len(self.samples))
 
     @property
     def _place(self) -> torch.device:
@@ -93,8 +104,7 @@ class BaselineMeasurement:
 
     def _digest(self) -> str:
         """Return a digest of all that the scores depend on; noise is drawn differently by different kinds of device."""
-        num_fixed_samples = len(self.evaluation.levels.timesteps)
-        parts = [VERSION, self.store.sha256, self.includes_flips, self.seed, self.device.type, num_fixed_samples]
+        parts = [VERSION, self.store.sha256, self.includes_flips, self.seed, self.device.type, self._num_samples]
         digest = hashlib.sha256(json.dumps(parts).encode())
         for array in (self.split.train, self.split.heldout, self.process.snr().cpu().numpy()):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -102,11 +112,8 @@ class BaselineMeasurement:
 
     def _score(self, quiet: bool) -> _Scores:
         start = time.perf_counter()
-        kinds = {"train": self.evaluation.train}
-        if self.evaluation.heldout is not None:
-            kinds["heldout"] = self.evaluation.heldout
         order = numpy_generator(self.seed, Purpose.BASELINES).permutation(self.split.train)
-        scored = self.evaluation.train.indices
+        scored = self.samples["train"].indices
         others = order if len(np.unique(scored)) > MAX_LEFT_OUT * len(order) else order[~np.isin(order, scored)]
         fitted_on = np.sort(others[:MAX_LINEAR_IMAGES])
         known = np.union1d(order[: MAX_MEMORIZING_VALUES // self._values_per_image], scored)
@@ -123,7 +130,7 @@ class BaselineMeasurement:
             fit_task = progress.add_task("fitting a linear denoiser", total=2 * len(fitted_on))
             linear = LinearDenoiser.fit(self._chunks(fitted_on, progress, fit_task), self.includes_flips)
             known_task = progress.add_task("comparing with known images", total=num_passes * len(known))
-            errors = self._errors(kinds, linear, self._chunks(known, progress, known_task))
+            errors = self._errors(linear, self._chunks(known, progress, known_task))
         seconds = round(time.perf_counter() - start, 1)
         return _Scores(errors, len(fitted_on), len(known), linear.shrinkage, seconds)
 
@@ -139,12 +146,11 @@ class BaselineMeasurement:
 
         return start_over
 
-    def _errors(
-        self, kinds: dict[str, FixedSamples], linear: LinearDenoiser, known: ImageChunks
-    ) -> dict[str, dict[str, list[float]]]:
-        """Return the errors of each baseline by kind of tuples, all kinds in one pass over the known images."""
-        errors: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in BASELINES} for kind in kinds}
-        for batches in zip(*(tuples.batches(self._samples_at_a_time) for tuples in kinds.values()), strict=True):
+    def _errors(self, linear: LinearDenoiser, known: ImageChunks) -> dict[Kind, dict[str, list[float]]]:
+        """Return the errors of each baseline by kind of samples, all kinds in one pass over the known images."""
+        kinds, numbers, size = self.samples, range(self._num_samples), self._samples_at_a_time
+        errors: dict[Kind, dict[str, list[float]]] = {kind: {name: [] for name in BASELINES} for kind in kinds}
+        for batches in zip(*(samples.batches(numbers, size) for samples in kinds.values()), strict=True):
             images, noise, timesteps = (torch.cat(parts).to(self._place) for parts in zip(*batches, strict=True))
             snr = self._snr.to(self._place)[timesteps]
             signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
@@ -158,8 +164,9 @@ class BaselineMeasurement:
                     errors[kind][name] += part.tolist()
         return errors
 
-    def _record(self, scores: _Scores, baselines: Measured) -> BaselinesRecord:
-        levels, scored = self.evaluation.levels, baselines.heldout or baselines.train
+    def _record(self, scores: _Scores, errors: dict[Kind, BaselineErrors]) -> BaselinesRecord:
+        train, heldout = errors["train"], errors.get("heldout")
+        levels, scored = self.samples["train"].levels, heldout or train
         log_snr = self._snr.log().numpy()[levels.timesteps]
         return BaselinesRecord(
             timesteps=levels.by_group(levels.timesteps.astype(float)).tolist(),
@@ -167,9 +174,9 @@ class BaselineMeasurement:
             shares=levels.shares.tolist(),
             zero=levels.by_group(scored.zero).tolist(),
             linear=levels.by_group(scored.linear).tolist(),
-            linear_train=levels.by_group(baselines.train.linear).tolist(),
-            memorizing_train=levels.by_group(baselines.train.memorizing).tolist(),
-            memorizing_heldout=levels.by_group(baselines.heldout.memorizing).tolist() if baselines.heldout else [],
+            linear_train=levels.by_group(train.linear).tolist(),
+            memorizing_train=levels.by_group(train.memorizing).tolist(),
+            memorizing_heldout=levels.by_group(heldout.memorizing).tolist() if heldout else [],
             num_fixed_samples=len(levels.timesteps),
             num_images_linear=scores.num_images_linear,
             num_images_memorizing=scores.num_images_memorizing,
@@ -179,7 +186,7 @@ class BaselineMeasurement:
         )
 
 
-def _read_cached(path: Path, kinds: set[str], count: int) -> _Scores | None:
+def _read_cached(path: Path, kinds: set[Kind], count: int) -> _Scores | None:
     """Return what was cached, unless there is nothing, or not `count` numbers for each baseline and kind of tuples."""
     try:
         scores = _Scores(**json.loads(path.read_text(encoding="utf-8")))

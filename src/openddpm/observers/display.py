@@ -120,7 +120,7 @@ class Display(Observer):
         self._heldout[row.weights] = row.heldout_loss
 
     def previewed(self, preview: Preview) -> None:
-        self._preview = preview.ema or preview.raw
+        self._preview = preview.shown
         if not self._console.is_terminal:
             self._say(f"preview: {escape(str(self._preview))}{self._heldout_text()}")
 

@@ -59,7 +59,7 @@ class TensorBoardObserver(Observer):
         self._write_scalars("train", {name: getattr(row, name) for name in names}, row.step)
 
     def evaluated(self, row: EvaluationRow) -> None:
-        scores = {"heldout_loss": row.heldout_loss, "train_loss": row.train_loss, "skill": row.skill}
+        scores = {"heldout_loss": row.heldout_loss, "train_loss": row.fixed_train_loss, "skill": row.skill}
         scores |= {f"{band}_loss": score.loss for band, score in row.bands.items()}
         scores |= {f"{band}_skill": score.skill for band, score in row.bands.items()}
         self._write_scalars(f"evaluation_{row.weights}", scores, row.step)
@@ -78,9 +78,8 @@ class TensorBoardObserver(Observer):
         self._write_scalars("verdict", {entry.name: entry.value for entry in verdict.evidence}, verdict.step)
 
     def previewed(self, preview: Preview) -> None:
-        for weights, path in (("ema", preview.ema), ("raw", preview.raw)):
-            if path is not None:
-                self._write_picture(f"samples/{weights}", np.asarray(Image.open(path).convert("RGB")), preview.step)
+        for weights, path in preview.pictures.items():
+            self._write_picture(f"samples/{weights}", np.asarray(Image.open(path).convert("RGB")), preview.step)
         self._write(lambda writer: writer.flush())
 
     def ended(self, run: RunRecord) -> None:

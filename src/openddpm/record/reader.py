@@ -19,6 +19,8 @@ from openddpm.record.schema import (
     RunRecord,
     SamplesRow,
     Verdict,
+    Weights,
+    weights_in_order,
 )
 from openddpm.record.writer import (
     BASELINES_FILE,
@@ -42,8 +44,13 @@ class Preview:
     """The preview images of one step, by the weights that made them."""
 
     step: int
-    ema: Path | None
-    raw: Path | None
+    pictures: dict[Weights, Path]
+    """In the order of `weights_in_order`; at least one."""
+
+    @property
+    def shown(self) -> Path:
+        """The picture where there is room for one: by the weights that are exported, or the next that have one."""
+        return next(iter(self.pictures.values()))
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,13 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 def list_previews(folder: Path) -> list[Preview]:
     """Return the previews of a run in the order of their steps."""
-    found: dict[int, dict[str, Path]] = {}
+    found: dict[int, dict[Weights, Path]] = {}
     for step, weights, path in list_preview_files(folder):
         found.setdefault(step, {})[weights] = path
-    return [Preview(step, kinds.get("ema"), kinds.get("raw")) for step, kinds in sorted(found.items())]
+    return [
+        Preview(step, {name: pictures[name] for name in weights_in_order(pictures)})
+        for step, pictures in sorted(found.items())
+    ]
 
 
 def _read_rows(path: Path, kind: type[Record]) -> list[Record]:

@@ -4,9 +4,10 @@ The docstrings are the descriptions in the JSON Schemas that `openddpm schema` w
 """
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from openddpm.record.bands import Band
 
@@ -26,11 +27,26 @@ Derived = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A number reckoned from a record, null where that leads to none: odd records have a verdict, too."""
 
 Status = Literal["running", "finished", "interrupted", "failed"]
-Weights = Literal["ema", "raw"]
 StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
 VerdictCode = Literal[
     "too_early", "learning", "plateaued", "memorizing", "not_learning", "diverged", "unstable", "finished"
 ]
+
+RAW = "raw"
+AVERAGE_NAME = r"ema(?:-[a-z0-9.]{1,24})?"
+WEIGHTS_NAME = rf"(?:{RAW}|{AVERAGE_NAME})"
+Weights = Annotated[str, StringConstraints(pattern=f"^{WEIGHTS_NAME}$")]
+"""A name of weights: "raw", those in training, or of an average of them, "ema", "ema-0.050"."""
+
+
+def weights_in_order(names: Iterable[Weights]) -> list[Weights]:
+    """Return each name of weights once: averages first, by name, then the raw ones."""
+    return sorted(set(names), key=lambda name: (name == RAW, name))
+
+
+def exported_weights(names: Iterable[Weights]) -> Weights:
+    """Return which of a run's weights its pipeline has: the first average, the raw ones without any."""
+    return next(iter(weights_in_order(names)), RAW)
 
 
 class _Record(BaseModel):
@@ -176,7 +192,7 @@ class EvaluationPlan(_Record):
     """How much is evaluated, and how often."""
 
     num_fixed_samples: Size
-    """Held-out tuples, and as many training ones, for each kind of weights."""
+    """Fixed samples of held-out images, and as many of training images, for each set of weights."""
     evaluation_steps: Size
     """Length of a stretch of steps, each of which has an evaluation: at its first preview, or at its end."""
     early_steps: list[Count]
@@ -254,7 +270,7 @@ class MetricsRow(_Record):
     grad_norm: float | None
     """Norm before clipping, of the last step; null where fp16 overflowed and the step was skipped."""
     ema_decay: float | None
-    """Null without an average."""
+    """Decay of the average that is exported; null without any."""
     images_per_second: Annotated[float, Field(ge=0)]
     """Rate of training alone, previews and checkpoints left out."""
 
@@ -293,7 +309,8 @@ class EvaluationRow(_Record):
     images_seen: Count
     weights: Weights
     heldout_loss: float | None
-    train_loss: float | None
+    fixed_train_loss: float | None
+    """The same on the fixed training tuples; `train_loss` of metrics.jsonl is of whatever was just trained on."""
     skill: float | None = None
     """1 - heldout_loss / linear."""
     skill_error: float | None = None

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import (
+    WEIGHTS_NAME,
     BaselinesRecord,
     CheckpointRow,
     DataRecord,
@@ -51,7 +52,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
 """What each file of the record holds, or a line of it."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
-PREVIEW_NAME = re.compile(r"step-(?P<step>\d+)-(?P<weights>ema|raw)\.png")
+PREVIEW_NAME = re.compile(rf"step-(?P<step>\d+)-(?P<weights>{WEIGHTS_NAME})\.png")
 
 
 class RunWriter:

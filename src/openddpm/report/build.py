@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from openddpm.report.samples import compared_samples
 from openddpm.report.series import band_edges, evaluation_columns, metrics_columns, noise_columns
 from openddpm.report.tables import all_tables
 from openddpm.report.terms import TERMS, term_links
+from openddpm.report.weights import drawn_weights
 
 REPORT_FILE = "report.html"
 MAX_FINDINGS = 1000  # more stay in data.json
@@ -49,10 +51,12 @@ def render_report(run: RunFolder, built: datetime) -> str:
     pictures = embed_pictures(run)
     verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
     measured = last_evaluation(run.evaluations, verdict.weights)
+    weights = drawn_weights([*(row.weights for row in run.evaluations), *pictures.weights])
     data = {
-        "frames": pictures.frames,
+        "frames": [asdict(frame) for frame in pictures.frames],
+        "weights": [asdict(one) for one in weights],
         "metrics": metrics_columns(run),
-        "evaluations": {weights: evaluation_columns(run, weights) for weights in ("ema", "raw")},
+        "evaluations": {one.name: evaluation_columns(run, one.name) for one in weights},
         "noise": noise_columns(run),
         "bands": band_edges(),
         "measured": measured.weights if measured else None,
@@ -64,7 +68,8 @@ def render_report(run: RunFolder, built: datetime) -> str:
         style=Markup(_asset("report.css")),
         scripts=[Markup(script) for script in scripts],
         data=Markup(json_for_html(data)),
-        terms=TERMS,
+        terms={**TERMS, **{one.name: one.term for one in weights}},
+        weights=weights,
         links=term_links(),
         run=run.run,
         has=_presence(run),
@@ -92,7 +97,6 @@ def _presence(run: RunFolder) -> dict[str, bool]:
         "heldout": run.run.dataset.num_heldout > 0,
         "skill": any(skill is not None for row in rows for skill in (row.skill, row.train_skill)),
         "noise": run.baselines is not None and any(row.by_timestep for row in rows),
-        "ema_weights": any(row.weights == "ema" for row in rows),
         "ema_decay": any(row.ema_decay is not None for row in run.metrics),
     }
 

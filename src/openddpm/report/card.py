@@ -9,6 +9,7 @@ from openddpm.analysis.noise_checks import PIPELINE_STEPS
 from openddpm.analysis.verdict import judge
 from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.schema import exported_weights
 
 CURVES_FILE = "curves.png"
 
@@ -27,7 +28,7 @@ def write_card(folder: Path, run: RunFolder | None = None) -> Path:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown
     environment.filters["plain"] = _plain
     scores = {row.weights: row for row in run.evaluations}
-    shipped = scores.get("ema", scores.get("raw"))  # the weights that the pipeline is exported with
+    shipped = scores.get(exported_weights(scores))
     preview = run.previews[-1] if run.previews else None
     num_timesteps = run.run.config.get("num_train_timesteps", 1000)  # the default, of a record that lost it
     card = environment.from_string(template).render(

@@ -10,17 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import Weights
 from openddpm.report.series import MAX_POINTS, Column, smooth, thin
+from openddpm.report.weights import drawn_weights
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 10 / 3), 150  # 1200 x 500 pixels
 SMOOTHING = 0.02  # share of the curve that its mean looks back over
 INK, QUIET, LINE = "#1c1f24", "#5a616c", "#e2e2dd"
 TRAINING = "#7a828e"
-HELDOUT: tuple[tuple[Weights, str, str, float], ...] = (
-    ("raw", "held-out loss, raw weights", "#c2570c", 1.6),
-    ("ema", "held-out loss, EMA weights", "#2457d6", 2.2),
-)
+THIN, THICK = 1.6, 2.2  # of the weights that are exported
 
 
 def curves_png(run: RunFolder) -> bytes:
@@ -50,12 +47,14 @@ def _draw_training_loss(axes: Axes, run: RunFolder) -> None:
 
 
 def _draw_heldout_losses(axes: Axes, run: RunFolder) -> None:
-    for weights, label, colour, width in HELDOUT:
-        rows = [row for row in run.evaluations if row.weights == weights and row.heldout_loss is not None]
+    measured = [row for row in run.evaluations if row.heldout_loss is not None]
+    drawn = drawn_weights(row.weights for row in measured)
+    for one in reversed(drawn):
+        rows = [row for row in measured if row.weights == one.name]
         images = np.array([row.images_seen for row in rows], dtype=np.float64)
         loss = np.array([row.heldout_loss for row in rows], dtype=np.float64)
-        if len(rows):
-            axes.plot(images, loss, color=colour, linewidth=width, label=label, marker=_marker(loss))
+        width, label = THICK if one is drawn[0] else THIN, f"held-out loss, {one.term.name}"
+        axes.plot(images, loss, color=one.colour, linewidth=width, label=label, marker=_marker(loss))
 
 
 def _marker(values: Column) -> str:

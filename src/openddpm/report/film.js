@@ -3,28 +3,30 @@
 
 (() => {
   const FRAME_MS = 180;
-  const KINDS = ["ema", "raw"];
+  const { weights } = reportData;
   const byId = (id) => document.getElementById(id);
   const frames = reportData.frames;
 
   // The picture beside the verdict is the latest one by the weights that it is of; it stands in the page already.
   function showLatest() {
     const picture = byId("verdict-picture");
-    const kinds = [reportData.measured, ...KINDS].filter((kind) => byId(`film-${kind}`)?.hidden === false);
-    if (!picture || !kinds.length) return;
-    picture.src = byId(`film-${kinds[0]}`).src;
-    byId("verdict-weights").textContent = kinds[0] === "ema" ? "EMA weights" : "raw weights";
+    const measured = weights.filter((one) => one.name === reportData.measured);
+    const shown = [...measured, ...weights].find((one) => byId(`film-${one.name}`)?.hidden === false);
+    if (!picture || !shown) return;
+    picture.src = byId(`film-${shown.name}`).src;
+    byId("verdict-weights").textContent = `${shown.label} weights`;
   }
 
   function showFrame(index) {
     const frame = frames[index];
-    for (const kind of KINDS) {
-      const image = byId(`film-${kind}`);
+    for (const { name } of weights) {
+      const image = byId(`film-${name}`);
       if (!image) continue;
-      image.hidden = !frame[kind];
-      if (frame[kind]) image.src = frame[kind];
-      const loss = frame[`${kind}_loss`];
-      byId(`film-loss-${kind}`).textContent = loss ? `held-out loss ${loss}` : "";
+      const picture = frame.pictures[name];
+      image.hidden = !picture;
+      if (picture) image.src = picture;
+      const loss = frame.losses[name];
+      byId(`film-loss-${name}`).textContent = loss ? `held-out loss ${loss}` : "";
     }
     byId("film-label").textContent = frame.label;
     byId("film-slider").setAttribute("aria-valuetext", frame.label);

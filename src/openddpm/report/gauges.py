@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from openddpm.analysis.text import HUGE, skill_words
 from openddpm.analysis.verdict import BAD_SKILL
 from openddpm.record.bands import BANDS_AS_DECIDED, Band
-from openddpm.record.schema import BandScore, EvaluationRow, Weights
+from openddpm.record.schema import BandScore, EvaluationRow, Weights, weights_in_order
 
 SUBJECTS: dict[Band, str] = {
     "layout": "colours and composition",
@@ -40,10 +40,9 @@ class Gauge:
 
 
 def last_evaluation(evaluations: Sequence[EvaluationRow], weights: Weights | None) -> EvaluationRow | None:
-    """Return the last row of `weights`; of the EMA weights, else of the raw, if None or if there is no such row."""
+    """Return the last row of `weights`; of those that are exported, if None or if there is no such row."""
     last = {row.weights: row for row in evaluations}
-    kinds: list[Weights | None] = [weights, "ema", "raw"]
-    return next((last[kind] for kind in kinds if kind in last), None)
+    return next((last[name] for name in (weights, *weights_in_order(last)) if name in last), None)
 
 
 def band_gauges(row: EvaluationRow | None) -> list[Gauge]:

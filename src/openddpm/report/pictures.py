@@ -11,7 +11,7 @@ from PIL import Image
 
 from openddpm.analysis.text import count, significant
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import Weights
+from openddpm.record.schema import Weights, weights_in_order
 from openddpm.report.series import images_at_steps
 
 BUDGET_BYTES = 1_000_000  # of all images together, as the text that stands in the page
@@ -21,32 +21,46 @@ MIN_FRAMES = 12  # single images are shrunk until so many have room
 MAX_SIDE, MIN_SIDE = 1024, 192  # pixels of a shrunk image
 PIXEL_ART_RESOLUTION = 32  # up to here single pixels are the drawing, and smoothing would only blur it
 TRAINING_DATA_FILE = "training-data.png"
-WEIGHTS: tuple[Weights, Weights] = ("ema", "raw")
 
-Frame = dict[str, str | None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A preview in the film strip: data URIs, and held-out losses as text, by the weights that have them."""
+
+    label: str
+    pictures: dict[Weights, str]
+    losses: dict[Weights, str]
+
+    @property
+    def length(self) -> int:
+        """Characters of all its images."""
+        return sum(map(len, self.pictures.values()))
+
+
+@dataclass(frozen=True)
 class Pictures:
-    """What the film strip shows. A frame has `label`, and for ema and raw a data URI and a `_loss`, each maybe None."""
+    """What the film strip shows."""
 
     frames: list[Frame]
     num_previews: int
-    kinds: list[str]
+    weights: list[Weights]
+    """Those that drew any of the frames."""
     training_data: str | None
     is_pixel_art: bool
 
 
 def embed_pictures(run: RunFolder) -> Pictures:
     """Embed the previews of a run, thinned evenly to fit the budget, and a sample of its training data."""
-    limit = BUDGET_BYTES // (2 * min(MIN_FRAMES, len(run.previews)) + 3)  # the last frame counts twice
+    num_weights = max((len(preview.pictures) for preview in run.previews), default=1)
+    limit = BUDGET_BYTES // (num_weights * (min(MIN_FRAMES, len(run.previews)) + 1) + 1)  # the last frame counts twice
     training_data = _data_uri(run.folder / "samples" / TRAINING_DATA_FILE, limit)
     frames = thin_to_budget(_frames(run, limit), BUDGET_BYTES - len(training_data or ""))
     return Pictures(
         frames=frames,
         num_previews=len(run.previews),
-        kinds=[weights for weights in WEIGHTS if any(frame[weights] for frame in frames)],
+        weights=weights_in_order(name for frame in frames for name in frame.pictures),
         training_data=training_data,
         is_pixel_art=run.run.dataset.resolution <= PIXEL_ART_RESOLUTION,
     )
@@ -59,7 +73,7 @@ def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
     """
     for num_frames in range(len(frames), 2, -1):
         chosen = evenly(frames, num_frames)
-        if sum(len(frame[weights] or "") for frame in [*chosen, chosen[-1]] for weights in WEIGHTS) <= budget:
+        if sum(frame.length for frame in [*chosen, chosen[-1]]) <= budget:
             return chosen
     return evenly(frames, 2)
 
@@ -73,19 +87,19 @@ def evenly(items: Sequence[T], limit: int) -> list[T]:
 
 def _frames(run: RunFolder, limit: int) -> list[Frame]:
     """Return the frames to choose from, each with at least one readable image of at most `limit` characters."""
-    sizes = [_uri_length(path.stat().st_size) for one in run.previews for path in (one.ema, one.raw) if path]
+    sizes = [_uri_length(path.stat().st_size) for one in run.previews for path in one.pictures.values()]
     previews = evenly(run.previews, MAX_FRAMES if max(sizes, default=0) <= limit else MAX_SHRUNK_FRAMES)
-    losses = {(row.step, row.weights): row.heldout_loss for row in run.evaluations}
+    losses: dict[int, dict[Weights, str]] = {}
+    for row in run.evaluations:
+        if row.heldout_loss is not None:
+            losses.setdefault(row.step, {})[row.weights] = significant(row.heldout_loss)
     frames = []
     for preview, images in zip(previews, images_at_steps(run, [one.step for one in previews]), strict=True):
         epoch = images / max(1, run.run.dataset.num_train)
-        frame: Frame = {"label": f"step {count(preview.step)} · {count(images)} images · epoch {epoch:.1f}"}
-        for weights, path in zip(WEIGHTS, (preview.ema, preview.raw), strict=True):
-            loss = losses.get((preview.step, weights))
-            frame[weights] = _data_uri(path, limit) if path else None
-            frame[f"{weights}_loss"] = None if loss is None else significant(loss)
-        if frame["ema"] or frame["raw"]:
-            frames.append(frame)
+        label = f"step {count(preview.step)} · {count(images)} images · epoch {epoch:.1f}"
+        uris = {name: uri for name, path in preview.pictures.items() if (uri := _data_uri(path, limit))}
+        if uris:
+            frames.append(Frame(label, uris, losses.get(preview.step, {})))
     return frames
 
 

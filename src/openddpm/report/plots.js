@@ -11,19 +11,31 @@
   const SMOOTHING = { off: 0, light: 0.005, medium: 0.02, strong: 0.06 }; // share of the curve that a mean looks back over
   const FEW_POINTS = 40; // curves of fewer points show them
   const { metrics, evaluations, noise, bands } = reportData; // bands: ends in powers of ten of the ratio, null where open
-  const bandEvaluations = evaluations[reportData.measured] ?? evaluations.raw;
+  const bandEvaluations = evaluations[reportData.measured] ?? {};
   const LEAST_SKILL = -1; // what was worse than this, early on, would only flatten the rest
   const settings = { x: "images_seen", y: "log", smoothing: "medium" };
+
+  // A curve for each set of weights, the exported average, which comes first, thick and on top.
+  function curvesOfWeights(prefix, name, source, values, look) {
+    const curves = reportData.weights.map((one, index) => ({
+      key: `${prefix}_${one.name}`,
+      name: name ? `${name}, ${one.label}` : one.label,
+      from: source(one.name),
+      values: values ?? one.name,
+      colour: one.variable,
+      ...(index === 0 && one.name !== "raw" ? { width: 3 } : {}),
+      ...look,
+    }));
+    return curves.reverse();
+  }
 
   const PLOTS = {
     "plot-loss": {
       isLoss: true,
       curves: [
         { key: "train_loss", name: "training loss", from: metrics, values: "train_loss", colour: "--training", isNoisy: true },
-        { key: "fixed_ema", name: "fixed images, EMA", from: evaluations.ema, values: "train_loss", colour: "--ema", dash: "dot" },
-        { key: "fixed_raw", name: "fixed images, raw", from: evaluations.raw, values: "train_loss", colour: "--raw", dash: "dot" },
-        { key: "heldout_raw", name: "held-out, raw", from: evaluations.raw, values: "heldout_loss", colour: "--raw" },
-        { key: "heldout_ema", name: "held-out, EMA", from: evaluations.ema, values: "heldout_loss", colour: "--ema", width: 3 },
+        ...curvesOfWeights("fixed", "fixed images", (name) => evaluations[name], "fixed_train_loss", { dash: "dot", width: 2 }),
+        ...curvesOfWeights("heldout", "held-out", (name) => evaluations[name], "heldout_loss"),
       ],
     },
     "plot-learning_rate": {
@@ -48,16 +60,14 @@
         { key: "linear", name: "linear filter", from: noise, values: "linear", colour: "--ink", isBaseline: true, width: 1.5, dash: "dash" },
         { key: "memorizing_train", name: "by heart", from: noise, values: "memorizing_train", colour: "--memory", isBaseline: true, width: 1.5, dash: "dash" },
         { key: "memorizing_heldout", name: "by heart, new images", from: noise, values: "memorizing_heldout", colour: "--memory", isBaseline: true, width: 1.5, dash: "dot" },
-        { key: "noise_raw", name: "raw", from: noise, values: "raw", colour: "--raw" },
-        { key: "noise_ema", name: "EMA", from: noise, values: "ema", colour: "--ema", width: 3 },
+        ...curvesOfWeights("noise", "", () => noise),
       ],
     },
     "plot-skill": {
       frame: skillFrame,
       curves: [
         ...Object.keys(bands).map((band) => ({ key: band, name: band, from: bandEvaluations, values: band, colour: `--${band}` })),
-        { key: "skill_raw", name: "raw", from: evaluations.raw, values: "skill", colour: "--raw" },
-        { key: "skill_ema", name: "EMA", from: evaluations.ema, values: "skill", colour: "--ema", width: 3 },
+        ...curvesOfWeights("skill", "", (name) => evaluations[name], "skill"),
       ],
     },
   };

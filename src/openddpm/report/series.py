@@ -26,14 +26,14 @@ def metrics_columns(run: RunFolder) -> JsonColumns:
 
 
 def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
-    """Return losses and skills of one weights kind on fixed tuples, over step, images and hours.
+    """Return losses and skills of these weights on fixed tuples, over step, images and hours.
 
     Without held-out images, `skill` and the bands' skills are of the training images.
     """
     rows = [row for row in run.evaluations if row.weights == weights]
     columns = {name: _column([getattr(row, name) for row in rows]) for name in ("step", "images_seen")}
     columns["hours"] = _hours_at(run, columns["images_seen"])
-    for name in ("heldout_loss", "train_loss"):
+    for name in ("heldout_loss", "fixed_train_loss"):
         columns[name] = _column([getattr(row, name) for row in rows])
     columns["skill"] = _column([row.train_skill if row.heldout_loss is None else row.skill for row in rows])
     for band in BANDS_AS_DECIDED:
@@ -42,9 +42,9 @@ def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
 
 
 def noise_columns(run: RunFolder) -> JsonColumns:
-    """Return the last losses of each weights kind, and the baselines', over the SNR, from noise to image.
+    """Return the last losses of all weights by name, and the baselines', over the SNR, from noise to image.
 
-    Empty without baselines; a kind that was not measured by them is left out.
+    Empty without baselines; weights that were not measured by them are left out.
     """
     if run.baselines is None:
         return {}

@@ -16,9 +16,11 @@ from openddpm.diffusion.sampling import sample
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.reader import read_run_record
+from openddpm.record.schema import RAW
+from openddpm.record.schema import Weights as WeightsName
 from openddpm.sampling_run.folder import GRID_IMAGES, ImageFolder, Settings
 from openddpm.sampling_run.progress import SamplingProgress
-from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
+from openddpm.sampling_run.weights import Weights, open_run, read_weights, sampling_precision
 from openddpm.seeding import Purpose, standard_normal, torch_generator
 from openddpm.solvers import Solver
 
@@ -155,7 +157,7 @@ def _folder_name(settings: Settings) -> str:
 
 
 def _weights_in_words(chosen: Weights) -> str:
-    kind = {"ema": "averaged (ema)", "raw": "raw"}[chosen.name]
+    kind = RAW if chosen.name == RAW else f"averaged ({chosen.name})"
     step = "an unknown step" if chosen.step is None else f"step {chosen.step:,}"
     return f"weights: {kind}, of {step}, sha256 {chosen.sha256[:12]}"
 

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
@@ -11,22 +11,23 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from openddpm.config import average_names
 from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.errors import UserError
 from openddpm.record.files import parse_json
 from openddpm.record.reader import read_run_record
+from openddpm.record.schema import RAW, exported_weights
+from openddpm.record.schema import Weights as WeightsName
 from openddpm.training.checkpoint import (
     MANIFEST,
     InvalidCheckpoint,
     checkpoint_step,
     list_checkpoints,
     verify_checkpoint,
+    weights_files,
 )
 from openddpm.training.performance import gpu_has_bf16
 
-WeightsName = Literal["ema", "raw"]
-
-_FILES: dict[WeightsName, str] = {"ema": "ema.safetensors", "raw": "unet.safetensors"}
 _RESTORE = "Restore them from a checkpoint: openddpm resume goes on from the newest whole one."
 
 
@@ -47,7 +48,7 @@ def read_weights(folder: Path, asked: WeightsName | None = None, step: int | Non
     """Read the weights of a run: from its pipeline, or from the checkpoint that has what is asked for.
 
     Args:
-        asked: None for averaged weights, or raw ones where the run keeps no average.
+        asked: their name; None for those that are exported.
         step: of the checkpoint; None for the newest.
 
     Raises:
@@ -58,19 +59,17 @@ def read_weights(folder: Path, asked: WeightsName | None = None, step: int | Non
         return _from_checkpoint(_checkpoint_at(folder, record.run_id, step), asked)
     if not (folder / "model_index.json").exists():
         raise UserError(f"'{folder}' has no weights yet", "They come with the first checkpoint; train on.")
-    keeps_ema = bool(record.config.get("use_ema", True))
-    if asked == "raw" and keeps_ema:  # the pipeline has the averaged ones
-        checkpoint, skipped = _newest_checkpoint(folder, record.run_id)
+    exported = exported_weights(average_names(record.config))
+    if asked not in (None, exported):  # the pipeline has no others
+        checkpoint, skipped = _newest_checkpoint(folder, record.run_id, asked, exported)
         return _from_checkpoint(checkpoint, asked, skipped)
     tensors, sha256 = _read(folder / "unet" / WEIGHTS_FILE)
-    name, step = _origin(folder, sha256)
-    if step is None:
-        name = "ema" if keeps_ema else "raw"
-        if not list_checkpoints(folder) and record.status in ("finished", "interrupted"):  # as on another machine
-            step = record.progress.step
+    name, step = _origin(folder, sha256) or (exported, None)
+    if step is None and not list_checkpoints(folder) and record.status in ("finished", "interrupted"):
+        step = record.progress.step  # as on another machine
     if asked not in (None, name):
         raise _no_such_weights(f"the run in '{folder}'", asked, [name])
-    notes = ["the run keeps no averaged weights: the raw ones are taken"] if asked is None and name == "raw" else []
+    notes = ["the run keeps no averaged weights: the raw ones are taken"] if asked is None and name == RAW else []
     if step is None:
         notes.append("no checkpoint has the weights of the pipeline: their step is not known")
     return Weights(name, step, sha256, tensors, tuple(notes))
@@ -128,7 +127,7 @@ def _checkpoint_at(folder: Path, run_id: str, step: int) -> Path:
     return checkpoints[step]
 
 
-def _newest_checkpoint(folder: Path, run_id: str) -> tuple[Path, list[str]]:
+def _newest_checkpoint(folder: Path, run_id: str, asked: WeightsName, exported: WeightsName) -> tuple[Path, list[str]]:
     """Return the newest whole checkpoint, and what was wrong with newer ones."""
     skipped = []
     for checkpoint in reversed(list_checkpoints(folder)):
@@ -138,20 +137,21 @@ def _newest_checkpoint(folder: Path, run_id: str) -> tuple[Path, list[str]]:
             skipped.append(f"checkpoint not valid, skipped: {checkpoint.name}: {error}")
         else:
             return checkpoint, skipped
-    lines = [f"--weights raw: raw weights are in the checkpoints, and '{folder}' has no whole one", *skipped]
-    raise UserError("\n".join(lines), "Take --weights ema, which are in the run folder itself.")
+    lines = [f"--weights {asked}: weights other than {exported} are in the checkpoints", *skipped]
+    lines[0] += f", and '{folder}' has no whole one"
+    raise UserError("\n".join(lines), f"Take --weights {exported}, which are in the run folder itself.")
 
 
 def _from_checkpoint(checkpoint: Path, asked: WeightsName | None, notes: list[str] | None = None) -> Weights:
     """Read the weights that are asked for from a whole checkpoint."""
-    there = [name for name, file in _FILES.items() if (checkpoint / file).exists()]
-    name = asked or there[0]
-    if name not in there:
-        raise _no_such_weights(f"'{checkpoint}'", name, there)
+    files = weights_files(path.name for path in checkpoint.iterdir())
+    name = exported_weights(files) if asked is None else asked
+    if name not in files:
+        raise _no_such_weights(f"'{checkpoint}'", name, list(files))
     notes = list(notes or ())
-    if asked is None and name == "raw":
+    if asked is None and name == RAW:
         notes.append("the checkpoint has no averaged weights: the raw ones are taken")
-    tensors, sha256 = _read(checkpoint / _FILES[name])
+    tensors, sha256 = _read(checkpoint / files[name])
     return Weights(name, checkpoint_step(checkpoint), sha256, tensors, tuple(notes))
 
 
@@ -164,18 +164,18 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         raise UserError(f"the weights in '{path}' cannot be read: {error}", _RESTORE) from error
 
 
-def _origin(folder: Path, sha256: str) -> tuple[WeightsName, int | None]:
-    """Return which weights of which checkpoint have this sha256, by the manifests; the step is None if none has."""
+def _origin(folder: Path, sha256: str) -> tuple[WeightsName, int] | None:
+    """Return which weights of which checkpoint have this sha256, by the manifests; None if none has."""
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             files = parse_json((checkpoint / MANIFEST).read_bytes())["files"]
-            hashes = {name: files[file]["sha256"] for name, file in _FILES.items() if file in files}
+            hashes = {name: files[file]["sha256"] for name, file in weights_files(files).items()}
         except (OSError, ValueError, LookupError, TypeError):
             continue
         for name, known in hashes.items():
             if known == sha256:
                 return name, checkpoint_step(checkpoint)
-    return "ema", None
+    return None
 
 
 def _no_such_weights(where: str, asked: str | None, there: list[WeightsName]) -> UserError:

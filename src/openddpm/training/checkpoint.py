@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
 from openddpm.record.files import fsync_folder, json_text, remove_folder, replace_path, sync_file, write_atomically
-from openddpm.record.schema import CheckpointRow
+from openddpm.record.schema import AVERAGE_NAME, RAW, CheckpointRow, Weights, exported_weights, weights_in_order
 from openddpm.training.intended import Intended
-from openddpm.training.state import Tensors
+from openddpm.training.state import Tensors, weights_stem
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_EMA, _RAW = "ema.safetensors", "unet.safetensors"
-_NEEDED = {_RAW, "optimizer.safetensors", STATE}
+_NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
 _NAME = re.compile(r"step-\d{8,}")
+_WEIGHTS_FILE = re.compile(rf"(unet|{AVERAGE_NAME})\.safetensors")
 _PARTIAL = ".partial-"
 _METADATA = {"format": "pt"}  # as diffusers and transformers expect
 
@@ -50,6 +51,13 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return the published checkpoints of a run, oldest first, valid or not."""
     folders = [path for path in checkpoints_folder(run_folder).glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(folders, key=checkpoint_step)
+
+
+def weights_files(files: Iterable[str]) -> dict[Weights, str]:
+    """Return which of a checkpoint's files hold weights, by the name of the weights, averages first."""
+    stems = [match[1] for file in files if (match := _WEIGHTS_FILE.fullmatch(file))]
+    names = weights_in_order(RAW if stem == weights_stem(RAW) else stem for stem in stems)
+    return {name: f"{weights_stem(name)}.safetensors" for name in names}
 
 
 def checkpoint_step(folder: Path) -> int:
@@ -159,7 +167,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     """
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-        if not _NEEDED <= files.keys() <= {*_NEEDED, _EMA}:
+        if not _NEEDED <= files.keys() <= {*_NEEDED, *weights_files(files).values()}:
             raise InvalidCheckpoint(f"{MANIFEST} lists other files than a checkpoint has")
         for name, expected in files.items():
             path, size = folder / name, int(expected["bytes"])
@@ -176,22 +184,17 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     return sorted(files)
 
 
-def exported_weights(checkpoint: Path) -> Path:
-    """Return the file of a checkpoint whose weights are exported: the averaged ones where there are some."""
-    averaged = checkpoint / _EMA
-    return averaged if averaged.exists() else checkpoint / _RAW
-
-
 def checkpoint_row(checkpoint: Path) -> CheckpointRow:
     """Return what checkpoints.jsonl says of a published checkpoint, by its manifest: nothing is hashed anew."""
     files = json.loads((checkpoint / MANIFEST).read_text("utf-8"))["files"]
     state = json.loads((checkpoint / STATE).read_text("utf-8"))
     sha256 = {name: file["sha256"] for name, file in files.items()}
+    by_name = weights_files(files)
     return CheckpointRow(
         step=state["step"],
         images_seen=state["images_seen"],
         sha256=sha256,
-        exported_sha256=sha256[exported_weights(checkpoint).name],
+        exported_sha256=sha256[by_name[exported_weights(by_name)]],
     )
 
 

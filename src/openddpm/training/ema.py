@@ -1,9 +1,22 @@
-"""diffusers' average of the weights, updated in one pass over memory."""
+"""Averages of the weights: diffusers' own, each updated in one pass over memory."""
 
 from collections.abc import Iterable
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
+
+from openddpm.config import TrainConfig, average_names
+from openddpm.record.schema import weights_in_order
+
+
+def build_averages(config: TrainConfig, unet: UNet2DModel) -> dict[str, EMAModel]:
+    """Return the averages that a run keeps, by name, the one that is exported first."""
+    options = {"decay": config.ema_max_decay, "inv_gamma": config.ema_inv_gamma, "power": config.ema_power}
+    return {
+        name: LerpEMA(unet.parameters(), use_ema_warmup=True, foreach=True, **options)
+        for name in weights_in_order(average_names(config.model_dump()))
+    }
 
 
 class LerpEMA(EMAModel):  # type: ignore[misc]  # diffusers has no types

@@ -1,7 +1,9 @@
 """Evaluation and previews of the weights in training, without touching them."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.evaluation.previews import draw_preview, write_preview
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, SamplesRow, Weights
+from openddpm.training.distributed import StepStatus, all_reduce_status
 from openddpm.training.run import Training
 from openddpm.training.stop import StopRequest
 
@@ -17,58 +20,80 @@ PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class _Stopped(Exception):
-    """A signal came while the weights were evaluated."""
+    """A signal came, to this process or to another, while the weights were evaluated."""
 
 
 def evaluate(training: Training, stop: StopRequest) -> None:
-    """Measure raw and EMA weights on held-out images, write samples of theirs, or both, in the main process.
+    """Measure all weights on fixed samples, write samples of theirs, or both. A collective call.
 
-    A signal breaks it off and leaves it due: as a function of the state it can be made up for at any time.
+    Each process measures a share of the fixed samples. Previews are made by the main process while the others wait:
+    they are few images, and one solver at work on all of them keeps a picture the same for any number of processes.
+    A signal to any process breaks it off for all and leaves it due: as a function of the state it can be made up for
+    at any time.
     """
     recorder, state, timetable = training.recorder, training.state, training.timetable
-    if recorder.is_main:
-        kinds: dict[Weights, dict[str, torch.Tensor] | None] = {"ema": state.ema_weights(), "raw": state.raw_weights()}
-        rows: list[EvaluationRow] = []
-        drawn: list[SamplesRow] = []
-        written: dict[str, Path] = {}
-        try:
-            for kind, weights in kinds.items():
-                if weights is None:
-                    continue
-                if timetable.is_evaluation(state.step):
-                    denoise = _until_stopped(denoiser(training.frozen_unet, weights), stop)
-                    rows.append(training.evaluation.score(denoise, kind, state.step, state.images_seen))
-                if timetable.is_preview(state.step):
-                    precision = PRECISIONS[training.config.mixed_precision]
-                    denoise = _until_stopped(denoiser(training.frozen_unet, weights, precision), stop)
-                    samples = draw_preview(
-                        denoise,
-                        training.process,
-                        training.config,
-                        state.unet.config["in_channels"],
-                        training.accelerator.device,
-                    )
-                    drawn.append(_measured(training, samples, kind))
-                    if path := _written(training, samples, kind):
-                        written[kind] = path
-        except _Stopped:
-            return
-        for row in rows:
-            recorder.evaluated(row)
-        for samples_row in drawn:
-            recorder.sampled(samples_row)
-        if written:
-            recorder.previewed(Preview(state.step, written.get("ema"), written.get("raw")))
-        recorder.grown(training.progress())
+    try:
+        rows = _evaluated(training, stop) if timetable.is_evaluation(state.step) else []
+        previews = _previews(training, stop) if recorder.is_main and timetable.is_preview(state.step) else {}
+    except _Stopped:
+        return
+    for row in rows:
+        recorder.evaluated(row)
+    pictures: dict[Weights, Path] = {}
+    for name, (samples, row_of_samples) in previews.items():
+        recorder.sampled(row_of_samples)
+        if path := _written(training, samples, name):
+            pictures[name] = path
+    if pictures:
+        recorder.previewed(Preview(state.step, pictures))
+    recorder.grown(training.progress())
     state.evaluation_due = False
 
 
-def _measured(training: Training, samples: np.ndarray, kind: Weights) -> SamplesRow:
+def _evaluated(training: Training, stop: StopRequest) -> list[EvaluationRow]:
+    """Measure all weights on the fixed samples, each process on its share; return a row for each, in all processes.
+
+    Raises:
+        _Stopped: in all processes, where any was told to stop before it had done its share.
+    """
+    accelerator, state, evaluation = training.accelerator, training.state, training.evaluation
+    start, weights = time.perf_counter(), state.weights()
+    share = accelerator.process_index, accelerator.num_processes
+    errors: list[torch.Tensor] = []
+    with suppress(_Stopped):
+        for tensors in weights.values():
+            denoise = _until_stopped(denoiser(training.frozen_unet, tensors), stop)
+            errors.append(evaluation.squared_errors(denoise, *share))
+    broken_off = len(errors) < len(weights)
+    if all_reduce_status(accelerator, StepStatus(evaluation_due=broken_off)).evaluation_due:
+        raise _Stopped
+    of_all: Any = accelerator.reduce(torch.stack(errors))  # the sum: an error is 0 but in the process that measured it
+    seconds = (time.perf_counter() - start) / len(weights)
+    position = state.step, state.images_seen
+    return [evaluation.row(one, name, *position, seconds) for name, one in zip(weights, of_all, strict=True)]
+
+
+def _previews(training: Training, stop: StopRequest) -> dict[Weights, tuple[np.ndarray, SamplesRow]]:
+    """Return samples by all weights, (N, C, H, W) uint8, and what they look like beside the training images.
+
+    Raises:
+        _Stopped: this process was told to stop.
+    """
+    precision, channels = PRECISIONS[training.config.mixed_precision], training.state.unet.config["in_channels"]
+    made: dict[Weights, tuple[np.ndarray, SamplesRow]] = {}
+    for name, weights in training.state.weights().items():
+        denoise = _until_stopped(denoiser(training.frozen_unet, weights, precision), stop)
+        samples = draw_preview(denoise, training.process, training.config, channels, training.accelerator.device)
+        made[name] = samples, _measured(training, samples, name)
+    return made
+
+
+def _measured(training: Training, samples: np.ndarray, name: Weights) -> SamplesRow:
     start, data = time.perf_counter(), training.data_statistics
     return SamplesRow(
         step=training.state.step,
         images_seen=training.state.images_seen,
-        weights=kind,
+        weights=name,
         num_samples=len(samples),
         num_data=data.num_images,
         statistics=data.compare(samples),
@@ -76,14 +101,14 @@ def _measured(training: Training, samples: np.ndarray, kind: Weights) -> Samples
     )
 
 
-def _written(training: Training, samples: np.ndarray, kind: Weights) -> Path | None:
-    """Write the picture of samples by the weights of `kind`; None where the disk has no room: the run goes on."""
+def _written(training: Training, samples: np.ndarray, name: Weights) -> Path | None:
+    """Write the picture of samples by these weights; None where the disk has no room: the run goes on."""
     recorder = training.recorder
-    path = recorder.folder / "samples" / f"step-{training.state.step:08d}-{kind}.png"
+    path = recorder.folder / "samples" / f"step-{training.state.step:08d}-{name}.png"
     try:
         write_preview(path, samples)
     except OSError as error:
-        recorder.warned(f"no preview of the {kind} weights at step {training.state.step:,}: {error}")
+        recorder.warned(f"no preview of the {name} weights at step {training.state.step:,}: {error}")
         return None
     return path
 

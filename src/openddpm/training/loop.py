@@ -158,7 +158,7 @@ def _log(training: Training, clock: Clock, learning_rate: float, grad_norm: torc
             train_loss=float(mean_loss),
             learning_rate=learning_rate,
             grad_norm=norm if norm < float("inf") else None,
-            ema_decay=state.ema.cur_decay_value if state.ema else None,
+            ema_decay=next((average.cur_decay_value for average in state.averages.values()), None),
             images_per_second=round(clock.images_per_second(), 2),
         )
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
+from openddpm.record.schema import RAW
 from openddpm.training.loop import micro_batch_loss
 from openddpm.training.performance import run_as_it_is
 from openddpm.training.run import StepParts
@@ -31,7 +32,7 @@ class Probe:
     def __init__(self, parts: StepParts) -> None:
         self.parts = parts
         self._num_images = parts.config.train_batch_size
-        weights = parts.state.raw_weights().items()
+        weights = parts.state.weights()[RAW].items()
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights}
         self._scaler: dict[str, Any] = parts.state.scaler.state_dict() if parts.state.scaler else {}
 
@@ -62,7 +63,7 @@ class Probe:
         """Leave the state as before the first step: weights, and an optimizer and a scaler that have seen nothing."""
         state = self.parts.state
         with torch.no_grad():
-            for name, tensor in state.raw_weights().items():
+            for name, tensor in state.weights()[RAW].items():
                 tensor.copy_(self._initial[name])
         state.optimizer.state.clear()
         for group in state.optimizer.param_groups:

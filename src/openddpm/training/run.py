@@ -14,7 +14,7 @@ from openddpm.config import TrainConfig
 from openddpm.data.stream import BatchStream, Split
 from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.training.checkpointer import Checkpointer
@@ -58,7 +58,7 @@ class Training(StepParts):
     images: np.ndarray
     """Of the store, (N, C, H, W) uint8."""
     split: Split
-    evaluation: HeldoutEvaluation
+    evaluation: Evaluation
     timetable: Timetable
     learning_rate_at: Callable[[int], float]
     recorder: Recorder

@@ -24,9 +24,9 @@ from openddpm.record.files import (
     unlink_held_lock,
     write_atomically,
 )
-from openddpm.record.schema import BaselinesRecord, RunRecord
+from openddpm.record.schema import BaselinesRecord, RunRecord, exported_weights
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
-from openddpm.training.checkpoint import checkpoint_step, exported_weights, list_checkpoints, remove_checkpoints
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints, weights_files
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.state import TrainingState
 
@@ -134,11 +134,12 @@ def begin_folder(
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
-    """Write model_index.json, unet/ and scheduler/ with the EMA weights of `checkpoint` (raw ones without EMA).
+    """Write model_index.json, unet/ and scheduler/ with those weights of `checkpoint` that are exported.
 
     The weights are a hard link to the checkpoint's file where the file system has them: no time, no space.
     """
-    source = exported_weights(checkpoint)
+    files = weights_files(path.name for path in checkpoint.iterdir())
+    source = checkpoint / files[exported_weights(files)]
     (run_folder / "unet").mkdir(exist_ok=True)
     temporary = run_folder / "unet" / f".{WEIGHTS_FILE}{TEMPORARY}"
     temporary.unlink(missing_ok=True)

@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from diffusers import UNet2DModel
 
 from openddpm.analysis.text import number_of
@@ -20,13 +22,15 @@ from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import gflops_per_image
 from openddpm.errors import UserError
-from openddpm.evaluation.baselines import BaselineMeasurement
-from openddpm.evaluation.heldout import HeldoutEvaluation
+from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMeasurement
+from openddpm.evaluation.evaluation import Evaluation
+from openddpm.evaluation.fixed_samples import Kind, fixed_samples
+from openddpm.record.schema import BaselinesRecord
 from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
 from openddpm.training.earlier_run import Earlier
-from openddpm.training.ema import LerpEMA
+from openddpm.training.ema import build_averages
 from openddpm.training.initial_weights import initial_unet
 from openddpm.training.new_record import environment, new_record, resumed_record
 from openddpm.training.observer import Observer
@@ -135,9 +139,10 @@ def _build(
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
 
     # What measures it, and what saves it.
-    evaluation = HeldoutEvaluation(
-        store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_fixed_samples
-    )
+    samples = fixed_samples(store.images, split, timetable.num_fixed_samples, process, device, config.seed)
+    measurement = BaselineMeasurement(samples, store, split, process, config.random_flip, config.seed, device)
+    baselines, baselines_record = _baselines(measurement, accelerator, cache_dir_of(config))
+    evaluation = Evaluation(samples, baselines, config.train_batch_size)
     folder = Path(config.output_dir)
     recorder = Recorder(run, folder, observers, accelerator.is_main_process)
 
@@ -145,10 +150,8 @@ def _build(
         recorder.note_checkpoint(checkpoint_row(checkpoint))
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
 
-    if accelerator.is_main_process:
-        measurement = BaselineMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
-        baselines = measurement.measure(cache_dir_of(config), quiet=False)
-        begin_folder(folder, earlier, run, state, store, split, baselines)
+    if baselines_record is not None:  # in the main process
+        begin_folder(folder, earlier, run, state, store, split, baselines_record)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             published(earlier.checkpoint.folder)
     return Training(
@@ -174,6 +177,24 @@ def _build(
     )
 
 
+def _baselines(
+    measurement: BaselineMeasurement, accelerator: Accelerator, cache_dir: Path
+) -> tuple[dict[Kind, BaselineErrors], BaselinesRecord | None]:
+    """Return what the baselines score, in every process, and what is recorded of them, in the main process alone.
+
+    That one measures them; the others wait for it.
+    """
+    if accelerator.num_processes == 1:
+        return measurement.measure(cache_dir, quiet=False)
+    samples, record = measurement.samples, None
+    measured = torch.zeros(len(samples), len(BASELINES), len(samples["train"].indices), dtype=torch.float64)
+    if accelerator.is_main_process:
+        baselines, record = measurement.measure(cache_dir, quiet=False)
+        measured = torch.from_numpy(np.array([astuple(errors) for errors in baselines.values()]))
+    measured = broadcast(measured.to(accelerator.device)).cpu()
+    return {kind: BaselineErrors(*errors.numpy()) for kind, errors in zip(samples, measured, strict=True)}, record
+
+
 def _initial_state(
     config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
 ) -> tuple[Any, TrainingState, Speed, float]:
@@ -189,19 +210,9 @@ def _initial_state(
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
     # Before there are averages and moments, which lie in memory as the weights do: a compiler that fails changes that.
     speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
-    ema = None
-    if config.use_ema:
-        ema = LerpEMA(
-            unet.parameters(),
-            decay=config.ema_max_decay,
-            use_ema_warmup=True,
-            inv_gamma=config.ema_inv_gamma,
-            power=config.ema_power,
-            foreach=True,
-        )
     state = TrainingState(
         unet=unet,
-        ema=ema,
+        averages=build_averages(config, unet),
         optimizer=optimizer,
         scaler=accelerator.scaler,
         images_seen=0,

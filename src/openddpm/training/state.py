@@ -9,9 +9,15 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from openddpm.errors import UserError
+from openddpm.record.schema import RAW, Weights
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
+
+
+def weights_stem(name: Weights) -> str:
+    """Return the stem of the file that a checkpoint keeps these weights in."""
+    return "unet" if name == RAW else name
 
 
 class NotFinite(UserError):
@@ -30,7 +36,8 @@ class TrainingState:
     """The training state, live. `images_seen`, the training images consumed so far, is the position of the run."""
 
     unet: UNet2DModel
-    ema: EMAModel | None
+    averages: dict[Weights, EMAModel]
+    """Of the weights, by name, the one that is exported first."""
     optimizer: Any
     scaler: torch.amp.GradScaler | None
     images_seen: int
@@ -42,16 +49,13 @@ class TrainingState:
     evaluation_due: bool = False
     """Whether this state is still to be evaluated or previewed, as one is that was saved on a signal."""
 
-    def raw_weights(self) -> dict[str, torch.Tensor]:
-        """Return the live parameters and buffers by name (not copies)."""
-        return {**dict(self.unet.named_parameters()), **dict(self.unet.named_buffers())}
-
-    def ema_weights(self) -> dict[str, torch.Tensor] | None:
-        """Return the averaged parameters, and the live buffers, by name (not copies); None without EMA."""
-        if self.ema is None:
-            return None
-        names = (name for name, _ in self.unet.named_parameters())
-        return {**dict(zip(names, self.ema.shadow_params, strict=True)), **dict(self.unet.named_buffers())}
+    def weights(self) -> dict[Weights, dict[str, torch.Tensor]]:
+        """Return all sets of weights by name, averages first: parameters, and the live buffers (not copies)."""
+        parameters, buffers = dict(self.unet.named_parameters()), dict(self.unet.named_buffers())
+        averages = {
+            name: dict(zip(parameters, average.shadow_params, strict=True)) for name, average in self.averages.items()
+        }
+        return {name: {**tensors, **buffers} for name, tensors in {**averages, RAW: parameters}.items()}
 
     def _optimizer_names(self) -> list[str]:
         """Return the names of the parameters as the optimizer numbers them."""
@@ -66,8 +70,7 @@ class TrainingState:
             for index, entry in self.optimizer.state_dict()["state"].items()
             for key, value in entry.items()
         }
-        files = {"unet": self.raw_weights(), "ema": self.ema_weights(), "optimizer": optimizer}
-        return {stem: tensors for stem, tensors in files.items() if tensors is not None}
+        return {**{weights_stem(name): weights for name, weights in self.weights().items()}, "optimizer": optimizer}
 
     def scalars(self, accelerator: Accelerator) -> dict[str, Any]:
         """Return what a checkpoint keeps as JSON. A collective call: every process contributes its loss sum."""
@@ -88,10 +91,14 @@ class TrainingState:
     ) -> None:
         """Put a checkpoint's content in place of the present state."""
         self.unet.load_state_dict(tensors["unet"])
-        if self.ema is not None:
-            for name, shadow in (self.ema_weights() or {}).items():
-                shadow.data.copy_(tensors["ema"][name])
-            self.ema.optimization_step = scalars["step"]
+        if tensors.keys() != self.tensors().keys():
+            found = f"the checkpoint has {', '.join(tensors)}; the run keeps {', '.join(self.tensors())}"
+            raise UserError(found, "Go on with the options that the run began with.")
+        weights = self.weights()
+        for name, average in self.averages.items():
+            for tensor_name, shadow in weights[name].items():
+                shadow.data.copy_(tensors[name][tensor_name])
+            average.optimization_step = scalars["step"]
         names = self._optimizer_names()
         parameters = dict(self.unet.named_parameters())
         entries: dict[int, dict[str, torch.Tensor]] = {}

@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from openddpm.config import TrainConfig
+from openddpm.config import TrainConfig, average_names
 from openddpm.record.schema import EvaluationPlan, PreviewPlan, RunRecord
 
 MAX_SHARE_OF_TIME = 0.03  # of training, spent on evaluation
@@ -38,11 +38,11 @@ class Timetable:
     early_steps: tuple[int, ...]
     """Of evaluations besides, so that there is something to see from the first minutes."""
     num_fixed_samples: int
-    """Of either kind, held-out and training, for each kind of weights."""
+    """Of either kind, held-out and training, for each of the weights."""
     preview_images: float
     """Images that are trained in the time of a preview."""
     fixed_sample_images: float
-    """The same for a fixed sample of either kind, by all kinds of weights."""
+    """The same for a fixed sample of either kind, by all weights."""
     preview_steps: tuple[int, ...] = ()
     """Of the planned previews, rising, without that of the last step; none where --save_images_epochs says when."""
 
@@ -119,8 +119,8 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
     """
     global_batch_size = config.global_batch_size(num_processes)
     forward_cost = FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
-    cost = forward_cost * (2 if config.use_ema else 1) * num_processes  # both kinds of weights; other processes wait
-    fixed_sample_images = 2 * cost  # held-out and training
+    cost = forward_cost * (1 + len(average_names(config.model_dump())))  # of all weights
+    fixed_sample_images = 2 * cost  # held-out and training; the processes share them, as they share training
     total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # that would take as long as training
     affordable = MAX_SHARE_OF_TIME * total_fixed_samples
     num_extra = len(EARLY_PARTS) + 1  # besides one every `evaluation_steps`
@@ -137,7 +137,7 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
         evaluation_steps=evaluation_steps,
         early_steps=tuple(evaluation_steps // part for part in EARLY_PARTS) if has_early else (),
         num_fixed_samples=num_fixed_samples,
-        preview_images=cost * config.eval_batch_size * config.num_inference_steps,
+        preview_images=num_processes * cost * config.eval_batch_size * config.num_inference_steps,  # all but one wait
         fixed_sample_images=fixed_sample_images,
     )
     return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))

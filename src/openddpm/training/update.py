@@ -1,4 +1,4 @@
-"""Updates the weights and their average by the gradient of a step, and never by a number that is not finite.
+"""Updates the weights and their averages by the gradient of a step, and never by a number that is not finite.
 
 Whether all numbers are finite is known on the device. To read it before the weights are touched, the host waits until
 the device has done all it was given, which is idle then until it is given more. Fused AdamW can pass over a step by
@@ -29,7 +29,7 @@ class Update:
         self._parameters = list(training.state.unet.parameters())
 
     def step(self, losses: list[torch.Tensor]) -> tuple[StepStatus, torch.Tensor]:
-        """Clip the gradient, and update the weights and their average by it.
+        """Clip the gradient, and update the weights and their averages by it.
 
         Args:
             losses: of this process's micro-batches, () float32 each.
@@ -51,15 +51,15 @@ class Update:
         return status, grad_norm
 
     def settle(self) -> None:
-        """Bring weights and average to where the steps so far lead; called before anything is made of them.
+        """Bring weights and averages to where the steps so far lead; called before anything is made of them.
 
         Raises:
             NotFinite: the last step was passed over. The position of the run is that before it again.
         """
 
     def _average(self) -> None:
-        if self._training.state.ema is not None:
-            self._training.state.ema.step(self._parameters)
+        for average in self._training.state.averages.values():
+            average.step(self._parameters)
 
     def _fail(self, losses: list[torch.Tensor], signal: int | None) -> NoReturn:
         self._training.checkpointer.collect(wait=True)  # before anybody looks for the way back
@@ -78,7 +78,7 @@ class _Unsettled:
 class LateUpdate(Update):
     """Has fused AdamW pass over a step that is not finite, and hears of it once the step after is under way.
 
-    The average follows the weights only once it is known that they were updated, and the next update waits for that,
+    The averages follow the weights only once it is known that they were updated, and the next update waits for that,
     too: so what was trained on after a bad step reaches neither.
     """
 
@@ -112,7 +112,7 @@ class LateUpdate(Update):
         return StepStatus(signal=self._stop.signal, wants_save=self._training.checkpointer.wants_retry()), grad_norm
 
     def settle(self) -> None:
-        """Hear how the last step went, and let the average follow."""
+        """Hear how the last step went, and let the averages follow."""
         step, self._unsettled = self._unsettled, None
         if step is None:
             return

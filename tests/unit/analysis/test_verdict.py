@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from made_up_run import write_made_up_run
+from openddpm.analysis.course import Course
 from openddpm.analysis.verdict import judge
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import (
@@ -91,7 +92,7 @@ def row(step: int, weights: Weights, heldout: float, training: float) -> Evaluat
         images_seen=step * BATCH,
         weights=weights,
         heldout_loss=heldout if np.isfinite(heldout) else None,
-        train_loss=training if np.isfinite(training) else None,
+        fixed_train_loss=training if np.isfinite(training) else None,
         skill=skill if np.isfinite(heldout) else None,
         skill_error=0.02,
         train_skill=train_skill if np.isfinite(training) else None,
@@ -312,6 +313,20 @@ def test_without_baselines_it_says_so(record: RunRecord) -> None:
     """A record from before there were baselines is not judged."""
     verdict = judge(record, [], [row(1, "ema", 0.1, 0.1)], None)
     assert verdict.code == "too_early" and "no baselines" in verdict.sentence
+
+
+def test_the_best_of_all_weights_is_judged(record: RunRecord) -> None:
+    """Of three sets of weights the best counts; with equal skills, the average that comes first by its name."""
+    losses = {"raw": 0.3, "ema-0.9": 0.1, "ema": 0.2}
+    evaluations = [row(step, name, loss / step, loss / step) for step in (1, 2) for name, loss in losses.items()]
+    course = Course(record, [], evaluations, baselines())
+    np.testing.assert_allclose(course.better_loss, [0.1, 0.05])
+    np.testing.assert_allclose(course.better_skill, [1 - 0.1 / GAUSSIAN, 1 - 0.05 / GAUSSIAN])
+    assert course.last is not None and course.last.weights == "ema-0.9" and course.averaged == "ema"
+    equal = [row(2, name, 0.1, 0.1) for name in losses]
+    last = Course(record, [], equal, baselines()).last
+    assert last is not None and last.weights == "ema"
+    assert judge(record, [], evaluations, baselines()).weights == "ema-0.9"
 
 
 def test_forecast_holds_what_comes(record: RunRecord) -> None:

@@ -147,7 +147,7 @@ def test_the_display_in_a_log_file(tmp_path: Path) -> None:
     display.started(a_run(folder, name=folder.name, total_steps=60), folder)
     for step in range(10, 70, 10):
         display.logged(a_row(step, seconds=step))
-    display.previewed(Preview(60, folder / "samples" / "a.png", None))
+    display.previewed(Preview(60, {"ema": folder / "samples" / "a.png"}))
     display.ended(a_run(folder, step=60))
     lines = output.getvalue().splitlines()
     assert lines[0].startswith(f"{folder.name}: ")
@@ -165,7 +165,7 @@ def test_the_display_on_a_terminal(tmp_path: Path) -> None:
     display.started(a_run(folder), folder)
     display.logged(a_row(10, loss=0.25, seconds=1))
     display.evaluated(read_run_folder(folder).evaluations[0].model_copy(update={"heldout_loss": 0.125}))
-    display.previewed(Preview(10, folder / "a.png", None))
+    display.previewed(Preview(10, {"ema": folder / "a.png"}))
     display.logged(a_row(20, loss=0.25, seconds=2))
     display.ended(a_run(folder, step=20))
     shown = output.getvalue()

@@ -22,6 +22,7 @@ from openddpm.record.schema import (
     Progress,
     Resumption,
     RunRecord,
+    exported_weights,
 )
 from openddpm.record.writer import RunWriter
 
@@ -83,7 +84,7 @@ def evaluation(step: int, weights: Any = "ema") -> EvaluationRow:
         images_seen=step * 32,
         weights=weights,
         heldout_loss=0.1,
-        train_loss=None,
+        fixed_train_loss=None,
         skill=-0.5,
         bands=bands,
         by_timestep=[0.1, None],
@@ -144,6 +145,9 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert run.previews[1] == Preview(
         2, tmp_path / "samples" / "step-00000002-ema.png", tmp_path / "samples" / "step-00000002-raw.png"
     )
+    samples = tmp_path / "samples"
+    pictures = {"ema": samples / "step-00000002-ema.png", "raw": samples / "step-00000002-raw.png"}
+    assert run.previews[1] == Preview(2, pictures)
 
 
 def test_a_run_that_has_just_started_is_empty(tmp_path: Path) -> None:
@@ -307,7 +311,19 @@ def test_previews_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
         (tmp_path / "samples" / name).touch()
     previews = list_previews(tmp_path)
     assert [preview.step for preview in previews] == [9, 10, 100_000_000]
-    assert previews[0].ema is None and previews[0].raw is not None
+    assert list(previews[0].pictures) == ["raw"] and previews[0].shown.name == "step-00000009-raw.png"
+
+
+def test_weights_have_names_that_files_can_have(tmp_path: Path) -> None:
+    """Averages come before the raw weights, by name; a name that leads elsewhere, or is another file's, is refused."""
+    write_run(tmp_path, steps=1)
+    (tmp_path / "samples" / "step-00000001-ema-0.050.png").touch()
+    assert list(list_previews(tmp_path)[0].pictures) == ["ema", "ema-0.050", "raw"]
+    assert exported_weights(["raw", "ema-0.1", "ema-0.050"]) == "ema-0.050" and exported_weights(["raw"]) == "raw"
+    assert evaluation(1, "ema-0.050").weights == "ema-0.050"
+    for name in ("", "unet", "ema-", "ema-../x", "ema/x", "EMA", "raw-1", "ema-1\n", "ema-" + "0" * 25):
+        with pytest.raises(ValueError, match="weights"):
+            evaluation(1, name)
 
 
 def test_records_are_frozen() -> None:

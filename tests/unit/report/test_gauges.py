@@ -9,7 +9,7 @@ from openddpm.report.gauges import band_gauges, last_evaluation, needle_percent
 
 def evaluation(weights: Weights = "ema", step: int = 1, **bands: BandScore) -> EvaluationRow:
     """Return an evaluation of nothing but its bands."""
-    nothing = {"heldout_loss": None, "train_loss": None, "by_timestep": [], "seconds": 0.0}
+    nothing = {"heldout_loss": None, "fixed_train_loss": None, "by_timestep": [], "seconds": 0.0}
     return EvaluationRow(step=step, images_seen=step, weights=weights, bands=bands, **nothing)
 
 

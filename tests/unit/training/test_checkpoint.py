@@ -15,6 +15,7 @@ from openddpm.training.checkpoint import (
     load_checkpoint,
     prune_checkpoints,
     verify_checkpoint,
+    weights_files,
     write_checkpoint,
 )
 from openddpm.training.intended import DamagedHeader, Intended
@@ -51,6 +52,22 @@ def test_what_is_written_is_whole(tmp_path: Path) -> None:
     for stem, content in TENSORS.items():
         assert content.keys() == loaded.tensors[stem].keys()
         assert all(torch.equal(tensor, loaded.tensors[stem][name]) for name, tensor in content.items())
+
+
+def test_weights_are_known_by_their_names(tmp_path: Path) -> None:
+    """A checkpoint may hold any number of averages; one that holds a file of another kind is not valid."""
+    averages = {"ema-0.050": TENSORS["ema"], "ema-0.1": TENSORS["ema"]}
+    files = verify_checkpoint(write_checkpoint(tmp_path, "run", {**TENSORS, **averages}, {"step": 1}), "run")
+    assert weights_files(files) == {
+        "ema": "ema.safetensors",
+        "ema-0.050": "ema-0.050.safetensors",
+        "ema-0.1": "ema-0.1.safetensors",
+        "raw": "unet.safetensors",
+    }
+    for stem in ("raw", "other"):
+        folder = write_checkpoint(tmp_path / stem, "run", {**TENSORS, stem: TENSORS["ema"]}, {"step": 1})
+        with pytest.raises(InvalidCheckpoint, match="other files"):
+            verify_checkpoint(folder, "run")
 
 
 def test_each_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

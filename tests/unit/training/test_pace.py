@@ -49,8 +49,8 @@ def test_a_step_that_is_not_finite_is_undone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(probe, "micro_batch_loss", lambda parts, index: whole(parts, index) * float("nan"))
     training = prepare(tiny_config(tmp_path, "poisoned"), dataset=tiny_images())
     training.close()
-    for name, weight in sound.state.raw_weights().items():
-        assert torch.equal(weight, training.state.raw_weights()[name])
+    for name, weight in sound.state.weights()["raw"].items():
+        assert torch.equal(weight, training.state.weights()["raw"][name])
 
 
 def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ import torch
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split, split_heldout
+from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation import baselines as baselines_module
 from openddpm.evaluation.baselines import BaselineMeasurement
-from openddpm.evaluation.heldout import FixedSamples, HeldoutEvaluation, Levels
+from openddpm.evaluation.evaluation import Evaluation
+from openddpm.evaluation.fixed_samples import FixedSamples, Levels, fixed_samples
 from openddpm.record.bands import BANDS
-from openddpm.record.schema import DataRecord
+from openddpm.record.schema import DataRecord, EvaluationRow
 
 CPU = torch.device("cpu")
 
@@ -36,12 +38,16 @@ class Case:
     ) -> None:
         self.process = DiffusionProcess(TrainConfig(**options), CPU)
         self.split: Split = split_heldout(len(images), num_heldout, seed=0)
-        self.evaluation = HeldoutEvaluation(
-            images, self.split, self.process, CPU, 0, batch_size=16, num_fixed_samples=96
-        )
+        samples = fixed_samples(images, self.split, 96, self.process, CPU, seed=0)
         store = ImageStore(images, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
-        measurement = BaselineMeasurement(self.evaluation, store, self.split, self.process, includes_flips, 0, CPU)
-        self.record = measurement.measure(cache, quiet=True)
+        measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
+        self.baselines, self.record = measurement.measure(cache, quiet=True)
+        self.evaluation = Evaluation(samples, self.baselines, batch_size=16)
+
+
+def score(evaluation: Evaluation, denoise: Denoiser) -> EvaluationRow:
+    """Return the row of some weights at some step."""
+    return evaluation.row(evaluation.squared_errors(denoise), "ema", 1, 16, seconds=0.0)
 
 
 def test_levels_weigh_bands_by_their_share_of_timesteps() -> None:
@@ -69,7 +75,7 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
     """No noise predicted scores the zero baseline, in each group of timesteps, whatever the model calls its output."""
     images = smooth_images()
     case = Case(tmp_path, images)
-    row = case.evaluation.score(lambda noisy, _: torch.zeros_like(noisy), "ema", 1, 16)
+    row = score(case.evaluation, lambda noisy, _: torch.zeros_like(noisy))
     np.testing.assert_allclose(row.by_timestep, case.record.zero, rtol=1e-5)
     shares = np.array(case.record.shares)
     assert row.heldout_loss == pytest.approx(shares @ case.record.zero, rel=1e-5)
@@ -80,21 +86,19 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
     def no_noise(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return noisy / alphas[timesteps].sqrt()[:, None, None, None]
 
-    converted = clean_predicting.evaluation.score(no_noise, "ema", 1, 16)
+    converted = score(clean_predicting.evaluation, no_noise)
     assert converted.heldout_loss == pytest.approx(row.heldout_loss, rel=1e-3)
 
 
 def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors that are a fixed share of the linear denoiser's, tuple by tuple, are that much skill, for certain."""
     case = Case(tmp_path, smooth_images())
-    measured = case.evaluation.baselines
-    assert measured is not None and measured.heldout is not None
+    shares = {"train": 0.5, "heldout": 0.7}
     errors = {
-        case.evaluation.train: 0.5 * measured.train.linear,
-        case.evaluation.heldout: 0.7 * measured.heldout.linear,
+        case.evaluation.samples[kind]: torch.from_numpy(s * case.baselines[kind].linear) for kind, s in shares.items()
     }
-    monkeypatch.setattr(FixedSamples, "squared_errors", lambda tuples, *_: errors[tuples])
-    row = case.evaluation.score(lambda noisy, _: noisy, "ema", 1, 16)
+    monkeypatch.setattr(FixedSamples, "squared_errors", lambda samples, *_: errors[samples])
+    row = score(case.evaluation, lambda noisy, _: noisy)
     assert (row.skill, row.train_skill) == (pytest.approx(0.3), pytest.approx(0.5))
     assert row.skill_error == pytest.approx(0, abs=1e-9)
     for number, band in enumerate(BANDS):
@@ -105,12 +109,11 @@ def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, mo
 
 def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path) -> None:
     """Both kinds meet the same noise at the same timesteps, and no image is in both."""
-    evaluation = Case(tmp_path, smooth_images()).evaluation
-    assert evaluation.heldout is not None
-    for ours, theirs in zip(evaluation.train.batches(16), evaluation.heldout.batches(16), strict=True):
+    train, heldout = Case(tmp_path, smooth_images()).evaluation.samples.values()
+    for ours, theirs in zip(train.batches(range(96), 16), heldout.batches(range(96), 16), strict=True):
         assert torch.equal(ours[1], theirs[1]) and torch.equal(ours[2], theirs[2])
         assert not torch.equal(ours[0], theirs[0])
-    assert not set(evaluation.train.indices) & set(evaluation.heldout.indices)
+    assert not set(train.indices) & set(heldout.indices)
 
 
 def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: Path) -> None:
@@ -121,18 +124,39 @@ def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: P
     store = ImageStore(images, "sha", DataRecord(num_images=600, counts={}, images=[]))
     skills, errors = [], []
     for seed in range(20):
-        evaluation = HeldoutEvaluation(images, split, process, CPU, seed, 48, num_fixed_samples=48)
-        BaselineMeasurement(evaluation, store, split, process, False, seed, CPU).measure(tmp_path, quiet=True)
-        row = evaluation.score(lambda noisy, _: 0.9 * noisy, "ema", 1, 16)
+        samples = fixed_samples(images, split, 48, process, CPU, seed)
+        measurement = BaselineMeasurement(samples, store, split, process, False, seed, CPU)
+        evaluation = Evaluation(samples, measurement.measure(tmp_path, quiet=True)[0], batch_size=48)
+        row = score(evaluation, lambda noisy, _: 0.9 * noisy)
         assert row.skill is not None and row.skill_error is not None
         skills.append(row.skill)
         errors.append(row.skill_error)
     assert 0.5 < np.std(skills, ddof=1) / np.mean(errors) < 2
 
 
+@pytest.mark.parametrize("num_parts", [2, 3, 5, 200])
+def test_parts_make_up_the_whole(num_parts: int, tmp_path: Path) -> None:
+    """Each sample is measured in exactly one part, no part has two more than another, and the numbers are the same."""
+    evaluation, measured = Case(tmp_path, smooth_images()).evaluation, []
+
+    def denoise(noisy: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        measured.append(len(noisy))
+        return 0.9 * noisy
+
+    whole, sizes, total = evaluation.squared_errors(denoise), [], torch.zeros(2, 96)
+    for part in range(num_parts):
+        measured.clear()
+        errors = evaluation.squared_errors(denoise, part, num_parts)
+        assert not (total * errors).any()
+        total += errors
+        sizes.append(sum(measured))
+    torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
+    assert sum(sizes) == 2 * 96 and max(sizes) - min(sizes) <= 1
+
+
 def test_weights_that_give_no_number_leave_nulls(tmp_path: Path) -> None:
     """NaN and infinity become null, in a row that JSON can hold."""
-    row = Case(tmp_path, smooth_images()).evaluation.score(lambda noisy, _: noisy * float("nan"), "raw", 1, 16)
+    row = score(Case(tmp_path, smooth_images()).evaluation, lambda noisy, _: noisy * float("nan"))
     assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
     json.dumps(row.model_dump(), allow_nan=False)
 
@@ -140,7 +164,7 @@ def test_weights_that_give_no_number_leave_nulls(tmp_path: Path) -> None:
 def test_without_heldout_images_training_images_are_measured(tmp_path: Path) -> None:
     """Bands, baselines and training skill are of the training tuples, and there is no held-out skill."""
     case = Case(tmp_path, smooth_images(), num_heldout=0)
-    row = case.evaluation.score(lambda noisy, _: torch.zeros_like(noisy), "ema", 1, 16)
+    row = score(case.evaluation, lambda noisy, _: torch.zeros_like(noisy))
     assert row.heldout_loss is None and row.skill is None and row.train_skill is not None
     assert row.bands["shape"].skill is not None
     assert case.record.memorizing_heldout == [] and case.record.linear == case.record.linear_train
@@ -183,13 +207,12 @@ def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("num_heldout", [40, 0])
 def test_tuples_may_take_turns(num_heldout: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored in several turns, the last one smaller, each kind's tuples have the errors that they have all at once."""
-    whole = Case(tmp_path / "whole", smooth_images(), num_heldout).evaluation.baselines
+    whole = Case(tmp_path / "whole", smooth_images(), num_heldout).baselines
     monkeypatch.setattr(baselines_module, "MAX_SAMPLES_AT_A_TIME", 70)
-    in_turns = Case(tmp_path / "turns", smooth_images(), num_heldout).evaluation.baselines
-    assert whole is not None and in_turns is not None
-    assert (whole.heldout is None, in_turns.heldout is None) == (num_heldout == 0, num_heldout == 0)
-    for ours, theirs in zip(astuple(in_turns), astuple(whole), strict=True):
-        for found, expected in zip(ours or (), theirs or (), strict=True):
+    in_turns = Case(tmp_path / "turns", smooth_images(), num_heldout).baselines
+    assert list(whole) == list(in_turns) == ["train", "heldout"][: 1 + (num_heldout > 0)]
+    for ours, theirs in zip(in_turns.values(), whole.values(), strict=True):
+        for found, expected in zip(astuple(ours), astuple(theirs), strict=True):
             assert len(found) == 96
             np.testing.assert_allclose(found, expected, rtol=1e-9)
 
