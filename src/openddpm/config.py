@@ -145,6 +145,9 @@ class OptimizationOptions(_Options):
     are exact."""
     seed: int = Field(0, ge=0)
     """Fixes the order, noise, timesteps, flips and initial weights."""
+    evaluation_seed: int = Field(0, ge=0)
+    """Fixes, whatever the seed, what a run is measured by: the held-out images, the fixed samples with their noise, and
+    the noise of previews. Runs that share it can be compared sample by sample."""
 
 
 class RunOptions(_Options):

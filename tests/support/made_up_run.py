@@ -82,8 +82,7 @@ def write_made_up_run(
                 num_images=6000,
                 num_train=NUM_TRAIN,
                 num_heldout=num_heldout,
-                resolution=resolution,
-                channels=3,
+                image_shape=(3, resolution, resolution),
                 sha256="9f" * 32,
             ),
             model=ModelRecord(

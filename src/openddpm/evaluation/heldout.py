@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
+from openddpm.data.stream import Split, keyed_order, load_images, uint8_to_signed_unit
 from openddpm.diffusion.process import BANDS, DiffusionProcess
 from openddpm.diffusion.sampling import Denoiser
 from openddpm.record.schema import Band, BandScore, EvaluationRow, Weights
@@ -77,6 +77,7 @@ class FixedSamples:
     def __init__(
         self,
         images: np.ndarray,
+        digests: np.ndarray,
         indices: np.ndarray,
         levels: Levels,
         process: DiffusionProcess,
@@ -84,8 +85,11 @@ class FixedSamples:
         seed: int,
         name: str,
     ) -> None:
-        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8."""
-        order = numpy_generator(seed, f"{name} tuples").permutation(indices)
+        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8.
+
+        By their `digests`, (N, 16) uint8, and not by their places: the same images in another order give the same.
+        """
+        order = indices[keyed_order(digests[indices], seed, f"{name} tuples")]
         self.indices = numpy_generator(seed, f"{name} levels").permutation(np.resize(order, len(levels.timesteps)))
         self._timesteps = torch.from_numpy(levels.timesteps).to(device)
         self._images, self._process, self._device, self._seed = images, process, device, seed
@@ -134,6 +138,7 @@ class HeldoutEvaluation:
     def __init__(
         self,
         images: np.ndarray,
+        digests: np.ndarray,
         split: Split,
         process: DiffusionProcess,
         device: torch.device,
@@ -144,10 +149,10 @@ class HeldoutEvaluation:
         """Prepare fixed tuples of both kinds; `batch_size` is what fits the device, and changes no number."""
         self._batch_size = min(batch_size, MAX_BATCH_SIZE)
         self.levels = Levels.spread(process.snr().cpu().numpy(), num_fixed_samples)
-        self.train = FixedSamples(images, split.train, self.levels, process, device, seed, "training")
+        self.train = FixedSamples(images, digests, split.train, self.levels, process, device, seed, "training")
         self.heldout = None
         if len(split.heldout):
-            self.heldout = FixedSamples(images, split.heldout, self.levels, process, device, seed, "held-out")
+            self.heldout = FixedSamples(images, digests, split.heldout, self.levels, process, device, seed, "held-out")
         self.baselines: Measured | None = None
         """Measured once by the process that evaluates, before it does."""
 

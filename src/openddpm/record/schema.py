@@ -29,15 +29,23 @@ class DatasetRecord(_Record):
     num_images: int
     num_train: int
     num_heldout: int
-    resolution: int
-    channels: int
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of every image."""
+    label_names: list[str] = []
+    """Names of the labels, by their numbers; empty without labels. Training does not use them."""
     sha256: str
     """Of the decoded uint8 images in their order, (N, C, H, W)."""
     num_near_duplicates: int | None = None
-    """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured), exact duplicates
-    among them; null where nobody looked."""
+    """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured); null where nobody
+    looked. Exact duplicates are on one side of the split."""
     num_compared: int | None = None
     """Held-out images that were looked at for it."""
+
+    @property
+    def size(self) -> str:
+        """Width and height, in pixels, for people."""
+        _, height, width = self.image_shape
+        return f"{width}x{height}"
 
 
 class InitRecord(_Record):
@@ -308,8 +316,7 @@ class NearDuplicateRecord(_Record):
     train: str
     """Name of the training image."""
     how: str
-    """"identical", "nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and
-    recoloured"."""
+    """"nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and recoloured"."""
 
 
 class LeftOut(_Record):
@@ -340,6 +347,22 @@ class CutImage(_Record):
     """Of its area, 0..1."""
 
 
+class LabelsRecord(_Record):
+    """Labels of the images, which training does not use."""
+
+    origin: str
+    """Where they are from, for people: "sub-folders", "the column 'label'"; empty where none are taken."""
+    note: str = ""
+    """Why none are taken, where there may be some: the choice would be a guess."""
+    num_labels: int = 0
+    num_labelled: int = 0
+    """Images with a label."""
+    counts: dict[str, int] = {}
+    """Images of each label, in the order of the labels' numbers; of the first 100 where there are more."""
+    are_numbers: bool = False
+    """Whether the names are numbers that the source gives no names to."""
+
+
 def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
     """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and take more than half of it."""
     beyond = BEYOND_USUAL * (high - low)
@@ -357,8 +380,8 @@ class DataRecord(_Record):
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
     """What the source holds besides its images."""
-    class_names: list[str] = []
-    """Names of labels, or of the folders that the images lie in; empty where there are more than 100."""
+    labels: LabelsRecord | None = None
+    """Null where the source has none."""
     near_duplicates: list[NearDuplicateRecord] = []
     """Held-out images of a run that are nearly a training image."""
     num_duplicates: int | None = None

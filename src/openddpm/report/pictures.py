@@ -48,7 +48,7 @@ def embed_pictures(run: RunFolder) -> Pictures:
         num_previews=len(run.previews),
         kinds=[weights for weights in WEIGHTS if any(frame[weights] for frame in frames)],
         training_data=training_data,
-        is_pixel_art=run.run.dataset.resolution <= PIXEL_ART_RESOLUTION,
+        is_pixel_art=max(run.run.dataset.image_shape[1:]) <= PIXEL_ART_RESOLUTION,
     )
 
 

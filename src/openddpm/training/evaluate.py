@@ -45,7 +45,7 @@ def evaluate(training: Training, stop: StopRequest) -> None:
                         denoise,
                         training.process,
                         training.config,
-                        state.unet.config["in_channels"],
+                        training.recorder.run.dataset.image_shape,
                         training.accelerator.device,
                     )
                     drawn.append(_measured(training, samples, kind))

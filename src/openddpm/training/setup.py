@@ -96,7 +96,7 @@ def _build(
     config, earlier, store, split, device = plan.config, plan.earlier, plan.store, plan.split, accelerator.device
 
     # The UNet, and how it is computed.
-    unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, plan.channels)
+    unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, store.image_shape)
     given_back.callback(run_as_it_is, unet)
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
@@ -132,8 +132,11 @@ def _build(
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
 
     # What measures it, and what saves it.
+    seed = config.evaluation_seed
     evaluation = HeldoutEvaluation(
-        store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_fixed_samples
+        *(store.images, store.digests, split, process, device, seed),
+        batch_size=config.train_batch_size,
+        num_fixed_samples=timetable.num_fixed_samples,
     )
     folder = Path(config.output_dir)
     recorder = Recorder(run, folder, observers, accelerator.is_main_process)
@@ -142,7 +145,7 @@ def _build(
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
 
     if accelerator.is_main_process:
-        measurement = BaselineMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
+        measurement = BaselineMeasurement(evaluation, store, split, process, config.random_flip, seed, device)
         baselines = measurement.measure(cache_dir_of(config), quiet=False)
         begin_folder(folder, earlier, run, state, store, split, baselines)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself

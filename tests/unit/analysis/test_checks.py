@@ -53,8 +53,7 @@ def plan(
             num_images=num_train + num_heldout,
             num_train=num_train,
             num_heldout=num_heldout,
-            resolution=config.resolution,
-            channels=3,
+            image_shape=(3, config.resolution, config.resolution),
             sha256="",
         ),
         model=ModelRecord(

@@ -22,7 +22,7 @@ def stack(number: int = 3, seed: int = 0) -> np.ndarray:
 
 def pixels_of(source: ImageSource) -> np.ndarray:
     """Return the images as (N, H, W, C)."""
-    found = [decode_image(encoded, Preprocessing(32, "auto", "white"))[0] for _, encoded in source.items()]
+    found = [decode_image(encoded, Preprocessing(32, "auto", "white"))[0] for _, encoded, _ in source.items()]
     assert source.num_items == len(found)
     return np.stack(found).transpose(0, 2, 3, 1)
 

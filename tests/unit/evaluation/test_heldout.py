@@ -17,6 +17,7 @@ from openddpm.evaluation import baselines as baselines_module
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.heldout import FixedSamples, HeldoutEvaluation, Levels
 from openddpm.record.schema import DataRecord
+from tiny import digests_of
 
 CPU = torch.device("cpu")
 
@@ -34,11 +35,12 @@ class Case:
         self, cache: Path, images: np.ndarray, num_heldout: int = 40, includes_flips: bool = False, **options: Any
     ) -> None:
         self.process = DiffusionProcess(TrainConfig(**options), CPU)
-        self.split: Split = split_heldout(len(images), num_heldout, seed=0)
+        digests = digests_of(images)
+        self.split: Split = split_heldout(digests, num_heldout, 0)
         self.evaluation = HeldoutEvaluation(
-            images, self.split, self.process, CPU, 0, batch_size=16, num_fixed_samples=96
+            images, digests, self.split, self.process, CPU, 0, batch_size=16, num_fixed_samples=96
         )
-        store = ImageStore(images, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
+        store = ImageStore(images, digests, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
         measurement = BaselineMeasurement(self.evaluation, store, self.split, self.process, includes_flips, 0, CPU)
         self.record = measurement.measure(cache, quiet=True)
 
@@ -112,15 +114,40 @@ def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path
     assert not set(evaluation.train.indices) & set(evaluation.heldout.indices)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_fixed_samples_are_of_the_images_alone(times: int) -> None:
+    """The same images in another order give the same fixed samples, to the bit, be each there twice or not."""
+    images = np.concatenate([smooth_images(60)] * times)
+    process = DiffusionProcess(TrainConfig(), CPU)
+
+    def batches(images: np.ndarray, seed: int) -> list[torch.Tensor]:
+        digests = digests_of(images)
+        split = split_heldout(digests, 20, seed)
+        evaluation = HeldoutEvaluation(images, digests, split, process, CPU, seed, 16, num_fixed_samples=96)
+        assert evaluation.heldout is not None
+        return [
+            torch.cat(parts)
+            for of in (evaluation.train, evaluation.heldout)
+            for parts in zip(*of.batches(16), strict=True)
+        ]
+
+    first = batches(images, 0)
+    shuffled = batches(images[np.random.default_rng(1).permutation(len(images))], 0)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, shuffled, strict=True))
+    other = batches(images, 1)
+    assert not any(torch.equal(first[at], other[at]) for at in (0, 1, 3, 4))  # images and noises
+
+
 def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: Path) -> None:
     """Over twenty seeds, a fixed denoiser's skill scatters as its standard error says, within a factor of two."""
     images = smooth_images(600)
-    split = split_heldout(600, 300, seed=0)
+    digests = digests_of(images)
+    split = split_heldout(digests, 300, 0)
     process = DiffusionProcess(TrainConfig(), CPU)
-    store = ImageStore(images, "sha", DataRecord(num_images=600, counts={}, images=[]))
+    store = ImageStore(images, digests, "sha", DataRecord(num_images=600, counts={}, images=[]))
     skills, errors = [], []
     for seed in range(20):
-        evaluation = HeldoutEvaluation(images, split, process, CPU, seed, 48, num_fixed_samples=48)
+        evaluation = HeldoutEvaluation(images, digests, split, process, CPU, seed, 48, num_fixed_samples=48)
         BaselineMeasurement(evaluation, store, split, process, False, seed, CPU).measure(tmp_path, quiet=True)
         row = evaluation.score(lambda noisy, _: 0.9 * noisy, "ema", 1, 16)
         assert row.skill is not None and row.skill_error is not None
