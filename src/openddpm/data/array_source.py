@@ -138,9 +138,9 @@ def _choose(
         listed = ", ".join(f"{as_text(array.name)} {array.shape}" for array in (candidates or arrays)[:MAX_NAMED])
         found = f"'{where}' holds {'several arrays' if candidates else 'no array'} that can be images: {listed}"
         raise UserError(found, "Choose one: --image_column NAME." if candidates else f"It takes {_EXPECTED}.")
-    others = [array.name for array in arrays if array is not candidates[0] and array.name not in place_of]
-    if len(labels := labels_among(arrays, candidates[0])) == 1:
-        others.remove(labels[0].name)
+    labels = labels_among(arrays, candidates[0])
+    used = [candidates[0], *labels] if len(labels) == 1 else candidates
+    others = [one.name for one in arrays if one.name and one not in used and one.name not in place_of]
     left_out.add("other arrays", others, is_data=False)
     return candidates[0], split
 

@@ -86,6 +86,8 @@ class LabelTable:
 
     def __init__(self, source: LabelSource) -> None:
         self._source, self._note = source, source.note
+        if len(set(source.names)) < len(source.names):
+            self._note = f"no labels are taken from {source.origin}: two of them have one name"
         self._names: dict[str, int] = {as_text(name): number for number, name in enumerate(source.names)}
         self._known: dict[int | str, int] = dict(enumerate(range(len(source.names))))
         self._numbers = array("i")

@@ -69,7 +69,7 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         num_rows, left_out = _images_in_lists(batch for path in paths for batch, _ in columns(path))
     first_column, _ = next(columns(paths[0]), ((), ()))
     can_change_unseen = any(_names_files(cell.as_py()) for cell in first_column)
-    digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes)
+    digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes, label_column)
     return ImageSource(as_text(options.dataset), digest, num_rows, items, labels=labels, left_out=left_out)
 
 
@@ -176,7 +176,7 @@ def dataset_source(
     can_change_unseen = revision is None and any(_names_files(cell) for cell in first_cells)
     return ImageSource(
         name=as_text(options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"),
-        digest=None if can_change_unseen else _digest(digest, column, mode),
+        digest=None if can_change_unseen else _digest(digest, column, mode, label_column),
         num_items=num_items,
         items=items,
         revision=revision,
@@ -194,8 +194,8 @@ def _open_parquet(path: Path) -> "Iterator[pq.ParquetFile]":
         yield file
 
 
-def _digest(digest: str, column: str, *modes: str | None) -> str:
-    return hashlib.sha256(" ".join([digest, column, *filter(None, modes)]).encode()).hexdigest()
+def _digest(digest: str, column: str, *choices: str | None) -> str:
+    return hashlib.sha256(" ".join([digest, column, *filter(None, choices)]).encode()).hexdigest()
 
 
 def _images_in_lists(columns: "Iterator[pa.Array | pa.ChunkedArray]") -> tuple[int, tuple[LeftOut, ...]]:

@@ -1,5 +1,6 @@
 """The caller's own data set, given from Python: as its items show themselves to the caller, transforms included."""
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -59,7 +60,10 @@ def _sequence_source(
         for index in range(len(own)):
             item = _item_at(own, index)
             image = _image_in(item, options)
-            label = None if place is None or isinstance(item, RefusedImage) else plain_label(item[place])
+            label = None
+            if place is not None:
+                with contextlib.suppress(LookupError, TypeError):  # an item without one, or refused
+                    label = plain_label(item[place])
             yield Example(f"item {index}", SourcedImage(image, changes=changes) if changes else image, label)
 
     return ImageSource(name, None, len(own), items, split=split, labels=labels)
@@ -73,8 +77,9 @@ def _labels_of(own: Any) -> tuple[Any, LabelSource]:
     first = _item_at(own, 0) if len(own) else None
     if isinstance(first, dict):
         keys = [key for key, value in first.items() if names_labels(str(key)) and plain_label(value) is not None]
-        feature = getattr(own, "features", {}).get(keys[0]) if keys else None
-        labels = chosen_labels(keys, "key", tuple(getattr(feature, "names", None) or ()))
+        features = getattr(own, "features", None)
+        feature = features.get(keys[0]) if keys and isinstance(features, Mapping) else None
+        labels = chosen_labels(keys, "key", tuple(map(as_text, getattr(feature, "names", None) or ())))
         return keys[0] if labels.origin else None, labels
     classes = getattr(own, "classes", None)
     is_pair = isinstance(first, tuple | list) and len(first) == 2 and isinstance(plain_label(first[1]), int)

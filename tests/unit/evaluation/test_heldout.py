@@ -16,8 +16,10 @@ from openddpm.diffusion.process import BANDS, DiffusionProcess
 from openddpm.evaluation import baselines as baselines_module
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.heldout import FixedSamples, HeldoutEvaluation, Levels
+from openddpm.evaluation.previews import draw_preview
 from openddpm.record.schema import DataRecord
-from tiny import digests_of
+from openddpm.training.setup import prepare
+from tiny import digests_of, tiny_config, tiny_images
 
 CPU = torch.device("cpu")
 
@@ -136,6 +138,26 @@ def test_fixed_samples_are_of_the_images_alone(times: int) -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, shuffled, strict=True))
     other = batches(images, 1)
     assert not any(torch.equal(first[at], other[at]) for at in (0, 1, 3, 4))  # images and noises
+
+
+def test_runs_of_other_seeds_are_measured_on_the_same(tmp_path: Path) -> None:
+    """Held-out images, fixed samples, what samples are compared with and the noise of previews are not the seed's."""
+
+    def measured_by(**options: int) -> list[np.ndarray]:
+        training = prepare(tiny_config(tmp_path, "-".join(map(str, options)), **options), dataset=tiny_images())
+        training.close()
+        evaluation, process, config = training.evaluation, training.process, training.config
+        assert evaluation.heldout is not None
+        kinds = (evaluation.train, evaluation.heldout)
+        fixed = [torch.cat(parts) for of in kinds for parts in zip(*of.batches(16), strict=True)]
+        preview = draw_preview(lambda noisy, _: 0.5 * noisy, process, config, (3, 8, 8), CPU)
+        statistics = training.data_statistics.compare(preview)["contrast"]
+        return [training.split.heldout, *map(np.asarray, fixed), preview, np.array([statistics.low, statistics.high])]
+
+    first, other_seed, other = measured_by(seed=0), measured_by(seed=1), measured_by(evaluation_seed=1)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(first, other_seed, strict=True))
+    same = [np.array_equal(ours, theirs) for ours, theirs in zip(first, other, strict=True)]
+    assert [at for at, is_same in enumerate(same) if is_same] == [3, 6]  # the timesteps alone
 
 
 def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: Path) -> None:
