@@ -101,7 +101,7 @@ def test_arrays_of_other_numbers_are_scaled_by_a_range(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", x=[[[[300, 0, 0]] * 8] * 8, [[[100, 0, 0]] * 8] * 8])
     options = DataOptions(dataset=str(path), pixel_range=(0, 510), resolution=8)
     items = open_source(options).items()
-    assert [decode_image(encoded, Preprocessing.of(options)).pixels.max() for _, encoded in items] == [150, 50]
+    assert [decode_image(encoded, Preprocessing.of(options)).pixels.max() for _, encoded, _ in items] == [150, 50]
 
 
 @every_table

@@ -144,7 +144,7 @@ def test_runs_of_other_seeds_are_measured_on_the_same(tmp_path: Path) -> None:
     """Held-out images, fixed samples, what samples are compared with and the noise of previews are not the seed's."""
 
     def measured_by(**options: int) -> list[np.ndarray]:
-        training = prepare(tiny_config(tmp_path, "-".join(map(str, options)), **options), dataset=tiny_images())
+        training = prepare(tiny_config(tmp_path, str(options), **options), dataset=tiny_images())
         training.close()
         evaluation, process, config = training.evaluation, training.process, training.config
         assert evaluation.heldout is not None
@@ -152,7 +152,12 @@ def test_runs_of_other_seeds_are_measured_on_the_same(tmp_path: Path) -> None:
         fixed = [torch.cat(parts) for of in kinds for parts in zip(*of.batches(16), strict=True)]
         preview = draw_preview(lambda noisy, _: 0.5 * noisy, process, config, (3, 8, 8), CPU)
         statistics = training.data_statistics.compare(preview)["contrast"]
-        return [training.split.heldout, *map(np.asarray, fixed), preview, np.array([statistics.low, statistics.high])]
+        return [
+            training.split.heldout,
+            *map(np.asarray, fixed),
+            preview,
+            np.array([statistics.data, statistics.low, statistics.high]),
+        ]
 
     first, other_seed, other = measured_by(seed=0), measured_by(seed=1), measured_by(evaluation_seed=1)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(first, other_seed, strict=True))
