@@ -62,7 +62,8 @@ class DataOptions(_Options):
     random_flip: bool = True
     """Mirror half of the training images, at random, left to right."""
     heldout_images: int | None = Field(None, ge=0)
-    """Images kept out of training to measure on (default: one in ten, at most 512)."""
+    """Images kept out of training to measure on (default: one in ten, at most 512); fewer where exact duplicates, which
+    stay together, do not add up to that."""
 
     @field_validator("pixel_range", mode="before")
     @classmethod
