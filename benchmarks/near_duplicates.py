@@ -25,6 +25,7 @@ from PIL import Image
 from openddpm.config import TrainConfig
 from openddpm.data import near_duplicates
 from openddpm.data.near_duplicates import find_near_duplicates
+from openddpm.data.pool import pixel_digest
 from openddpm.data.store import open_images
 from openddpm.data.stream import split_heldout
 
@@ -64,10 +65,14 @@ def in_four_variants(creatures: np.ndarray) -> np.ndarray:
     )
 
 
+def _digests(images: np.ndarray) -> np.ndarray:
+    return np.array([list(pixel_digest(image)) for image in images], np.uint8)
+
+
 def measured(creatures: np.ndarray) -> dict[str, Any]:
     """Return recall by variant of the held-out image, and precision: the share of pairs that are one creature."""
     images = in_four_variants(creatures)
-    split = split_heldout(len(images), None, 0)
+    split = split_heldout(_digests(images), None, 0)
     truth = np.isin(split.heldout // 4, split.train // 4)
     start = time.process_time()
     found = find_near_duplicates(images, split.train, split.heldout).pairs
@@ -105,7 +110,7 @@ def by_threshold(creatures: np.ndarray) -> list[dict[str, Any]]:
 
 def found_without_variants(images: np.ndarray) -> str:
     """Return how many pairs are found in a set as it is."""
-    split = split_heldout(len(images), None, 0)
+    split = split_heldout(_digests(images), None, 0)
     found = find_near_duplicates(images, split.train, split.heldout)
     return f"{len(found.pairs)} of {found.num_compared}"
 

@@ -148,7 +148,7 @@ def _run_in_words(run: Path) -> dict[str, Any]:
     record = read_run_record(run)
     return {
         "dataset": record.dataset.source,
-        "resolution": record.dataset.resolution,
+        "resolution": record.dataset.image_shape[1],
         "num_parameters": record.model.num_parameters,
         "images": record.progress.images_seen,
         "prediction_type": record.config.get("prediction_type"),

@@ -63,7 +63,8 @@ class DataOptions(_Options):
     random_flip: bool = True
     """Mirror half of the training images, at random, left to right."""
     heldout_images: int | None = Field(None, ge=0)
-    """Images kept out of training to measure on (default: one in ten, at most 512)."""
+    """Images kept out of training to measure on (default: one in ten, at most 512); fewer where exact duplicates, which
+    stay together, do not add up to that."""
 
     @field_validator("pixel_range", mode="before")
     @classmethod
@@ -146,6 +147,9 @@ class OptimizationOptions(_Options):
     are exact."""
     seed: int = Field(0, ge=0)
     """Fixes the order, noise, timesteps, flips and initial weights."""
+    evaluation_seed: int = Field(0, ge=0)
+    """Fixes, whatever the seed, what a run is measured by: the held-out images, the fixed samples with their noise, and
+    the noise of previews. Runs that share it can be compared sample by sample."""
 
 
 class RunOptions(_Options):

@@ -67,6 +67,27 @@ def numpy_generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Ge
     return np.random.Generator(np.random.Philox(key=stream_key(seed, purpose, *counters)))
 
 
+def keyed_hashes(digests: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
+    """Return a pseudorandom number of each digest that depends on nothing else than it and the key.
+
+    Two rounds of the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), which maps 64-bit numbers one to one.
+
+    Args:
+        digests: (N, 16) uint8, already spread evenly, as those of BLAKE2b are.
+
+    Returns:
+        (N,) uint64, on every machine the same.
+    """
+    key = stream_key(seed, purpose)
+    hashes = np.full(len(digests), key >> 64, np.uint64)
+    for half, word in enumerate((key, key >> 64)):
+        hashes ^= np.ascontiguousarray(digests).view("<u8")[:, half]
+        hashes += np.uint64(word & (2**64 - 1))
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    return hashes
+
+
 def torch_generator(device: torch.device, seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
     """Return a generator on `device` at the start of a stream."""
     generator = torch.Generator(device)

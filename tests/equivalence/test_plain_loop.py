@@ -24,7 +24,7 @@ from openddpm.training.loop import fit
 from openddpm.training.observer import Observer
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
-from tiny import exact_metrics, newest_tensors, tiny_config, tiny_images
+from tiny import digests_of, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 def _plain_training(config: TrainConfig) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
     """Train as a textbook would: one backward pass over the whole global batch. Returns losses, rates and weights."""
     images = torch.from_numpy(np.stack(tiny_images())).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-    train = images[split_heldout(len(images), config.heldout_images, config.seed).train]
+    digests = digests_of(image.transpose(2, 0, 1) for image in tiny_images())
+    train = images[split_heldout(digests, config.heldout_images, config.evaluation_seed).train]
     unet = prepare(config, dataset=tiny_images()).state.unet
     averages = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
     scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=config.prediction_type)

@@ -115,8 +115,8 @@ BUGS = [
     Bug(
         "the same order in every epoch",
         "data/stream.py",
-        'self.num_images, self._seed, "order", epoch)',
-        'self.num_images, self._seed, "order")',
+        'numpy_generator(self._seed, "order", epoch)',
+        'numpy_generator(self._seed, "order")',
         "tests/unit/data/test_stream.py",
     ),
     Bug(

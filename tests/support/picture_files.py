@@ -16,6 +16,7 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image
+from openddpm.data.labels import Label
 from openddpm.data.sources import ImageSource, open_source
 
 
@@ -38,7 +39,12 @@ def tones(source: ImageSource) -> dict[str, int | str]:
     """Return the tone of each item by its path."""
     items = list(source.items())
     assert source.num_items == len(items)
-    return {path: tone(encoded) for path, encoded in items}
+    return {example.path: tone(example.image) for example in items}
+
+
+def labels(source: ImageSource) -> dict[str, Label]:
+    """Return the label of each item by its path."""
+    return {example.path: example.label for example in source.items()}
 
 
 def write(path: Path, content: bytes) -> Path:

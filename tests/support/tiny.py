@@ -1,6 +1,7 @@
 """The smallest run that still has every part: attention, dropout, two levels, colour images, held-out ones."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from openddpm.config import TrainConfig
+from openddpm.data.pool import DIGEST_BYTES, pixel_digest
 from openddpm.record.files import read_json_lines
 
 TINY_UNET = {
@@ -27,6 +29,11 @@ def tiny_images(count: int = 24) -> list[np.ndarray]:
     generator = np.random.default_rng(7)
     coarse = generator.integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
     return list(coarse.repeat(4, axis=1).repeat(4, axis=2))
+
+
+def digests_of(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the digests, (N, 16) uint8, that the store keeps of images (C, H, W)."""
+    return np.frombuffer(b"".join(map(pixel_digest, images)), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def write_tiny_folder(folder: Path, count: int = 24) -> Path:

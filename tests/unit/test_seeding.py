@@ -8,6 +8,7 @@ import torch
 
 import openddpm
 from openddpm.seeding import (
+    keyed_hashes,
     numpy_generator,
     seed_global_generators,
     standard_normal,
@@ -39,6 +40,22 @@ def test_draws_are_the_same_everywhere() -> None:
     assert torch.equal(standard_normal((3,), CPU, 0, "noise", 1, 2), normal)
     flips = torch.tensor([0.9079347252845764, 0.6553093194961548, 0.2230566143989563])
     assert torch.equal(uniform((3,), CPU, 0, "flip", 0, 0), flips)
+
+
+def test_keyed_hashes_are_the_same_everywhere_and_spread_evenly() -> None:
+    """They depend on each half of a digest, the seed and the purpose, and have each bit set half the time."""
+    digests = np.random.default_rng(0).integers(0, 256, (20_000, 16), np.uint8)
+    hashes = keyed_hashes(digests, 0, "heldout")
+    assert hashes[:2].tolist() == [15543850778847720190, 16330606926182216931]
+    for half in (slice(8), slice(8, 16)):
+        changed = digests.copy()
+        changed[:, half] ^= 1
+        assert not (keyed_hashes(changed, 0, "heldout") == hashes).any()
+    assert not (keyed_hashes(digests, 1, "heldout") == hashes).any()
+    assert not (keyed_hashes(digests, 0, "training tuples") == hashes).any()
+    bits = (hashes[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.02
+    assert len(np.unique(hashes)) == len(digests)
 
 
 def test_streams_differ_in_all_they_are_keyed_by() -> None:

@@ -67,15 +67,15 @@ def _total_images(run: RunRecord) -> int:
 
 
 def _model(run: RunRecord) -> Iterator[Finding]:
-    resolution, num_levels = run.dataset.resolution, len(run.model.config["block_out_channels"])
-    lowest = resolution // 2 ** (num_levels - 1)
+    side, num_levels = min(run.dataset.image_shape[1:]), len(run.model.config["block_out_channels"])
+    lowest = side // 2 ** (num_levels - 1)
     if not SMALLEST_LEVEL <= lowest <= LARGEST_LEVEL:
-        fitting = [n for n in range(1, 12) if SMALLEST_LEVEL <= resolution // 2 ** (n - 1) <= LARGEST_LEVEL]
+        fitting = [n for n in range(1, 12) if SMALLEST_LEVEL <= side // 2 ** (n - 1) <= LARGEST_LEVEL]
         names = [name for name, levels in LEVELS_OF_SIZES.items() if levels in fitting]
         yield Finding(
             "levels",
             "warning",
-            f"a UNet of {number_of(num_levels, 'level')} sees {resolution}x{resolution} images as {lowest}x{lowest} at "
+            f"a UNet of {number_of(num_levels, 'level')} sees {run.dataset.size} images as {lowest}x{lowest} at "
             "its lowest",
             "Layout is decided there: larger than 16x16, distant parts hardly meet; smaller than 4x4, the level is "
             "wasted.",

@@ -1,11 +1,12 @@
 """What can be said of the images of a planned run."""
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
-from openddpm.record.schema import CUT_MUCH, DataRecord, NearDuplicateRecord, RunRecord
+from openddpm.record.schema import CUT_MUCH, DataRecord, LabelsRecord, NearDuplicateRecord, RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are memorized (Kadkhodaie et al., 2024)
 MEMORIZING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
@@ -19,7 +20,7 @@ CHARACTER_NAMES = re.compile(
     r"mnist|(^|[^a-z])(svhn|ocr|omniglot|captchas?|digits?|letters?|fonts?|glyphs?|alphabets?|numerals?|text|texts|"
     r"handwriting|handwritten|kanji|hiragana|katakana|hanzi|hangul|typography)([^a-z]|$)"
 )
-MAX_NAMED = 3  # images in a sentence
+MAX_NAMED, MAX_LABELS_NAMED = 3, 12  # images, and labels, in a sentence
 UPSCALED_SHARE = 0.25  # assumed
 DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
 CUT_SHARE, CUT_MEAN = 0.25, 0.5  # assumed: of images cut by a quarter; of what they lose, where 16 by 9 loses 0.44
@@ -35,7 +36,7 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
         num_distinct = max(1, round(dataset.num_train * (1 - data.num_duplicates / data.num_images)))
         distinct = f" (some {num_distinct:,} distinct)"
     epochs = total_images / num_distinct
-    weights_per_value = num_weights / (num_distinct * dataset.channels * dataset.resolution**2)
+    weights_per_value = num_weights / (num_distinct * math.prod(dataset.image_shape))
     memorizes = epochs >= MEMORIZING_EPOCHS and weights_per_value >= MEMORIZING_WEIGHTS_PER_VALUE
     if num_distinct < FEW_IMAGES or memorizes:
         judge = "; let the held-out loss decide when to stop" if dataset.num_heldout else ""
@@ -87,7 +88,7 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "upscaled",
             "warning",
             f"{upscaled:,} of {number_of(data.num_images, 'image')} {'is' if upscaled == 1 else 'are'} smaller than "
-            f"{run.dataset.resolution} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
+            f"{min(run.dataset.image_shape[1:])} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
             "The model learns their blur, and pays for pixels that hold nothing.",
             "Take a lower --resolution, or larger images.",
         )
@@ -188,8 +189,8 @@ def near_duplicates_text(run: RunRecord) -> str:
 
 
 def _in_words(pair: NearDuplicateRecord) -> str:
-    plain = {"identical": "the same as ", "nearly identical": "nearly "}.get(pair.how)
-    return f"{pair.heldout} is {plain or ''}{pair.train}{'' if plain else f', {pair.how}'}"
+    how = "nearly " if pair.how == "nearly identical" else ""
+    return f"{pair.heldout} is {how}{pair.train}{'' if how else f', {pair.how}'}"
 
 
 def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
@@ -197,7 +198,7 @@ def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding
     if "random_flip" in run.chosen_options or not run.config.get("random_flip"):
         return
     why = "A mirrored letter, digit or text is none; samples will have mirrored ones, too."
-    characters = seen_characters(run.dataset.source, [] if data is None else data.class_names)
+    characters = seen_characters(run.dataset.source, None if data is None else data.labels)
     if characters:
         what = f"half of the images are mirrored at random, and {characters}: they may be digits, letters or text"
         hint = "Give --no-random_flip if left and right mean something, or --random_flip if they do not."
@@ -207,12 +208,25 @@ def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding
     yield Finding("mirroring", "note", "half of the images are mirrored at random, as is the default", why, hint)
 
 
-def seen_characters(source: str, class_names: Sequence[str]) -> str:
+def labels_text(labels: LabelsRecord) -> str:
+    """Return how many images each label has, or why there are no labels, in words."""
+    if not labels.origin:
+        return labels.note
+    named = [f"{name} {number:,}" for name, number in labels.counts.items()]
+    more = ", ..." if labels.num_labels > MAX_LABELS_NAMED else ""
+    return (
+        f"{labels.num_labels:,}, from {labels.origin}, of {number_of(labels.num_labelled, 'image')}: "
+        f"{', '.join(named[:MAX_LABELS_NAMED])}{more}"
+    )
+
+
+def seen_characters(source: str, labels: LabelsRecord | None) -> str:
     """Return why images look as if they were of digits, letters or text, by their names; empty if they do not."""
-    names = [name.strip().lower() for name in class_names]
+    label_names = [] if labels is None or labels.are_numbers else list(labels.counts)
+    names = [name.strip().lower() for name in label_names]
     singles = [name for name in names if (len(name) == 1 and name.isalnum()) or name in NUMERALS]
     if len(singles) >= MIN_CHARACTER_CLASSES and len(singles) == len(names):
-        return f"their classes are called {', '.join(class_names[:MAX_NAMED])} ... {class_names[-1]}"
+        return f"their classes are called {', '.join(label_names[:MAX_NAMED])} ... {label_names[-1]}"
     name = source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     words = re.sub("text[-_ ]?(to|2)[-_ ]|fashion[-_ ]?mnist", "", name.lower())
     found = CHARACTER_NAMES.search(words)
@@ -232,8 +246,7 @@ def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
         "duplicates",
         "warning" if share > DUPLICATE_SHARE else "note",
         f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) {are_duplicates}{named}",
-        "They are trained on more often than the rest, and a held-out image whose twin is trained on flatters the "
-        "held-out loss.",
+        "They are trained on more often than the rest, or count more among the held-out images.",
         hint,
         paths,
     )

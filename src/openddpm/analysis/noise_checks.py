@@ -35,19 +35,19 @@ def check_noise(run: RunRecord) -> Iterator[Finding]:
     yield from _signal_left(run)
 
 
-def brightness_error(signal_left: float, resolution: int) -> float:
+def brightness_error(signal_left: float, num_pixels: int) -> float:
     """Return by how much, in [-1, 1], samples of the best denoiser are darker than plain images that it learned from.
 
     The images are N(PLAIN_BRIGHTNESS, PLAIN_SPREAD^2), each of one value. Samples start from noise alone, where the
     noisiest images still hold some of themselves; the probability flow (Song et al., 2021) takes it too near to gray.
     """
-    noise = (1 - signal_left**2) ** 0.5 / resolution  # of the mean over an image's pixels
+    noise = ((1 - signal_left**2) / num_pixels) ** 0.5  # of the mean over an image's pixels
     return PLAIN_SPREAD * signal_left * PLAIN_BRIGHTNESS / math.hypot(signal_left * PLAIN_SPREAD, noise)
 
 
 def _signal_left(run: RunRecord) -> Iterator[Finding]:
-    left, resolution = run.model.signal_left, run.dataset.resolution
-    error = brightness_error(left, resolution)
+    left, dataset = run.model.signal_left, run.dataset
+    error = brightness_error(left, math.prod(dataset.image_shape[1:]))
     if left > LARGE_SIGNAL_LEFT or error > LARGE_BRIGHTNESS_ERROR:
         yield Finding(
             "signal_left",
@@ -55,7 +55,7 @@ def _signal_left(run: RunRecord) -> Iterator[Finding]:
             f"{left:.1%} of an image is left at the last timestep, where samples start from noise alone",
             "Samples are grayer than the images, the larger they are: plain ones of brightness "
             f"{PLAIN_BRIGHTNESS:+.2f} (black is -1, white +1) come out as {PLAIN_BRIGHTNESS - error:+.2f} at "
-            f"{resolution}x{resolution}, by a denoiser that makes no other error.",
+            f"{dataset.size}, by a denoiser that makes no other error.",
             "Take --num_train_timesteps 1000."
             if run.config["beta_schedule"] == "squaredcos_cap_v2"
             else "Take --beta_schedule squaredcos_cap_v2, which leaves next to nothing.",

@@ -82,11 +82,10 @@ def _show(examination: "Examination") -> None:
     console = Console(highlight=False)
     run = examination.run
     dataset = run.dataset
-    size = f"{dataset.resolution}x{dataset.resolution}"
     console.print(
-        f"[bold]the plan:[/] {number_of(dataset.num_train, 'training image')} of {size} ({dataset.num_heldout:,} held "
-        f"out), {run.model.num_parameters:,} weights, {number_of(run.total_steps, 'step')} on "
-        f"{run.session.environment.device_type}\n"
+        f"[bold]the plan:[/] {number_of(dataset.num_train, 'training image')} of {dataset.size} "
+        f"({dataset.num_heldout:,} held out), {run.model.num_parameters:,} weights, "
+        f"{number_of(run.total_steps, 'step')} on {run.session.environment.device_type}\n"
     )
     for finding in examination.findings:
         style = _STYLES[finding.severity]

@@ -7,6 +7,7 @@ from openddpm.data.decode import RefusedImage
 from openddpm.data.entries import IMAGES, KINDS, Entry, File
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import suffix_of
+from openddpm.data.labels import Label, LabelSource
 from openddpm.data.listing import Selection, check_no_larger_archives, nothing_to_read
 from openddpm.data.metadata_files import described
 
@@ -19,8 +20,8 @@ def images_of_archive(
     where: str,
     num_bytes: Callable[[File], int],
     read: Callable[[File], bytes | RefusedImage],
-) -> list[Entry[File]]:
-    """Return the images that were selected in an archive, and count as left out what else is data.
+) -> tuple[list[Entry[File]], list[Label], LabelSource]:
+    """Return the images that were selected in an archive with their labels, and count as left out what else is data.
 
     Args:
         where: the name of the archive, for messages.
@@ -37,14 +38,14 @@ def images_of_archive(
             reason = f"{kind.noun}s inside of an archive are not read; unpack it and give its folder"
             selection.left_out.add(reason, [str(entry.path) for entry in members], is_data=True)
             unread += members
-    selection.left_out.extend(described(selection, [entry.path for entry in taken], read))
+    labels, label_source = described(selection, [entry.path for entry in taken], read)
     if not taken:
         hint = "Unpack it into a folder, and give that as --dataset." if unread else ""
         raise nothing_to_read(f"'{where}'", selection, [IMAGES], hint)
     unread += [entry for entry in selection.others if suffix_of(entry.path.name) in ARCHIVE_SUFFIXES]
     sizes = {str(entry.path): num_bytes(entry.file) for entry in unread}
     check_no_larger_archives(where, sum(num_bytes(entry.file) for entry in [*taken, *selection.other_splits]), sizes)
-    return taken
+    return taken, labels, label_source
 
 
 def member_path(name: str) -> PurePosixPath:

@@ -38,8 +38,10 @@ class ArrayFile:
     dtype: np.dtype
     start: int
     """Bytes before the first number, in the file or in its member."""
-    skipped: int = 0
-    """Bytes before each entry along the first axis: CIFAR's labels."""
+    gap: int = 0
+    """Bytes between entries along the first axis: CIFAR has labels and images by turns."""
+    is_labels: bool = False
+    """Whether its format says that it holds labels."""
 
     @property
     def may_be_images(self) -> bool:
@@ -56,11 +58,11 @@ class ArrayFile:
             file.seek(self.start)
             num_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
             for _ in range(self.shape[0]):
-                file.seek(self.skipped, 1)
                 content = file.read(num_bytes)
                 if len(content) < num_bytes:
                     raise EOFError("it ends before its last image")
                 yield np.frombuffer(content, self.dtype).reshape(self.shape[1:])
+                file.seek(self.gap, 1)
             if file.read(1):
                 raise ValueError("it goes on behind its last image; several arrays behind each other?")
 
@@ -158,7 +160,8 @@ def _idx_header(path: Path) -> ArrayFile:
     with _unfolded(path, "") as file:
         _, _, kind, num_axes = file.read(4)
         shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
-    return ArrayFile(path, "", shape, np.dtype(_IDX_TYPES[kind]), 4 + 4 * num_axes)
+    is_labels = num_axes == 1
+    return ArrayFile(path, "", shape, np.dtype(_IDX_TYPES[kind]), 4 + 4 * num_axes, is_labels=is_labels)
 
 
 def _cifar_header(path: Path) -> list[ArrayFile]:
@@ -169,8 +172,11 @@ def _cifar_header(path: Path) -> list[ArrayFile]:
             with path.open("rb") as file:
                 rows = np.frombuffer(file.read(_CHECKED_ROWS * row), np.uint8).reshape(-1, row)
             if (rows[:, : len(num_classes)] < np.array(num_classes)).all():
-                shape = (num_bytes // row, *_CIFAR_SHAPE)
-                return [ArrayFile(path, "", shape, np.dtype(np.uint8), 0, skipped=len(num_classes))]
+                num_rows, num_labels, kind = num_bytes // row, len(num_classes), np.dtype(np.uint8)
+                images = ArrayFile(path, "", (num_rows, *_CIFAR_SHAPE), kind, num_labels, gap=num_labels)
+                places = range(num_labels)
+                labels = [ArrayFile(path, "", (num_rows,), kind, at, row - 1, is_labels=True) for at in places]
+                return [images, *labels]
     return []
 
 

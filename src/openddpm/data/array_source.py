@@ -12,9 +12,10 @@ import numpy as np
 from openddpm.config import DataOptions
 from openddpm.data import splits
 from openddpm.data.array_files import ArrayFile, open_arrays
+from openddpm.data.array_labels import labels_among, labels_beside, read_labels
 from openddpm.data.array_layout import CHANNELS, Layout, layouts_of, refusal_of
-from openddpm.data.decode import MAX_PIXELS, EncodedImage
-from openddpm.data.image_source import ImageSource, digest_files
+from openddpm.data.decode import MAX_PIXELS
+from openddpm.data.image_source import Example, ImageSource, digest_files
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
@@ -35,7 +36,8 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
             no --pixel_range.
     """
     where, left_out = as_text(options.dataset) or "the data set", LeftOutCounts()
-    opened = {path: open_arrays(path) for path in _image_files(paths, where, left_out)}
+    image_files, label_files = _image_files(paths, where, left_out)
+    opened = {path: open_arrays(path) for path in image_files}
     holding = [path for path, arrays in opened.items() if any(array.may_be_images for array in arrays)]
     for path in opened:
         if holding and path not in holding:
@@ -46,22 +48,28 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         raise _several(where, holding, opened)
     chosen = [(path, *_choose(opened[path], path, options, left_out)) for path in holding or opened]
     stacks = [(array, _layout(array, options)) for _, array, _ in chosen]
+    label_arrays, labels = labels_beside([array for array, _ in stacks], opened)
+    used = [array.path for array in label_arrays if array is not None]
+    left_out.add("files of labels", [path.name for path in label_files if path not in used], is_data=False)
 
     root = os.path.commonpath([path.parent for path, _, _ in chosen])
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
-        for array, layout in stacks:
+    def items() -> Iterator[Example]:
+        for (array, layout), label_array in zip(stacks, label_arrays, strict=True):
             stem = f"{array.path.relative_to(root).as_posix()} {array.name}".strip()
-            with contextlib.closing(array.entries()) as entries:
-                for index, entry in enumerate(entries):
-                    yield as_text(f"{stem} {index}"), entry.transpose(1, 2, 0) if layout == "CHW" else entry
+            with contextlib.closing(array.entries()) as entries, contextlib.closing(read_labels(label_array)) as labels:
+                for index, (entry, label) in enumerate(zip(entries, labels, strict=False)):  # labels may have no end
+                    image = entry.transpose(1, 2, 0) if layout == "CHW" else entry
+                    yield Example(as_text(f"{stem} {index}"), image, label)
 
     return ImageSource(
         where,
-        digest_files([path for path, _, _ in chosen]) + "".join(array.name for array, _ in stacks),
+        digest_files([*(path for path, _, _ in chosen), *used])
+        + "".join(array.name for array in [*(array for array, _ in stacks), *label_arrays] if array is not None),
         sum(array.shape[0] for array, _ in stacks),
         items,
         split=next((split for _, _, split in chosen if split), None),
+        labels=labels,
         left_out=left_out.listed(),
     )
 
@@ -76,15 +84,15 @@ def count_images(path: Path) -> int:
         return 1
 
 
-def _image_files(paths: Sequence[Path], where: str, left_out: LeftOutCounts) -> list[Path]:
-    """Return the files without those of labels, and without packed ones that lie beside what they unfold to."""
+def _image_files(paths: Sequence[Path], where: str, left_out: LeftOutCounts) -> tuple[list[Path], list[Path]]:
+    """Return the files of images and those of labels, without packed ones that lie beside what they unfold to."""
     packed = set(filter(_is_packed_copy, paths)) if len(paths) > 1 else set()
     left_out.add("packed copies of files beside them", [path.name for path in paths if path in packed], is_data=False)
     labels = [path for path in paths if re.search(r"[.-]idx1-ubyte(\.gz)?$", path.name, re.IGNORECASE)]
-    left_out.add("files of labels", [path.name for path in labels if path not in packed], is_data=False)
     if len(labels) == len(paths):
         raise UserError(f"'{where}' holds labels, not images", "Give the file of images, such as ...-idx3-ubyte.")
-    return [path for path in paths if path not in packed and path not in labels]
+    unpacked = [path for path in paths if path not in packed]
+    return [path for path in unpacked if path not in labels], [path for path in unpacked if path in labels]
 
 
 def _is_packed_copy(path: Path) -> bool:
@@ -130,7 +138,9 @@ def _choose(
         listed = ", ".join(f"{as_text(array.name)} {array.shape}" for array in (candidates or arrays)[:MAX_NAMED])
         found = f"'{where}' holds {'several arrays' if candidates else 'no array'} that can be images: {listed}"
         raise UserError(found, "Choose one: --image_column NAME." if candidates else f"It takes {_EXPECTED}.")
-    others = [array.name for array in arrays if array is not candidates[0] and array.name not in place_of]
+    labels = labels_among(arrays, candidates[0])
+    used = [candidates[0], *labels] if len(labels) == 1 else candidates
+    others = [one.name for one in arrays if one.name and one not in used and one.name not in place_of]
     left_out.add("other arrays", others, is_data=False)
     return candidates[0], split
 

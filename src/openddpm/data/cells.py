@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from openddpm.data.array_layout import image_of
-from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
+from openddpm.data.decode import MAX_PIXELS, RefusedImage, SourcedImage
+from openddpm.data.image_source import Example
+from openddpm.data.labels import Label
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.named_files import NamedFiles
 from openddpm.errors import UserError
@@ -47,23 +49,25 @@ def channels_of_mode(mode: str | None, column: str) -> Literal["L", "RGB"] | Non
 
 
 def images_in_cells(
-    columns: Iterable["pa.Array | pa.ChunkedArray"],
+    columns: Iterable[tuple["pa.Array | pa.ChunkedArray", Iterable[Label]]],
     stem: str,
     roots: Sequence[Path] | None,
     mode: Literal["L", "RGB"] | None = None,
-) -> Iterator[tuple[str, EncodedImage]]:
-    """Yield (name, image) for each cell, and for each image of a cell that holds a list of them.
+) -> Iterator[Example]:
+    """Yield an example for each cell, and for each image of a cell that holds a list of them.
 
     Args:
+        columns: cells, and the labels of their rows.
         stem: of the names of images that have none.
         roots: the folders of which cells may name files; None stands for all folders.
         mode: gray or colour, where the column declares it.
     """
     with contextlib.closing(NamedFiles(roots)) as files:
-        for row, scalar in enumerate(itertools.chain.from_iterable(map(_plain, columns))):
+        rows = itertools.chain.from_iterable(zip(_plain(column), labels, strict=False) for column, labels in columns)
+        for row, (scalar, label) in enumerate(rows):
             is_list = _is_list(scalar.type)
             if is_list and (scalar.values is None or _is_array(scalar.type)):
-                yield as_text(f"{stem} {row}"), SourcedImage(_array_in(scalar.values), mode)
+                yield Example(as_text(f"{stem} {row}"), SourcedImage(_array_in(scalar.values), mode), label)
                 continue
             values = _plain(scalar.values) if is_list else [scalar]
             changes = (ONE_OF_SEVERAL,) if len(values) > 1 else ()
@@ -74,7 +78,8 @@ def images_in_cells(
                     if _is_array(value.type)
                     else _encoded_in(value.as_py(), default, files)
                 )
-                yield as_text(name), SourcedImage(content, mode, changes) if mode or changes else content
+                image = SourcedImage(content, mode, changes) if mode or changes else content
+                yield Example(as_text(name), image, label)
 
 
 def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, LeftOutCounts]:

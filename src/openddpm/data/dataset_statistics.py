@@ -9,8 +9,9 @@ import numpy as np
 from openddpm.data.decode import Preprocessing, RefusedImage, TooSmall
 from openddpm.data.deep_pixels import NEEDS_RANGE, UnknownRange
 from openddpm.data.formats import RUN_GIT_LFS
-from openddpm.data.image_source import ImageSource
+from openddpm.data.image_source import Example
 from openddpm.data.kinds import Kinds
+from openddpm.data.labels import NO_LABELS, LabelSource, LabelTable
 from openddpm.data.pool import Decoded
 from openddpm.errors import UserError
 from openddpm.record.schema import CUT_MUCH, CutImage, DataRecord, ImageFinding
@@ -19,17 +20,18 @@ DUPLICATE = "exact duplicate"
 GRAY_TO_COLOUR = "gray to colour"
 MUCH_CUT_SHARE = 0.25  # of the area; a photograph of 4 by 3 loses just as much
 NUM_EXAMPLES = 5
-MAX_CLASSES = 100  # more folders than that are no classes that a name says something of
 
 
 class DatasetStatistics:
     """Gathers the data record, image by image, in the order of the source."""
 
-    def __init__(self, drop_duplicates: bool = False) -> None:
+    def __init__(self, drop_duplicates: bool = False, labels: LabelSource = NO_LABELS) -> None:
         self._drop_duplicates = drop_duplicates
         self._num_left_out = 0
-        self._folders: set[str] = set()
+        self.labels = LabelTable(labels)
         self.num_images = 0
+        self.image_shape: tuple[int, int, int] | None = None
+        """(C, H, W) of the images so far; None before the first."""
         self.findings: list[ImageFinding] = []
         self._counts: Counter[str] = Counter()
         self._first_paths: dict[bytes, str] = {}  # by a digest of the pixels
@@ -42,8 +44,9 @@ class DatasetStatistics:
         self._raw_ranges: list[tuple[float, float]] = []
         self.kinds = Kinds()
 
-    def add(self, path: str, result: Decoded | RefusedImage) -> bool:
+    def add(self, example: Example, result: Decoded | RefusedImage) -> bool:
         """Count an image, note what is to be said of it, and return whether it is to be one of the data set."""
+        path = example.path
         if isinstance(result, RefusedImage):
             action: Literal["refused", "dropped"] = "dropped" if isinstance(result, TooSmall) else "refused"
             self._counts[action] += 1
@@ -59,8 +62,7 @@ class DatasetStatistics:
             self._num_left_out += 1
             self.findings.append(ImageFinding(path=path, reason=f"{DUPLICATE} of {first_path}", action="left out"))
             return False
-        if len(self._folders) <= MAX_CLASSES and (folder := path.rpartition("/")[0].rpartition("/")[2]):
-            self._folders.add(folder)
+        self.labels.add(example.label)
         self.num_images += 1
         self._counts.update(result.changes)
         self.findings += [ImageFinding(path=path, reason=reason, action="converted") for reason in result.changes]
@@ -74,7 +76,8 @@ class DatasetStatistics:
         return True
 
     def _add_channels(self, path: str, result: Decoded) -> None:
-        num_channels = result.pixels.shape[0]
+        num_channels, height, width = result.pixels.shape
+        self.image_shape = (max(num_channels, self.image_shape[0] if self.image_shape else 0), height, width)
         self._value_counts[num_channels] += result.value_counts
         self.kinds.add(path, num_channels == 1)
         if num_channels == 1:
@@ -118,7 +121,7 @@ class DatasetStatistics:
             num_images=self.num_images,
             counts=dict(+self._counts),
             images=self.findings,
-            class_names=sorted(self._folders) if len(self._folders) <= MAX_CLASSES else [],
+            labels=self.labels.finish()[2],
             num_duplicates=self._counts[DUPLICATE] - self._num_left_out,
             num_duplicates_left_out=self._num_left_out,
             most_cut=[CutImage(path=path, share=round(share, 4)) for share, _, path in self._most_cut],
@@ -183,11 +186,6 @@ def _range_hint(data: DataRecord) -> str:
         return ""
     found = f"they hold {data.raw_min or 0:.6g} to {data.raw_max or 0:.6g}"
     return f"Say which of their numbers become black and white, such as {data.range_option} ({found})."
-
-
-def class_names(data: DataRecord, source: ImageSource) -> list[str]:
-    """Return what a source calls its classes, or else the names of the folders that its images lie in."""
-    return list(source.label_names[: MAX_CLASSES + 1]) or data.class_names
 
 
 def _examples(findings: list[ImageFinding]) -> str:

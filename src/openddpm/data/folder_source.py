@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from openddpm.config import DataOptions
 from openddpm.data.array_source import array_source, count_images
 from openddpm.data.declared import README, Declared, OddReadmeError, declared_files
-from openddpm.data.decode import EncodedImage
 from openddpm.data.entries import ARRAYS, ARROW, IMAGES, KINDS, PARQUET, TAR, Entry
 from openddpm.data.foreign_files import ARCHIVE_SUFFIXES
 from openddpm.data.formats import HEAD_BYTES, suffix_of
 from openddpm.data.image_source import (
+    Example,
     ImageSource,
     check_no_columns,
     check_no_hub_options,
@@ -22,6 +22,7 @@ from openddpm.data.image_source import (
     digest_files,
     digest_names,
     read_encoded,
+    with_labels,
 )
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archives, nothing_to_read, select
@@ -86,10 +87,11 @@ def folder_source(folder: Path, options: DataOptions) -> ImageSource:
     if is_of_files:
         check_no_columns(options, f"the folder '{where}'")
     images = [entry.path for entry in selection.by_kind[IMAGES.name]] if is_of_files else []
-    selection.left_out.extend(described(selection, images, read_encoded))
-    selection.left_out.extend(chosen.source.left_out)
-    split = as_text(selection.split) if selection.split else chosen.source.split
-    return replace(chosen.source, split=split, left_out=selection.left_out.listed())
+    labels, label_source = described(selection, images, read_encoded)
+    source = with_labels(chosen.source, labels, label_source) if is_of_files else chosen.source
+    selection.left_out.extend(source.left_out)
+    split = as_text(selection.split) if selection.split else source.split
+    return replace(source, split=split, left_out=selection.left_out.listed())
 
 
 def _declared(
@@ -271,9 +273,9 @@ def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSou
 def _image_files(folder: Path, selection: Selection[Path], paths: list[Path]) -> ImageSource:
     root = folder / selection.root
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         for path in paths:
-            yield name_below(path, root), read_encoded(path)
+            yield Example(name_below(path, root), read_encoded(path))
 
     digest = digest_names(digest_files(paths), [str(selection.root)])  # from which their names begin
     return ImageSource(as_text(root), digest, len(paths), items)

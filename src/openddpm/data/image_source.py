@@ -5,35 +5,57 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import MAX_ENCODED_BYTES, EncodedImage, RefusedImage
 from openddpm.data.formats import LFS_POINTER
+from openddpm.data.labels import NO_LABELS, Label, LabelSource
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
 
 
+class Example(NamedTuple):
+    """One item of a source."""
+
+    path: str
+    """Or another name."""
+    image: EncodedImage
+    """Or the reason why it cannot be read."""
+    label: Label = None
+
+
 @dataclass(frozen=True)
 class ImageSource:
-    """A finite sequence of encoded images.
+    """A finite sequence of encoded images, which may have labels.
 
-    `digest` changes when the images may have; None says that nothing can tell. `items` starts from the first image
-    at every call and yields (path or other name, encoded image or the reason why it cannot be read).
+    `digest` changes when images or labels may have; None says that nothing can tell. `items` starts from the first
+    image at every call.
     """
 
     name: str
     digest: str | None
     num_items: int
-    items: Callable[[], Iterator[tuple[str, EncodedImage]]]
+    items: Callable[[], Iterator[Example]]
     revision: str | None = None
     split: str | None = None
-    label_names: tuple[str, ...] = ()
-    """What the classes of its images are called, where the source says so."""
+    labels: LabelSource = NO_LABELS
     left_out: tuple[LeftOut, ...] = ()
     """What lies there besides and is not among the items, each kind once."""
+
+
+def with_labels(source: ImageSource, labels: Sequence[Label], origin: LabelSource) -> ImageSource:
+    """Return `source` with a label for each of its items, in their order."""
+
+    def items() -> Iterator[Example]:
+        for example, label in zip(source.items(), labels, strict=True):
+            yield example._replace(label=label)
+
+    digest = source.digest and digest_names(source.digest, [origin.origin, origin.note, *map(str, labels)])
+    return replace(source, digest=digest, items=items, labels=origin)
 
 
 def read_encoded(path: Path) -> bytes | RefusedImage:

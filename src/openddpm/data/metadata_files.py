@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from openddpm.data.decode import RefusedImage
 from openddpm.data.entries import File
+from openddpm.data.labels import Label, LabelSource, chosen_labels, labels_of_folders, names_labels, plain_label
 from openddpm.data.left_out import NUM_EXAMPLES
 from openddpm.data.listing import METADATA_NAMES, Selection
 from openddpm.record.schema import LeftOut
@@ -16,16 +18,43 @@ from openddpm.record.schema import LeftOut
 MAX_BYTES = 64 * 2**20  # assumed: a line for each of half a million images
 
 
-def described(
-    selection: Selection[File], images: Collection[PurePosixPath], read: Callable[[File], bytes | RefusedImage]
-) -> Iterator[LeftOut]:
-    """Say which of the images each metadata file names, and which it names that are not there.
+Row = dict[str, Label]
 
-    All images are taken whether they are named or not, and what else stands in such a file is not used.
+
+def described(
+    selection: Selection[File], images: Sequence[PurePosixPath], read: Callable[[File], bytes | RefusedImage]
+) -> tuple[list[Label], LabelSource]:
+    """Return the label of each image: what metadata files say of it, or else the sub-folder that it lies in.
+
+    All images are taken whether they are named there or not. Count as left out which of the images each metadata file
+    names, and which it names that are not there.
 
     Args:
         images: the paths of those that are taken.
     """
+    rows: dict[PurePosixPath, Row] = {}
+    selection.left_out.extend(_described(selection, images, read, rows))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    source = chosen_labels(columns, "column of the metadata file")
+    if not columns:
+        return labels_of_folders(images)
+    labels = [rows.get(path, {}).get(columns[0]) if source.origin else None for path in images]
+    if all(_is_number(label) for label in labels):  # in a csv file all is text
+        labels = [None if label is None else int(label) for label in labels]
+    return labels, source
+
+
+def _is_number(label: Label) -> bool:
+    return label is None or re.fullmatch(r"-?[0-9]{1,9}", str(label)) is not None
+
+
+def _described(
+    selection: Selection[File],
+    images: Sequence[PurePosixPath],
+    read: Callable[[File], bytes | RefusedImage],
+    rows: dict[PurePosixPath, Row],
+) -> Iterator[LeftOut]:
+    """Yield what to say of each metadata file, and add to `rows` what may be labels in it, by the paths of images."""
     entries = [entry for entry in selection.others if entry.path.name in METADATA_NAMES]
     if not entries:
         return
@@ -36,10 +65,12 @@ def described(
         if isinstance(content, RefusedImage) or not content or len(content) > MAX_BYTES:
             yield LeftOut(reason=f"{entry.path.suffix} files", count=1, examples=[str(entry.path)], is_data=False)
             continue
-        named = {entry.path.parent / name for name in _names(entry.path.suffix, content)}
+        described = {entry.path.parent / name: row for name, row in _rows(entry.path.suffix, content)}
+        rows |= described
+        named = set(described)
         num_beside = num_below[entry.path.parent]
         reason = f"{entry.path.name}: names {len(named & taken):,} of the {num_beside:,} images beside it"
-        reason += "; all of these are taken, captions and labels are not"
+        reason += "; all of these are taken, captions are not"
         yield LeftOut(reason=reason, count=1, examples=[str(entry.path)], is_data=False)
         if missing := sorted(map(str, named - present)):
             yield LeftOut(
@@ -47,8 +78,11 @@ def described(
             )
 
 
-def _names(suffix: str, content: bytes) -> Iterator[str]:
-    """Yield the names of files in a table, by the column that `datasets` reads them from; nothing if it is damaged."""
+def _rows(suffix: str, content: bytes) -> Iterator[tuple[str, Row]]:
+    """Yield the names of files in a table, by the column that `datasets` reads them from, and what may be labels there.
+
+    Nothing more where it is damaged.
+    """
     text = content.decode("utf-8-sig", "replace")
     try:
         if suffix == ".csv":
@@ -57,7 +91,8 @@ def _names(suffix: str, content: bytes) -> Iterator[str]:
             rows = (json.loads(line) for line in text.split("\n") if line.strip())  # others may stand in texts
         for row in rows:
             name = row.get("file_name") if isinstance(row, dict) else None
-            if isinstance(name, str) and name:
-                yield name
+            if isinstance(row, dict) and isinstance(name, str) and name:
+                labels = {str(key): plain_label(value) for key, value in row.items() if names_labels(str(key))}
+                yield name, {key: label for key, label in labels.items() if label not in (None, "")}
     except (csv.Error, ValueError, RecursionError):
         return

@@ -18,8 +18,10 @@ from openddpm.data.decode import (
     pillow_warnings_ignored,
     without_source,
 )
+from openddpm.data.image_source import Example
 
 SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
+DIGEST_BYTES = 16  # of a pixel digest: two different images share one as good as never
 MAX_BYTES_AHEAD = 256 * 2**20  # assumed: plenty to keep all cores at work
 
 
@@ -32,7 +34,7 @@ class Decoded:
     changes: list[str]
     """What was done beyond resizing downwards, as `decode_image` names it."""
     digest: bytes
-    """Of the pixels: the same for exact duplicates, be they gray or gray stored as colour."""
+    """By `pixel_digest`: the same for exact duplicates, be they gray or gray stored as colour."""
     least: int
     greatest: int
     value_counts: np.ndarray
@@ -44,38 +46,38 @@ class Decoded:
 
 
 def decoded_in_order(
-    items: Iterator[tuple[str, EncodedImage]], preprocessing: Preprocessing
-) -> Generator[tuple[str, Decoded | RefusedImage], None, None]:
+    items: Iterator[Example], preprocessing: Preprocessing
+) -> Generator[tuple[Example, Decoded | RefusedImage], None, None]:
     """Decode on all cores (Pillow releases the lock while it works) and yield in the order of `items`.
 
     Of `items` it reads ahead 16 images a core at most, and MAX_BYTES_AHEAD of encoded bytes but for the last image.
     Close it when you stop early: it holds threads.
 
     Args:
-        items: (path, encoded image) pairs, as `ImageSource.items` yields them.
+        items: as `ImageSource.items` yields them.
 
     Yields:
-        (path, decoded image), or (path, why it is refused).
+        each of them, and what it was decoded to, or why it is refused.
     """
-    waiting: deque[tuple[str, int, Future[Decoded]]] = deque()
+    waiting: deque[tuple[Example, int, Future[Decoded]]] = deque()
     num_threads = os.cpu_count() or 1
     num_bytes_ahead = 0
 
-    def finish() -> tuple[str, Decoded | RefusedImage]:
+    def finish() -> tuple[Example, Decoded | RefusedImage]:
         nonlocal num_bytes_ahead
-        path, num_bytes, future = waiting.popleft()
+        example, num_bytes, future = waiting.popleft()
         num_bytes_ahead -= num_bytes
         try:
-            return path, future.result()
+            return example, future.result()
         except RefusedImage as refusal:
-            return path, refusal
+            return example, refusal
 
     with pillow_warnings_ignored(), ThreadPoolExecutor(num_threads) as pool, contextlib.ExitStack() as cleanup:
         cleanup.callback(lambda: [future.cancel() for _, _, future in waiting])
-        for path, encoded in items:
-            num_bytes = _num_bytes(encoded)
+        for example in items:
+            num_bytes = _num_bytes(example.image)
             num_bytes_ahead += num_bytes
-            waiting.append((path, num_bytes, pool.submit(_decode, encoded, preprocessing)))
+            waiting.append((example, num_bytes, pool.submit(_decode, example.image, preprocessing)))
             while waiting and (len(waiting) >= 16 * num_threads or num_bytes_ahead > MAX_BYTES_AHEAD):
                 yield finish()
         while waiting:
@@ -94,6 +96,11 @@ def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoded:
     pixels, changes, cut_share, raw_range = decode_image(encoded, preprocessing)
     step = -(-pixels.shape[-1] // SAMPLED_SIDE)
     counts = np.bincount(pixels[:, ::step, ::step].ravel(), minlength=256)
-    digest = hashlib.blake2b(bytes(pixels) * 3 if pixels.shape[0] == 1 else pixels.data, digest_size=16).digest()
     least, greatest = int(pixels.min()), int(pixels.max())
-    return Decoded(pixels, changes, digest, least, greatest, counts, cut_share, raw_range)
+    return Decoded(pixels, changes, pixel_digest(pixels), least, greatest, counts, cut_share, raw_range)
+
+
+def pixel_digest(pixels: np.ndarray) -> bytes:
+    """Return 16 bytes of BLAKE2b of an image, (C, H, W) uint8; gray counts as colour of three like channels."""
+    content = bytes(pixels) * 3 if pixels.shape[0] == 1 else np.ascontiguousarray(pixels).data
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()

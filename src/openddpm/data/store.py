@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.config import DataOptions
-from openddpm.data.dataset_statistics import DUPLICATE, DatasetStatistics, check_usable, class_names
+from openddpm.data.dataset_statistics import DUPLICATE, DatasetStatistics, check_usable
 from openddpm.data.decode import Preprocessing, RefusedImage
 from openddpm.data.formats import image_formats
 from openddpm.data.image_file import ImageFile
-from openddpm.data.pool import Decoded, decoded_in_order
+from openddpm.data.pool import DIGEST_BYTES, Decoded, decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
 from openddpm.record.files import write_json
@@ -40,7 +40,7 @@ __all__ = [
     "open_store",
 ]
 
-STORE_VERSION = 3  # part of the digest: raise it when decoding changes what it makes
+STORE_VERSION = 4  # part of the digest: raise it when decoding changes what it makes
 
 Check = Callable[[DataRecord], None]
 """Raises where a data set is not worth training on."""
@@ -48,16 +48,26 @@ Check = Callable[[DataRecord], None]
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Decoded images and what was met while decoding them.
-
-    `images` has shape (N, C, H, W), dtype uint8, and is read from disk as it is used.
-    """
+    """Decoded images and what was met while decoding them; arrays are read from disk as they are used."""
 
     images: np.ndarray
+    """(N, C, H, W), uint8."""
+    digests: np.ndarray
+    """(N, 16), uint8: of each image by `pixel_digest`, equal for exact duplicates alone."""
     sha256: str
     data: DataRecord
     names_utf8: np.ndarray | None = None
-    """Bytes of the images' names, a line each; read from disk as it is used."""
+    """Bytes of the images' names, a line each."""
+    labels: np.ndarray | None = None
+    """(N,), int32: numbers of the images' labels, -1 where there is none."""
+    label_names: tuple[str, ...] = ()
+    """By their numbers; empty without labels."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Return what the images at `indices` are called in their source."""
@@ -160,10 +170,11 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
     try:
         header = json.loads((folder / "store.json").read_text("utf-8"))
         images = np.memmap(folder / "images.uint8", np.uint8, mode="r", shape=tuple(header["shape"]))
+        digests = np.memmap(folder / "digests", np.uint8, mode="r", shape=(len(images), DIGEST_BYTES))
         names = np.memmap(folder / "names.utf8", np.uint8, mode="r")
-        data = DataRecord.model_validate(header["data"])
-        data = data.model_copy(update={"left_out": list(source.left_out), "class_names": class_names(data, source)})
-        return ImageStore(images, header["sha256"], data, names)
+        labels = np.memmap(folder / "labels.int32", "<i4", mode="r", shape=(len(images),))
+        data = DataRecord.model_validate(header["data"]).model_copy(update={"left_out": list(source.left_out)})
+        return ImageStore(images, digests, header["sha256"], data, names, labels, tuple(header["label_names"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"the decoded images in '{folder}' are damaged: {error}", "Remove that folder.") from error
 
@@ -171,19 +182,21 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, check: Check, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    census = DatasetStatistics(drop_duplicates=preprocessing.duplicates == "drop")
+    census = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
     console = Console(stderr=True)  # in a notebook no bar: rich would ask for ipywidgets at each
     with (
         Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress,
         contextlib.closing(ImageFile(folder / "images.uint8")) as file,
         (folder / "names.utf8").open("wb") as names,
+        (folder / "digests").open("wb") as digests,
         contextlib.closing(decoded_in_order(source.items(), preprocessing)) as decoded,
     ):
         task = progress.add_task("decoding images", total=source.num_items)
-        for path, result in decoded:
+        for example, result in decoded:
             progress.advance(task)
-            if census.add(path, result) and not isinstance(result, RefusedImage):
-                names.write(f"{path}\n".encode())
+            if census.add(example, result) and not isinstance(result, RefusedImage):
+                names.write(f"{example.path}\n".encode())
+                digests.write(result.digest)
                 file.add(result.pixels)
         sha256 = file.finish()
     data = census.record()
@@ -191,5 +204,8 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
     question = census.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
     if question is not None:
         raise question
-    header = {"shape": [data.num_images, *file.shape], "sha256": sha256, "data": data.model_dump()}
+    labels, label_names, _ = census.labels.finish()
+    labels.astype("<i4").tofile(folder / "labels.int32")
+    shape = [data.num_images, *file.shape]
+    header = {"shape": shape, "sha256": sha256, "data": data.model_dump(), "label_names": label_names}
     write_json(folder / "store.json", header)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from openddpm.errors import UserError
-from openddpm.seeding import Purpose, numpy_generator, seed_global_generators, uniform
+from openddpm.seeding import Purpose, keyed_hashes, numpy_generator, seed_global_generators, uniform
 
 DEFAULT_HELDOUT_SHARE = 10  # one image in ten
 DEFAULT_MAX_HELDOUT = 512
@@ -26,12 +26,20 @@ class Split:
     heldout: np.ndarray
 
 
-def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
-    """Keep `num_heldout` images, chosen by a keyed permutation, out of training.
+def split_heldout(digests: np.ndarray, num_heldout: int | None, evaluation_seed: int) -> Split:
+    """Keep `num_heldout` images out of training, or as many as exact duplicates allow, which stay on one side.
+
+    Whole groups of duplicates are held out, in the order of a keyed hash of their digest, each that still fits: neither
+    the names nor the order of the images matter.
+
+    Args:
+        digests: of the images, (N, 16) uint8.
+        num_heldout: one in ten, at most 512, where it is None.
 
     Raises:
         UserError: nothing would be left to train on.
     """
+    num_images = len(digests)
     if num_heldout is None:
         num_heldout = min(DEFAULT_MAX_HELDOUT, num_images // DEFAULT_HELDOUT_SHARE)
     if num_heldout >= num_images:
@@ -40,8 +48,38 @@ def split_heldout(num_images: int, num_heldout: int | None, seed: int) -> Split:
             f"--heldout_images {num_heldout} leaves none of {num_images} image{'s' * (num_images != 1)} to train on",
             hint,
         )
-    order = _keyed_permutation(num_images, seed, Purpose.HELDOUT)
-    return Split(train=np.sort(order[num_heldout:]), heldout=np.sort(order[:num_heldout]))
+    order = keyed_order(digests, evaluation_seed, Purpose.HELDOUT)
+    is_first = np.ones(num_images, bool)
+    is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    starts = np.flatnonzero(is_first)
+    is_taken = _taken_as_they_fit(np.diff(starts, append=num_images), num_heldout)
+    is_heldout = np.zeros(num_images, bool)
+    is_heldout[order] = is_taken[np.cumsum(is_first) - 1]
+    train, heldout = (np.flatnonzero(chosen).astype(np.int32) for chosen in (~is_heldout, is_heldout))
+    return Split(train, heldout)
+
+
+def keyed_order(digests: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
+    """Return the indices, (N,) int64, that bring images of `digests` into an order by their content alone.
+
+    Exact duplicates come next to each other, in the order that they have here.
+    """
+    low, high = np.ascontiguousarray(digests).view("<u8").T
+    return np.lexsort((high, low, keyed_hashes(digests, seed, purpose)))
+
+
+def _taken_as_they_fit(sizes: np.ndarray, room: int) -> np.ndarray:
+    """Return which of some groups are taken, (G,) bool, if each is that fits into what the earlier ones leave."""
+    is_taken = np.zeros(len(sizes), bool)
+    groups = np.flatnonzero(sizes <= room)
+    while len(groups):
+        filled = np.cumsum(sizes[groups])
+        num_fitting = int(np.searchsorted(filled, room, side="right"))
+        is_taken[groups[:num_fitting]] = True
+        room -= int(filled[num_fitting - 1])
+        groups = groups[num_fitting:]
+        groups = groups[sizes[groups] <= room]
+    return is_taken
 
 
 class TrainingOrder:
@@ -62,7 +100,8 @@ class TrainingOrder:
     def _permutation(self, epoch: int) -> np.ndarray:
         permutation = self._permutations.get(epoch)
         if permutation is None:
-            permutation = _keyed_permutation(self.num_images, self._seed, Purpose.ORDER, epoch)
+            permutation = np.arange(self.num_images, dtype=np.int32)  # half the memory of `permutation(num_images)`
+            numpy_generator(self._seed, Purpose.ORDER, epoch).shuffle(permutation)
             kept = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
             self._permutations = {**kept, epoch: permutation}  # replaced whole: two threads may look things up
         return permutation
@@ -144,13 +183,6 @@ class BatchStream:
 
     def _pinned(self, start: int, count: int) -> torch.Tensor:
         return load_images(self._images, self.image_indices(start, count), torch.device("cpu")).pin_memory()
-
-
-def _keyed_permutation(count: int, seed: int, purpose: Purpose, *counters: int) -> np.ndarray:
-    """Return what the keyed generator's `permutation(count)` does, but int32, shuffled in place: half the memory."""
-    numbers = np.arange(count, dtype=np.int32)
-    numpy_generator(seed, purpose, *counters).shuffle(numbers)
-    return numbers
 
 
 def _moved_if_there_is_room(images: np.ndarray, device: torch.device) -> torch.Tensor | None:

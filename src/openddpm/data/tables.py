@@ -2,16 +2,17 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openddpm.config import DataOptions
 from openddpm.data.cells import array_depth, channels_of_mode, count_images, holds_lists, images_in_cells, is_number
-from openddpm.data.decode import EncodedImage
-from openddpm.data.image_source import ImageSource, choose_column, damage_named, digest_files
+from openddpm.data.image_source import Example, ImageSource, choose_column, damage_named, digest_files
+from openddpm.data.labels import Label, LabelSource, chosen_labels, names_labels, plain_label
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.schema import LeftOut
@@ -36,35 +37,40 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         UserError: a file is damaged, or has no such column.
     """
     num_rows, column, modes, has_lists = 0, "", [], False
-    label_names: tuple[str, ...] = ()
+    label_columns: list[tuple[str | None, LabelSource]] = []
     for path in paths:
         with _open_parquet(path) as file:
             schema = file.schema_arrow
             num_rows += file.metadata.num_rows
-            label_names = label_names or _label_names(_features(schema))
         column = column or choose_column(_image_columns(schema), schema.names, options)
         if column not in schema.names:
             found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
             raise UserError(as_text(found), "Keep files of one kind in a folder of their own.")
+        label_columns.append(_label_column(schema, _class_names(_features(schema)), schema.names, column))
         modes.append(channels_of_mode(_declared_images(schema).get(column), column))
         has_lists = has_lists or holds_lists(schema.field(column).type)
 
-    def columns(path: Path) -> "Iterator[pa.Array]":
-        with _open_parquet(path) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[column]):
-                yield batch.column(0)
+    label_column, labels = label_columns[0]
+    if any(one != label_columns[0] for one in label_columns):
+        label_column, labels = None, LabelSource(note="no labels are taken: the files have other columns of labels")
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def columns(path: Path) -> "Iterator[tuple[pa.Array, Iterable[Label]]]":
+        with _open_parquet(path) as file:
+            chosen = [column] if label_column is None else [column, label_column]
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=chosen):
+                yield batch.column(column), _labels_in(batch, label_column)
+
+    def items() -> Iterator[Example]:
         for path, mode in zip(paths, modes, strict=True):
             yield from images_in_cells(columns(path), path.stem, [path.parent], mode)
 
     left_out = _NONE_LEFT_OUT
     if has_lists:
-        num_rows, left_out = _images_in_lists(batch for path in paths for batch in columns(path))
-    first_column = next(columns(paths[0]), ())
+        num_rows, left_out = _images_in_lists(batch for path in paths for batch, _ in columns(path))
+    first_column, _ = next(columns(paths[0]), ((), ()))
     can_change_unseen = any(_names_files(cell.as_py()) for cell in first_column)
-    digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes)
-    return ImageSource(as_text(options.dataset), digest, num_rows, items, left_out=left_out, label_names=label_names)
+    digest = None if can_change_unseen else _digest(digest_files(paths), column, *modes, label_column)
+    return ImageSource(as_text(options.dataset), digest, num_rows, items, labels=labels, left_out=left_out)
 
 
 def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
@@ -146,33 +152,37 @@ def dataset_source(
 
     visible = _visible_columns(dataset)
     column = choose_column([name for name in _feature_columns(dataset) if name in visible], visible, options)
-    encoded = dataset.select_columns([column]).with_format("arrow")
+    schema = dataset.features.arrow_schema
+    label_column, labels = _label_column(schema, _class_names(dataset.features.to_dict()), visible, column)
+    chosen = [column] if label_column is None else [column, label_column]
+    encoded = dataset.select_columns(chosen).with_format("arrow")
     feature, mode = dataset.features[column], None
     if image := _image_feature(feature):
         mode = channels_of_mode(image.mode, column)
         undecoded: Any = datasets.Image(decode=False)
         encoded = encoded.cast_column(column, undecoded if image is feature else replace(feature, feature=undecoded))
 
-    def columns() -> "Iterator[pa.ChunkedArray]":
-        return (table.column(column) for table in encoded.iter(batch_size=ARROW_BATCH_ROWS))
+    def columns() -> "Iterator[tuple[pa.ChunkedArray, Iterable[Label]]]":
+        for table in encoded.iter(batch_size=ARROW_BATCH_ROWS):
+            yield table.column(column), _labels_in(table, label_column)
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         yield from images_in_cells(columns(), "row", roots, mode)
 
     num_items, left_out = len(dataset), _NONE_LEFT_OUT
     if holds_lists(encoded.features.arrow_schema.field(column).type):
-        num_items, left_out = _images_in_lists(columns())
+        num_items, left_out = _images_in_lists(cells for cells, _ in columns())
     first_cells = encoded[:1].column(column).to_pylist()
     can_change_unseen = revision is None and any(_names_files(cell) for cell in first_cells)
     return ImageSource(
         name=as_text(options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"),
-        digest=None if can_change_unseen else _digest(digest, column, mode),
+        digest=None if can_change_unseen else _digest(digest, column, mode, label_column),
         num_items=num_items,
         items=items,
         revision=revision,
         split=as_text(str(dataset.split)) if dataset.split else None,
+        labels=labels,
         left_out=left_out,
-        label_names=_label_names(dataset.features.to_dict()),
     )
 
 
@@ -184,8 +194,8 @@ def _open_parquet(path: Path) -> "Iterator[pq.ParquetFile]":
         yield file
 
 
-def _digest(digest: str, column: str, *modes: str | None) -> str:
-    return hashlib.sha256(" ".join([digest, column, *filter(None, modes)]).encode()).hexdigest()
+def _digest(digest: str, column: str, *choices: str | None) -> str:
+    return hashlib.sha256(" ".join([digest, column, *filter(None, choices)]).encode()).hexdigest()
 
 
 def _images_in_lists(columns: "Iterator[pa.Array | pa.ChunkedArray]") -> tuple[int, tuple[LeftOut, ...]]:
@@ -263,13 +273,36 @@ def _features(schema: "pa.Schema") -> dict[str, Any]:
         return {}
 
 
-def _label_names(features: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the first column of class labels calls them; they are untrusted."""
-    for feature in features.values():
+def _class_names(features: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the labels in each column of class labels; they are untrusted."""
+    found = {}
+    for column, feature in features.items():
         names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
         if isinstance(names, list):
-            return tuple(as_text(str(name)) for name in names)
-    return ()
+            found[column] = tuple(as_text(str(name)) for name in names)
+    return found
+
+
+def _label_column(
+    schema: "pa.Schema", class_names: Mapping[str, tuple[str, ...]], columns: Sequence[str], image_column: str
+) -> tuple[str | None, LabelSource]:
+    """Return the column of labels: the one that is declared as such, or else the one that is called so."""
+    import pyarrow as pa
+
+    def may_hold(kind: "pa.DataType") -> bool:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        return bool(is_text or pa.types.is_integer(kind))
+
+    fields = [field for field in schema if field.name in columns and field.name != image_column]
+    declared = [field.name for field in fields if field.name in class_names and pa.types.is_integer(field.type)]
+    found = declared or [field.name for field in fields if names_labels(field.name) and may_hold(field.type)]
+    labels = chosen_labels(found, "column", class_names.get(found[0], ()) if found else ())
+    return found[0] if labels.origin else None, labels
+
+
+def _labels_in(rows: "pa.Table | pa.RecordBatch", column: str | None) -> Iterable[Label]:
+    return itertools.repeat(None) if column is None else map(plain_label, rows.column(column).to_pylist())
 
 
 def _may_hold_images(kind: "pa.DataType") -> bool:

@@ -18,10 +18,11 @@ from openddpm.data.archives import (
     member_path,
     misplaced,
 )
-from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.decode import RefusedImage
 from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES, TEXT_SUFFIXES, image_suffixes, suffix_of
 from openddpm.data.image_source import (
+    Example,
     ImageSource,
     check_no_columns,
     choose_column,
@@ -29,6 +30,7 @@ from openddpm.data.image_source import (
     digest_files,
     digest_names,
     too_large,
+    with_labels,
 )
 from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import num_images, select
@@ -90,20 +92,21 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     selection = select(entries, options.dataset_split, where, own_split=own_split)
     selection.left_out.add("links and devices in the archive, which are not followed", links, is_data=True)
     selection.left_out.add(NO_END, without_end, is_data=True)
-    taken = images_of_archive(selection, where, lambda member: member.num_bytes, _read_alone)
+    taken, labels, label_source = images_of_archive(selection, where, lambda member: member.num_bytes, _read_alone)
+    label_of = dict(zip((entry.file for entry in taken), labels, strict=True))
     members = _of_one_role([entry.file for entry in taken], options, selection.left_out)
     by_shard: dict[Path, list[_Member]] = {path: [] for path in paths}
     for member in members:
         by_shard[member.shard].append(member)
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         for path, of_shard in by_shard.items():
             prefix = f"{path.name}/" if len(paths) > 1 else ""
             with damage_named(path, "is not a whole tar file"), _opened(path) as file:
                 for member in of_shard:
-                    yield as_text(prefix + member.name), _read(file, member)
+                    yield Example(as_text(prefix + member.name), _read(file, member))
 
-    return ImageSource(
+    source = ImageSource(
         as_text(options.dataset),
         digest_names(digest_files(paths), (member.name for member in members)),
         len(members),
@@ -111,6 +114,8 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         split=as_text(selection.split) if selection.split else None,
         left_out=selection.left_out.listed(),
     )
+    ordered = [label_of[member] for of_shard in by_shard.values() for member in of_shard]
+    return with_labels(source, ordered, label_source)
 
 
 def count_images(path: Path) -> int:

@@ -1,5 +1,6 @@
 """The caller's own data set, given from Python: as its items show themselves to the caller, transforms included."""
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,8 +10,9 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.array_layout import Layout, image_of, refusal_of
-from openddpm.data.decode import MAX_PIXELS, EncodedImage, RefusedImage, SourcedImage
-from openddpm.data.image_source import ImageSource, choose_column
+from openddpm.data.decode import MAX_PIXELS, RefusedImage, SourcedImage
+from openddpm.data.image_source import Example, ImageSource, choose_column
+from openddpm.data.labels import LabelSource, chosen_labels, names_labels, plain_label
 from openddpm.data.splits import check_split
 from openddpm.data.tables import dataset_source
 from openddpm.errors import UserError
@@ -52,24 +54,50 @@ def _sequence_source(
     own: Any, options: DataOptions, name: str, changes: tuple[str, ...], split: str | None
 ) -> ImageSource:
     _check_repeatable(own, options)
+    place, labels = _labels_of(own)
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         for index in range(len(own)):
-            image = _image_at(own, index, options)
-            yield f"item {index}", SourcedImage(image, changes=changes) if changes else image
+            item = _item_at(own, index)
+            image = _image_in(item, options)
+            label = None
+            if place is not None:
+                with contextlib.suppress(LookupError, TypeError):  # an item without one, or refused
+                    label = plain_label(item[place])
+            yield Example(f"item {index}", SourcedImage(image, changes=changes) if changes else image, label)
 
-    return ImageSource(name, None, len(own), items, split=split)
+    return ImageSource(name, None, len(own), items, split=split, labels=labels)
 
 
-def _image_at(own: Any, index: int, options: DataOptions) -> bytes | Image.Image | np.ndarray | RefusedImage:
+def _labels_of(own: Any) -> tuple[Any, LabelSource]:
+    """Return where in each item its label stands: a key that is called so, or in pairs beside the `classes` of own.
+
+    The latter is how torchvision's data sets have it; the second of other pairs may be anything.
+    """
+    first = _item_at(own, 0) if len(own) else None
+    if isinstance(first, dict):
+        keys = [key for key, value in first.items() if names_labels(str(key)) and plain_label(value) is not None]
+        features = getattr(own, "features", None)
+        feature = features.get(keys[0]) if keys and isinstance(features, Mapping) else None
+        labels = chosen_labels(keys, "key", tuple(map(as_text, getattr(feature, "names", None) or ())))
+        return keys[0] if labels.origin else None, labels
+    classes = getattr(own, "classes", None)
+    is_pair = isinstance(first, tuple | list) and len(first) == 2 and isinstance(plain_label(first[1]), int)
+    if is_pair and isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
+        return 1, LabelSource("the data set's classes", tuple(map(as_text, classes)))
+    return None, LabelSource()
+
+
+def _item_at(own: Any, index: int) -> Any:
     try:
-        item = own[index]
+        return own[index]
     except OSError as error:  # what Pillow raises for a file that is damaged
         return RefusedImage(f"cannot be read: {error}")
-    return _image_in(item, options)
 
 
 def _image_in(item: Any, options: DataOptions) -> bytes | Image.Image | np.ndarray | RefusedImage:
+    if isinstance(item, RefusedImage):
+        return item
     if isinstance(item, tuple | list) and item:
         item = item[0]
     if isinstance(item, dict):
@@ -111,7 +139,7 @@ def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.nd
 def _check_repeatable(own: Any, options: DataOptions) -> None:
     """Refuse items that are made by chance: each is decoded once, so that one draw would be trained on all along."""
     for index in range(min(len(own), NUM_REPEATED)):
-        reads = [_image_at(own, index, options) for _ in range(NUM_REPEATS)]
+        reads = [_image_in(_item_at(own, index), options) for _ in range(NUM_REPEATS)]
         if any(read is not reads[0] for read in reads) and len(set(map(_content, reads))) > 1:
             raise UserError(
                 f"the data set's item {index} is another image each time it is read, as of a random transform; each "

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from openddpm.config import DataOptions
 from openddpm.data.archives import HARMLESS_BYTES, MAX_SHRINKAGE, images_of_archive, member_path, misplaced
-from openddpm.data.decode import EncodedImage, RefusedImage
+from openddpm.data.decode import RefusedImage
 from openddpm.data.entries import Entry
 from openddpm.data.formats import HEAD_BYTES
 from openddpm.data.image_source import (
+    Example,
     ImageSource,
     check_no_columns,
     check_no_lfs_pointer,
@@ -19,6 +20,7 @@ from openddpm.data.image_source import (
     digest_files,
     digest_names,
     too_large,
+    with_labels,
 )
 from openddpm.data.listing import select
 from openddpm.data.splits import named_in
@@ -43,7 +45,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         head_of = functools.partial(_read_head, archive)
         entries = [Entry(member_path(one.filename), one, head_of) for one in members]
         selection = select(entries, options.dataset_split, where, own_split=named_in(path.name))
-        taken = images_of_archive(
+        taken, labels, label_source = images_of_archive(
             selection, where, lambda member: member.compress_size, lambda member: read_member(archive, member)
         )
     check_no_columns(options, f"'{where}'")
@@ -51,12 +53,12 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
         raise UserError(found, "Make or download it again; an untrusted file may be meant to fill your memory.")
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         with _opened(path) as archive:
             for entry in taken:
-                yield as_text(entry.file.filename), read_member(archive, entry.file)
+                yield Example(as_text(entry.file.filename), read_member(archive, entry.file))
 
-    return ImageSource(
+    source = ImageSource(
         name=where,
         digest=digest_names(digest_files([path]), (entry.file.filename for entry in taken)),
         num_items=len(taken),
@@ -64,6 +66,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         split=as_text(selection.split) if selection.split else None,
         left_out=selection.left_out.listed(),
     )
+    return with_labels(source, labels, label_source)
 
 
 def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -17,7 +17,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.process import DiffusionProcess
-from openddpm.diffusion.unet import check_runs, refuse_constant, unet_config
+from openddpm.diffusion.unet import check_runs, for_images, refuse_constant, unet_config
 from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
 from openddpm.errors import UserError
 from openddpm.predictions import PREDICTIONS
@@ -55,23 +55,24 @@ class Pretrained:
         resolution = size if isinstance(size, int) else None
         return InitRecord(source=self.source, revision=self.revision, sha256=sha256, resolution=resolution)
 
-    def load(self, resolution: int, channels: int) -> UNet2DModel:
-        """Return the UNet with its weights, float32 on the CPU, for images of `channels` channels.
+    def load(self, image_shape: tuple[int, int, int]) -> UNet2DModel:
+        """Return the UNet with its weights, float32 on the CPU, for images of that shape, (C, H, W).
 
         Raises:
             UserError: it is for images of other channels, or its weights are damaged or of another shape.
         """
+        channels, config = image_shape[0], for_images(self.config, image_shape)
         found = tuple(self.config.get(name, 3) for name in ("in_channels", "out_channels"))
         if found != (channels, channels):
             raise UserError(
                 f"'{self.source}' has (in_channels, out_channels) {found}, the images need {(channels, channels)}",
                 "Train on images of as many channels (--image_mode rgb or gray), or start from other weights.",
             )
-        check_runs({**self.config, "sample_size": resolution}, "Start from other weights.")
+        check_runs(config, "Start from other weights.")
         try:
             unet, told = UNet2DModel.from_pretrained(
                 self.folder,
-                sample_size=resolution,
+                sample_size=config["sample_size"],
                 use_safetensors=True,
                 local_files_only=True,
                 low_cpu_mem_usage=False,

@@ -81,13 +81,27 @@ def remarks_on_model(model: str, config: Mapping[str, Any], channels: int) -> li
     return remarks
 
 
-def build_unet(config: dict[str, Any], channels: int) -> UNet2DModel:
-    """Return a freshly initialized UNet2DModel for images of `channels` channels.
+def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that a UNet2DModel of that config is for."""
+    size = config["sample_size"]
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return config.get("in_channels", 3), height, width
+
+
+def for_images(config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the config of a UNet2DModel with the size and channels of images of `shape`, (C, H, W)."""
+    channels, height, width = shape
+    size = height if height == width else (height, width)
+    return {**config, "sample_size": size, "in_channels": channels, "out_channels": channels}
+
+
+def build_unet(config: dict[str, Any], shape: tuple[int, int, int]) -> UNet2DModel:
+    """Return a freshly initialized UNet2DModel for images of `shape`, (C, H, W).
 
     Raises:
         UserError: diffusers cannot build that config.
     """
-    config = {**config, "in_channels": channels, "out_channels": channels}
+    config = for_images(config, shape)
     return UNet2DModel(**check_runs(config, "Mend the config given as --model."))
 
 
@@ -98,10 +112,9 @@ def check_runs(config: Mapping[str, Any], hint: str) -> dict[str, Any]:
         UserError: diffusers cannot build or run that config; with `hint`.
     """
     options = {key: value for key, value in config.items() if not key.startswith("_")}
-    size, channels = config["sample_size"], config.get("in_channels", 3)
     try:
         with torch.device("meta"):  # a dry run, without memory or time: some configs build but cannot run
-            noisy = torch.zeros((1, channels, size, size))
+            noisy = torch.zeros((1, *image_shape(config)))
             UNet2DModel(**options)(noisy, torch.zeros((1,), dtype=torch.long))
     except Exception as error:  # diffusers raises whatever a wrong value leads to
         found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
@@ -125,8 +138,7 @@ def zero_residuals(unet: UNet2DModel) -> None:
 def gflops_per_image(unet: UNet2DModel) -> float:
     """Return GFLOP of one image forward and backward, a multiply and an add counted as two."""
     parameter = next(unet.parameters())
-    size = unet.config["sample_size"]
-    noisy = torch.zeros((1, unet.config["in_channels"], size, size), device=parameter.device)
+    noisy = torch.zeros((1, *image_shape(unet.config)), device=parameter.device)
     with FlopCounterMode(display=False) as counter:
         unet(noisy, torch.zeros((1,), dtype=torch.long, device=parameter.device)).sample.sum().backward()
     unet.zero_grad(set_to_none=True)

@@ -155,8 +155,8 @@ def unwrapped_unet(unet: Any) -> UNet2DModel:
     raise UserError(found, hint)
 
 
-def check_user_unet(unet: UNet2DModel, resolution: int, channels: int, num_train_timesteps: int) -> None:
-    """Refuse a caller's UNet that does not fit the images; one without a sample size takes that of the images.
+def check_user_unet(unet: UNet2DModel, image_shape: tuple[int, int, int], num_train_timesteps: int) -> None:
+    """Refuse a caller's UNet that does not fit images of (C, H, W); one without a sample size takes that of the images.
 
     Raises:
         UserError: naming what was expected and found.
@@ -172,19 +172,22 @@ def check_user_unet(unet: UNet2DModel, resolution: int, channels: int, num_train
         hint = "Let some of its weights be trained: unet.requires_grad_(True)."
         raise UserError("all weights of the UNet are frozen, so there is nothing to train", hint)
     check_config(unet.config, num_train_timesteps, what)
+    channels, height, width = image_shape
+    expected_size = height if height == width else (height, width)
     size = unet.config["sample_size"]
-    if size is None or (isinstance(size, list | tuple) and tuple(size) == (resolution, resolution)):
-        size = resolution
-        unet.register_to_config(sample_size=resolution)
-        unet.sample_size = resolution
+    if size is None or (isinstance(size, list | tuple) and tuple(size) == (height, width)):
+        size = expected_size
+        unet.register_to_config(sample_size=size)
+        unet.sample_size = size
     found = (size, unet.config["in_channels"], unet.config["out_channels"])
-    expected = (resolution, channels, channels)
-    if isinstance(size, list | tuple) and len(set(size)) > 1:
-        hint = f"Build it with sample_size={resolution}, the --resolution."
+    expected = (expected_size, channels, channels)
+    if isinstance(size, list | tuple) and len(set(size)) > 1 and height == width:
+        hint = f"Build it with sample_size={height}, the --resolution."
         raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; they are square here", hint)
     if found != expected:
         raise UserError(
             f"the UNet has (sample_size, in_channels, out_channels) {found}, the images need {expected}",
             "Build it for the images, or change --resolution or --image_mode.",
         )
-    check_resolution(resolution, unet.config, what, {})
+    for side in {height, width}:
+        check_resolution(side, unet.config, what, {})

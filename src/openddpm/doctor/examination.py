@@ -1,6 +1,5 @@
 """Will a planned run work? Its plan, its folders, its machine, and one batch memorized."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -9,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from openddpm.analysis.checks import check_plan, preview_cost
 from openddpm.analysis.finding import Finding, Severity, by_severity
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig, average_names
-from openddpm.data.stream import Split, Transform
+from openddpm.data.stream import Transform
 from openddpm.doctor.measured_checks import Measurements, check_measurements, outweighed
 from openddpm.doctor.one_batch import MemorizingProbe, own_settings
 from openddpm.errors import UserError
@@ -75,9 +72,6 @@ def examine(
             run, data = training.recorder.run, read_run_folder(training.recorder.folder).data
             measured.signal_left = run.model.signal_left
             _measure_disk(config, run, measured)
-            if data is not None and data.num_duplicates:
-                tell("looking for held-out images that are trained on")
-                measured.num_heldout_leaked = _count_leaked(training.images, training.split)
             _measure_training(training, measured, tell)
         finally:
             training.close()
@@ -115,12 +109,6 @@ def _measure_disk(config: TrainConfig, run: RunRecord, measured: Measurements) -
 
 def _nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-
-
-def _count_leaked(images: np.ndarray, split: Split) -> int:
-    """Return how many held-out images are trained on too, pixel for pixel."""
-    trained = {hashlib.blake2b(images[index].tobytes()).digest() for index in split.train}
-    return sum(hashlib.blake2b(images[index].tobytes()).digest() in trained for index in split.heldout)
 
 
 def _measure_training(training: Training, measured: Measurements, tell: Callable[[str], None]) -> None:

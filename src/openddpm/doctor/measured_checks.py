@@ -40,8 +40,6 @@ class Measurements:
 
     num_frozen: int = 0
     """Weights whose requires_grad is False."""
-    num_heldout_leaked: int | None = None
-    """Held-out images that are trained on too, pixel for pixel."""
     signal_left: float | None = None
     """What is left of an image at the last timestep, as a share."""
     batch_size: int | None = None
@@ -95,20 +93,8 @@ def outweighed(measured: Measurements) -> set[str]:
 
 def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     """Return what is to be said; a finding outweighs one of the same name that was read off the plan."""
-    for check in (_room, _leak, _frozen, _memory, _time, _fits):
+    for check in (_room, _frozen, _memory, _time, _fits):
         yield from check(run, measured)
-
-
-def _leak(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
-    if measured.num_heldout_leaked:
-        yield Finding(
-            "heldout_leak",
-            "warning",
-            f"of {number_of(run.dataset.num_heldout, 'held-out image')} {measured.num_heldout_leaked:,} "
-            f"{'is' if measured.num_heldout_leaked == 1 else 'are'} trained on too, as exact duplicates",
-            "On these the held-out loss cannot tell learning from memorization.",
-            "Remove the duplicates; openddpm doctor --json lists them.",
-        )
 
 
 def _frozen(run: RunRecord, measured: Measurements) -> Iterator[Finding]:

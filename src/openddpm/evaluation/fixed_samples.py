@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from openddpm.data.stream import Split, load_images, uint8_to_signed_unit
+from openddpm.data.stream import Split, keyed_order, load_images, uint8_to_signed_unit
 from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.record.bands import BANDS, Band
@@ -78,6 +78,7 @@ class FixedSamples:
     def __init__(
         self,
         images: np.ndarray,
+        digests: np.ndarray,
         indices: np.ndarray,
         levels: Levels,
         process: DiffusionProcess,
@@ -85,10 +86,13 @@ class FixedSamples:
         seed: int,
         name: str,
     ) -> None:
-        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8."""
+        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8.
+
+        By their `digests`, (N, 16) uint8, and not by their places: the same images in another order give the same.
+        """
         self.levels = levels
         chosen, paired = Purpose(f"{name} tuples"), Purpose(f"{name} levels")
-        order = numpy_generator(seed, chosen).permutation(indices)
+        order = indices[keyed_order(digests[indices], seed, chosen)]
         self.indices = numpy_generator(seed, paired).permutation(np.resize(order, len(levels.timesteps)))
         self._timesteps = torch.from_numpy(levels.timesteps).to(device)
         self._images, self._process, self._device, self._seed = images, process, device, seed
@@ -118,13 +122,25 @@ class FixedSamples:
 
 
 def fixed_samples(
-    images: np.ndarray, split: Split, count: int, process: DiffusionProcess, device: torch.device, seed: int
+    images: np.ndarray,
+    digests: np.ndarray,
+    split: Split,
+    count: int,
+    process: DiffusionProcess,
+    device: torch.device,
+    seed: int,
 ) -> dict[Kind, FixedSamples]:
-    """Return about `count` samples of training images, and as many of held-out ones where there are any."""
+    """Return about `count` samples of training images, and as many of held-out ones where there are any.
+
+    Args:
+        images: of the store, (N, C, H, W) uint8.
+        digests: of these images, (N, 16) uint8.
+        seed: of the evaluation, not of training.
+    """
     levels = Levels.spread(process.snr().cpu().numpy(), count)
     samples: dict[Kind, FixedSamples] = {
-        "train": FixedSamples(images, split.train, levels, process, device, seed, "training")
+        "train": FixedSamples(images, digests, split.train, levels, process, device, seed, "training")
     }
     if len(split.heldout):
-        samples["heldout"] = FixedSamples(images, split.heldout, levels, process, device, seed, "held-out")
+        samples["heldout"] = FixedSamples(images, digests, split.heldout, levels, process, device, seed, "held-out")
     return samples

@@ -17,11 +17,15 @@ from openddpm.seeding import Purpose, standard_normal
 
 
 def draw_preview(
-    denoise: Denoiser, process: DiffusionProcess, config: TrainConfig, channels: int, device: torch.device
+    denoise: Denoiser,
+    process: DiffusionProcess,
+    config: TrainConfig,
+    image_shape: tuple[int, int, int],
+    device: torch.device,
 ) -> np.ndarray:
-    """Return eval_batch_size samples from the noise that the run's seed fixes, (N, C, H, W) uint8."""
-    shape = (config.eval_batch_size, channels, config.resolution, config.resolution)
-    noise = standard_normal(shape, device, config.seed, Purpose.PREVIEW)
+    """Return eval_batch_size samples from the noise that the evaluation seed fixes, (N, C, H, W) uint8."""
+    shape = (config.eval_batch_size, *image_shape)
+    noise = standard_normal(shape, device, config.evaluation_seed, Purpose.PREVIEW)
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps, config.preview_solver)
     return signed_unit_to_uint8(images).cpu().numpy()
 

@@ -1,13 +1,12 @@
 """Decodes a data set once, in memory, and keeps what is met on the way."""
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from openddpm.config import DataOptions
-from openddpm.data.dataset_statistics import DatasetStatistics, check_usable, class_names
-from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage
+from openddpm.data.dataset_statistics import DatasetStatistics, check_usable
+from openddpm.data.decode import Preprocessing, RefusedImage
 from openddpm.data.pool import decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
@@ -23,6 +22,8 @@ class Inspection:
     options: DataOptions
     data: DataRecord
     gallery: Gallery
+    image_shape: tuple[int, int, int] | None
+    """(C, H, W) of the usable images; None without any."""
     objections: list[UserError]
     """Why training would not accept the set, and what to do; none if it would."""
 
@@ -35,10 +36,7 @@ class Inspection:
     @property
     def shape(self) -> list[int] | None:
         """Return [number, channels, height, width] of the decoded images; None without images."""
-        if not self.num_by_mode:
-            return None
-        resolution = self.options.resolution
-        return [self.data.num_images, 3 if "colour" in self.num_by_mode else 1, resolution, resolution]
+        return None if self.image_shape is None else [self.data.num_images, *self.image_shape]
 
 
 def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda num_items: None) -> Inspection:
@@ -52,28 +50,22 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
     """
     source = open_source(options)
     preprocessing = Preprocessing.of(options)
-    census, gallery = DatasetStatistics(preprocessing.duplicates == "drop"), Gallery(source.num_items)
-    in_flight: deque[EncodedImage] = deque()
-
-    def items() -> Iterator[tuple[str, EncodedImage]]:
-        for path, encoded in source.items():
-            in_flight.append(encoded)
-            yield path, encoded
-
-    with contextlib.closing(decoded_in_order(items(), preprocessing)) as decoded:
-        for path, result in decoded:
+    census = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
+    gallery = Gallery(source.num_items)
+    with contextlib.closing(decoded_in_order(source.items(), preprocessing)) as decoded:
+        for example, result in decoded:
             num_known = len(census.findings)
-            is_used = census.add(path, result)
-            encoded, findings = in_flight.popleft(), census.findings[num_known:]
+            is_used = census.add(example, result)
+            findings = census.findings[num_known:]
             if isinstance(result, RefusedImage) or not is_used:
-                gallery.add(path, encoded, None, findings)
+                gallery.add(example.path, example.image, None, findings)
             else:
-                gallery.add(path, encoded, result.pixels, findings, result.cut_share)
+                gallery.add(example.path, example.image, result.pixels, findings, result.cut_share)
             advance(source.num_items)
     gallery.finish()
-    data = census.record()
-    data = data.model_copy(update={"class_names": class_names(data, source), "left_out": list(source.left_out)})
-    return Inspection(source, options, data, gallery, list(_objections(source, preprocessing, options, data, census)))
+    data = census.record().model_copy(update={"left_out": list(source.left_out)})
+    objections = list(_objections(source, preprocessing, options, data, census))
+    return Inspection(source, options, data, gallery, census.image_shape, objections)
 
 
 def _objections(

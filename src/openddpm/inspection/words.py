@@ -1,7 +1,7 @@
 """What the page and the terminal both say of an inspection."""
 
 from openddpm.analysis import left_out
-from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD, seen_characters
+from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD, labels_text, seen_characters
 from openddpm.analysis.text import count, number_of, significant
 from openddpm.data.dataset_statistics import DUPLICATE, GRAY_TO_COLOUR
 from openddpm.data.deep_pixels import BEYOND_RANGE, SCALED_16_BITS, SCALED_BY_RANGE
@@ -33,7 +33,9 @@ def facts(inspection: Inspection) -> dict[str, str]:
         stated["duplicates"] = f"{count(data.num_duplicates)}, kept (--duplicates drop leaves them out)"
     elif data.num_duplicates_left_out:
         stated["duplicates"] = f"{count(data.num_duplicates_left_out)}, left out"
-    if characters := seen_characters(inspection.source.name, data.class_names):
+    if data.labels is not None:
+        stated["labels"] = labels_text(data.labels)
+    if characters := seen_characters(inspection.source.name, data.labels):
         stated["mirroring"] = f"{characters}: if these are digits, letters or text, train with --no-random_flip"
     if inspection.num_by_mode:
         stated["channels"] = _channels(inspection.num_by_mode)
@@ -134,8 +136,11 @@ def size_text(size: Size) -> str:
 
 def summary(inspection: Inspection) -> str:
     """Return the data set in one line."""
-    resolution = inspection.options.resolution
-    return f"{number_of(inspection.source.num_items, 'image')}, seen at {size_text((resolution, resolution))}"
+    images = number_of(inspection.source.num_items, "image")
+    if inspection.image_shape is None:
+        return f"{images}, none of which is usable at {inspection.options.resolution}"
+    _, height, width = inspection.image_shape
+    return f"{images}, seen at {size_text((width, height))}"
 
 
 def _channels(num_by_mode: dict[str, int]) -> str:

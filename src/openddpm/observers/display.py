@@ -55,7 +55,7 @@ class Display(Observer):
         takes = f", about {duration(environment.pace.planned_seconds)} here" if environment.pace else ""
         say(
             f"[bold]{escape(run.name)}[/]: {number_of(dataset.num_train, 'training image')} ({dataset.num_heldout:,} "
-            f"held out) of {dataset.resolution}x{dataset.resolution}x{dataset.channels}, "
+            f"held out) of {dataset.size}x{dataset.image_shape[0]}, "
             f"{number_of(model.num_parameters, 'parameter')}, {number_of(run.total_steps, 'step')} on "
             f"{environment.device_type}{takes}"
         )

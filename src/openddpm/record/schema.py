@@ -71,15 +71,23 @@ class DatasetRecord(_Record):
     num_images: Size
     num_train: Size
     num_heldout: Count
-    resolution: Size
-    channels: Size
+    image_shape: tuple[Size, Size, Size]
+    """Channels, height and width of every image."""
+    label_names: list[str] = []
+    """Names of the labels, by their numbers; empty without labels. Training does not use them."""
     sha256: str
     """Digest of the decoded uint8 images in their order, (N, C, H, W)."""
     num_near_duplicates: Count
-    """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured), exact duplicates
-    among them."""
+    """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured). Exact duplicates
+    are on one side of the split."""
     num_compared: Count
     """Held-out images that were looked at for it."""
+
+    @property
+    def size(self) -> str:
+        """Width and height, in pixels, for people."""
+        _, height, width = self.image_shape
+        return f"{width}x{height}"
 
 
 class InitRecord(_Record):
@@ -445,8 +453,7 @@ class NearDuplicateRecord(_Record):
     train: str
     """Name of the training image."""
     how: str
-    """"identical", "nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and
-    recoloured"."""
+    """"nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and recoloured"."""
 
 
 class LeftOut(_Record):
@@ -477,6 +484,22 @@ class CutImage(_Record):
     """Share of its area that is cut away, 0..1."""
 
 
+class LabelsRecord(_Record):
+    """Labels of the images, which training does not use."""
+
+    origin: str
+    """Where they are from, for people: "sub-folders", "the column 'label'"; empty where none are taken."""
+    note: str = ""
+    """Why none are taken, where there may be some: the choice would be a guess."""
+    num_labels: Count = 0
+    num_labelled: Count = 0
+    """Images with a label."""
+    counts: dict[str, Count] = {}
+    """Images of each label, in the order of the labels' numbers; of the first 100 where there are more."""
+    are_numbers: bool = False
+    """Whether the names are numbers that the source gives no names to."""
+
+
 def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
     """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and take more than half of it."""
     beyond = BEYOND_USUAL * (high - low)
@@ -494,8 +517,8 @@ class DataRecord(_Record):
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
     """What the source holds besides its images."""
-    class_names: list[str] = []
-    """Names of labels, or of the folders that the images lie in; empty where there are more than 100."""
+    labels: LabelsRecord | None = None
+    """Null where the source has none."""
     near_duplicates: list[NearDuplicateRecord] = []
     """Held-out images of a run that are nearly a training image."""
     num_duplicates: Count = 0

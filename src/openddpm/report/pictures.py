@@ -62,7 +62,7 @@ def embed_pictures(run: RunFolder) -> Pictures:
         num_previews=len(run.previews),
         weights=weights_in_order(name for frame in frames for name in frame.pictures),
         training_data=training_data,
-        is_pixel_art=run.run.dataset.resolution <= PIXEL_ART_RESOLUTION,
+        is_pixel_art=max(run.run.dataset.image_shape[1:]) <= PIXEL_ART_RESOLUTION,
     )
 
 

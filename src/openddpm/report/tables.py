@@ -60,6 +60,7 @@ def config_rows(config: dict[str, Any]) -> list[Row]:
 
 
 def _dataset(dataset: DatasetRecord) -> list[Row]:
+    channels, height, width = dataset.image_shape
     return [
         Row("source", dataset.source),
         Row("revision", _text(dataset.revision)),
@@ -69,8 +70,7 @@ def _dataset(dataset: DatasetRecord) -> list[Row]:
         Row("held out", count(dataset.num_heldout)),
         Row(
             "resolution",
-            f"{dataset.resolution} \N{MULTIPLICATION SIGN} {dataset.resolution} pixels, "
-            f"{number_of(dataset.channels, 'channel')}",
+            f"{width} \N{MULTIPLICATION SIGN} {height} pixels, {number_of(channels, 'channel')}",
         ),
         Row("sha256", dataset.sha256, "Of the decoded images: equal sums mean equal pixels."),
     ]

@@ -13,6 +13,7 @@ from safetensors.torch import load
 
 from openddpm.config import average_names
 from openddpm.diffusion.denoiser import Denoiser, denoiser
+from openddpm.diffusion.unet import image_shape
 from openddpm.errors import UserError
 from openddpm.record.files import parse_json
 from openddpm.record.reader import read_run_record
@@ -95,9 +96,7 @@ def open_run(
         raise UserError(f"the weights in '{folder}' cannot be read: {error}", _RESTORE) from error
     _check_process(folder, config)
     tensors = {**dict(unet.to(device).named_parameters()), **dict(unet.named_buffers())}
-    size = unet.config["sample_size"]
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return denoiser(unet, tensors, sampling_precision(device)), config, (unet.config["in_channels"], height, width)
+    return denoiser(unet, tensors, sampling_precision(device)), config, image_shape(unet.config)
 
 
 def _check_process(folder: Path, config: Any) -> None:

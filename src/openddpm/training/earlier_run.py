@@ -118,9 +118,9 @@ def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
     if ours == theirs:
         return earlier
     found = f"the images are not those of the run: sha256 {ours[:12]}, {theirs[:12]} in the run"
-    channels = store.images.shape[1]
-    if channels != earlier.record.dataset.channels:
-        raise UserError(f"{found}, with {number_of(channels, 'channel')}", "Train on them in another --output_dir.")
+    shape = store.image_shape
+    if shape != earlier.record.dataset.image_shape:
+        raise UserError(f"{found}, with {number_of(shape[0], 'channel')}", "Train on them in another --output_dir.")
     if not earlier.config.accept_changes:
         raise UserError(
             found,

@@ -79,11 +79,11 @@ def _previews(training: Training, stop: StopRequest) -> dict[Weights, tuple[np.n
     Raises:
         _Stopped: this process was told to stop.
     """
-    precision, channels = PRECISIONS[training.config.mixed_precision], training.state.unet.config["in_channels"]
+    precision, shape = PRECISIONS[training.config.mixed_precision], training.recorder.run.dataset.image_shape
     made: dict[Weights, tuple[np.ndarray, SamplesRow]] = {}
     for name, weights in training.state.weights().items():
         denoise = _until_stopped(denoiser(training.frozen_unet, weights, precision), stop)
-        samples = draw_preview(denoise, training.process, training.config, channels, training.accelerator.device)
+        samples = draw_preview(denoise, training.process, training.config, shape, training.accelerator.device)
         made[name] = samples, _measured(training, samples, name)
     return made
 

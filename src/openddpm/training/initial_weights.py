@@ -43,16 +43,16 @@ def remarks_on_start(
     structure: dict[str, Any],
     user_unet: UNet2DModel | None,
     pretrained: Pretrained | None,
-    channels: int,
+    image_shape: tuple[int, int, int],
 ) -> list[str]:
     """Return what there is to say of a UNet that begins, a sentence each.
 
     Args:
-        channels: of the images.
+        image_shape: channels, height and width of the images.
     """
     if user_unet is not None:
         return remarks_on_config(user_unet.config, "the UNet")
-    return pretrained.remarks(config) if pretrained else remarks_on_model(config.model, structure, channels)
+    return pretrained.remarks(config) if pretrained else remarks_on_model(config.model, structure, image_shape[0])
 
 
 def initial_unet(
@@ -60,19 +60,19 @@ def initial_unet(
     structure: dict[str, Any],
     user_unet: UNet2DModel | None,
     pretrained: Pretrained | None,
-    channels: int,
+    image_shape: tuple[int, int, int],
 ) -> UNet2DModel:
     """Return the UNet that a run starts with, on the CPU but for a caller's own.
 
     Args:
         structure: its config, where it is built anew.
-        channels: of the images.
+        image_shape: channels, height and width of the images.
 
     Raises:
         UserError: it does not suit the images or the options.
     """
     if user_unet is not None:
-        check_user_unet(user_unet, config.resolution, channels, config.num_train_timesteps)
+        check_user_unet(user_unet, image_shape, config.num_train_timesteps)
         if config.zero_init_residuals:
             hint = "Leave the option out; openddpm.diffusion.unet.zero_residuals(unet) does so beforehand."
             raise UserError("zero_init_residuals is for UNets that openddpm builds, and this one is given", hint)
@@ -80,9 +80,9 @@ def initial_unet(
         user_unet._compiled_call_impl = None
         return user_unet
     if pretrained is not None:
-        return pretrained.load(config.resolution, channels)
+        return pretrained.load(image_shape)
     seed_global_generators(config.seed, Purpose.INITIAL_WEIGHTS)
-    unet = build_unet(structure, channels)
+    unet = build_unet(structure, image_shape)
     if config.zero_init_residuals:
         zero_residuals(unet)
     return unet

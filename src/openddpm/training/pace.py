@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
+from openddpm.diffusion.unet import image_shape
 from openddpm.errors import UserError
 from openddpm.record.schema import PaceRecord, Session
 from openddpm.training.distributed import say
@@ -111,8 +112,7 @@ class _OneBatch:
     """Stands for the stream of images: any, the same each time, so that no transform of a caller's is called."""
 
     def __init__(self, parts: StepParts) -> None:
-        config, unet = parts.config, parts.state.unet
-        shape = (config.train_batch_size, unet.config["in_channels"], config.resolution, config.resolution)
+        shape = (parts.config.train_batch_size, *image_shape(parts.state.unet.config))
         draws = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         self._images = (2 * draws - 1).to(parts.accelerator.device)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from openddpm.config import TrainConfig
+from openddpm.diffusion.unet import image_shape
 from openddpm.record.schema import SpeedRecord
 from openddpm.training.channels_last import keep_channels_last, leave_channels_last
 
@@ -116,8 +117,7 @@ def compiled_by_a_first_pass(speed: Speed, unet: UNet2DModel, batch_size: int) -
         return speed, 0.0
     console, start = Console(stderr=True, highlight=False), time.perf_counter()
     console.print(f"compiling the UNet ({speed.compile_mode}): a minute or two, once a run")
-    size = unet.config["sample_size"]
-    noisy = torch.zeros((batch_size, unet.config["in_channels"], size, size), device=unet.device)
+    noisy = torch.zeros((batch_size, *image_shape(unet.config)), device=unet.device)
     try:
         for _ in range(3):  # CUDA graphs are recorded at the second pass, and first replayed at the third
             unet(noisy, torch.zeros((batch_size,), dtype=torch.long, device=unet.device)).sample.sum().backward()

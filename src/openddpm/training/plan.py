@@ -54,11 +54,6 @@ class Plan:
     pretrained: Pretrained | None
     """The weights to start from, where the run starts from some."""
 
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return int(self.store.images.shape[1])
-
 
 def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObjects) -> Plan:
     """Return the plan of a run, cheap checks first. A collective call.
@@ -92,7 +87,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         earlier = check_images(earlier, store)
         keep_threads(earlier.record.session, accelerator)
     check_same_images(accelerator, store.sha256, structure)
-    split = split_heldout(len(store.images), config.heldout_images, config.seed)
+    split = split_heldout(store.digests, config.heldout_images, config.evaluation_seed)
     plan = Plan(config, earlier, objects, source, store, split, structure, pretrained)
     if accelerator.is_main_process:
         say(_remarks(plan, accelerator.device))
@@ -103,5 +98,10 @@ def _remarks(plan: Plan, device: torch.device) -> list[str]:
     """Return what there is to say of a plan, a sentence each."""
     remarks = []
     if plan.earlier is None:
-        remarks = remarks_on_start(plan.config, plan.structure, plan.objects.unet, plan.pretrained, plan.channels)
+        remarks = remarks_on_start(
+            plan.config, plan.structure, plan.objects.unet, plan.pretrained, plan.store.image_shape
+        )
+    wanted, num_heldout = plan.config.heldout_images, len(plan.split.heldout)
+    if wanted is not None and num_heldout < wanted:
+        remarks.append(f"{num_heldout} of {wanted} images are held out: exact duplicates are not parted")
     return remarks + remarks_on_speed(plan.config, device)

@@ -81,7 +81,7 @@ class Training(StepParts):
     @cached_property
     def data_statistics(self) -> DataStatistics:
         """What samples are compared with: measured at the first preview, whose time it counts to."""
-        return measure_data(self.images, self.split.train, self.config.seed)
+        return measure_data(self.images, self.split.train, self.config.evaluation_seed)
 
     def close(self) -> None:
         """Leave the run folder to others, and the memory that compiled code takes."""

@@ -102,7 +102,7 @@ def _build(
     config, earlier, store, split, device = plan.config, plan.earlier, plan.store, plan.split, accelerator.device
 
     # The UNet, and how it is computed.
-    unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, plan.channels)
+    unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, store.image_shape)
     given_back.callback(run_as_it_is, unet)
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
@@ -139,8 +139,12 @@ def _build(
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
 
     # What measures it, and what saves it.
-    samples = fixed_samples(store.images, split, timetable.num_fixed_samples, process, device, config.seed)
-    measurement = BaselineMeasurement(samples, store, split, process, config.random_flip, config.seed, device)
+    samples = fixed_samples(
+        *(store.images, store.digests, split, timetable.num_fixed_samples, process, device, config.evaluation_seed)
+    )
+    measurement = BaselineMeasurement(
+        samples, store, split, process, config.random_flip, config.evaluation_seed, device
+    )
     baselines, baselines_record = _baselines(measurement, accelerator, cache_dir_of(config))
     evaluation = Evaluation(samples, baselines, config.train_batch_size)
     folder = Path(config.output_dir)

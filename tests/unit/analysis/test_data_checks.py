@@ -4,10 +4,10 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.analysis.checks import check_plan
-from openddpm.analysis.data_checks import seen_characters
+from openddpm.analysis.data_checks import labels_text, seen_characters
 from openddpm.analysis.verdict import judge
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import DataRecord, NearDuplicateRecord, RunRecord
+from openddpm.record.schema import DataRecord, LabelsRecord, NearDuplicateRecord, RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -94,5 +94,18 @@ def test_mirroring_by_default_is_told(
     ],
 )
 def test_characters_are_known_by_names(source: str, classes: list[str], are_seen: bool) -> None:
-    """Single characters or numerals as classes, or a telling name of the data set, and no others."""
-    assert bool(seen_characters(source, classes)) == are_seen
+    """Single characters or numerals as labels, or a telling name of the data set; no labels that are mere numbers."""
+    labels = LabelsRecord(origin="sub-folders", counts=dict.fromkeys(classes, 1))
+    assert bool(seen_characters(source, labels)) == are_seen
+    unnamed = labels.model_copy(update={"are_numbers": True})
+    assert bool(seen_characters(source, unnamed)) == (are_seen and not classes)
+
+
+def test_labels_in_words() -> None:
+    """How many there are and where they are from, the first by name; or why there are none."""
+    labels = LabelsRecord(
+        origin="sub-folders", num_labels=20, num_labelled=1234, counts={f"c{n}": n for n in range(20)}
+    )
+    text = labels_text(labels)
+    assert text.startswith("20, from sub-folders, of 1,234 images: c0 0, c1 1,") and text.endswith("c11 11, ...")
+    assert labels_text(LabelsRecord(origin="", note="several")) == "several"

@@ -22,7 +22,7 @@ def stack(number: int = 3, seed: int = 0) -> np.ndarray:
 
 def pixels_of(source: ImageSource) -> np.ndarray:
     """Return the images as (N, H, W, C)."""
-    found = [decode_image(encoded, Preprocessing(32, "auto", "white"))[0] for _, encoded in source.items()]
+    found = [decode_image(encoded, Preprocessing(32, "auto", "white"))[0] for _, encoded, _ in source.items()]
     assert source.num_items == len(found)
     return np.stack(found).transpose(0, 2, 3, 1)
 
@@ -115,7 +115,7 @@ def test_of_several_arrays_the_images_are_taken(tmp_path: Path) -> None:
 
 
 def test_files_side_by_side_are_one_set(tmp_path: Path) -> None:
-    """Batches follow each other; tests, labels, and packed copies of files beside them are counted and left out."""
+    """Batches follow each other; tests, and packed copies of files beside them are counted and left out."""
     gray = stack()[..., 0]
     for name, content in (
         ("t10k-images-idx3-ubyte", idx(gray[:2])),
@@ -130,9 +130,10 @@ def test_files_side_by_side_are_one_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels_of(source)[..., 0], gray)
     assert source.split == "train"
     assert left_out(source) == [
-        *(("split 'test': --dataset_split chooses one", 2), ("files of labels", 1)),
+        ("split 'test': --dataset_split chooses one", 2),
         ("packed copies of files beside them", 1),
     ]
+    assert source.labels.origin == "the files of labels"
     assert open_path(tmp_path / "mnist", dataset_split="test").num_items == 2
     for seed, name in enumerate(("data_batch_1.bin", "data_batch_2.bin", "test_batch.bin")):
         write(tmp_path / "cifar" / name, cifar(stack(seed=seed), 1))
@@ -168,7 +169,7 @@ def test_a_range_makes_other_numbers_pixels(kind: type, layout: str, tmp_path: P
     arranged = {"NHWC": saved, "NCHW": saved.transpose(0, 3, 1, 2), "NHW": saved[..., 0]}[layout]
     np.save(tmp_path / "a.npy", np.ascontiguousarray(arranged))
     options = DataOptions(dataset=str(tmp_path / "a.npy"), pixel_range=(low, low + 510), resolution=32)
-    found = [decode_image(encoded, Preprocessing.of(options)) for _, encoded in open_source(options).items()]
+    found = [decode_image(encoded, Preprocessing.of(options)) for _, encoded, _ in open_source(options).items()]
     assert all(one.raw_range for one in found)
     expected = stack() if layout != "NHW" else stack()[..., :1]
     np.testing.assert_array_equal(np.stack([one.pixels.transpose(1, 2, 0) for one in found]), expected)

@@ -44,7 +44,7 @@ every_table = pytest.mark.parametrize("opened", [as_own, as_parquet, as_arrow])
 
 def pixels_of(source: ImageSource) -> list[np.ndarray]:
     """Return the images as (H, W, C)."""
-    found = [decode_image(encoded, Preprocessing(8, "auto", "white"))[0] for _, encoded in source.items()]
+    found = [decode_image(encoded, Preprocessing(8, "auto", "white"))[0] for _, encoded, _ in source.items()]
     assert source.num_items == len(found)
     return [pixels.transpose(1, 2, 0) for pixels in found]
 
@@ -101,7 +101,7 @@ def test_arrays_of_other_numbers_are_scaled_by_a_range(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", x=[[[[300, 0, 0]] * 8] * 8, [[[100, 0, 0]] * 8] * 8])
     options = DataOptions(dataset=str(path), pixel_range=(0, 510), resolution=8)
     items = open_source(options).items()
-    assert [decode_image(encoded, Preprocessing.of(options)).pixels.max() for _, encoded in items] == [150, 50]
+    assert [decode_image(encoded, Preprocessing.of(options)).pixels.max() for _, encoded, _ in items] == [150, 50]
 
 
 @every_table
@@ -111,7 +111,7 @@ def test_each_image_of_a_list_is_an_item(opened: Opened, tmp_path: Path) -> None
     features = datasets.Features({"images": datasets.List(datasets.Image())})
     source = opened(datasets.Dataset.from_dict(rows, features=features), tmp_path)
     assert list(tones(source).values()) == [1, 2, 3]
-    changes = [decode_image(encoded, Preprocessing(4, "auto", "white"))[1] for _, encoded in source.items()]
+    changes = [decode_image(encoded, Preprocessing(4, "auto", "white"))[1] for _, encoded, _ in source.items()]
     assert changes == [[ONE_OF_SEVERAL], [ONE_OF_SEVERAL], []]
     (left_out,) = source.left_out
     assert (left_out.count, left_out.examples, left_out.is_data) == (1, ["row 1"], False)

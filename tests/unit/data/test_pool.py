@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from openddpm.data import decode, pool
-from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage
+from openddpm.data.decode import Preprocessing, RefusedImage
+from openddpm.data.image_source import Example
 from openddpm.data.pool import decoded_in_order
 
 AS_GIVEN = Preprocessing(4, "auto", "white")
@@ -17,18 +18,18 @@ def test_what_is_read_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch)
     sizes = [300, 300, 300, 300, 5000, 10, 10, *[400] * 20]
     num_bytes_ahead, most_before_the_last = 0, 0
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         nonlocal num_bytes_ahead, most_before_the_last
         for size in sizes:
             most_before_the_last = max(most_before_the_last, num_bytes_ahead)
             num_bytes_ahead += size
-            yield str(size), bytes(size)
+            yield Example(str(size), bytes(size))
 
     names = []
-    for name, result in decoded_in_order(items(), AS_GIVEN):
+    for example, result in decoded_in_order(items(), AS_GIVEN):
         assert isinstance(result, RefusedImage)
-        names.append(name)
-        num_bytes_ahead -= int(name)
+        names.append(example.path)
+        num_bytes_ahead -= int(example.path)
     assert names == [str(size) for size in sizes]
     assert 900 <= most_before_the_last <= 1000
 
@@ -59,8 +60,8 @@ def test_large_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> No
         nonlocal most_inside
         most_inside = 0
         arrived.clear()
-        items = iter([(str(n), np.full((side, side), n, np.uint8)) for n in range(4)])
-        assert [name for name, _ in decoded_in_order(items, AS_GIVEN)] == ["0", "1", "2", "3"]
+        items = iter([Example(str(n), np.full((side, side), n, np.uint8)) for n in range(4)])
+        assert [example.path for example, _ in decoded_in_order(items, AS_GIVEN)] == ["0", "1", "2", "3"]
         return most_inside
 
     assert most_at_once(36) == 1

@@ -15,7 +15,9 @@ from PIL import Image
 from openddpm.config import DataOptions
 from openddpm.data import image_file, pool
 from openddpm.data.decode import Decoding, EncodedImage, Preprocessing
-from openddpm.data.image_source import ImageSource
+from openddpm.data.image_source import Example, ImageSource
+from openddpm.data.labels import Label, LabelSource
+from openddpm.data.pool import pixel_digest
 from openddpm.data.store import ImageStore, default_cache_dir, open_images, open_store
 from openddpm.errors import UserError
 from openddpm.record.schema import ImageFinding
@@ -26,14 +28,14 @@ DROPPING = Preprocessing(4, "auto", "white", "drop")
 
 def source(images: list[EncodedImage], digest: str | None = "abc") -> ImageSource:
     """Return a source of `images`, named by their positions."""
-    named = [(f"{number}.png", image) for number, image in enumerate(images)]
+    named = [Example(f"{number}.png", image) for number, image in enumerate(images)]
     return ImageSource("pictures", digest, len(named), lambda: iter(named))
 
 
 def unreadable_source(digest: str | None = "abc") -> ImageSource:
     """Return a source that fails when it is read."""
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         raise AssertionError("decoded again")
 
     return ImageSource("pictures", digest, 1, items)
@@ -131,7 +133,8 @@ def test_gray_among_colour_becomes_colour(
     assert found.data.counts["gray to colour"] == 5
     assert {finding.path for finding in found.data.images} == {finding.path for finding in forced.data.images}
     assert found.data.pixel_mean == forced.data.pixel_mean
-    assert {path.name for path in tmp_path.glob("decoded/*/*")} == {"images.uint8", "names.utf8", "store.json"}
+    kept = {"images.uint8", "digests", "names.utf8", "labels.int32", "store.json"}
+    assert {path.name for path in tmp_path.glob("decoded/*/*")} == kept
 
 
 def test_gray_and_the_same_in_colour_are_duplicates(tmp_path: Path) -> None:
@@ -142,8 +145,8 @@ def test_gray_and_the_same_in_colour_are_duplicates(tmp_path: Path) -> None:
 
 def test_masks_beside_images_are_asked_about(tmp_path: Path) -> None:
     """Images and masks in folders of their own are a UserError with both folders, and nothing is kept; a mode helps."""
-    named = [(f"images/{number}.png", np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
-    named += [(f"masks/{number}.png", np.zeros((4, 4), np.uint8)) for number in range(3)]
+    named = [Example(f"images/{number}.png", np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
+    named += [Example(f"masks/{number}.png", np.zeros((4, 4), np.uint8)) for number in range(3)]
     both = ImageSource("pictures", "abc", len(named), lambda: iter(named))
     with pytest.raises(UserError, match=r"3 in 'images' \(colour\); 3 in 'masks' \(gray\)") as error:
         opened(both, tmp_path)
@@ -277,8 +280,8 @@ def test_a_pixel_out_of_many_is_seen(tmp_path: Path) -> None:
 def test_a_decode_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """When the source itself fails midway, its error comes through, no images are kept, and the next opening works."""
 
-    def items() -> Iterator[tuple[str, EncodedImage]]:
-        yield "0.png", gray(1)[0]
+    def items() -> Iterator[Example]:
+        yield Example("0.png", gray(1)[0])
         raise KeyError("out of files")
 
     with pytest.raises(KeyError, match="out of files"):
@@ -298,7 +301,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 
 def _open_slowly(cache_dir: Path, log: Path, ready: threading.Barrier) -> str:
-    def items() -> Iterator[tuple[str, EncodedImage]]:
+    def items() -> Iterator[Example]:
         with log.open("a") as file:
             file.write("decoding\n")
         yield from source(gray(50)).items()
@@ -388,6 +391,7 @@ def test_the_header_is_plain(tmp_path: Path) -> None:
         "shape": [2, 1, 4, 4],
         "sha256": found.sha256,
         "data": found.data.model_dump(),
+        "label_names": [],
     }
 
 
@@ -443,10 +447,57 @@ def test_duplicates_can_be_left_out(tmp_path: Path, digest: str | None) -> None:
     assert left.names([2]) == ["3.png"]
 
 
-def test_classes_are_known_by_their_folders_or_the_names_of_labels(tmp_path: Path) -> None:
-    """The folders of images are its classes, unless the source has names for them."""
-    named = [(f"set/{number}/x.png", image) for number, image in enumerate(gray(3))]
-    folders = ImageSource("pictures", None, 3, lambda: iter(named))
-    labels = ImageSource("pictures", None, 3, lambda: iter(named), label_names=("cat", "dog"))
-    assert opened(folders, tmp_path).data.class_names == ["0", "1", "2"]
-    assert opened(labels, tmp_path).data.class_names == ["cat", "dog"]
+def labelled(labels: list[Label], origin: LabelSource, cache_dir: Path) -> ImageStore:
+    """Return a store of images with these labels."""
+    images = gray(len(labels))
+    examples = [Example(f"{n}.png", image, label) for n, (image, label) in enumerate(zip(images, labels, strict=True))]
+    return opened(ImageSource("pictures", None, len(labels), lambda: iter(examples), labels=origin), cache_dir)
+
+
+@pytest.mark.parametrize(
+    ("labels", "origin", "numbers", "names", "are_numbers"),
+    [
+        (["dog", "cat", None, "dog"], LabelSource("sub-folders"), [1, 0, -1, 1], ["cat", "dog"], False),
+        ([10, 9, None, 10], LabelSource("the column 'y'"), [1, 0, -1, 1], ["9", "10"], True),
+        ([10, "9", None, 10], LabelSource("the column 'y'"), [0, 1, -1, 0], ["10", "9"], False),
+        ([2, 0, -1, 3], LabelSource("the column 'y'", ("a", "b", "c")), [2, 0, -1, -1], ["a", "b", "c"], False),
+    ],
+)
+def test_labels_are_numbered(
+    labels: list[Label], origin: LabelSource, numbers: list[int], names: list[str], are_numbers: bool, tmp_path: Path
+) -> None:
+    """By the source's names, or in sorted order; an image without one, or with a number without a name, has -1."""
+    store = labelled(labels, origin, tmp_path)
+    assert store.labels is not None and store.labels.tolist() == numbers
+    assert store.labels.dtype == np.int32
+    assert list(store.label_names) == names
+    record = store.data.labels
+    assert record is not None
+    assert record.counts == {name: numbers.count(number) for number, name in enumerate(names)}
+    counted = len(names), len(numbers) - numbers.count(-1), are_numbers, origin.origin
+    assert (record.num_labels, record.num_labelled, record.are_numbers, record.origin) == counted
+
+
+def test_what_is_no_label_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more labels than classes can be, of captions, and where a choice would be a guess none is taken, and said."""
+    monkeypatch.setattr("openddpm.data.labels.MAX_LABELS", 2)
+    column = LabelSource("the column 'label'")
+    guess = LabelSource(note="no labels are taken: several")
+    for labels, origin in (([1, 2, 3], column), (["a" * 201, "b"], column), ([None, None], guess)):
+        store = labelled(list(labels), origin, tmp_path)
+        assert store.labels is not None and set(store.labels.tolist()) == {-1}
+        assert store.label_names == () and store.data.labels is not None
+        assert "no labels are taken" in store.data.labels.note and not store.data.labels.origin
+    assert labelled([None, None], LabelSource(), tmp_path).data.labels is None
+
+
+def test_duplicates_left_out_take_their_labels_along(tmp_path: Path) -> None:
+    """Labels and digests are of the images that are kept, in their order."""
+    images = [np.full((4, 4), tone, np.uint8) for tone in (1, 1, 2)]
+    examples = [Example(str(n), image, f"class {n}") for n, image in enumerate(images)]
+    three = ImageSource("pictures", None, 3, lambda: iter(examples), labels=LabelSource("sub-folders"))
+    store = opened(three, tmp_path, Preprocessing(4, "auto", "white", duplicates="drop"))
+    assert store.labels is not None and store.labels.tolist() == [0, 1]
+    assert store.label_names == ("class 0", "class 2")
+    assert [bytes(digest) for digest in store.digests] == [pixel_digest(image) for image in store.images]
+    assert store.image_shape == (1, 4, 4)

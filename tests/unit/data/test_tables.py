@@ -144,7 +144,7 @@ def test_modes_of_features_are_honoured(kind: str, mode: str | None, shape: tupl
     own = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image(mode=mode)}))
     own.to_parquet(tmp_path / "a.parquet")
     source = open_source(DataOptions(), own) if kind == "own" else open_path(tmp_path / "a.parquet")
-    ((_, encoded),) = source.items()
+    ((_, encoded, _),) = source.items()
     pixels, changes, *_ = decode_image(encoded, Preprocessing(4, "auto", "white"))
     assert pixels.shape == shape
     assert np.array_equal(pixels, np.asarray(own[0]["image"]).reshape(4, 4, -1).transpose(2, 0, 1))
@@ -189,7 +189,7 @@ def test_tables_name_files_of_their_own_folder_only(kind: str, tmp_path: Path) -
         ):
             stream.write_table(own.data.table)
     source = open_path(folder / f"a.{kind}")
-    found = [tone(encoded) for _, encoded in source.items()]
+    found = [tone(encoded) for _, encoded, _ in source.items()]
     assert found == [1, 1, *["names a file outside of the data set's folder"] * len(outside)]
     assert source.digest is None  # the files may change while the table does not
 
@@ -207,7 +207,7 @@ def test_tables_name_members_of_zips(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": name} for name in named]
     column = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     source = open_path(write_parquet(tmp_path / "set" / "a.parquet", image=column))
-    found = [tone(encoded) for _, encoded in source.items()]
+    found = [tone(encoded) for _, encoded, _ in source.items()]
     assert found[:4] == [1, 2, 6, 2]
     assert found[4:6] == ["names a file outside of the data set's folder"] * 2
     assert found[6:9] == ["not in its archive", "cannot be read: File is not a zip file", "no regular file"]

@@ -187,7 +187,7 @@ def test_members_too_large_are_refused_unread(tmp_path: Path, monkeypatch: pytes
     """A member larger than any image is refused by its size, and the others come."""
     path = write_tar(tmp_path / "a.tar", [("a.png", png(1) + bytes(500)), ("b.png", png(2))])
     monkeypatch.setattr("openddpm.data.image_source.MAX_ENCODED_BYTES", 500)
-    found = dict(open_path(path).items())
+    found = {example.path: example.image for example in open_path(path).items()}
     assert "more than the limit" in str(found["a.png"]) and isinstance(found["a.png"], RefusedImage)
     assert found["b.png"] == png(2)
 

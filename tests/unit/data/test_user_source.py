@@ -31,7 +31,7 @@ def declared(mode: str, number: int = 3, seed: int = 0) -> datasets.Dataset:
 def pixels_of(own: object, **options: str) -> list[np.ndarray]:
     """Return the images as they are trained on, as (H, W, C)."""
     source = open_source(DataOptions(**options), own)
-    decoded = [decode_image(encoded, Preprocessing(8, "auto", "white"))[0] for _, encoded in source.items()]
+    decoded = [decode_image(encoded, Preprocessing(8, "auto", "white"))[0] for _, encoded, _ in source.items()]
     assert source.num_items == len(decoded)
     return [pixels.transpose(1, 2, 0) for pixels in decoded]
 

@@ -37,11 +37,11 @@ def test_weights_are_those_of_the_folder(tmp_path: Path) -> None:
     """A pipeline's weights come back to the bit, for the resolution of the run; half precision becomes float32."""
     unet = write_pipeline(tmp_path)
     for folder in (tmp_path, tmp_path / "unet"):
-        loaded = find_pretrained(config_for(folder)).load(8, 3)
+        loaded = find_pretrained(config_for(folder)).load((3, 8, 8))
         assert loaded.config["sample_size"] == 8
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in unet.state_dict().items())
     unet.half().save_pretrained(tmp_path / "half")
-    halves = find_pretrained(config_for(tmp_path / "half")).load(8, 3)
+    halves = find_pretrained(config_for(tmp_path / "half")).load((3, 8, 8))
     assert {parameter.dtype for parameter in halves.parameters()} == {torch.float32}
 
 
@@ -107,7 +107,7 @@ def test_unets_that_do_not_suit_the_images(options: dict[str, Any], words: str, 
     """Weights for other channels, a learned variance or class labels are refused."""
     write_pipeline(tmp_path, **options)
     with pytest.raises(UserError, match=words):
-        find_pretrained(config_for(tmp_path)).load(8, 3)
+        find_pretrained(config_for(tmp_path)).load((3, 8, 8))
 
 
 class Bomb:
@@ -169,7 +169,7 @@ def test_folders_that_cannot_be_started_from(change: str, words: str, tmp_path: 
         case "nothing":
             weights.unlink()
     with pytest.raises(UserError) as refusal:
-        find_pretrained(config_for(tmp_path)).load(8, 3)
+        find_pretrained(config_for(tmp_path)).load((3, 8, 8))
     assert words in str(refusal.value)
     assert not (tmp_path / "exploded").exists()
 

@@ -95,7 +95,7 @@ def test_darkening_by_the_schedule_is_reckoned_right(schedule: str) -> None:
     way = Way("ddim", schedule, 1000, 1000)
     config = benchmark.config_of(way)
     left = float(DDIMScheduler.from_config(config).alphas_cumprod[-1].sqrt())
-    error = brightness_error(left, images.side)
+    error = brightness_error(left, images.side**2)
     assert images.mean - images.as_the_schedule_has_it(left)[0] == pytest.approx(error)
     assert images.mean - benchmark.brightness(way, images, config)[0] == pytest.approx(error, abs=0.002)
 

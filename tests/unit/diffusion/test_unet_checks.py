@@ -111,14 +111,14 @@ def test_wrappers_are_taken_off() -> None:
 def test_own_unets_that_do_not_fit(options: dict[str, Any], words: str) -> None:
     """A caller's UNet that the images or the timesteps do not fit is refused with what was found."""
     with pytest.raises(UserError, match=words):
-        check_user_unet(tiny_unet(**options), 8, 3, 1000)
+        check_user_unet(tiny_unet(**options), (3, 8, 8), 1000)
 
 
 @pytest.mark.parametrize("size", [None, (8, 8), [8, 8], 8])
 def test_sample_sizes_that_mean_the_resolution(size: Any) -> None:
     """No sample size, and a square one, become the resolution, which the exported config then says."""
     unet = tiny_unet(sample_size=size)
-    check_user_unet(unet, 8, 3, 1000)
+    check_user_unet(unet, (3, 8, 8), 1000)
     assert json.loads(unet.to_json_string())["sample_size"] == 8
 
 
@@ -133,7 +133,7 @@ def test_a_unet_of_too_many_levels_is_refused() -> None:
         layers_per_block=1,
     )
     with pytest.raises(UserError, match="halves its images 3 times") as refusal:
-        check_user_unet(unet, 4, 3, 1000)
+        check_user_unet(unet, (3, 4, 4), 1000)
     assert "--resolution 8" in refusal.value.hint
     assert "--model" not in refusal.value.hint
 
@@ -162,7 +162,7 @@ def test_remarks_on_a_config(tmp_path: Path) -> None:
     tiny_unet(in_channels=4, out_channels=4, center_input_sample=True, sample_size=[8, 16]).save_pretrained(folder)
     (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     config = unet_config(str(tmp_path / "pipeline"), 16)
-    unet = build_unet(config, 3)
+    unet = build_unet(config, (3, 16, 16))
     assert (unet.config["in_channels"], unet.config["sample_size"]) == (3, 16)
     said = " ".join(remarks_on_model(str(tmp_path / "pipeline"), config, 3))
     for words in ("in_channels 4 and out_channels 4", "center_input_sample", f"--init_from {tmp_path / 'pipeline'}"):

@@ -34,8 +34,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
         ({"careful_fit": FELL, "own_fit": Fit(1, 3, 1.0, 0.9)}, {}),
         ({"careful_fit": FELL, "own_fit": FELL, "epsilon_share": 0.16}, {"adam_epsilon": "error"}),
         ({"num_frozen": 10}, {"frozen": "warning"}),
-        ({"num_heldout_leaked": 3}, {"heldout_leak": "warning"}),
-        ({"num_heldout_leaked": 0}, {}),
         ({"disk_needed_bytes": 100, "disk_free_bytes": 99}, {"disk": "error"}),
         ({"disk_needed_bytes": 99, "disk_free_bytes": 100}, {}),
         ({"training_seconds": 9e5, "preview_seconds": 9e4, "images_per_second": 1.0}, {"duration": "warning"}),

@@ -18,8 +18,11 @@ from openddpm.evaluation import baselines as baselines_module
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import FixedSamples, Levels, fixed_samples
+from openddpm.evaluation.previews import draw_preview
 from openddpm.record.bands import BANDS
 from openddpm.record.schema import DataRecord, EvaluationRow
+from openddpm.training.setup import prepare
+from tiny import digests_of, tiny_config, tiny_images
 
 CPU = torch.device("cpu")
 
@@ -37,9 +40,10 @@ class Case:
         self, cache: Path, images: np.ndarray, num_heldout: int = 40, includes_flips: bool = False, **options: Any
     ) -> None:
         self.process = DiffusionProcess(TrainConfig(**options), CPU)
-        self.split: Split = split_heldout(len(images), num_heldout, seed=0)
-        samples = fixed_samples(images, self.split, 96, self.process, CPU, seed=0)
-        store = ImageStore(images, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
+        digests = digests_of(images)
+        self.split: Split = split_heldout(digests, num_heldout, 0)
+        samples = fixed_samples(images, digests, self.split, 96, self.process, CPU, seed=0)
+        store = ImageStore(images, digests, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
         measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
         self.baselines, self.record = measurement.measure(cache, quiet=True)
         self.evaluation = Evaluation(samples, self.baselines, batch_size=16)
@@ -116,15 +120,60 @@ def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path
     assert not set(train.indices) & set(heldout.indices)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_fixed_samples_are_of_the_images_alone(times: int) -> None:
+    """The same images in another order give the same fixed samples, to the bit, be each there twice or not."""
+    images = np.concatenate([smooth_images(60)] * times)
+    process = DiffusionProcess(TrainConfig(), CPU)
+
+    def batches(images: np.ndarray, seed: int) -> list[torch.Tensor]:
+        digests = digests_of(images)
+        split = split_heldout(digests, 20, seed)
+        kinds = fixed_samples(images, digests, split, 96, process, CPU, seed).values()
+        return [torch.cat(parts) for of in kinds for parts in zip(*of.batches(range(96), 16), strict=True)]
+
+    first = batches(images, 0)
+    shuffled = batches(images[np.random.default_rng(1).permutation(len(images))], 0)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, shuffled, strict=True))
+    other = batches(images, 1)
+    assert not any(torch.equal(first[at], other[at]) for at in (0, 1, 3, 4))  # images and noises
+
+
+def test_runs_of_other_seeds_are_measured_on_the_same(tmp_path: Path) -> None:
+    """Held-out images, fixed samples, what samples are compared with and the noise of previews are not the seed's."""
+
+    def measured_by(**options: int) -> list[np.ndarray]:
+        training = prepare(tiny_config(tmp_path, str(options), **options), dataset=tiny_images())
+        training.close()
+        evaluation, process, config = training.evaluation, training.process, training.config
+        count = training.timetable.num_fixed_samples
+        kinds = evaluation.samples.values()
+        fixed = [torch.cat(parts) for of in kinds for parts in zip(*of.batches(range(count), 16), strict=True)]
+        preview = draw_preview(lambda noisy, _: 0.5 * noisy, process, config, (3, 8, 8), CPU)
+        statistics = training.data_statistics.compare(preview)["contrast"]
+        return [
+            training.split.heldout,
+            *map(np.asarray, fixed),
+            preview,
+            np.array([statistics.data, statistics.low, statistics.high]),
+        ]
+
+    first, other_seed, other = measured_by(seed=0), measured_by(seed=1), measured_by(evaluation_seed=1)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(first, other_seed, strict=True))
+    same = [np.array_equal(ours, theirs) for ours, theirs in zip(first, other, strict=True)]
+    assert [at for at, is_same in enumerate(same) if is_same] == [3, 6]  # the timesteps alone
+
+
 def test_skill_error_covers_what_another_choice_of_tuples_would_give(tmp_path: Path) -> None:
     """Over twenty seeds, a fixed denoiser's skill scatters as its standard error says, within a factor of two."""
     images = smooth_images(600)
-    split = split_heldout(600, 300, seed=0)
+    digests = digests_of(images)
+    split = split_heldout(digests, 300, 0)
     process = DiffusionProcess(TrainConfig(), CPU)
-    store = ImageStore(images, "sha", DataRecord(num_images=600, counts={}, images=[]))
+    store = ImageStore(images, digests, "sha", DataRecord(num_images=600, counts={}, images=[]))
     skills, errors = [], []
     for seed in range(20):
-        samples = fixed_samples(images, split, 48, process, CPU, seed)
+        samples = fixed_samples(images, digests, split, 48, process, CPU, seed)
         measurement = BaselineMeasurement(samples, store, split, process, False, seed, CPU)
         evaluation = Evaluation(samples, measurement.measure(tmp_path, quiet=True)[0], batch_size=48)
         row = score(evaluation, lambda noisy, _: 0.9 * noisy)
