@@ -135,8 +135,7 @@ def _build(
     evaluation = HeldoutEvaluation(
         store.images, split, process, device, config.seed, config.train_batch_size, timetable.num_fixed_samples
     )
-    folder = Path(config.output_dir)
-    recorder = Recorder(run, folder, observers, accelerator.is_main_process)
+    folder, writer = Path(config.output_dir), None
 
     def export(checkpoint: Path) -> None:
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
@@ -144,9 +143,10 @@ def _build(
     if accelerator.is_main_process:
         measurement = BaselineMeasurement(evaluation, store, split, process, config.random_flip, config.seed, device)
         baselines = measurement.measure(cache_dir_of(config), quiet=False)
-        begin_folder(folder, earlier, run, state, store, split, baselines)
+        writer = begin_folder(folder, earlier, run, state, store, split, baselines)
         if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
             export(earlier.checkpoint.folder)
+    recorder = Recorder(run, folder, observers, writer)
     return Training(
         config=config,
         accelerator=accelerator,
