@@ -94,8 +94,9 @@ class TrackersObserver(Observer):
     def judged(self, verdict: Verdict) -> None:
         """Tell a verdict as text, and, of a new evaluation, the numbers that it rests on."""
         text = f"**{verdict.code}** {verdict.sentence}"
-        self._each(lambda tracker: tracker.text("verdict", text, verdict.step))
-        if not self._has_news:  # the end of a session judges its last evaluation again
+        again = self._behind("verdict", verdict.step + 1)  # the end of a session judges its last evaluation again
+        self._each(lambda tracker: tracker.text("verdict", text, verdict.step), again)
+        if not self._has_news:
             return
         self._has_news = False
         self._scalars("verdict", {entry.name: entry.value for entry in verdict.evidence}, verdict.step)
@@ -118,10 +119,8 @@ class TrackersObserver(Observer):
         self._once(name, step, lambda tracker: tracker.picture(name, picture, step))
 
     def _once(self, what: str, step: int, tell: Callable[[Tracker], None]) -> None:
-        """Tell all trackers but those that were told `what` of this step or a later one before."""
-        new = [
-            one for one in self._trackers if one.takes_back_steps or step > self._told.get(one.name, {}).get(what, 0)
-        ]
+        """Tell a group of curves or a picture to all trackers but those that know it of this step, or of a later one."""
+        new = self._behind(what, step)
         kept = [one for one in new if not one.takes_back_steps]
         for tracker in kept:
             self._told.setdefault(tracker.name, {})[what] = step
@@ -131,6 +130,11 @@ class TrackersObserver(Observer):
                 temporary.write_text(json.dumps(self._told), "utf-8")
                 temporary.replace(self._file)
         self._each(tell, new)
+
+    def _behind(self, what: str, step: int) -> list[Tracker]:
+        """Return the trackers that were told `what` of no step from `step` on, and those that take steps back."""
+        last = {one.name: self._told.get(one.name, {}).get(what, -1) for one in self._trackers}
+        return [one for one in self._trackers if one.takes_back_steps or step > last[one.name]]
 
     def _each(self, tell: Callable[[Tracker], None], trackers: Sequence[Tracker] | None = None) -> None:
         for tracker in list(self._trackers if trackers is None else trackers):
@@ -247,7 +251,7 @@ def check_trackers(names: Sequence[str]) -> None:
     missing = [name for name in names if name in LoggerType.list() and name not in available]
     if missing:
         found = f"--report_to {','.join(names)}: not installed: {', '.join(missing)}"
-        raise UserError(found, f"Install: pip install 'openddpm[{','.join(missing)}]'. Or leave out: --report_to none.")
+        raise UserError(found, f"Install: pip install 'openddpm[{','.join(missing)}]'. Or leave it out of --report_to.")
 
 
 def build_trackers(config: TrainConfig) -> list[Tracker]:

@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_told(tmp_path: Path) -> None:
-    """A tracker that `openddpm train` would stop at is an error of its option, and without any no logs are asked for."""
+    """A tracker that `openddpm train` would stop at is an error of its option; without any no logs are asked for."""
     config = tiny_config(tmp_path, report_to="aim")
     assert [found.name for found in doctor._check_folders(config)] == ["report_to"]
     (tmp_path / "file").touch()

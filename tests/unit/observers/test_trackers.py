@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from made_up_run import a_row, a_run
+from openddpm.analysis.verdict import judge
 from openddpm.api import resume, train
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
@@ -91,6 +93,9 @@ class Notes(GeneralTracker):
 
     def start(self) -> None:
         self.told.append(("command line", list(sys.argv), None))
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.told.append((f"axis of {name}", step_metric, None))
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         self.told.append(("config", values, None))
@@ -244,6 +249,41 @@ def test_a_resumed_run_is_the_same_run_to_its_tracker(tmp_path: Path) -> None:
     other = run.model_copy(update={"run_id": "0123456789abcdef"})
     names = [Trackio("trackio", config).arguments(one)["name"] for one in (run, run, other)]
     assert names[0] == names[1] != names[2] and names[0].startswith(run.name)
+
+
+@pytest.mark.parametrize(("kind", "names_step"), [(WandB, True), (Trackio, False)])
+def test_pictures_and_texts_have_their_step(
+    kind: type[AccelerateTracker],
+    names_step: bool,
+    tmp_path: Path,
+    notes: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """W&B is told the step as a value, which may be any, trackio as its own; a verdict is told again at the end."""
+    name = kind.__name__.lower()
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, name, Notes)
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(Image=lambda picture: picture.size))
+    folder = tmp_path / "run"
+    run, recorded = a_run(folder), read_run_folder(folder)
+    verdict = judge(recorded.run, recorded.metrics, recorded.evaluations, recorded.baselines)
+    observer = TrackersObserver([kind(name, TrainConfig())])
+    observer.started(run, folder)
+    del notes[:]
+    observer.logged(a_row(3))
+    observer.previewed(recorded.previews[-1])
+    observer.evaluated(recorded.evaluations[-1])
+    for _ in range(2):
+        observer.judged(verdict)
+    observer.judged(verdict.model_copy(update={"step": verdict.step - 1}))
+    expected = {"train/train_loss": 3, "samples/ema": recorded.previews[-1].step, "verdict": verdict.step}
+    if names_step:
+        assert {step for _, _, step in notes} == {None}
+        steps = [value for what, value, _ in notes if what == "step"]
+        assert set(steps) == {3, recorded.previews[-1].step, recorded.evaluations[-1].step, verdict.step}
+    else:
+        assert expected == {what: step for what, _, step in notes if what in expected}
+    assert sum(what == "verdict" for what, _, _ in notes) == 2
+    assert sum(what == "verdict/skill" for what, _, _ in notes) == 1
 
 
 def test_each_tracker_but_tensorboard_is_an_extra() -> None:
