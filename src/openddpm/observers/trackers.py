@@ -119,7 +119,7 @@ class TrackersObserver(Observer):
         self._once(name, step, lambda tracker: tracker.picture(name, picture, step))
 
     def _once(self, what: str, step: int, tell: Callable[[Tracker], None]) -> None:
-        """Tell a group of curves or a picture to all trackers but those that know it of this step, or of a later one."""
+        """Tell a group of curves or a picture to all trackers but those that know it of this step or a later one."""
         new = self._behind(what, step)
         kept = [one for one in new if not one.takes_back_steps]
         for tracker in kept:
