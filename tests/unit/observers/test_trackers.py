@@ -19,7 +19,7 @@ from openddpm.api import resume, train
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.observers.tensorboard import TensorBoard
-from openddpm.observers.trackers import TrackersObserver, Trackio, WandB, build_trackers
+from openddpm.observers.trackers import AccelerateTracker, TrackersObserver, Trackio, WandB, build_trackers
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import RunRecord
 from tiny import tiny_config, tiny_images, write_tiny_folder
