@@ -3,14 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from openddpm.api import train
+    from openddpm.api import resume, train
     from openddpm.config import TrainConfig
     from openddpm.errors import UserError
+    from openddpm.training.loop import TrainResult
+    from openddpm.training.observer import Observer
 
 __version__ = "0.1.0"
-__all__ = ["TrainConfig", "UserError", "train"]
+__all__ = ["Observer", "TrainConfig", "TrainResult", "UserError", "resume", "train"]
 
-_HOMES = {"TrainConfig": "openddpm.config", "UserError": "openddpm.errors", "train": "openddpm.api"}
+_HOMES = {
+    "Observer": "openddpm.training.observer",
+    "TrainConfig": "openddpm.config",
+    "TrainResult": "openddpm.training.loop",
+    "UserError": "openddpm.errors",
+    "resume": "openddpm.api",
+    "train": "openddpm.api",
+}
 
 
 def __getattr__(name: str) -> Any:

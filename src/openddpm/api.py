@@ -15,8 +15,7 @@ from openddpm.errors import UserError
 from openddpm.observers.display import Display
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
-from openddpm.observers.tensorboard import TensorBoardObserver
-from openddpm.observers.verdict import VerdictObserver
+from openddpm.observers.trackers import TrackersObserver, build_trackers
 from openddpm.record.reader import read_run_record
 from openddpm.training.checkpoint import checkpoint_step, is_valid, list_checkpoints
 from openddpm.training.distributed import lost_ranks_named
@@ -47,7 +46,7 @@ def train(
         transform: your own augmentation, a torchvision v2 transform for one: uint8 (B, C, H, W) on the device in, the
             same shape out. It is applied after the flip of `random_flip`.
         unet: your own UNet2DModel in place of `config.model`.
-        observers: told, besides the display, TensorBoard, report and push, of all that happens.
+        observers: told, besides the display, trackers, report and push, of all that happens.
 
     Returns:
         the run folder and how training ended.
@@ -88,7 +87,7 @@ def _check_types(config: Any, dataset: Any, transform: Any, observers: Any) -> N
     if transform is not None and not callable(transform):
         hint = "Give a callable on batches of uint8 images (B, C, H, W): a torchvision v2 transform, or a function."
         raise UserError(f"the transform is of type {type(transform).__name__}, which cannot be called", hint)
-    hint = "Give a list of objects whose class derives from openddpm.training.observer.Observer."
+    hint = "Give a list of objects whose class derives from openddpm.Observer."
     if not isinstance(observers, Sequence) or isinstance(observers, str):
         raise UserError(f"observers is of type {type(observers).__name__}, not a list", hint)
     for observer in observers:
@@ -108,10 +107,13 @@ def _train(
 ) -> TrainResult:
     console = Console(stderr=True, highlight=False)
     is_main = os.environ.get("RANK", "0") == "0"
-    pushing = [PushObserver(config, console)] if config.push_to_hub and is_main else []
-    display, tensorboard = Display(console), TensorBoardObserver(Path(config.logging_dir))
-    verdict = VerdictObserver(tell=[display.judged, tensorboard.judged])
-    observers = [display, verdict, tensorboard, ReportObserver(), *pushing, *observers]
+    observers = [
+        Display(console),
+        TrackersObserver(build_trackers(config), console),
+        ReportObserver(console),
+        *([PushObserver(config, console)] if config.push_to_hub and is_main else []),
+        *observers,
+    ]
     return fit(prepare(config, dataset, transform, unet, observers, rolled_back_from))
 
 

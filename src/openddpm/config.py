@@ -187,6 +187,16 @@ class RunOptions(_Options):
     """Steps between lines of metrics.jsonl."""
     logging_dir: str = "logs"
     """TensorBoard events go to LOGGING_DIR/NAME-OF-RUN."""
+    report_to: str = "tensorboard"
+    """Trackers to tell of the run, by commas: tensorboard, wandb, trackio and others that Accelerate has a class for;
+    or none. Each but tensorboard comes with `pip install 'openddpm[NAME]'`, and is set up in its own way (WANDB_MODE,
+    TRACKIO_DIR and the like)."""
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers, each once."""
+        names = [name.strip() for name in self.report_to.split(",")]
+        return [] if names == ["none"] else list(dict.fromkeys(names))
 
 
 class HubOptions(_Options):
@@ -249,6 +259,7 @@ SECRET_OPTIONS = frozenset({"hub_token"})
 NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
+        "report_to",
         "dataset",  # the sha256 of its images says whether it is the same
         *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
         "max_refused_share",
@@ -335,6 +346,8 @@ def _contradictions(config: TrainConfig) -> list[str]:
     if config.pixel_range is not None and not config.pixel_range[0] < config.pixel_range[1]:
         low, high = config.pixel_range
         errors.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
+    if "" in config.trackers or "none" in config.trackers:
+        errors.append(f"report_to: found {config.report_to!r}; give names of trackers, with commas between, or none")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
             errors.append(f"{name}: found {value!r}, which is not valid UTF-8")

@@ -94,11 +94,10 @@ OTHER_NAMES: dict[str, str] = {
     **dict.fromkeys(("results_folder", "out_dir", "outdir", "save_dir", "output", "run_dir"), "--output_dir"),
     **dict.fromkeys(("output_path", "checkpoint_dir", "ckpt_dir", "work_dir"), "--output_dir"),
     **dict.fromkeys(("logdir", "log_dir", "tensorboard_dir"), "--logging_dir"),
+    **dict.fromkeys(("logger", "log_with"), "--report_to"),
+    **dict.fromkeys(("use_wandb", "wandb"), "--report_to wandb"),
     **dict.fromkeys(
-        ("logger", "report_to", "log_with", "use_wandb", "wandb"), "events for TensorBoard are always written"
-    ),
-    **dict.fromkeys(
-        ("tracker_project_name", "wandb_project", "project_name"), "events for TensorBoard are always written"
+        ("tracker_project_name", "wandb_project", "project_name"), "all runs are of the project openddpm in trackers"
     ),
     **dict.fromkeys(("log_interval", "log_every", "log_steps"), "--logging_steps"),
     **dict.fromkeys(("save_interval", "save_step", "save_every", "save_steps", "ckpt_every"), "--checkpointing_steps"),

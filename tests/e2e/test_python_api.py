@@ -9,11 +9,9 @@ import torch
 from diffusers import DDIMPipeline, UNet2DModel
 from PIL import Image
 
-from openddpm import TrainConfig, UserError, train
-from openddpm.api import resume
+from openddpm import Observer, TrainConfig, TrainResult, UserError, resume, train
 from openddpm.record.reader import Preview, read_run_record
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord
-from openddpm.training.observer import Observer
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
 
 
 @pytest.fixture
@@ -136,6 +134,9 @@ class Diary(Observer):
         assert preview.pictures["ema"].is_file()
         self.entries.append(f"previewed {preview.step}")
 
+    def judged(self, verdict: Verdict) -> None:
+        self.entries.append(f"judged {verdict.step}")
+
     def record_grown(self) -> None:
         self.entries.append("record grown")
 
@@ -144,14 +145,16 @@ class Diary(Observer):
 
 
 def test_observers_are_told_in_order(pictures: list[Image.Image], own_options: dict[str, Any]) -> None:
-    """Observers hear of start, logged lines, evaluations, previews and end, in the order in which they happen."""
+    """Observers hear of start, logged lines, evaluations, previews, verdicts and end, in the order of what happens."""
     diary = Diary()
-    train(TrainConfig(**{**own_options, "max_train_steps": 7}), dataset=pictures, observers=[diary])
+    result = train(TrainConfig(**{**own_options, "max_train_steps": 7}), dataset=pictures, observers=[diary])
+    assert result == TrainResult(Path(own_options["output_dir"]), "finished")
     assert diary.entries == [
         "started running 0",
         *("logged 2", "logged 4", "logged 6"),
-        *("evaluated 6 ema", "evaluated 6 raw", "previewed 6", "record grown"),
-        *("logged 7", "evaluated 7 ema", "evaluated 7 raw", "previewed 7", "record grown"),
+        *("evaluated 6 ema", "evaluated 6 raw", "previewed 6", "judged 6", "record grown"),
+        *("logged 7", "evaluated 7 ema", "evaluated 7 raw", "previewed 7", "judged 7", "record grown"),
+        "judged 7",
         "ended finished 7",
     ]
 

@@ -40,6 +40,8 @@ WRONG_USES: dict[str, tuple[dict[str, str], list[str]]] = {
     "unwritable logs": ({"logging_dir": "WRONG/a-file/logs"}, ["a-file/logs", "--logging_dir"]),
     "unwritable cache": ({"cache_dir": "WRONG/a-file/cache"}, ["a-file/cache", "--cache_dir"]),
     "unknown colour": ({"background": "nocolour"}, ["nocolour", "#ffcc00"]),
+    "unknown tracker": ({"report_to": "wanbd"}, ["wanbd", "did you mean 'wandb'", "trackio"]),
+    "tracker that is not there": ({"report_to": "aim"}, ["not installed: aim", "pip install 'openddpm[aim]'"]),
     "unknown option": ({"learning_rat": "1"}, ["--learning_rat", "--learning_rate"]),
 }
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from openddpm.config import TrainConfig
 from openddpm.pictures import image_grid
+from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import (
     Band,
     BandScore,
@@ -325,3 +326,25 @@ def _write_preview(path: Path, done: float, weights: Weights, resolution: int) -
     share = (1 - done) ** 1.5 + (0.0 if weights == "ema" else 0.12)
     mixed = math.sqrt(max(0.0, 1 - share**2)) * faces + share * noise
     _grid(np.clip((mixed + 1) * 127.5, 0, 255).astype(np.uint8)).save(path, compress_level=1)
+
+
+def a_run(folder: Path, name: str = "run", step: int = 0, total_steps: int = 100) -> RunRecord:
+    """Return the record of a run at `step`."""
+    made_up = write_made_up_run(folder, steps=40, rows=4, previews=1, name=name, total_steps=total_steps)
+    progress = Progress(step=step, images_seen=step * 32, epoch=0.0)
+    return read_run_folder(made_up).run.model_copy(update={"progress": progress})
+
+
+def a_row(step: int, loss: float = 0.5, seconds: float = 0.0) -> MetricsRow:
+    """Return a logged line."""
+    return MetricsRow(
+        step=step,
+        images_seen=step * 32,
+        epoch=0.1,
+        wall_seconds=seconds,
+        train_loss=loss,
+        learning_rate=1e-3,
+        grad_norm=None,
+        ema_decay=None,
+        images_per_second=100.0,
+    )

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
         return 0
     from openddpm.api import train
 
-    return report_result(train(config), config.logging_dir)
+    return report_result(train(config), config)
 
 
 def _asks_for_nothing(config: TrainConfig, recorded: TrainConfig) -> bool:

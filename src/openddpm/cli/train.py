@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openddpm.cli.options import parse_train_config
+from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.reader import list_previews
 
@@ -20,10 +21,10 @@ def run(arguments: list[str]) -> int:
         raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from openddpm.api import train
 
-    return report_result(train(config), config.logging_dir)
+    return report_result(train(config), config)
 
 
-def report_result(result: "TrainResult", logging_dir: str) -> int:
+def report_result(result: "TrainResult", config: TrainConfig) -> int:
     """Say what there is to look at and what to do next; returns the exit status."""
     status = 128 + result.signal if result.status == "interrupted" and result.signal else 0
     if int(os.environ.get("RANK", "0")) != 0:
@@ -39,6 +40,7 @@ def report_result(result: "TrainResult", logging_dir: str) -> int:
     print(f"samples: {picture}")
     print("next:")
     print(f"  openddpm sample {quoted} --num_images 64")
-    print(f"  tensorboard --logdir {shlex.quote(logging_dir)}")
+    if "tensorboard" in config.trackers:
+        print(f"  tensorboard --logdir {shlex.quote(config.logging_dir)}")
     print("  openddpm train --dataset FOLDER-WITH-IMAGES --resolution 64 --output_dir runs/mine")
     return 0

@@ -16,6 +16,7 @@ from openddpm.data.stream import Transform
 from openddpm.doctor.measured_checks import Measurements, check_measurements, outweighed
 from openddpm.doctor.one_batch import MemorizingProbe, own_settings
 from openddpm.errors import UserError
+from openddpm.observers.trackers import check_trackers
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import RunRecord
 from openddpm.training.earlier_run import find_earlier_run
@@ -82,12 +83,16 @@ def examine(
 
 def _check_folders(config: TrainConfig) -> Iterator[Finding]:
     """Check that the run may write where it is to write, and that its folder is free for it."""
-    for option in ("output_dir", "logging_dir"):
+    for option in ("output_dir", "logging_dir") if config.trackers else ("output_dir",):
         folder = Path(getattr(config, option)).expanduser()
         place = _nearest_existing(folder)
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             what, why = f"--{option} '{folder}' cannot be written", f"'{place}' is no folder that you may write to."
             yield Finding(option, "error", what, why, f"Choose another --{option}.")
+    try:
+        check_trackers(config.trackers)
+    except UserError as error:
+        yield Finding("report_to", "error", error.found, "`openddpm train` would stop at this.", error.hint)
     try:
         check_output_folder(config)
     except UserError as error:

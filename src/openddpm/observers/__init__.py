@@ -1,1 +1,1 @@
-"""What looks on while a run trains: the terminal, TensorBoard, the report, the Hub."""
+"""What looks on while a run trains: the terminal, trackers, the report, the Hub."""

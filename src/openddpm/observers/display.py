@@ -42,8 +42,9 @@ class Display(Observer):
         self._row: MetricsRow | None = None
         self._plain_at = float("-inf")
         self._verdict: Verdict | None = None
+        self._shown_code: str | None = None
         self._verdict_at = float("-inf")
-        self._is_over = False
+        self._has_news = False
         self._rates: list[tuple[float, int]] = []
 
     def started(self, run: RunRecord, folder: Path) -> None:
@@ -125,31 +126,34 @@ class Display(Observer):
             self._say(f"preview: {escape(str(self._preview))}{self._heldout_text()}")
 
     def judged(self, verdict: Verdict) -> None:
+        self._verdict, self._has_news = verdict, True
+
+    def record_grown(self) -> None:
         """Show a new verdict: in the live view, or as a line if it changed or none was shown for long."""
-        has_changed = self._verdict is None or self._verdict.code != verdict.code
-        self._verdict = verdict
-        if self._is_over:
-            self._say(self._verdict_text())
-            for evidence in verdict.evidence:
-                if evidence.kind == "warning":
-                    self._say(f"  {escape(evidence.text)}")
-        elif self._console.is_terminal and self._row:
+        if self._verdict is None or not self._has_news:
+            return
+        self._has_news = False
+        if self._console.is_terminal and self._row:
             self._live.update(self._view())
-        elif has_changed or time.monotonic() - self._verdict_at >= _VERDICT_EVERY_SECONDS:
-            self._verdict_at = time.monotonic()
+        elif self._verdict.code != self._shown_code or time.monotonic() - self._verdict_at >= _VERDICT_EVERY_SECONDS:
+            self._shown_code, self._verdict_at = self._verdict.code, time.monotonic()
             self._say(self._verdict_text())
 
     def warned(self, message: str) -> None:
         self._say(f"[bold red]warning:[/] {escape(message)}")
 
     def ended(self, run: RunRecord) -> None:
-        self._is_over = True
         self._live.stop()
         progress = run.progress
         self._say(
             f"[bold]{run.status}[/] at step {progress.step:,}: {number_of(progress.images_seen, 'image')}, "
             f"{progress.epoch:.1f} epochs{self._heldout_text()}"
         )
+        if self._verdict and self._has_news:
+            self._say(self._verdict_text())
+            for evidence in self._verdict.evidence:
+                if evidence.kind == "warning":
+                    self._say(f"  {escape(evidence.text)}")
 
     def _say(self, line: str) -> None:
         self._console.print(as_text(line), soft_wrap=True)  # a line of a log file is a line

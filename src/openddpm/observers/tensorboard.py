@@ -12,9 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from openddpm.errors import UserError
-from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
-from openddpm.training.observer import Observer
+from openddpm.record.schema import RunRecord
 
 OWNER_FILE = "run-folder.txt"
 """Beside the events: the path of the run folder that they are of."""
@@ -22,8 +20,14 @@ OWNER_FILE = "run-folder.txt"
 ROOM_BYTES = 1_000_000  # free on the disk, below which nothing is written; assumed: more than a preview takes
 
 
-class TensorBoardObserver(Observer):
-    """Writes events to LOGGING_DIR/NAME-OF-RUN, so that one TensorBoard shows every run."""
+class TensorBoard:
+    """Writes events to LOGGING_DIR/NAME-OF-RUN, so that one TensorBoard shows every run.
+
+    Accelerate's own class would die of a full disk, and has no way to take back the steps that a resumption repeats.
+    """
+
+    name = "tensorboard"
+    takes_back_steps = True
 
     def __init__(self, logging_dir: Path) -> None:
         """Find, before anything is trained, that events can be written to `logging_dir`.
@@ -35,7 +39,6 @@ class TensorBoardObserver(Observer):
         self._events: Path | None = None
         self._writer: Any = None
         self._waiting: list[Callable[[Any], Any]] = []
-        self._has_news = False
         try:
             self._logging_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._logging_dir).close()
@@ -43,68 +46,41 @@ class TensorBoardObserver(Observer):
             hint = "Choose a folder that you may write to."
             raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", hint) from error
 
-    def started(self, run: RunRecord, folder: Path) -> None:
+    def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
+        """Begin a file of events, from which TensorBoard takes back later steps of the run than it goes on from."""
         step = run.progress.step
         events = _events_folder(self._logging_dir, run.name, folder)
         if step == 0:
             for old in events.glob("events.out.tfevents.*"):
                 old.unlink()  # of the run that stood in this run folder before
         self._events, self._writer = events, SummaryWriter(str(events), purge_step=step + 1 if step else None)
-        rows = [f"| {name} | {value} |" for name, value in run.config.items()]
-        text = "\n".join(["| option | value |", "|---|---|", *rows])
-        self._write(lambda writer: writer.add_text("config", text, 0))
+        self._options = options
+        rows = [f"| {name} | {value} |" for name, value in options.items()]
+        self.text("config", "\n".join(["| option | value |", "|---|---|", *rows]), 0)
 
-    def logged(self, row: MetricsRow) -> None:
-        names = ("train_loss", "learning_rate", "grad_norm", "ema_decay", "images_per_second", "epoch")
-        self._write_scalars("train", {name: getattr(row, name) for name in names}, row.step)
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Add a point to each curve."""
+        self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
 
-    def evaluated(self, row: EvaluationRow) -> None:
-        scores = {"heldout_loss": row.heldout_loss, "train_loss": row.fixed_train_loss, "skill": row.skill}
-        scores |= {f"{band}_loss": score.loss for band, score in row.bands.items()}
-        scores |= {f"{band}_skill": score.skill for band, score in row.bands.items()}
-        self._write_scalars(f"evaluation_{row.weights}", scores, row.step)
-        self._has_news = True
+    def text(self, name: str, text: str, step: int) -> None:
+        """Add a text, which is shown as Markdown."""
+        self._write(lambda writer: writer.add_text(name, text, step))
 
-    def sampled(self, row: SamplesRow) -> None:
-        self._write_scalars(f"samples_{row.weights}", {k: one.samples for k, one in row.statistics.items()}, row.step)
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Add a picture."""
+        pixels = np.asarray(picture)
+        self._write(lambda writer: [writer.add_image(name, pixels, step, dataformats="HWC"), writer.flush()])
 
-    def judged(self, verdict: Verdict) -> None:
-        """Write a verdict as text, and, of a new evaluation, the numbers that it rests on."""
-        text = f"**{verdict.code}** {verdict.sentence}"
-        self._write(lambda writer: writer.add_text("verdict", text, verdict.step))
-        if not self._has_news:  # the end of a session judges its last evaluation again
-            return
-        self._has_news = False
-        self._write_scalars("verdict", {entry.name: entry.value for entry in verdict.evidence}, verdict.step)
-
-    def previewed(self, preview: Preview) -> None:
-        for weights, path in preview.pictures.items():
-            self._write_picture(f"samples/{weights}", np.asarray(Image.open(path).convert("RGB")), preview.step)
-        self._write(lambda writer: writer.flush())
-
-    def ended(self, run: RunRecord) -> None:
-        if self._events is None:  # the run failed before this observer was told of its start
-            return
-        plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in run.config.items()
-        }
+    def finish(self, run: RunRecord) -> None:
+        """Add the options as hyper-parameters, and write what is left."""
         scores = {"hparam/epochs": run.progress.epoch}
-        self._write(lambda writer: writer.add_hparams(plain, scores, run_name="."))
+        self._write(lambda writer: writer.add_hparams(self._options, scores, run_name="."))
         self._write(lambda writer: writer.close())
-
-    def _write_scalars(self, group: str, values: dict[str, float | None], step: int) -> None:
-        known = {f"{group}/{name}": value for name, value in values.items() if value is not None}
-        self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in known.items()])
-
-    def _write_picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._write(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
     def _write(self, add: Callable[[Any], Any]) -> None:
         """Give SummaryWriter something to write, or keep it until there is room: its thread dies of a full disk.
 
-        Raises:
-            OSError: it died all the same; the next call begins a new file.
+        Where it died all the same, the next call begins a new file.
         """
         self._waiting.append(add)
         if self._events is None or shutil.disk_usage(self._events).free < ROOM_BYTES:
@@ -116,7 +92,6 @@ class TensorBoardObserver(Observer):
                 del self._waiting[0]
         except OSError:
             self._writer = None
-            raise
 
 
 def _events_folder(logging_dir: Path, name: str, run_folder: Path) -> Path:

@@ -29,10 +29,11 @@ CHECKPOINTS_FILE = "checkpoints.jsonl"
 DATA_FILE = "data.json"
 BASELINES_FILE = "baselines.json"
 VERDICT_FILE = "verdict.json"
+TRACKERS_FILE = "trackers.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
-    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE),
+    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE),
 )
 """Everything a run may leave in its folder."""
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
 
 
 class Observer:
@@ -26,6 +26,9 @@ class Observer:
 
     def previewed(self, preview: Preview) -> None:
         """Preview images were written."""
+
+    def judged(self, verdict: Verdict) -> None:
+        """The run was judged: after an evaluation, and once more just before the end."""
 
     def record_grown(self) -> None:
         """Enough was added to the record to rebuild what is made from it."""

@@ -116,21 +116,26 @@ def begin_folder(
     store: ImageStore,
     split: Split,
     baselines: BaselinesRecord,
-) -> None:
-    """Leave in `folder` what a run in `state` has: nothing of an earlier run, or nothing of its own later steps."""
+) -> RunWriter:
+    """Leave in `folder` what a run in `state` has: nothing of an earlier run, or nothing of its own later steps.
+
+    Returns:
+        the one writer of the folder.
+    """
     if earlier is None:
         remove_earlier_run(folder)
-        writer = RunWriter(folder)
-        writer.write_run(run)  # first: without it the folder would be taken for another's
     else:
         remove_later_checkpoints(folder, state.step)
-        writer = RunWriter(folder)
+    writer = RunWriter(folder)
+    if earlier is None:
+        writer.write_run(run)  # first: without it the folder would be taken for another's
     remove_leftovers(folder)
     writer.forget_after(state.step, state.evaluation_due)
     writer.write_data(store.data)
     writer.write_baselines(baselines)
     chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
     image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)
+    return writer
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:

@@ -147,17 +147,17 @@ def _build(
     )
     baselines, baselines_record = _baselines(measurement, accelerator, cache_dir_of(config))
     evaluation = Evaluation(samples, baselines, config.train_batch_size)
-    folder = Path(config.output_dir)
-    recorder = Recorder(run, folder, observers, accelerator.is_main_process)
+    folder, writer = Path(config.output_dir), None
+    if baselines_record is not None:  # in the main process
+        writer = begin_folder(folder, earlier, run, state, store, split, baselines_record)
+    recorder = Recorder(run, folder, observers, writer)
 
     def published(checkpoint: Path) -> None:
         recorder.note_checkpoint(checkpoint_row(checkpoint))
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
 
-    if baselines_record is not None:  # in the main process
-        begin_folder(folder, earlier, run, state, store, split, baselines_record)
-        if earlier is not None and earlier.checkpoint is not None:  # the run may have died before it did so itself
-            published(earlier.checkpoint.folder)
+    if writer is not None and earlier is not None and earlier.checkpoint is not None:
+        published(earlier.checkpoint.folder)  # the run may have died before it did so itself
     return Training(
         config=config,
         accelerator=accelerator,

@@ -142,6 +142,15 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert severities(found) == {"output_dir": "error", "logging_dir": "error"}
 
 
+def test_a_tracker_that_is_not_installed_is_told(tmp_path: Path) -> None:
+    """A tracker that `openddpm train` would stop at is an error of its option; without any no logs are asked for."""
+    config = tiny_config(tmp_path, report_to="aim")
+    assert [found.name for found in doctor._check_folders(config)] == ["report_to"]
+    (tmp_path / "file").touch()
+    config = tiny_config(tmp_path, report_to="none", logging_dir=str(tmp_path / "file" / "logs"))
+    assert list(doctor._check_folders(config)) == []
+
+
 def test_the_images_folder_as_run_folder_is_told(tmp_path: Path) -> None:
     """A run folder that is the folder of images is a fault, as training would refuse it."""
     assert severities(examined(tmp_path, output_dir=str(tmp_path / "images"))) == {"output_folder": "error"}

@@ -5,98 +5,21 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from made_up_run import write_made_up_run
+from made_up_run import a_row, a_run, write_made_up_run
 from openddpm.config import TrainConfig
-from openddpm.errors import UserError
 from openddpm.observers import push as push_module
 from openddpm.observers.display import Display
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
-from openddpm.observers.tensorboard import TensorBoardObserver
 from openddpm.publishing.hub import HubError
 from openddpm.record.reader import Preview, read_run_folder
-from openddpm.record.schema import DataRecord, LeftOut, MetricsRow, Progress, RunRecord
-
-
-def a_run(folder: Path, name: str = "run", step: int = 0, total_steps: int = 100) -> RunRecord:
-    """Return the record of a run at `step`."""
-    made_up = write_made_up_run(folder, steps=40, rows=4, previews=1, name=name, total_steps=total_steps)
-    progress = Progress(step=step, images_seen=step * 32, epoch=0.0)
-    return read_run_folder(made_up).run.model_copy(update={"progress": progress})
-
-
-def a_row(step: int, loss: float = 0.5, seconds: float = 0.0) -> MetricsRow:
-    """Return a logged line."""
-    return MetricsRow(
-        step=step,
-        images_seen=step * 32,
-        epoch=0.1,
-        wall_seconds=seconds,
-        train_loss=loss,
-        learning_rate=1e-3,
-        grad_norm=None,
-        ema_decay=None,
-        images_per_second=100.0,
-    )
-
-
-def steps_in(events: Path) -> list[int]:
-    """Return the steps of the training loss that TensorBoard shows."""
-    accumulator = EventAccumulator(str(events))
-    accumulator.Reload()
-    return [event.step for event in accumulator.Scalars("train/train_loss")]
-
-
-def write_events(logs: Path, run: RunRecord, folder: Path, steps: range) -> None:
-    """Let an observer see `steps`."""
-    observer = TensorBoardObserver(logs)
-    observer.started(run, folder)
-    for step in steps:
-        observer.logged(a_row(step))
-    observer.ended(run)
-
-
-def test_a_resumed_run_shows_each_step_once(tmp_path: Path) -> None:
-    """After a resumption TensorBoard shows each step once, though steps after the checkpoint were logged before it."""
-    folder = tmp_path / "run"
-    write_events(tmp_path / "logs", a_run(folder), folder, range(1, 7))
-    write_events(tmp_path / "logs", a_run(folder, step=4), folder, range(5, 9))
-    assert steps_in(tmp_path / "logs" / "run") == list(range(1, 9))
-
-
-def test_a_run_that_begins_again_has_its_own_events_alone(tmp_path: Path) -> None:
-    """A run that begins again in the same folder leaves no events of the one before."""
-    folder = tmp_path / "run"
-    write_events(tmp_path / "logs", a_run(folder), folder, range(1, 7))
-    write_events(tmp_path / "logs", a_run(folder), folder, range(1, 3))
-    assert steps_in(tmp_path / "logs" / "run") == [1, 2]
-
-
-def test_a_stranger_of_the_same_name_keeps_its_events(tmp_path: Path) -> None:
-    """Events of a run of the same name in another folder, or of another program, are left as they are."""
-    strange = tmp_path / "logs" / "run" / "events.out.tfevents.1.host.1.0"
-    strange.parent.mkdir(parents=True)
-    strange.write_bytes(b"")
-    for parent in ("one", "two"):
-        folder = tmp_path / parent / "run"
-        write_events(tmp_path / "logs", a_run(folder), folder, range(1, 3))
-    assert strange.exists()
-    assert steps_in(tmp_path / "logs" / "run-2") == steps_in(tmp_path / "logs" / "run-3") == [1, 2]
-
-
-def test_logs_that_cannot_be_written_are_told_first(tmp_path: Path) -> None:
-    """A logging folder that cannot be made is told when the observer is made, before anything is trained."""
-    (tmp_path / "a-file").touch()
-    with pytest.raises(UserError, match="--logging_dir"):
-        TensorBoardObserver(tmp_path / "a-file" / "logs")
+from openddpm.record.schema import DataRecord, LeftOut, Verdict
 
 
 def test_a_run_that_failed_before_the_start_still_ends(tmp_path: Path) -> None:
     """Observers that were never told of the start take the end of a failed run without an error of their own."""
     run = a_run(tmp_path / "run").model_copy(update={"status": "failed"})
-    TensorBoardObserver(tmp_path / "logs").ended(run)
     ReportObserver().ended(run)
     Display(Console(file=io.StringIO())).ended(run)
 
@@ -171,6 +94,51 @@ def test_the_display_on_a_terminal(tmp_path: Path) -> None:
     shown = output.getvalue()
     for part in ("20/100", "0.2500", "100 images/s", "held-out ema 0.1250", "a.png", "0:00:08 left"):
         assert part in shown
+
+
+def verdict(code: str, sentence: str, warning: str = "") -> Verdict:
+    """Return a verdict, with markup in its words."""
+    evidence = [{"name": "it", "kind": "warning", "text": warning}] if warning else []
+    return Verdict.model_validate(
+        {"code": code, "sentence": sentence, "evidence": evidence, "step": 1, "images_seen": 16}
+    )
+
+
+def test_a_log_file_has_a_verdict_when_it_changes_and_at_the_end(tmp_path: Path) -> None:
+    """Where output goes to a file, a verdict that stays the same is not repeated at each evaluation."""
+    folder = write_made_up_run(tmp_path / "run", status="running")
+    output = io.StringIO()
+    display = Display(Console(file=output, force_terminal=False, width=200))
+    run = read_run_folder(folder).run
+    display.started(run, folder)
+    for code in ("too_early", "learning", "learning", "memorizing"):
+        display.judged(verdict(code, f"Words on [bold]{code}"))
+        display.record_grown()
+    display.record_grown()  # a preview without an evaluation
+    display.judged(verdict("memorizing", "Last words", "Mind your words"))
+    display.ended(run)
+    lines = [line for line in output.getvalue().splitlines() if "ords" in line or "at step" in line]
+    assert lines == [
+        "verdict: Words on [bold]too_early",
+        "verdict: Words on [bold]learning",
+        "verdict: Words on [bold]memorizing",
+        f"{run.status} at step {run.progress.step:,}: {lines[3].partition(': ')[2]}",
+        "verdict: Last words",
+        "  Mind your words",
+    ]
+
+
+def test_an_end_that_was_not_judged_has_no_verdict(tmp_path: Path) -> None:
+    """A verdict on an earlier evaluation is not told again as that of the end."""
+    folder = write_made_up_run(tmp_path / "run", status="running")
+    output = io.StringIO()
+    display = Display(Console(file=output, force_terminal=False, width=200))
+    run = read_run_folder(folder).run
+    display.started(run, folder)
+    display.judged(verdict("learning", "It is learning"))
+    display.record_grown()
+    display.ended(run)
+    assert output.getvalue().count("It is learning") == 1
 
 
 @pytest.mark.parametrize(
