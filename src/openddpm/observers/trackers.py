@@ -103,9 +103,8 @@ class TrackersObserver(Observer):
 
     def previewed(self, preview: Preview) -> None:
         for weights, path in preview.pictures.items():
-            if path is not None:
-                with Image.open(path) as picture:
-                    self._picture(f"samples/{weights}", picture.convert("RGB"), preview.step)
+            with Image.open(path) as picture:
+                self._picture(f"samples/{weights}", picture.convert("RGB"), preview.step)
 
     def ended(self, run: RunRecord) -> None:
         self._each(lambda tracker: tracker.finish(run))
