@@ -53,6 +53,7 @@ def write_made_up_run(
     name: str = "avatars-16",
     source: str = "avatars-16",
     use_ema: bool = True,
+    more_averages: Sequence[Weights] = (),
     findings: list[ImageFinding] | None = None,
     config: dict[str, Any] | None = None,
     sample_of_training_data: bool = True,
@@ -96,7 +97,7 @@ def write_made_up_run(
             resumptions=[Resumption(step=steps // 2, time="2026-03-14T09:29:40+00:00")] if steps > 1000 else [],
         )
     )
-    weights: list[Weights] = ["ema", "raw"] if use_ema else ["raw"]
+    weights: list[Weights] = ["ema", *more_averages, "raw"] if use_ema else ["raw"]
     _write_metrics(folder, steps, rows, use_ema)
     for step in _spread(steps, previews if evaluations is None else evaluations):
         for kind in weights:
