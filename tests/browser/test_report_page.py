@@ -15,8 +15,9 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 
 
 def drawn(page: Any, plot: str = "plot-loss") -> list[dict[str, Any]]:
-    """Return name, x and y of the traces of a plot."""
-    script = "id => document.getElementById(id).data.map(({name, x, y}) => ({name, x: [...x], y: [...y]}))"
+    """Return name, x, y and colour of the traces of a plot."""
+    traces = "document.getElementById(id).data"
+    script = f"id => {traces}.map(({{name, x, y, line}}) => ({{name, x: [...x], y: [...y], colour: line.color}}))"
     return page.evaluate(script, plot)
 
 
@@ -42,6 +43,7 @@ def test_page_opens_offline_without_a_complaint(visit: Any, report: Path, scheme
         {"steps": 10, "rows": 1, "previews": 0},
         {"steps": 10, "rows": 0, "previews": 1},
         {"steps": 100, "rows": 10, "previews": 3, "use_ema": False},
+        {"steps": 100, "rows": 10, "previews": 3, "more_averages": ("ema-0.050", "ema-0.1")},
         {"steps": 100, "rows": 10, "previews": 3, "baselines": False},
         {"steps": 100, "rows": 10, "previews": 3, "num_heldout": 0},
     ],
@@ -149,6 +151,18 @@ def test_curves_can_be_switched_off_and_on(visit: Any, report: Path) -> None:
         button.click()
         assert button.get_attribute("aria-pressed") == pressed
         assert ("held-out, EMA" in [trace["name"] for trace in drawn(page)]) == (pressed == "true")
+
+
+def test_each_set_of_weights_has_its_curve_and_its_pictures(visit: Any, tmp_path: Path) -> None:
+    """However many averages a run keeps, each is drawn in a colour of its own, and the film strip shows its samples."""
+    averages = ("ema-0.050", "ema-0.1")
+    path = write_report(write_made_up_run(tmp_path, steps=100, rows=10, previews=3, more_averages=averages))
+    page = visit.open(path)
+    colours = {trace["name"]: trace["colour"] for trace in drawn(page)}
+    labels = ["EMA", "EMA-0.050", "EMA-0.1", "raw"]
+    assert len({colours[f"held-out, {label}"] for label in labels}) == 4
+    assert all(page.locator(f"[id='film-{name}']").is_visible() for name in ("ema", *averages, "raw"))
+    assert visit.complaints == []
 
 
 def test_plots_follow_the_colour_scheme(visit: Any, report: Path) -> None:

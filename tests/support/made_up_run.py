@@ -59,6 +59,7 @@ def write_made_up_run(
     name: str = "avatars-16",
     source: str = "avatars-16",
     use_ema: bool = True,
+    more_averages: Sequence[Weights] = (),
     findings: list[ImageFinding] | None = None,
     config: dict[str, Any] | None = None,
     sample_of_training_data: bool = True,
@@ -108,7 +109,7 @@ def write_made_up_run(
             evaluation=EvaluationPlan(num_fixed_samples=2048, evaluation_steps=200, early_steps=[12, 50]),
         )
     )
-    weights: list[Weights] = ["ema", "raw"] if use_ema else ["raw"]
+    weights: list[Weights] = ["ema", *more_averages, "raw"] if use_ema else ["raw"]
     _write_metrics(folder, steps, rows, use_ema)
     for step in _spread(steps, previews if evaluations is None else evaluations):
         for kind in weights:

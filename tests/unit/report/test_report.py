@@ -82,6 +82,18 @@ def test_a_run_with_little_in_it_renders(tmp_path: Path, state: dict[str, int]) 
     assert ("No held-out loss yet" in page.text) == (state["rows"] > 0 and num_evaluations == 0)
 
 
+def test_every_average_stands_on_the_page(tmp_path: Path) -> None:
+    """A curve of each kind, its picture and its name for each set of weights; the first average is on top."""
+    page = page_of(write_made_up_run(tmp_path, previews=2, more_averages=("ema-0.050",)))
+    curves = [attrs["data-curve"] for _, attrs in page.elements if "data-curve" in attrs]
+    for kind in ("noise", "skill", "heldout", "fixed"):
+        assert [curve for curve in curves if curve and curve.startswith(f"{kind}_")] == [
+            f"{kind}_{name}" for name in ("ema", "ema-0.050", "raw")
+        ]
+    assert {"film-ema", "film-ema-0.050", "film-raw"} <= {attrs.get("id") for _, attrs in page.elements}
+    assert "EMA-0.050 weights" in page.text
+
+
 def test_a_live_run_says_that_it_grows_and_when_it_was_rebuilt(tmp_path: Path) -> None:
     """Only the report of a running run says that it is still growing; each says when it was built."""
     live = page_of(write_made_up_run(tmp_path / "live", status="running", steps=100, total_steps=200)).text
