@@ -79,9 +79,9 @@ BUGS = [
     ),
     Bug(
         "a schedule that forgets accumulation",
-        "training/setup.py",
-        "per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes",
-        "per_step = config.train_batch_size",
+        "config.py",
+        "return self.train_batch_size * self.gradient_accumulation_steps * num_processes",
+        "return self.train_batch_size",
         PLAIN_LOOP + "test_an_epoch_count_becomes_optimizer_steps",
     ),
     Bug(
@@ -115,8 +115,8 @@ BUGS = [
     Bug(
         "the same order in every epoch",
         "data/stream.py",
-        'numpy_generator(self._seed, "order", epoch)',
-        'numpy_generator(self._seed, "order")',
+        "numpy_generator(self._seed, Purpose.ORDER, epoch)",
+        "numpy_generator(self._seed, Purpose.ORDER)",
         "tests/unit/data/test_stream.py",
     ),
     Bug(
@@ -129,7 +129,7 @@ BUGS = [
     Bug(
         "a number that is none, and is trained on",
         "training/update.py",
-        "if not word.is_finite:",
+        "if not status.is_finite:",
         "if False:",
         "tests/faults/test_not_finite.py::test_nan_stops_all_before_a_weight_is_touched[gradient with accumulation]",
     ),
@@ -150,7 +150,7 @@ BUGS = [
     Bug(
         "a bad step that is named by where the loop has got to",
         "training/update.py",
-        "self._training.state.images_seen, self._training.state.step = step.images, step.step",
+        "self._training.state.images_seen, self._training.state.step = step.images_seen, step.step",
         "pass",
         UPDATE + "test_a_bad_step_reaches_nothing[nothing, for a while]",
     ),
