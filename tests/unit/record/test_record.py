@@ -20,6 +20,7 @@ from openddpm.record.schema import (
     Progress,
     Resumption,
     RunRecord,
+    Verdict,
 )
 from openddpm.record.writer import RunWriter
 
@@ -206,6 +207,15 @@ def test_what_is_looked_at_again_is_forgotten(tmp_path: Path) -> None:
     run = read_run_folder(tmp_path)
     assert [row.step for row in run.metrics] == [1, 2]
     assert {row.step for row in run.evaluations} == {row.step for row in run.samples} == {1}
+
+
+@pytest.mark.parametrize(("step", "is_kept"), [(2, False), (3, True)])
+def test_a_verdict_on_what_is_forgotten_goes(step: int, is_kept: bool, tmp_path: Path) -> None:
+    """It rests on the rows: after a return to an earlier step it goes with them, and stays where none goes."""
+    writer = write_run(tmp_path, steps=3)
+    writer.write_verdict(Verdict(code="learning", sentence="Learning.", evidence=[], step=3, images_seen=96))
+    writer.forget_after(step)
+    assert (read_run_folder(tmp_path).verdict is not None) == is_kept
 
 
 def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
