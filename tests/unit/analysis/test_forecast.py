@@ -77,7 +77,7 @@ def test_all_exponents_within_three_standard_errors_count() -> None:
 
 
 def test_too_little_supports_nothing() -> None:
-    """Seven recent evaluations, and a curve that does not rise, have no forecast; one that is flat already is so now."""
+    """Seven recent evaluations, and a curve that does not rise, have no forecast; one flat already is so now."""
     assert forecast_of(0.2, 0.8, EVALUATIONS[:8], 1e-6) is not None
     assert forecast_of(0.2, 0.8, EVALUATIONS[:7], 1e-6) is None
     old = np.array([1, 2, 3, 4, 81, 82, 84, 88, 92, 96, 100]) * 1000

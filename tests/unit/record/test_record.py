@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from made_up_run import made_up_samples, write_made_up_run
 from openddpm.errors import UserError
+from openddpm.record import writer as writer_module
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
     SCHEMA_VERSION,
@@ -228,6 +229,38 @@ def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     writer.append_metrics(metrics(3))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+def test_rows_that_could_not_be_written_come_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a row waits: it is written before the next one, or by the next sync, once, in its order."""
+    writer = write_run(tmp_path, steps=1)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(writer_module, "append_whole", refuse)
+        for append, row in ((writer.append_metrics, metrics(2)), (writer.append_evaluation, evaluation(2))):
+            with pytest.raises(OSError, match="No space"):
+                append(row)
+    writer.append_metrics(metrics(3))
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+    assert [row.step for row in read_run_folder(tmp_path).evaluations] == [1, 1]
+    writer.sync_rows()
+    writer.sync_rows()
+    assert [row.step for row in read_run_folder(tmp_path).evaluations] == [1, 1, 2]
+
+
+def test_rows_are_synced_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files of rows that there are survive a power loss after a sync, and no other is looked for."""
+    synced: list[str] = []
+    monkeypatch.setattr(writer_module, "sync_file", lambda path: synced.append(path.name))
+    writer = RunWriter(tmp_path)
+    writer.append_metrics(metrics(1))
+    writer.sync_rows()
+    assert synced == ["metrics.jsonl"]
+    write_run(tmp_path, steps=1).sync_rows()
+    assert sorted(synced[1:]) == ["evaluations.jsonl", "metrics.jsonl", "samples.jsonl"]
 
 
 def test_other_pictures_are_left_alone(tmp_path: Path) -> None:
