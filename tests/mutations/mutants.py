@@ -127,6 +127,8 @@ class _Places(cst.CSTVisitor):
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.Annotation | cst.Decorator | cst.Import | cst.ImportFrom | cst.Assert):
             return False
+        if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name) and node.value.value == "Literal":
+            return False
         parent = self.get_metadata(ParentNodeProvider, node, None)
         if isinstance(node, cst.Arg):
             if node.keyword is not None and node.keyword.value in LEFT_ALONE:

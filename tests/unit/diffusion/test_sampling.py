@@ -148,7 +148,7 @@ def test_few_steps_are_spaced_by_karras(solver: Solver) -> None:
         expected = theirs.timesteps.numpy()
         np.testing.assert_allclose(inference_timesteps(signal2, steps, solver)[1:-1], expected[1:-1], atol=1)
         even = inference_timesteps(signal2, steps, "ddim")
-        assert np.ptp(np.diff(even)) <= 1 and even[steps // 2] > expected[steps // 2] + 100
+        assert np.ptp(np.diff(even)) <= 1 and np.abs(even - expected).max() > 50
 
 
 def test_few_steps_spend_none_above_the_largest_noise() -> None:
