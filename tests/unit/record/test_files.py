@@ -272,7 +272,7 @@ def test_json_has_only_numbers_that_are_some() -> None:
     """NaN and infinities, which Python's own parser takes, are refused."""
     assert parse_json(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
     for text in (b"NaN", b"-Infinity"):
-        with pytest.raises(ValueError, match="expected|invalid"):
+        with pytest.raises(ValueError, match=r"expected|invalid"):
             parse_json(text)
 
 
