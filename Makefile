@@ -4,6 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-ready
 DEVELOPMENT := .venv/.development-ready
 BENCH := .venv/.bench-ready
+MUTANTS := .venv/.mutants-ready
 BENCH_OUT ?= benchmarks/results
 SAMPLED := $(if $(wildcard runs/demo/model_index.json),runs/demo,runs/bench/short)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -11,7 +12,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 TEST_PROCESSES ?= 2
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-bugs clean
+.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-bugs mutants clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -58,6 +59,9 @@ bench-bugs: $(DEVELOPMENT)  ## what common bugs of training scripts cost: 15 to 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
 	  --pictures docs/pictures --results benchmarks/what-slows.json
 
+mutants: $(MUTANTS)  ## which small changes to the code no test beside it sees: hours; MODULE=diffusion/process for one
+	$(TEST_ENV) $(BIN)/python tests/mutations/mutants.py $(MODULE)
+
 clean:
 	rm -rf .venv runs logs
 
@@ -70,6 +74,10 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): $(RUNTIME)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(MUTANTS): $(DEVELOPMENT)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	touch $@
 
 $(BENCH): $(DEVELOPMENT)

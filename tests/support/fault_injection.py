@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,7 +177,7 @@ def start_ranks(
     site: Site,
     command: list[str],
     name: str,
-    faults: dict[int, Callable[[], object]] | None = None,
+    faults: Mapping[int, Callable[[], object]] | None = None,
     size: int = 2,
     own_options: dict[int, list[str]] | None = None,
 ) -> list[Child]:
@@ -190,7 +190,8 @@ def start_ranks(
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    faults, own_options = faults or {}, own_options or {}
+    # Timing steps is a collective call: where one process leaves it out, all do.
+    faults, own_options = dict.fromkeys(range(size), make_moments_repeat) | faults if faults else {}, own_options or {}
     commands = [[*command, *own_options.get(rank, [])] for rank in range(size)]
     return [
         start(site, words, f"{name}-{rank}", faults.get(rank), RANK=str(rank), LOCAL_RANK=str(rank), **shared)
@@ -198,14 +199,18 @@ def start_ranks(
     ]
 
 
-def watch(folder: Path, tell: Tell) -> None:
-    """Announce, in this process and for good, what it is about to do with files below `folder`, and to the weights.
+def make_moments_repeat() -> None:
+    """Have, in this process and for good, the moments of a run be the same every time.
 
-    Each save waits for the one before, however long, and no steps are timed before a run, which are more or fewer: so
-    the moments of a run are the same every time.
+    Each save waits for the one before, however long, and no steps are timed before a run, which are more or fewer.
     """
     checkpointer.TURN_SECONDS = DEADLINE_SECONDS
     setup.measure_pace = lambda parts: Pace(1.0)
+
+
+def watch(folder: Path, tell: Tell) -> None:
+    """Announce, in this process and for good, what it is about to do with files below `folder`, and to the weights."""
+    make_moments_repeat()
     saves = itertools.count(1)
     here = threading.local()
     write, fsync, save_file = Checkpointer._write, os.fsync, checkpoint.save_file

@@ -16,6 +16,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from openddpm.config import ModelOptions, TrainConfig
 from openddpm.diffusion.process import DiffusionProcess
+from openddpm.evaluation.evaluation import Evaluation
 from openddpm.record.reader import read_run_folder
 from tiny import TINY_UNET, differing, newest_tensors, tiny_config, write_tiny_folder
 
@@ -252,11 +253,12 @@ def test_a_model_of_cosine_noise_is_scored_on_linear_noise() -> None:
         for schedule in ("linear", "squaredcos_cap_v2")
     )
     told: list[torch.Tensor] = []
-    evaluation = SimpleNamespace(score=lambda denoise, *where: (denoise(None, torch.tensor([50, 400, 800])), where))
-    judged = learning.OnLinearNoise(
-        SimpleNamespace(process=linear, evaluation=evaluation), SimpleNamespace(process=cosine)
-    )
-    assert judged.score(lambda noisy, timesteps: told.append(timesteps), "ema", 3) == (None, ("ema", 3))
+    training = SimpleNamespace(process=cosine)
+    learning._judge_on_linear_noise(training, SimpleNamespace(process=linear, evaluation=Evaluation({}, {}, 1)))
+    with patch.object(
+        Evaluation, "squared_errors", lambda self, denoise, *part: denoise(None, torch.tensor([50, 400, 800]))
+    ):
+        training.evaluation.squared_errors(lambda noisy, timesteps: told.append(timesteps))
     expected = linear.snr()[[50, 400, 800]].log()
     torch.testing.assert_close(cosine.snr()[told[0]].log(), expected, atol=0.02, rtol=0)
 

@@ -33,7 +33,7 @@ def forecast(course: Course) -> Forecast | None:
     allowed = min(squares for squares, _, _ in fits) * (1 + 9 / (len(images) - 3))
     ends = [now * max(1.0, gain * (1 - 2**-p) / FLAT) ** (1 / p) for squares, gain, p in fits if squares <= allowed]
     low, high = max(now, min(ends) * (1 - MARGIN)), max(ends) * (1 + MARGIN)
-    if len(ends) == len(EXPONENTS) or high <= now or high > MAX_REACH * now or high > MAX_SPREAD * low:
+    if len(ends) == len(EXPONENTS) or high > MAX_REACH * now or high > MAX_SPREAD * low:
         return None
     hours_low, hours_high = ((end - now) / pace / 3600 for end in (low, high))
     planned = course.run.total_steps * now / course.steps[-1]
@@ -64,7 +64,7 @@ def _sentence(low: float, high: float, hours_low: float, hours_high: float, plan
 
 
 def _hours(hours: float) -> str:
-    return duration(60 * round(hours * 60)) if hours * 60 >= 1 else "a minute"
+    return duration(60 * max(1, round(hours * 60)))
 
 
 def _range(low: str, high: str) -> str:

@@ -246,7 +246,8 @@ def check_trackers(names: Sequence[str]) -> None:
     known, available = list(LOGGER_TYPE_TO_CLASS), [str(one) for one in get_available_trackers()]
     for name in names:
         if name not in known:
-            raise UserError(f"report_to: no tracker '{name}'; {closest(name, [*known, 'none'])}")
+            hint = f"Name some of these with --report_to, by commas: {closest(name, [*known, 'none'])}"
+            raise UserError(f"--report_to: no tracker '{name}'", hint)
     missing = [name for name in names if name in LoggerType.list() and name not in available]
     if missing:
         found = f"--report_to {','.join(names)}: not installed: {', '.join(missing)}"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from made_up_run import made_up_session
-from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan, count_previews
+from openddpm.analysis.checks import LEVELS_OF_SIZES, check_plan, count_previews, preview_cost
 from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
@@ -178,6 +178,227 @@ def test_what_decoding_met_is_judged(data: DataRecord, name: str, severity: str)
     (finding,) = (finding for finding in check_plan(plan(), data) if finding.name != "memorizing")
     assert (finding.name, finding.severity) == (name, severity)
     assert any(character.isdigit() for character in finding.what)
+
+
+def images_of(**counts: int) -> DataRecord:
+    """Return the data record with these counts, underscores for blanks."""
+    return images({name.replace("_", " "): number for name, number in counts.items()})
+
+
+OLD = {"max_train_steps": 3000, "ema_inv_gamma": 1e-6}  # an EMA that is warmed up from the start
+CUT = "cut by more than a quarter"
+Case = tuple[RunRecord, DataRecord | None]
+LIMITS: dict[str, tuple[Case, Case, str | None, str]] = {
+    "levels, small": ((plan(model="unet-32"), None), (plan(resolution=15, model="unet-32"), None), None, "warning"),
+    "levels, large": (
+        (plan(resolution=33, model="unet-16"), None),
+        (plan(resolution=34, model="unet-16"), None),
+        None,
+        "warning",
+    ),
+    "timesteps": ((plan(num_train_timesteps=100), None), (plan(num_train_timesteps=99), None), None, "warning"),
+    "pipeline_steps": ((plan(num_train_timesteps=50), None), (plan(num_train_timesteps=51), None), None, "warning"),
+    "signal_left": ((plan(signal_left=0.01), None), (plan(signal_left=0.0101), None), None, "warning"),
+    "ema_horizon, long": (
+        (plan(**OLD, ema_max_decay=1 - 1 / 999), None),
+        (plan(**OLD, ema_max_decay=1 - 1 / 1001), None),
+        None,
+        "warning",
+    ),
+    "ema_horizon, short": (
+        (plan(**OLD, ema_max_decay=0.901), None),
+        (plan(**OLD, ema_max_decay=0.899), None),
+        None,
+        "warning",
+    ),
+    "ema_horizon, steps": (
+        (plan(max_train_steps=99, lr_warmup_steps=0, ema_max_decay=0.5), None),
+        (plan(max_train_steps=100, lr_warmup_steps=0, ema_max_decay=0.5), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, high": (
+        (plan(learning_rate=5e-3, optimizer="adamw"), None),
+        (plan(learning_rate=5.1e-3, optimizer="adamw"), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, harmful": (
+        (plan(learning_rate=2e-2, optimizer="adamw"), None),
+        (plan(learning_rate=2.1e-2, optimizer="adamw"), None),
+        "warning",
+        "error",
+    ),
+    "learning_rate, Muon": (
+        (plan(learning_rate=2e-2, optimizer="muon"), None),
+        (plan(learning_rate=2.1e-2, optimizer="muon"), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, harmful with Muon": (
+        (plan(learning_rate=8e-2, optimizer="muon"), None),
+        (plan(learning_rate=8.1e-2, optimizer="muon"), None),
+        "warning",
+        "error",
+    ),
+    "learning_rate, large model": (
+        (seed_plan(learning_rate=2e-3), None),
+        (seed_plan(learning_rate=2.1e-3), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, large model with Muon": (
+        (seed_plan(learning_rate=8e-3, optimizer="muon"), None),
+        (seed_plan(learning_rate=8.1e-3, optimizer="muon"), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, size": (
+        (plan(num_parameters=9_999_999, learning_rate=3e-3, optimizer="adamw"), None),
+        (plan(num_parameters=10_000_000, learning_rate=3e-3, optimizer="adamw"), None),
+        None,
+        "warning",
+    ),
+    "learning_rate, low": ((plan(learning_rate=1e-5), None), (plan(learning_rate=0.99e-5), None), None, "warning"),
+    "learning_rate, useless": (
+        (plan(learning_rate=1e-6), None),
+        (plan(learning_rate=0.99e-6), None),
+        "warning",
+        "error",
+    ),
+    "lr_warmup": (
+        (plan(max_train_steps=400, lr_warmup_steps=399), None),
+        (plan(max_train_steps=400, lr_warmup_steps=400), None),
+        None,
+        "warning",
+    ),
+    "lr_warmup, constant": (
+        (plan(max_train_steps=400, lr_warmup_steps=400, lr_scheduler="constant"), None),
+        (plan(max_train_steps=400, lr_warmup_steps=400, lr_scheduler="linear"), None),
+        None,
+        "warning",
+    ),
+    "adam_epsilon": ((plan(adam_epsilon=0.9e-5), None), (plan(adam_epsilon=1e-5), None), None, "warning"),
+    "adam_epsilon, harmful": ((plan(adam_epsilon=0.9e-4), None), (plan(adam_epsilon=1e-4), None), "warning", "error"),
+    "adam_betas, first": ((plan(adam_beta1=0.98), None), (plan(adam_beta1=0.981), None), None, "warning"),
+    "adam_betas, second": (
+        (plan(adam_beta1=0.8, adam_beta2=0.9), None),
+        (plan(adam_beta1=0.8, adam_beta2=0.89), None),
+        None,
+        "warning",
+    ),
+    "adam_betas, order": (
+        (plan(adam_beta1=0.95, adam_beta2=0.95), None),
+        (plan(adam_beta1=0.951, adam_beta2=0.95), None),
+        None,
+        "warning",
+    ),
+    "max_grad_norm": ((plan(max_grad_norm=0.01), None), (plan(max_grad_norm=0.0099), None), None, "warning"),
+    "batch_size, small": ((plan(train_batch_size=4), None), (plan(train_batch_size=3), None), None, "warning"),
+    "batch_size, large": (
+        (plan(500, train_batch_size=500), None),
+        (plan(500, train_batch_size=501), None),
+        None,
+        "warning",
+    ),
+    "precision, GPU": ((plan(), None), (plan(environment=GPU), None), None, "note"),
+    "precision, fp16": (
+        (plan(mixed_precision="bf16", environment=GPU), None),
+        (plan(mixed_precision="fp16", environment=GPU), None),
+        None,
+        "note",
+    ),
+    "length": (
+        (plan(max_train_steps=1250, train_batch_size=16), None),
+        (plan(max_train_steps=1249, train_batch_size=16), None),
+        None,
+        "note",
+    ),
+    "duration": (
+        (plan(max_train_steps=10_000, train_batch_size=16, gflops=0.999 * 7 * 86_400 * 200 / 160_000), None),
+        (plan(max_train_steps=10_000, train_batch_size=16, gflops=1.001 * 7 * 86_400 * 200 / 160_000), None),
+        None,
+        "warning",
+    ),
+    "memorizing, images": ((plan(200), None), (plan(199), None), None, "warning"),
+    "memorizing, copies": (
+        (plan(400, 100), images().model_copy(update={"num_images": 500, "num_duplicates": 250})),
+        (plan(400, 100), images().model_copy(update={"num_images": 500, "num_duplicates": 252})),
+        None,
+        "warning",
+    ),
+    "memorizing, epochs": (
+        (plan(1000, num_parameters=10**8, max_train_steps=299, train_batch_size=1000), None),
+        (plan(1000, num_parameters=10**8, max_train_steps=300, train_batch_size=1000), None),
+        None,
+        "warning",
+    ),
+    "memorizing, weights": (
+        (plan(1000, num_parameters=10 * 1000 * 3 * 256 - 1, max_train_steps=300, train_batch_size=1000), None),
+        (plan(1000, num_parameters=10 * 1000 * 3 * 256, max_train_steps=300, train_batch_size=1000), None),
+        None,
+        "warning",
+    ),
+    "heldout": ((plan(num_heldout=48), None), (plan(num_heldout=47), None), None, "note"),
+    "heldout, none": ((plan(num_heldout=1), None), (plan(num_heldout=0), None), "note", "warning"),
+    "duplicates": ((plan(), images()), (plan(), images(num_duplicates=1)), None, "note"),
+    "duplicates, many": ((plan(), images(num_duplicates=120)), (plan(), images(num_duplicates=121)), "note", "warning"),
+    "duplicates, all": (
+        (plan(), images(num_duplicates=5998)),
+        (plan(), images(num_duplicates=5999)),
+        "warning",
+        "error",
+    ),
+    "upscaled": ((plan(), images_of(upscaled=1500)), (plan(), images_of(upscaled=1501)), None, "warning"),
+    "cropped": (
+        (plan(), images({CUT: 1500}, cut_mean=0.51, most_cut=[WIDE])),
+        (plan(), images({CUT: 1501}, cut_mean=0.51, most_cut=[WIDE])),
+        "note",
+        "warning",
+    ),
+    "cropped, share": (
+        (plan(), images({CUT: 1501}, cut_mean=0.5, most_cut=[WIDE])),
+        (plan(), images({CUT: 1501}, cut_mean=0.51, most_cut=[WIDE])),
+        "note",
+        "warning",
+    ),
+    "converted, bits": (
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=2.0**14)),
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=2.0**14 - 1)),
+        "note",
+        "warning",
+    ),
+    "brightness, contrast": ((plan(), images(pixel_std=12.75)), (plan(), images(pixel_std=12.74)), None, "warning"),
+    "brightness, dark": ((plan(), images(pixel_max=21)), (plan(), images(pixel_max=20)), None, "error"),
+    "brightness, plain": (
+        (plan(), images(pixel_min=254, pixel_std=0.0)),
+        (plan(), images(pixel_min=255, pixel_std=0.0)),
+        "warning",
+        "error",
+    ),
+}
+"""What is within a limit, what is just beyond it, and the severity of what is said of either."""
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_are_where_they_are(name: str) -> None:
+    """On one side of each limit there is nothing to say, or something less grave, and just beyond it there is."""
+    *cases, within, beyond = LIMITS[name]
+    found = [said(*case).get(name.partition(",")[0]) for case in cases]
+    assert [one and one.severity for one in found] == [within, beyond]
+
+
+def test_work_is_counted() -> None:
+    """A batch counts processes and accumulation; a preview is of all kinds of weights, at a third of an image trained
+    for each forward pass."""
+    run = plan(train_batch_size=8, gradient_accumulation_steps=3, max_train_steps=10, eval_batch_size=5)
+    run = run.model_copy(update={"sessions": [made_up_session(num_processes=2)], "previews": None})
+    assert run.global_batch_size == 48 and count_previews(run) == 1
+    per_weights = 5 * run.config["num_inference_steps"] / 3
+    assert preview_cost(run) == pytest.approx(2 * per_weights)
+    assert preview_cost(run.model_copy(update={"config": {**run.config, "use_ema": False}})) == pytest.approx(
+        per_weights
+    )
 
 
 def said(run: RunRecord, data: DataRecord | None = None) -> dict[str, Finding]:

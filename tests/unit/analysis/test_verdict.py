@@ -69,7 +69,11 @@ def judged(
             evaluations.append(row(step, weights, heldout, training))
     steps = np.arange(10, until + 1, 10)
     losses = (logged or train or raw)(steps * BATCH * 1.0) * random.lognormal(0, 0.1, len(steps))
-    metrics = [metrics_row(int(step), float(loss), ema_decay) for step, loss in zip(steps, losses, strict=True)]
+    metrics = [
+        metrics_row(int(step), float(loss), ema_decay)
+        for step, loss in zip(steps, losses, strict=True)
+        if np.isfinite(loss)
+    ]
     run = record.model_copy(
         update={
             "status": "finished" if finished else status,

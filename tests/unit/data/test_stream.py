@@ -134,13 +134,13 @@ def test_batches_hold_the_training_images() -> None:
 
 
 def test_flips_mirror_the_chosen_and_no_others() -> None:
-    """With random_flip every image comes as it is or mirrored left to right, about half of each."""
-    plain = stream().micro_batch(0, 500, step=5, micro_index=1)
-    flipped = stream(random_flip=True).micro_batch(0, 500, step=5, micro_index=1)
+    """With random_flip every image comes as it is or mirrored left to right, half of each but for chance."""
+    plain = stream().micro_batch(0, 10_000, step=5, micro_index=1)
+    flipped = stream(random_flip=True).micro_batch(0, 10_000, step=5, micro_index=1)
     is_plain = (flipped == plain).all(dim=(1, 2, 3))
     is_mirrored = (flipped == plain.flip(-1)).all(dim=(1, 2, 3))
     assert (is_plain ^ is_mirrored).all()
-    assert 200 < is_mirrored.sum() < 300
+    assert 4_800 < is_mirrored.sum() < 5_200  # four standard deviations
 
 
 def test_augmentation_is_keyed_by_step_and_micro_batch() -> None:

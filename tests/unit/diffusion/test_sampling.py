@@ -11,14 +11,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from openddpm.analysis.noise_checks import brightness_error
 from openddpm.config import TrainConfig
 from openddpm.diffusion.denoiser import denoiser
-from openddpm.diffusion.sampling import inference_timesteps, sample
+from openddpm.diffusion.sampling import LARGEST_NOISE, inference_timesteps, sample
 from openddpm.errors import UserError
 from openddpm.solvers import Solver
 from tiny import TINY_UNET
@@ -136,6 +136,31 @@ def test_steps_lead_from_noise_to_the_image(schedule: str, total: int) -> None:
             timesteps = inference_timesteps(signal2, steps, solver)
             assert len(timesteps) == steps and timesteps[0] == total - 1 and (np.diff(timesteps) < 0).all()
             assert timesteps[-1] == (0 if steps > 1 else total - 1)
+
+
+@pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
+def test_few_steps_are_spaced_by_karras(solver: Solver) -> None:
+    """Between the first and the last they are, but for rounding, the timesteps that diffusers finds with
+    use_karras_sigmas; the others take even steps."""
+    config = benchmark.config_of(Way(solver, "linear", 1000, 10))
+    signal2 = DDIMScheduler.from_config(config).alphas_cumprod
+    theirs = DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)
+    for steps in (5, 10, 20):
+        theirs.set_timesteps(steps)
+        expected = theirs.timesteps.numpy()
+        np.testing.assert_allclose(inference_timesteps(signal2, steps, solver)[1:-1], expected[1:-1], atol=1)
+        even = inference_timesteps(signal2, steps, "ddim")
+        assert np.ptp(np.diff(even)) <= 1 and np.abs(even - expected).max() > 50
+
+
+def test_few_steps_spend_none_above_the_largest_noise() -> None:
+    """Cosine noise goes far beyond what decides an image: the first step alone is there."""
+    config = benchmark.config_of(Way("unipc", "squaredcos_cap_v2", 1000, 10))
+    signal2 = DDIMScheduler.from_config(config).alphas_cumprod
+    levels = ((1 - signal2) / signal2).sqrt()
+    for steps in (5, 20):
+        chosen = levels[inference_timesteps(signal2, steps, "unipc").copy()]
+        assert chosen[0] > 1000 and chosen[1] < LARGEST_NOISE
 
 
 @pytest.mark.parametrize("solver", get_args(Solver))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import sem
 
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
@@ -73,6 +74,23 @@ def test_levels_do_without_a_band_that_no_timestep_falls_into() -> None:
     assert levels.bands == ["detail"] * 4 + ["layout"] * 4
     assert levels.mean(levels.timesteps.astype(float)) == 0.5
     assert np.isnan(levels.mean(levels.timesteps.astype(float), "shape"))
+
+
+def test_fixed_timesteps_lie_in_the_middle() -> None:
+    """A band's timesteps are cut into equal parts, and each part has the one in its middle."""
+    snr = np.repeat([100.0, 1.0, 0.01], 24)
+    levels = Levels.spread(snr, 24)
+    assert levels.timesteps.tolist() == list(range(1, 72, 3))
+
+
+def test_standard_error_is_that_of_strata() -> None:
+    """It is the one of textbooks, from sample variances with their correction, weighed by the groups' shares."""
+    levels = Levels.spread(np.repeat([100.0, 0.01], [30, 70]), 36)
+    errors = np.random.default_rng(0).normal(size=len(levels.timesteps))
+    groups = [sem(errors[levels.groups == group]) for group in range(8)]
+    shares = np.repeat([0.3, 0.7], 4) / 4
+    np.testing.assert_allclose(levels.shares, shares)
+    assert levels.standard_error(errors) == pytest.approx(float(np.sqrt((shares**2 * np.square(groups)).sum())))
 
 
 def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path) -> None:

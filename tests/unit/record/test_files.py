@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, read_json_lines, remove_folder, sync_file, write_atomically, write_json
+from openddpm.record.files import (
+    TEMPORARY,
+    append_whole,
+    fsync_folder,
+    parse_json,
+    read_file,
+    read_json_lines,
+    remove_folder,
+    remove_leftovers,
+    sync_file,
+    unlink_held_lock,
+    write_atomically,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("content", ["Grüße\n", b"\x00\xff"])
@@ -145,7 +158,7 @@ def test_a_file_that_stays_in_use_is_left_as_it_was(tmp_path: Path, monkeypatch:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     write_atomically(tmp_path / "run.json", "old")
-    for winerror, num_waits in ((32, 5), (3, 0)):
+    for winerror, num_waits in ((5, 5), (32, 5), (33, 5), (3, 0), (None, 0)):
         waits.clear()
         monkeypatch.setattr(Path, "replace", in_use(99, Path.replace, winerror))
         with pytest.raises(PermissionError):
@@ -170,3 +183,102 @@ def test_files_are_synced_as_windows_can(tmp_path: Path, monkeypatch: pytest.Mon
     write_atomically(tmp_path / "file", "content")
     sync_file(tmp_path / "file")
     assert len(synced) == 3 and (tmp_path / "file").read_text("utf-8") == "content"
+
+
+class _Disk:
+    """A file that takes a few bytes at a time, and no more once there is no room."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.file, self.room = open(path, "ab", buffering=0), room  # noqa: SIM115 - closed by `with`
+
+    def __enter__(self) -> "_Disk":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def truncate(self, size: int) -> int:
+        return self.file.truncate(size)
+
+    def write(self, content: Any) -> int:
+        part = bytes(content[: min(3, self.room)])
+        if not part:
+            raise OSError(28, "No space left on device")
+        self.room -= len(part)
+        return self.file.write(part)
+
+
+@pytest.mark.parametrize(("room", "expected"), [(8, b"before12345678"), (7, b"before")])
+def test_what_is_appended_is_whole_or_not_there(
+    room: int, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content that is taken in parts gets there whole; where a part does not, none of it stays and that is told."""
+    path = tmp_path / "rows"
+    path.write_bytes(b"before")
+    disk = _Disk(path, room)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_, **__: disk)
+        if room < 8:
+            with pytest.raises(OSError, match="No space"):
+                append_whole(path, b"12345678")
+        else:
+            append_whole(path, b"12345678")
+    assert path.read_bytes() == expected
+
+
+def test_leftovers_go_and_nothing_else(tmp_path: Path) -> None:
+    """Temporary files of a killed process go, in a folder and just below; those of others, and all else, stay."""
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    gone = [tmp_path / f".run.json.12{TEMPORARY}", tmp_path / "sub" / f".a.3{TEMPORARY}"]
+    kept = [tmp_path / f"run{TEMPORARY}", tmp_path / ".run.json.12", tmp_path / "sub" / "deep" / f".a.3{TEMPORARY}"]
+    for path in (*gone, *kept):
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert [path.exists() for path in (*gone, *kept)] == [False, False, True, True, True]
+
+
+def test_a_held_lock_is_removed_where_the_system_lets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a lock goes; one that is gone already, or that Windows keeps, is no error."""
+    path = tmp_path / ".lock"
+    path.touch()
+    monkeypatch.setattr(Path, "unlink", in_use(1, Path.unlink))
+    unlink_held_lock(path)
+    assert path.exists()
+    unlink_held_lock(path)
+    unlink_held_lock(path)
+    assert not path.exists()
+
+
+def test_what_cannot_be_read_is_the_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in place of a file, and a file that may not be read, are named; a missing one is nothing."""
+    assert read_file(tmp_path / "missing") is None
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_file(tmp_path / "file") == b"content"
+    with pytest.raises(UserError, match="is no file"):
+        read_file(tmp_path)
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        read_file(tmp_path / "file")
+
+
+def test_json_has_only_numbers_that_are_some() -> None:
+    """NaN and infinities, which Python's own parser takes, are refused."""
+    assert parse_json(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+    for text in (b"NaN", b"-Infinity"):
+        with pytest.raises(ValueError, match=r"expected|invalid"):
+            parse_json(text)
+
+
+def test_a_damaged_first_line_is_counted_from_one(tmp_path: Path) -> None:
+    """Lines are counted from 1, and a line that is JSON but no object is told as such."""
+    for content, found in ((b"{\n", "line 1 of"), (b"{}\n3\n", r"line 2 of '.*' is damaged: not a JSON object")):
+        (tmp_path / "rows").write_bytes(content)
+        with pytest.raises(UserError, match=found):
+            read_json_lines(tmp_path / "rows")

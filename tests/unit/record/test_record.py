@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from made_up_run import made_up_samples, made_up_session, write_made_up_run
 from openddpm.errors import UserError
+from openddpm.record import writer as writer_module
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
     SCHEMA_VERSION,
@@ -22,6 +23,7 @@ from openddpm.record.schema import (
     Progress,
     Resumption,
     RunRecord,
+    Verdict,
     exported_weights,
 )
 from openddpm.record.writer import RunWriter
@@ -142,9 +144,6 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert run.evaluations == [evaluation(step, weights) for step in (1, 2) for weights in ("ema", "raw")]
     assert run.checkpoints == [checkpoint(1), checkpoint(2)]
     assert run.run.session == RUN.sessions[1]
-    assert run.previews[1] == Preview(
-        2, tmp_path / "samples" / "step-00000002-ema.png", tmp_path / "samples" / "step-00000002-raw.png"
-    )
     samples = tmp_path / "samples"
     pictures = {"ema": samples / "step-00000002-ema.png", "raw": samples / "step-00000002-raw.png"}
     assert run.previews[1] == Preview(2, pictures)
@@ -275,6 +274,15 @@ def test_a_line_without_room_is_written_once_there_is(tmp_path: Path, monkeypatc
     assert read_run_folder(tmp_path).checkpoints == [checkpoint(1), checkpoint(2)]
 
 
+@pytest.mark.parametrize(("step", "is_kept"), [(2, False), (3, True)])
+def test_a_verdict_on_what_is_forgotten_goes(step: int, is_kept: bool, tmp_path: Path) -> None:
+    """It rests on the rows: after a return to an earlier step it goes with them, and stays where none goes."""
+    writer = write_run(tmp_path, steps=3)
+    writer.write_verdict(Verdict(code="learning", sentence="Learning.", evidence=[], step=3, images_seen=96))
+    writer.forget_after(step)
+    assert (read_run_folder(tmp_path).verdict is not None) == is_kept
+
+
 def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
     """A row cut off by a crash goes, so that the next one starts on a line of its own; the others stay to the byte."""
     writer = write_run(tmp_path, steps=2)
@@ -285,6 +293,38 @@ def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     writer.append_metrics(metrics(3))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+def test_rows_that_could_not_be_written_come_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a row waits: it is written before the next one, or by the next sync, once, in its order."""
+    writer = write_run(tmp_path, steps=1)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(writer_module, "append_whole", refuse)
+        for append, row in ((writer.append_metrics, metrics(2)), (writer.append_evaluation, evaluation(2))):
+            with pytest.raises(OSError, match="No space"):
+                append(row)
+    writer.append_metrics(metrics(3))
+    assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+    assert [row.step for row in read_run_folder(tmp_path).evaluations] == [1, 1]
+    writer.sync_rows()
+    writer.sync_rows()
+    assert [row.step for row in read_run_folder(tmp_path).evaluations] == [1, 1, 2]
+
+
+def test_rows_are_synced_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files of rows that there are survive a power loss after a sync, and no other is looked for."""
+    synced: list[str] = []
+    monkeypatch.setattr(writer_module, "sync_file", lambda path: synced.append(path.name))
+    writer = RunWriter(tmp_path)
+    writer.append_metrics(metrics(1))
+    writer.sync_rows()
+    assert synced == ["metrics.jsonl"]
+    write_run(tmp_path, steps=1).sync_rows()
+    assert sorted(synced[1:]) == ["checkpoints.jsonl", "evaluations.jsonl", "metrics.jsonl", "samples.jsonl"]
 
 
 def test_other_pictures_are_left_alone(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from openddpm.record.files import read_json_lines
+from openddpm.record.writer import RunWriter
 from openddpm.training.evaluate import evaluate
 from openddpm.training.recorder import Recorder
 from openddpm.training.run import Training
@@ -35,7 +36,8 @@ def training(tmp_path: Path) -> Iterator[Training]:
 
 def _part_of(training: Training, process: Any, folder: Path) -> Training:
     """Return the run as one of several processes has it, which writes to `folder`."""
-    recorder = Recorder(training.recorder.run, folder, (), is_main=process.is_main_process)
+    writer = RunWriter(folder) if process.is_main_process else None
+    recorder = Recorder(training.recorder.run, folder, (), writer)
     state, unet = replace(training.state), copy.deepcopy(training.frozen_unet)
     return replace(training, accelerator=process, recorder=recorder, state=state, frozen_unet=unet)
 

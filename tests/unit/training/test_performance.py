@@ -182,9 +182,6 @@ def test_a_compiler_that_fails_ends_no_run(
     try:
         assert "no compiler here" in capsys.readouterr().err
         assert training.recorder.run.session.environment.speed.compile_mode is None
-        weights = {**training.state.raw_weights(), **(training.state.ema_weights() or {})}
-        assert all(tensor.is_contiguous() for tensor in weights.values())
-        assert training.recorder.run.environment["speed"]["compile_mode"] is None
         weights = training.state.weights()
         assert list(weights) == ["ema", "raw"]
         assert all(tensor.is_contiguous() for tensors in weights.values() for tensor in tensors.values())

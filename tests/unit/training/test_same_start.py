@@ -1,11 +1,14 @@
 """What processes tell each other before a run begins, tried with threads in place of processes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from openddpm.config import TrainConfig
 from openddpm.errors import UserError
+from openddpm.training.earlier_run import Earlier
 from openddpm.training.same_start import check_same_images, check_same_start, processes_without_folder, said_by_all
 from threads_as_processes import by_all
 from tiny import tiny_config
@@ -41,6 +44,27 @@ def test_only_what_changes_the_numbers_has_to_agree(tmp_path: Path) -> None:
         3, lambda process: check_same_start(process, (ours, theirs, other)[process.process_index], None, "")
     ):
         assert isinstance(error, UserError) and "seed: 3 in process 2 on '" in error.found
+
+
+def found_run(config: TrainConfig, run_id: str, step: int) -> Earlier:
+    """Return a run to go on with, as far as processes compare it."""
+    checkpoint = SimpleNamespace(scalars={"step": step, "images_seen": 4 * step})
+    return Earlier(SimpleNamespace(run_id=run_id), checkpoint, config, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [("a", 4), ("b", 8), None])
+def test_all_go_on_with_the_same_run_from_the_same_step(tmp_path: Path, other: tuple[str, int] | None) -> None:
+    """A process that finds another run, the same one at another step, or none, is refused in all; else all go on."""
+    config = tiny_config(tmp_path, resume_from_checkpoint="latest")
+    ours = found_run(config, "a", 8)
+    theirs = found_run(config, *other) if other else None
+    same = by_all(2, lambda process: check_same_start(process, config, found_run(config, "a", 8), ""))
+    assert same == [[], []]
+    for error in by_all(
+        2, lambda process: check_same_start(process, config, (ours, theirs)[process.process_index], "")
+    ):
+        assert isinstance(error, UserError) and "do not find the same run" in error.found
+        assert "'a at step 8' in process 0" in error.found
 
 
 def test_other_images_or_another_unet_are_refused() -> None:
