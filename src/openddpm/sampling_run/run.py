@@ -16,9 +16,10 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RAW
+from openddpm.record.schema import Weights as WeightsName
 from openddpm.sampling_run.folder import GRID_IMAGES, ImageFolder, Settings
 from openddpm.sampling_run.progress import SamplingProgress
-from openddpm.sampling_run.weights import Weights, WeightsName, open_run, read_weights, sampling_precision
+from openddpm.sampling_run.weights import Weights, open_run, read_weights, sampling_precision
 from openddpm.seeding import standard_normal, torch_generator
 
 DEFAULT_STEPS = 50
