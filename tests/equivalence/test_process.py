@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
 from apple_stand_in import apple_gpu
-from openddpm.config import ModelOptions, TimestepSampling
-from openddpm.diffusion.process import DiffusionProcess, sample_timesteps
+from openddpm.config import ModelOptions, TimestepSampling, beta_range
+from openddpm.diffusion.process import BANDS, DiffusionProcess, sample_timesteps
 from openddpm.diffusion.sampling import _CLIPPING, _SOLVERS, Solver, _clip, denoiser, inference_timesteps, sample
 from tiny import TINY_UNET
 
@@ -52,6 +52,30 @@ def test_linear_schedule_is_the_papers() -> None:
     assert np.abs(_process().add_noise(images, noise, timesteps).numpy() - expected).max() <= 5e-6
 
 
+@pytest.mark.parametrize("total", [100, 1000])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_signal_and_noise_are_those_of_the_betas(schedule: str, total: int) -> None:
+    """The ratio of signal to noise, and what is left of an image at the end, in float64 from the schedule's betas."""
+    process = _process(beta_schedule=schedule, num_train_timesteps=total)
+    first, last = beta_range(total)
+    betas = DDPMScheduler(total, beta_start=first, beta_end=last, beta_schedule=schedule).betas.double().numpy()
+    signal2 = np.cumprod(1 - betas)
+    np.testing.assert_allclose(process.snr().numpy(), signal2 / (1 - signal2), rtol=1e-3)
+    assert process.signal_left() == pytest.approx(np.sqrt(signal2[-1]), rel=1e-3)
+    assert process.num_timesteps == total
+
+
+def test_the_schedule_lies_on_the_device() -> None:
+    """What noising reads at each step is where the images are."""
+    process = DiffusionProcess(ModelOptions(), torch.device("meta"))
+    assert process.scheduler.alphas_cumprod.device.type == process.snr().device.type == "meta"
+
+
+def test_bands_meet_without_a_gap() -> None:
+    """Detail from 10 on, shape from 0.1, layout below: the record's numbers are of these."""
+    assert {"detail": (10, float("inf")), "shape": (0.1, 10), "layout": (0, 0.1)} == BANDS
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_perfect_prediction_converts_to_the_noise(prediction: str) -> None:
     """Whatever is predicted, a perfect prediction turns into the very noise that was added."""
@@ -79,6 +103,7 @@ def test_timesteps_are_uniform(sampling: TimestepSampling) -> None:
     """Every timestep is equally likely; stratified draws put one image in each equal part of them."""
     draws = torch.rand((2000, 50), generator=torch.Generator().manual_seed(0))
     timesteps = torch.stack([sample_timesteps(row, 1000, sampling)[0] for row in draws])
+    assert torch.equal(sample_timesteps(draws[0], 1000, sampling)[1], torch.ones(50))  # none counts more than others
     counts = torch.bincount(timesteps.flatten(), minlength=1000)
     assert counts.shape == (1000,) and (counts - 100).abs().max() < 60
     strata = (timesteps.sort(dim=1).values // 20 == torch.arange(50)).all()

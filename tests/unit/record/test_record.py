@@ -23,7 +23,7 @@ from openddpm.record.schema import (
     RunRecord,
     Verdict,
 )
-from openddpm.record.writer import RunWriter
+from openddpm.record.writer import RUN_FILES, RunWriter
 
 RUN = RunRecord(
     run_id="3f6c",
@@ -124,6 +124,15 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert run.previews[1] == Preview(
         2, tmp_path / "samples" / "step-00000002-ema.png", tmp_path / "samples" / "step-00000002-raw.png"
     )
+
+
+def test_what_a_run_leaves_has_its_names() -> None:
+    """The names that others read by, and that a run folder is known by: docs/run-record.md has them."""
+    assert set(RUN_FILES) == {
+        *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json"),
+        *("verdict.json", "samples", "checkpoints", "generated", "model_index.json", "unet", "scheduler"),
+        *("report.html", "README.md", "curves.png"),
+    }
 
 
 def test_a_run_that_has_just_started_is_empty(tmp_path: Path) -> None:
