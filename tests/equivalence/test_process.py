@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 
-from openddpm.config import ModelOptions
+from openddpm.config import ModelOptions, beta_range
 from openddpm.diffusion.denoiser import denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.sampling import _CLIPPING, _clip, inference_timesteps, sample
+from openddpm.record.bands import BANDS
 from openddpm.solvers import SOLVERS, Solver
 from tiny import TINY_UNET
 
@@ -50,6 +51,30 @@ def test_linear_schedule_is_the_papers() -> None:
     alphas_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[:, None, None, None]
     expected = np.sqrt(alphas_bar) * images.double().numpy() + np.sqrt(1 - alphas_bar) * noise.double().numpy()
     assert np.abs(_process().add_noise(images, noise, timesteps).numpy() - expected).max() <= 5e-6
+
+
+@pytest.mark.parametrize("total", [100, 1000])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_signal_and_noise_are_those_of_the_betas(schedule: str, total: int) -> None:
+    """The ratio of signal to noise, and what is left of an image at the end, in float64 from the schedule's betas."""
+    process = _process(beta_schedule=schedule, num_train_timesteps=total)
+    first, last = beta_range(total)
+    betas = DDPMScheduler(total, beta_start=first, beta_end=last, beta_schedule=schedule).betas.double().numpy()
+    signal2 = np.cumprod(1 - betas)
+    np.testing.assert_allclose(process.snr().numpy(), signal2 / (1 - signal2), rtol=1e-3)
+    assert process.signal_left() == pytest.approx(np.sqrt(signal2[-1]), rel=1e-3)
+    assert process.num_timesteps == total
+
+
+def test_the_schedule_lies_on_the_device() -> None:
+    """What noising reads at each step is where the images are."""
+    process = DiffusionProcess(ModelOptions(), torch.device("meta"))
+    assert process.scheduler.alphas_cumprod.device.type == process.snr().device.type == "meta"
+
+
+def test_bands_meet_without_a_gap() -> None:
+    """Detail from 10 on, shape from 0.1, layout below: the record's numbers are of these."""
+    assert {"detail": (10, float("inf")), "shape": (0.1, 10), "layout": (0, 0.1)} == BANDS
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openddpm.data import stream as stream_module
 from openddpm.data.stream import (
     BatchStream,
     TrainingOrder,
@@ -18,7 +19,7 @@ from openddpm.data.stream import (
     uint8_to_signed_unit,
 )
 from openddpm.errors import UserError
-from openddpm.seeding import numpy_generator
+from openddpm.seeding import Purpose, numpy_generator, seed_global_generators, uniform
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -113,6 +114,32 @@ def test_order_is_a_function_of_position(num_images: int, start: int, count: int
     assert (together.dtype, together.tolist()) == (np.int64, single)
 
 
+def test_each_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that straddle epochs, and those of another process a little behind, shuffle nothing twice; no more than
+    two epochs are kept."""
+    shuffled: list[int] = []
+    generator = stream_module.numpy_generator
+
+    def noted(seed: int, purpose: Purpose, epoch: int) -> np.random.Generator:
+        shuffled.append(epoch)
+        return generator(seed, purpose, epoch)
+
+    monkeypatch.setattr(stream_module, "numpy_generator", noted)
+    order = TrainingOrder(10, 0)
+    for start in range(0, 50, 4):
+        order.indices(start, 4)
+        order.indices(max(0, start - 8), 4)
+        assert len(order._permutations) <= 2
+    assert shuffled == [0, 1, 2, 3, 4, 5]
+
+
+def test_numbers_of_images_take_half_the_memory() -> None:
+    """Permutations are int32: a million images are 4 MB."""
+    digests = np.random.default_rng(0).integers(0, 256, (100, 16), dtype=np.uint8)
+    split = split_heldout(digests, 10, 0)
+    assert split.train.dtype == split.heldout.dtype == np.int32
+
+
 def test_orders_differ_by_epoch_and_seed() -> None:
     """No two epochs, and no two seeds, give the same order."""
     orders = [TrainingOrder(100, seed).indices(100 * epoch, 100).tobytes() for seed in range(3) for epoch in range(5)]
@@ -141,6 +168,8 @@ def test_flips_mirror_the_chosen_and_no_others() -> None:
     is_mirrored = (flipped == plain.flip(-1)).all(dim=(1, 2, 3))
     assert (is_plain ^ is_mirrored).all()
     assert 4_800 < is_mirrored.sum() < 5_200  # four standard deviations
+    expected = uniform((10_000,), CPU, 0, "flip", 5, 1) < 0.5  # as in earlier versions: their runs can be resumed
+    assert torch.equal(is_mirrored, expected)
 
 
 def test_augmentation_is_keyed_by_step_and_micro_batch() -> None:
@@ -163,6 +192,8 @@ def test_transforms_are_applied_last_and_repeat() -> None:
 
     first, again, other = (stream(transform=transform).micro_batch(0, 4, step, 0) for step in (1, 1, 2))
     assert seen == [(torch.uint8, "cpu")] * 3
+    seed_global_generators(0, "transform", 1, 0)
+    assert torch.equal(signed_unit_to_uint8(first), torch.randint(0, 256, first.shape, dtype=torch.uint8))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -216,6 +247,80 @@ def test_images_on_the_device_are_those_of_the_store() -> None:
         torch.testing.assert_close(
             resident.micro_batch(5 * step, 5, step, 0), loaded.micro_batch(5 * step, 5, step, 0), rtol=0, atol=0
         )
+
+
+def test_images_on_the_device_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are moved whole, in parts, as uint8; the store is not read again; the device's lack of room is no error."""
+    monkeypatch.setattr(stream_module, "IMAGES_MOVED_AT_ONCE", 7)
+    store = IMAGES.copy()
+    resident = BatchStream(store, TRAIN, CPU, 0, False, on_device=True)
+    assert resident.on_device and not stream().on_device
+    assert resident._on_device is not None and torch.equal(resident._on_device, torch.from_numpy(IMAGES))
+    expected = stream().micro_batch(0, 5, 0, 0)
+    store[:] = 0
+    assert torch.equal(resident.micro_batch(0, 5, 0, 0), expected)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(stream_module, "_moved", full)
+    assert not BatchStream(IMAGES, TRAIN, CPU, 0, False, on_device=True).on_device
+
+
+class Loader:
+    """Does at once what it is given, and notes it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.ended: list[dict[str, Any]] = []
+
+    def submit(self, act: Callable[..., torch.Tensor], *place: int) -> "Future[torch.Tensor]":
+        self.asked.append(place)  # type: ignore[arg-type]
+        future: Future[torch.Tensor] = Future()
+        future.set_result(act(*place))
+        return future
+
+    def shutdown(self, **options: Any) -> None:
+        self.ended.append(options)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_the_next_batch_of_this_process_is_brought_ahead(num_processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded once, ahead; only a place that was not foreseen is loaded as it is asked for."""
+    options = {} if num_processes == 1 else {"num_processes": num_processes}
+    ahead, loader = BatchStream(IMAGES, TRAIN, CPU, 0, False, **options), Loader()
+    loaded: list[tuple[int, int]] = []
+    pinned = BatchStream._pinned
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(BatchStream, "_pinned", lambda self, *place: (loaded.append(place), pinned(self, *place))[1])
+    ahead._loader = loader  # type: ignore[assignment]
+    step = 5 * num_processes
+    for start in (0, step, 2 * step, 7):
+        ahead.micro_batch(start, 5, 0, 0)
+    assert loader.asked == [(step, 5), (2 * step, 5), (3 * step, 5), (7 + step, 5)]
+    assert loaded == [(0, 5), *loader.asked[:3], (7, 5), loader.asked[3]]
+    ahead.close()
+    assert loader.ended == [{"cancel_futures": True}]  # what nobody waits for is not loaded
+    stream().close()
+
+
+def test_only_a_gpu_without_the_images_has_them_brought_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread loads ahead for a GPU unless all images lie there; on the CPU there is nothing to wait for."""
+    gpu = torch.device("cuda")
+    waiting = BatchStream(IMAGES, TRAIN, gpu, 0, False)
+    assert waiting._loader is not None and waiting._loader._max_workers == 1 and stream()._loader is None
+    waiting.close()
+    monkeypatch.setattr(stream_module, "_moved", lambda images, _: torch.from_numpy(images))
+    assert BatchStream(IMAGES, TRAIN, gpu, 0, False, on_device=True)._loader is None
+
+
+@pytest.mark.parametrize(("device", "may_go_on"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_copies_to_cuda_go_on_by_themselves(device: str, may_go_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Apple GPU would read memory that is freed by then."""
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda _, where, non_blocking: seen.append((where.type, non_blocking)))
+    load_images(IMAGES, np.array([1]), torch.device(device))
+    assert seen == [(device, may_go_on)]
 
 
 @pytest.mark.parametrize("starts", [[0, 5, 10, 15], [0, 10, 20], [3, 0, 40, 45], [5, 5, 10]])

@@ -1,4 +1,5 @@
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -30,9 +31,10 @@ from openddpm.record.files import (
 @pytest.mark.parametrize("content", ["Grüße\n", b"\x00\xff"])
 def test_files_are_written_whole(content: bytes | str, tmp_path: Path) -> None:
     """A file gets just the content given, text as UTF-8, folders on the way are made, and nothing else is left."""
-    write_atomically(tmp_path / "deep" / "file", content)
-    assert (tmp_path / "deep" / "file").read_bytes() == (content if isinstance(content, bytes) else content.encode())
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+    path = tmp_path / "deep" / "deeper" / "file"
+    write_atomically(path, content)
+    assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    assert [other.name for other in path.parent.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "rename"])
@@ -69,6 +71,23 @@ def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "replace", noted_replace)
     write_atomically(path, "12345")
     assert events == ["5 bytes", "rename", "folder"]
+
+
+def test_a_synced_folder_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that syncs thousands of times has no more files open for it, also where syncing fails."""
+    opened: list[int] = []
+    open_, close = os.open, os.close
+    monkeypatch.setattr(os, "open", lambda *arguments: opened.append(open_(*arguments)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda descriptor: (opened.remove(descriptor), close(descriptor)))
+    fsync_folder(tmp_path)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        fsync_folder(tmp_path)
+    assert opened == []
 
 
 def test_folders_that_cannot_be_opened_are_left_alone(tmp_path: Path) -> None:
@@ -227,6 +246,22 @@ def test_what_is_appended_is_whole_or_not_there(
         else:
             append_whole(path, b"12345678")
     assert path.read_bytes() == expected
+
+
+def test_what_is_appended_is_not_held_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to the system at once, without a buffer of Python's: what is taken of it is known."""
+    files: list[Any] = []
+    opening = Path.open
+
+    def noted(path: Path, *arguments: Any, **named: Any) -> Any:
+        files.append(opening(path, *arguments, **named))
+        return files[-1]
+
+    monkeypatch.setattr(Path, "open", noted)
+    append_whole(tmp_path / "rows", b"1")
+    append_whole(tmp_path / "rows", b"2")
+    assert [type(file) for file in files] == [io.FileIO] * 2
+    assert (tmp_path / "rows").read_bytes() == b"12"
 
 
 def test_leftovers_go_and_nothing_else(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from openddpm.record.schema import (
     Verdict,
     exported_weights,
 )
-from openddpm.record.writer import RunWriter
+from openddpm.record.writer import RUN_FILES, RunWriter
 
 RUN = RunRecord(
     run_id="3f6c",
@@ -147,6 +147,15 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     samples = tmp_path / "samples"
     pictures = {"ema": samples / "step-00000002-ema.png", "raw": samples / "step-00000002-raw.png"}
     assert run.previews[1] == Preview(2, pictures)
+
+
+def test_what_a_run_leaves_has_its_names() -> None:
+    """The names that others read by, and that a run folder is known by: docs/run-record.md has them."""
+    assert set(RUN_FILES) == {
+        *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json"),
+        *("verdict.json", "samples", "checkpoints", "generated", "model_index.json", "unet", "scheduler"),
+        *("report.html", "README.md", "curves.png", "checkpoints.jsonl", "trackers.json"),
+    }
 
 
 def test_a_run_that_has_just_started_is_empty(tmp_path: Path) -> None:
