@@ -100,11 +100,11 @@ class OptimizationOptions(_Options):
     """Images in a micro-batch, per process."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Micro-batches whose gradients are averaged into one step."""
-    num_epochs: int = Field(100, ge=1)
-    """How often the training images are gone through; max_train_steps, if given, decides instead."""
-    max_train_steps: int | None = Field(None, ge=1)
+    num_epochs: int = Field(100, ge=1, le=10**12)
+    """How often the training images are gone through; max_train_steps or max_minutes, if given, decides instead."""
+    max_train_steps: int | None = Field(None, ge=1, le=10**12)
     """Optimizer steps to train for."""
-    max_minutes: float | None = Field(None, gt=0)
+    max_minutes: float | None = Field(None, gt=0, le=10**7)
     """Minutes that a new run is to take from its first step on: some steps are timed, on any images, and as many are
     planned as this machine does in that time, with previews and evaluation; they are recorded as max_train_steps."""
     learning_rate: float = Field(1e-4, gt=0)

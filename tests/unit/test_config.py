@@ -87,6 +87,8 @@ def test_every_option_is_explained_and_grouped_once() -> None:
         ({"learning_rate": 0}, "learning_rate: found 0; input should be greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate: found nan; input should be"),
         ({"max_grad_norm": float("inf")}, "max_grad_norm: found inf; input should be a finite number"),
+        ({"max_minutes": 1e300}, "max_minutes: found 1e+300; input should be less than or equal to 10000000"),
+        ({"num_epochs": 10**20}, "num_epochs: found 100000000000000000000; input should be less than or equal to"),
         ({"adam_beta1": 1}, "adam_beta1: found 1; input should be less than 1"),
         ({"seed": -1}, "seed: found -1; input should be"),
         ({"report_to": ""}, "report_to: found ''; give names of trackers"),

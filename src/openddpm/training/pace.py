@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import Accelerator
 
-from openddpm.analysis.text import number_of
+from openddpm.analysis.text import duration, number_of
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import image_shape
 from openddpm.errors import UserError
@@ -58,6 +58,16 @@ class Pace:
             fits = self.total_seconds(make_timetable(config, steps, num_train, num_processes)) <= 60 * minutes
             fewest, most = (steps, most) if fits else (fewest, steps - 1)
         return fewest
+
+    def remarks(self, timetable: Timetable, max_minutes: float | None) -> list[str]:
+        """Return what is to be said where not even a run of one step fits into the minutes asked for."""
+        seconds = self.total_seconds(timetable)
+        if max_minutes is None or seconds <= 60 * max_minutes:
+            return []
+        return [
+            f"--max_minutes {max_minutes:g} is too short: one step, its preview and its evaluation take about "
+            f"{duration(seconds)} here, and no more is planned"
+        ]
 
 
 def measure_pace(parts: StepParts) -> Pace:

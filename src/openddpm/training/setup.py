@@ -238,6 +238,8 @@ def _timed(
         config = pace.with_steps(config, num_train, num_processes)
     total_steps = _total_steps(config, num_train, num_processes, earlier)
     timetable = make_timetable(config, total_steps, num_train, num_processes)
+    if pace is not None and parts.accelerator.is_main_process:
+        say(pace.remarks(timetable, parts.config.max_minutes))
     return config, timetable if earlier is None else timetable.keeping(earlier.record), pace
 
 

@@ -20,6 +20,7 @@ EARLY_PARTS = (8, 4, 2)  # of the first interval
 MAX_SHARE_OF_PREVIEWS = 0.05  # of training, spent on previews
 FILM_STRIP = 8  # previews; assumed: enough to see pictures grow
 MAX_SHARE_OF_A_FILM_STRIP = 0.2  # the same for short runs, which would else have none to speak of
+MOST_PREVIEWS = 1_000  # planned; assumed: more than anybody looks at, and few enough to list in run.json
 
 FORWARD_COST = 0.4  # measured: an image that is denoised once takes as long as this many trained ones
 FORWARD_COST_MIXED = 1.2  # assumed: evaluation stays in float32 where training does not, and nothing is compiled
@@ -148,12 +149,13 @@ def _planned_previews(table: Timetable, num_train: int) -> tuple[int, ...]:
     batch, total_images = table.global_batch_size, table.total_steps * table.global_batch_size
     affordable = int(MAX_SHARE_OF_PREVIEWS * total_images / table.preview_images)
     few = min(FILM_STRIP, int(MAX_SHARE_OF_A_FILM_STRIP * total_images / table.preview_images))
-    count = max(affordable, few) - 1  # besides the one at the end
+    count = min(max(affordable, few), MOST_PREVIEWS) - 1  # besides the one at the end
     epochs = range(1, (table.total_steps - 1) * batch // num_train + 1)
-    stretches = range(table.evaluation_steps, table.total_steps, table.evaluation_steps)
-    evaluated = sorted({*table.early_steps, *stretches} - {0})
-    if len(epochs) < min(count, FILM_STRIP - 1) and len(epochs) < len(evaluated):
-        return tuple(_thinning(evaluated, table.total_steps, min(count, FILM_STRIP - 1)))
+    if len(epochs) < min(count, FILM_STRIP - 1):
+        stretches = range(table.evaluation_steps, table.total_steps, table.evaluation_steps)
+        evaluated = sorted({*table.early_steps, *stretches} - {0})
+        if len(epochs) < len(evaluated):
+            return tuple(_thinning(evaluated, table.total_steps, min(count, FILM_STRIP - 1)))
     chosen = _thinning(epochs, total_images / num_train, count)
     return tuple(sorted({-(-epoch * num_train // batch) for epoch in chosen}))
 

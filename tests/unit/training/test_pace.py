@@ -16,7 +16,7 @@ from openddpm.training.loop import fit
 from openddpm.training.pace import Pace, keep_threads
 from openddpm.training.probe import Probe
 from openddpm.training.setup import prepare
-from openddpm.training.timetable import make_timetable
+from openddpm.training.timetable import MOST_PREVIEWS, make_timetable
 from tiny import differing, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 
@@ -121,6 +121,24 @@ def test_as_many_steps_are_planned_as_fit(minutes: float) -> None:
     steps = measured.steps_in(minutes, config, 5488, 1)
     assert steps == 1 or measured.total_seconds(make_timetable(config, steps, 5488, 1)) <= 60 * minutes
     assert measured.total_seconds(make_timetable(config, steps + 1, 5488, 1)) > 60 * minutes
+
+
+def test_minutes_in_which_no_step_fits_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A plan that takes longer than was asked for says so, and how long; one that fits says nothing."""
+    table = make_timetable(TrainConfig(), 1, 5488, 1)
+    seconds = Pace(2.0).total_seconds(table)
+    assert Pace(2.0).remarks(table, seconds / 60) == Pace(2.0).remarks(table, None) == []
+    prepare(tiny_config(tmp_path, max_train_steps=None, max_minutes=1e-9), own_dataset=tiny_images()).close()
+    assert "--max_minutes 1e-09 is too short: one step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", [1e5, 1e7])
+def test_many_minutes_are_planned_at_once(minutes: float) -> None:
+    """Minutes that nobody lives to see are planned as others are: in no time, and with previews that can be listed."""
+    config = TrainConfig(max_minutes=minutes)
+    steps = Pace(0.05).steps_in(minutes, config, 5488, 1)
+    assert steps > 0.9 * 60 * minutes / 0.05
+    assert len(make_timetable(config, steps, 5488, 1).preview_steps) < MOST_PREVIEWS
 
 
 def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[float], None]) -> None:

@@ -16,6 +16,7 @@ from openddpm.training.timetable import (
     MAX_SHARE_OF_A_FILM_STRIP,
     MAX_SHARE_OF_PREVIEWS,
     MAX_SHARE_OF_TIME,
+    MOST_PREVIEWS,
     Timetable,
     make_timetable,
 )
@@ -149,6 +150,16 @@ def test_previews_are_close_together_at_first() -> None:
     gaps = [later - earlier for earlier, later in pairwise(epochs)]
     assert all(later >= earlier - 1 for earlier, later in pairwise(gaps))  # but for rounding to ends of epochs
     assert gaps[-1] > 10 * gaps[0]
+
+
+@pytest.mark.parametrize("num_train", [1, 5_488, 10**9])
+@pytest.mark.parametrize("total_steps", [10**9, 10**12])
+def test_a_run_without_end_is_planned_as_others_are(num_train: int, total_steps: int) -> None:
+    """A run that is to go on until it is stopped has a plan at once, of no more previews than can be listed."""
+    timetable = planned(num_train, max_train_steps=total_steps)
+    steps = timetable.preview_steps
+    assert FILM_STRIP < len(steps) + 1 <= MOST_PREVIEWS
+    assert steps[-1] >= 0.9 * total_steps
 
 
 def test_every_epoch_is_previewed_where_epochs_are_long() -> None:
