@@ -136,8 +136,8 @@ BUGS = [
     Bug(
         "a checkpoint that does not wait for how the last step went",
         "training/loop.py",
-        "has_turn(state.step)):\n            update.settle()\n",
-        "has_turn(state.step)):\n",
+        "may_save(state.step)):\n            update.settle()\n",
+        "may_save(state.step)):\n",
         UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
     ),
     Bug(

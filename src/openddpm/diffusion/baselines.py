@@ -213,7 +213,6 @@ def _covariances(
 
 
 def _pooled_covariance(parts: tuple[_Part, _Part]) -> torch.Tensor:
-    """Return the covariance over all images."""
     fit, validation = parts
     both = _Part(fit.count + validation.count, fit.sums + validation.sums, fit.products + validation.products)
     return both.covariance()

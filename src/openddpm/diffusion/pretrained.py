@@ -70,7 +70,7 @@ class Pretrained:
             )
         check_runs(config, "Start from other weights.")
         try:
-            unet, loading_info = UNet2DModel.from_pretrained(
+            unet, loading = UNet2DModel.from_pretrained(
                 self.folder,
                 sample_size=config["sample_size"],
                 use_safetensors=True,
@@ -85,8 +85,7 @@ class Pretrained:
         except Exception as error:  # safetensors has its own class for a damaged file
             found_text = f"the weights of '{self.source}' cannot be loaded: {_first_words(error)}"
             raise UserError(found_text, "Download or copy them again (after git clone: git lfs pull).") from error
-        wrong = [f"{name} missing" for name in loading_info["missing_keys"]]
-        wrong += loading_info["unexpected_keys"]
+        wrong = [f"{name} missing" for name in loading["missing_keys"]] + list(loading["unexpected_keys"])
         if wrong:
             listed = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
             raise UserError(f"the weights of '{self.source}' do not match its config: {listed}", _ONE_MODEL)

@@ -94,7 +94,7 @@ class BaselineMeasurement:
         return max(1, min(MAX_SAMPLES_AT_A_TIME, CHUNK_VALUES // self._values_per_image) // len(self.samples))
 
     @property
-    def _float64_device(self) -> torch.device:
+    def _fp64_device(self) -> torch.device:
         """The device, or the CPU if the device has no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
@@ -121,7 +121,7 @@ class BaselineMeasurement:
         console = Console(stderr=True, highlight=False)
         if not quiet:
             console.print(
-                f"measuring baselines on {number_of(len(fitted_on), 'image')}; later runs reuse the result",
+                f"measuring baselines on {number_of(len(fitted_on), 'image')}; cached for runs on the same images",
                 soft_wrap=True,
             )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -141,7 +141,7 @@ class BaselineMeasurement:
         def start_over() -> Iterator[torch.Tensor]:
             for first in range(0, len(indices), size):
                 chosen = indices[first : first + size]
-                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self._float64_device))
+                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self._fp64_device))
                 progress.advance(task, len(chosen))
 
         return start_over
@@ -151,10 +151,8 @@ class BaselineMeasurement:
         kinds, numbers, size = self.samples, range(self._num_samples), self._samples_at_a_time
         errors: dict[Kind, dict[str, list[float]]] = {kind: {name: [] for name in BASELINES} for kind in kinds}
         for batches in zip(*(samples.batches(numbers, size) for samples in kinds.values()), strict=True):
-            images, noise, timesteps = (
-                torch.cat(parts).to(self._float64_device) for parts in zip(*batches, strict=True)
-            )
-            snr = self._snr.to(self._float64_device)[timesteps]
+            images, noise, timesteps = (torch.cat(parts).to(self._fp64_device) for parts in zip(*batches, strict=True))
+            snr = self._snr.to(self._fp64_device)[timesteps]
             signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
             scores = {
                 "zero": noise.double().square().mean(dim=(1, 2, 3)),
