@@ -37,7 +37,7 @@ class Pretrained:
     """A UNet's weights and what is known about their training."""
 
     source: str
-    """As the user named it."""
+    """The name that the user gave."""
     revision: str | None
     """The commit; None for a local folder."""
     folder: Path

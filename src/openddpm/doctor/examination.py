@@ -96,9 +96,7 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
     try:
         check_output_folder(config)
     except UserError as error:
-        yield Finding(
-            "output_folder", "error", error.found, "The run would write among its training images.", error.hint
-        )
+        yield Finding("output_folder", "error", error.found, "The run would write among its images.", error.hint)
     try:
         find_earlier_run(with_fast_precision(config), num_processes=1)
     except UserError as error:

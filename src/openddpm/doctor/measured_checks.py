@@ -50,7 +50,7 @@ class Measurements:
     """Peak memory of the GPU, or else of the process."""
     step_seconds: float | None = None
     images_per_second: float | None = None
-    """In one process."""
+    """The rate of one process."""
     training_seconds: float | None = None
     """Expected for the whole run in one process, without previews and evaluations."""
     preview_seconds: float | None = None
@@ -141,7 +141,7 @@ def _memory(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     if measured.batch_size is not None:
         accumulation = run.config["gradient_accumulation_steps"] * planned // measured.batch_size
         options = f"--train_batch_size {measured.batch_size} --gradient_accumulation_steps {accumulation}"
-        hint = f"Use {options}: each step then has as many images."
+        hint = f"Use {options} for as many images per step."
     yield Finding(
         "memory",
         "error",

@@ -20,7 +20,7 @@ class Evaluation:
     """Measures weights on held-out images, and on as many training images for comparison."""
 
     samples: Mapping[Kind, FixedSamples]
-    """Of training images, and of held-out ones if there are any; as many of each kind."""
+    """Fixed samples of training images, and as many of held-out ones if there are any."""
     baselines: Mapping[Kind, BaselineErrors]
     """Errors of the baselines on the same samples."""
     batch_size: int

@@ -15,10 +15,7 @@ CHUNK_VALUES = 2**21  # 8 MB in float32
 NUM_GROUPS = 10_000  # of random training images: a mean outside the range of all of theirs is not chance
 MAX_GROUP = 64  # images in a group; for more samples the range is narrowed by the square root of the ratio
 
-FINE, MEDIUM = (
-    (0.5, 1.5),
-    (0.25, 0.5),
-)  # relative to the highest frequency of a row: an octave each; FINE with the corners
+FINE, MEDIUM = (0.5, 1.5), (0.25, 0.5)  # relative to the highest frequency of a row: octaves; FINE with the corners
 PerImage = NDArray[np.float64]
 
 

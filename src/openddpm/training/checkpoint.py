@@ -168,7 +168,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
         if not _NEEDED <= files.keys() <= {*_NEEDED, *weights_files(files).values()}:
-            raise InvalidCheckpoint(f"{MANIFEST} does not list the files of a checkpoint")
+            raise InvalidCheckpoint(f"{MANIFEST} lists other files than those of a checkpoint")
         for name, expected in files.items():
             path, size = folder / name, int(expected["bytes"])
             if not path.is_file():

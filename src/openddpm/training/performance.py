@@ -28,11 +28,7 @@ MAX_REASON = 300  # characters of a compiler's message, which may fill pages
 # Measured on an NVIDIA H200 with torch 2.11, the default UNet at 64x64 (benchmarks/results/gpu.json), by
 # --mixed_precision; "no" is TF32. A slower GPU gains more by compiling than these predict.
 COMPILE_SECONDS = 83.0  # measured, on 16 cores
-EAGER_STEP_SECONDS = {
-    "no": 0.063,
-    "bf16": 0.075,
-    "fp16": 0.075,
-}  # measured, batch 16: launching; fp16 assumed equal to bf16
+EAGER_STEP_SECONDS = {"no": 0.063, "bf16": 0.075, "fp16": 0.075}  # measured, batch 16: launching; fp16 assumed as bf16
 COMPILED_LAUNCH_SECONDS = 0.03  # assumed: longer than the kernels, 21.7 ms (measured, bf16, batch 16)
 TFLOPS_COMPILED = {"no": 140.0, "bf16": 283.0, "fp16": 283.0}  # measured for bf16, batch 128; the others assumed
 COMPILE_GAIN = 0.25  # assumed: share of the kernels' time
@@ -92,7 +88,7 @@ def compile_options(mode: CompileMode | None) -> dict[str, Any]:
     from torch import _inductor  # takes a second to import
 
     options = dict(_inductor.list_mode_options(mode or "default"))
-    # In torch 2.13 it fuses loops wrongly (pytorch/pytorch 189488, 191134); older versions do not have it.
+    # In torch 2.13 it may fuse loops wrongly (pytorch/pytorch 189488, 191134); older versions do not have it.
     if "loop_reindexing_after_fusion" in _inductor.list_options():
         options["loop_reindexing_after_fusion"] = False
     return options
@@ -112,7 +108,7 @@ def undo_compile(unet: UNet2DModel) -> None:
 
 
 def compile_by_first_pass(speed: Speed, unet: UNet2DModel, batch_size: int) -> tuple[Speed, float]:
-    """Compile the UNet by its first calls, which takes a minute or more, in each process.
+    """Compile the UNet by its first calls, in each process and before the run's time is counted: a minute or more.
 
     Returns:
         the speed, without compilation if that failed, with a note; and the seconds it took.

@@ -43,7 +43,7 @@ class Plan:
     """A run that can start or resume: all that the user can get wrong has been checked."""
 
     config: TrainConfig
-    """Of the run that is resumed, if there is one."""
+    """The config, adapted to the run that is resumed if there is one."""
     earlier: Earlier | None
     objects: UserObjects
     source: ImageSource

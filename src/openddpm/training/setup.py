@@ -258,7 +258,7 @@ def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlie
         total = steps + -(-(config.num_epochs * num_train - images_seen) // config.global_batch_size(num_processes))
     if total < steps:
         length = number_of(total, "step") if config.max_train_steps else number_of(config.num_epochs, "epoch")
-        found = f"the run has done {number_of(steps, 'step')} already, more than {length}"
+        found = f"the run has done {number_of(steps, 'step')}, more than {length}"
         raise UserError(found, "Give more, or resume from an earlier checkpoint.")
     return total
 
