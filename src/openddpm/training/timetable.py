@@ -133,10 +133,7 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
         evaluation_steps=evaluation_steps,
         early_steps=tuple(evaluation_steps // part for part in EARLY_PARTS) if has_early else (),
         num_fixed_samples=num_fixed_samples,
-        preview_images=num_processes
-        * cost
-        * config.eval_batch_size
-        * config.num_inference_steps,  # the other processes wait
+        preview_images=num_processes * cost * config.eval_batch_size * config.num_inference_steps,  # all wait
         fixed_sample_images=fixed_sample_images,
     )
     return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))

@@ -84,7 +84,7 @@ class LateUpdate(Update):
     def __init__(self, training: Training, stop: StopRequest) -> None:
         super().__init__(training, stop)
         on_gpu = training.accelerator.device.type == "cuda"
-        self._was_passed_over = torch.zeros((), pin_memory=on_gpu)  # pinned, for an asynchronous copy
+        self._was_skipped = torch.zeros((), pin_memory=on_gpu)  # pinned, for an asynchronous copy
         self._has_arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # that copy
         self._unsettled: _Unsettled | None = None
 
@@ -97,7 +97,7 @@ class LateUpdate(Update):
 
         self.settle()  # the device is busy with all of the above
 
-        self._was_passed_over.copy_(found_inf, non_blocking=True)
+        self._was_skipped.copy_(found_inf, non_blocking=True)
         if self._has_arrived is not None:
             self._has_arrived.record()
         self._unsettled = _Unsettled(state.images_seen, state.step, losses)
@@ -117,7 +117,7 @@ class LateUpdate(Update):
             return
         if self._has_arrived is not None:
             self._has_arrived.synchronize()
-        if self._was_passed_over.item():
+        if self._was_skipped.item():
             self._training.state.images_seen, self._training.state.step = step.images_seen, step.step
             self._fail(step.losses, self._stop.signal)
         self._average()
