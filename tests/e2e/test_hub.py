@@ -387,7 +387,7 @@ def test_weights_from_the_hub(hub: HubStandIn, command: Command, flags: Flags, t
     common = {"model": "default", "init_from": "google/ddpm-small", "max_train_steps": 1, "save_images_epochs": 9}
     answer = command("train", *flags(**common, output_dir=tmp_path / "run"))
     assert answer["status"] == 0, answer["err"]
-    assert "made for images of 16 pixels; it goes on with 8" in answer["err"]
+    assert "made for images of 16 pixels; trained here on 8" in answer["err"]
     init_from = read_run_record(tmp_path / "run").model.init_from
     assert init_from is not None
     weights = files["diffusion_pytorch_model.safetensors"]

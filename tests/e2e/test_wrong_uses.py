@@ -85,7 +85,7 @@ def test_the_same_run_again(cli: Cli, flags: Flags, finished_run: Path, snapshot
     """A folder with this very run is refused with the command that goes on with it, and keeps every byte."""
     before = snapshot(finished_run)
     outcome = cli("train", *flags(output_dir=finished_run))
-    assert_one_message(outcome, ["holds this run already", "openddpm resume", "--overwrite_output_dir"])
+    assert_one_message(outcome, ["already holds this run", "openddpm resume", "--overwrite_output_dir"])
     assert snapshot(finished_run) == before
 
 

@@ -105,7 +105,7 @@ def close_to(ours: Any, theirs: Any) -> None:
         assert ours == (pytest.approx(theirs, rel=1e-5, abs=1e-5) if isinstance(theirs, float) else theirs)
 
 
-REFUSED = "another run is at work in"
+REFUSED = "another run is using"
 
 
 def stop_self_in_save(site: Site, save: int) -> None:

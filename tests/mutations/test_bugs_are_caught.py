@@ -136,8 +136,8 @@ BUGS = [
     Bug(
         "a checkpoint that does not wait for how the last step went",
         "training/loop.py",
-        "has_turn(state.step)):\n            update.settle()\n",
-        "has_turn(state.step)):\n",
+        "may_save(state.step)):\n            update.settle()\n",
+        "may_save(state.step)):\n",
         UPDATE + "test_a_bad_step_reaches_nothing[a checkpoint]",
     ),
     Bug(
@@ -157,8 +157,8 @@ BUGS = [
     Bug(
         "an average that follows a step not known to be good",
         "training/update.py",
-        "        if self._was_passed_over.item():\n",
-        "        self._average()\n        if self._was_passed_over.item():\n",
+        "        if self._was_skipped.item():\n",
+        "        self._average()\n        if self._was_skipped.item():\n",
         UPDATE + "test_a_bad_step_reaches_nothing[nothing, for a while]",
     ),
     Bug(

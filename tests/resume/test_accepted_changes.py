@@ -114,7 +114,7 @@ def test_a_finished_run_takes_no_change_without_more_steps(folder: Path) -> None
     files = [run / "run.json", run / "scheduler" / "scheduler_config.json"]
     before = [file.read_bytes() for file in files]
     for change in ({"preview_solver": "unipc"}, {"beta_schedule": "squaredcos_cap_v2"}, {"num_train_timesteps": 500}):
-        with pytest.raises(UserError, match="finished, after 12 steps: give it more"):
+        with pytest.raises(UserError, match="finished after 12 steps: give it more"):
             resume(run, accept_changes=True, **change)
     assert [file.read_bytes() for file in files] == before
     assert resume(run).status == "finished"

@@ -57,15 +57,15 @@ def _steps_back(run: Path) -> list[int]:
 
 def test_a_signal_that_comes_while_processes_agree_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SIGTERM between the question and the answer of a step's agreement ends the run at that step."""
-    agreed_status = update.agreed_status
+    step_status = update.step_status
 
     def interrupted(training: Training, *arguments: Any) -> Any:
-        word = agreed_status(training, *arguments)
+        word = step_status(training, *arguments)
         if training.state.step == 4:
             signal.raise_signal(signal.SIGTERM)
         return word
 
-    monkeypatch.setattr(update, "agreed_status", interrupted)
+    monkeypatch.setattr(update, "step_status", interrupted)
     result = train(tiny_config(tmp_path), dataset=tiny_images())
     assert (result.status, result.signal) == ("interrupted", signal.SIGTERM)
     assert read_run_record(tmp_path / "run").progress.step == 5

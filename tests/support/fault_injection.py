@@ -204,7 +204,7 @@ def make_moments_repeat() -> None:
 
     Each save waits for the one before, however long, and no steps are timed before a run, which are more or fewer.
     """
-    checkpointer.TURN_SECONDS = DEADLINE_SECONDS
+    checkpointer.SAVE_WAIT_SECONDS = DEADLINE_SECONDS
     setup.measure_pace = lambda parts: Pace(1.0)
 
 

@@ -1,1 +1,1 @@
-"""The UNet, the forward process, and sampling. Knows nothing of data sets."""
+"""The UNet, the forward process, and sampling. Independent of data sets."""

@@ -1,6 +1,6 @@
-"""Denoisers that no training is needed for, to measure a model against. docs/baselines.md derives them.
+"""Denoisers in closed form, as baselines for a trained model. docs/baselines.md derives them.
 
-Everything is in float64: at little noise the posterior weighs differences of distances a million times their size.
+Everything is in float64: at low noise the posterior multiplies differences of squared distances by about a million.
 """
 
 import math
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import torch
 
-MAX_CORRELATED = 4096  # coefficients with a full covariance; measured: eigenvectors of more take many minutes
-MIN_CORRELATED, CORRELATED_PER_IMAGE = 768, 8  # as many at most where images are few; measured: more gain nothing
+MAX_CORRELATED = 4096  # coefficients with a full covariance; measured: an eigendecomposition of more takes many minutes
+MIN_CORRELATED, CORRELATED_PER_IMAGE = 768, 8  # a lower limit where images are few; measured: more gain nothing
 SHRINKAGES = (0.001, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
-MAX_SEARCHED = 1024  # coefficients by which the shrinkage is chosen; measured: as good as all, and much quicker
-CHECKED_SHARE = 5  # one image in five decides the shrinkage
-CHECKED_SNR = torch.logspace(-2, 4, 13, dtype=torch.float64)  # assumed: the noise levels where it matters
-ROUNDING_VARIANCE = (2 / 255) ** 2 / 12  # of the rounding to 8 bits: no coefficient is known better than that
+MAX_SEARCHED = 1024  # coefficients used to choose the shrinkage; measured: as good as all, and much faster
+VALIDATION_EVERY = 5  # one image in five validates the shrinkage
+VALIDATION_SNR = torch.logspace(-2, 4, 13, dtype=torch.float64)  # assumed: the noise levels where it matters
+ROUNDING_VARIANCE = (2 / 255) ** 2 / 12  # variance of the rounding to 8 bits, a lower limit for every coefficient
 
 ImageChunks = Callable[[], Iterable[torch.Tensor]]
-"""Starts over at every call: chunks (n, C, H, W) of clean images in [-1, 1]."""
+"""Each call iterates from the start over chunks (n, C, H, W) of clean images in [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Coefficients that covary, in the basis where they do not."""
+    """Correlated coefficients, in the basis that decorrelates them."""
 
     indices: torch.Tensor  # (k,) int64, into the D coefficients
     basis: torch.Tensor  # (k, k), eigenvectors in columns
@@ -32,12 +32,12 @@ class _Block:
 
 @dataclass(frozen=True)
 class LinearDenoiser:
-    """The best linear denoiser for images of a known mean and covariance, both taken from training images.
+    """The optimal linear denoiser for images with the mean and the covariance of the training images.
 
     The covariance is written in the coefficients of a discrete cosine transform, where natural images are nearly
-    uncorrelated (Ahmed, Natarajan and Rao, 1974): the strongest have a full covariance, shrunk towards their
-    variances by as much as helps on a fifth of the images (for images that share structure, less than the analytic
-    shrinkage of Ledoit and Wolf, 2004, or Schaefer and Strimmer, 2005); the others have their variances alone.
+    uncorrelated (Ahmed, Natarajan and Rao, 1974). The strongest have a full covariance, shrunk towards its diagonal by
+    as much as helps on a fifth of the images (for images that share structure, less than the analytic shrinkage of
+    Ledoit and Wolf, 2004, or Schaefer and Strimmer, 2005); the others are taken as uncorrelated.
     """
 
     mean: torch.Tensor  # (D,)
@@ -46,11 +46,11 @@ class LinearDenoiser:
 
     @classmethod
     def fit(cls, chunks: ImageChunks, includes_flips: bool) -> "LinearDenoiser":
-        """Fit to images, which are gone through twice.
+        """Fit to images, in two passes over them.
 
         Args:
-            includes_flips: count each image mirrored too. A mirror turns the sign of every odd horizontal frequency:
-                their mean is 0, and they do not covary with even ones.
+            includes_flips: also count the mirror image of each. It has the opposite sign at every odd horizontal
+                frequency: these have mean 0 and are not correlated with the even ones.
         """
         mean, variances, odd, num_images = _moments(chunks, includes_flips)
         num_strong = min(MAX_CORRELATED, max(MIN_CORRELATED, CORRELATED_PER_IMAGE * num_images))
@@ -62,7 +62,7 @@ class LinearDenoiser:
         shrinkage = _choose_shrinkage(statistics)
         blocks = []
         for group, parts in zip(groups, statistics, strict=True):
-            variances_of_group, basis = _decorrelate(_pooled(parts), shrinkage)
+            variances_of_group, basis = _decorrelate(_pooled_covariance(parts), shrinkage)
             blocks.append(_Block(group, basis, variances_of_group))
         if len(weak):
             blocks.append(_Block(weak, mean.new_empty(0, 0), variances[weak]))
@@ -98,15 +98,15 @@ def memorizing_squared_errors(
     sigma: torch.Tensor,
     includes_flips: bool,
 ) -> torch.Tensor:
-    """Return the squared noise errors, mean over pixels, (B,) float64, of one that knows the training images by heart.
+    """Return the squared noise errors of the memorizing denoiser, mean over pixels, (B,) float64.
 
-    It estimates x_0 by the posterior mean over them: weights softmax(-|x_t - a x_i|^2 / (2 s^2)).
+    It estimates x_0 by the posterior mean over the training images: weights softmax(-|x_t - a x_i|^2 / (2 s^2)).
 
     Args:
         chunks: the training images x_i.
         images, noise: x_0 and e, (B, C, H, W).
         signal, sigma: a and s, (B,).
-        includes_flips: count each training image mirrored too.
+        includes_flips: also count the mirror image of each training image.
     """
     a, s = signal.double()[:, None], sigma.double()[:, None]
     noise = noise.flatten(1).double()
@@ -129,7 +129,7 @@ def memorizing_squared_errors(
 def cosine_transform(images: torch.Tensor) -> torch.Tensor:
     """Return the orthonormal type-II discrete cosine transform over channels, height and width.
 
-    Over the three channels it yields brightness and two colour differences.
+    For three channels it separates brightness and two colour differences.
 
     Args:
         images: (B, C, H, W).
@@ -153,14 +153,14 @@ def _cosine_matrix(size: int, device: torch.device) -> torch.Tensor:
 
 @dataclass
 class _Part:
-    """Sums over some of the images, of the coefficients of a block less their overall mean."""
+    """Sums over some of the images, of the centred coefficients of a block."""
 
     count: int
     sums: torch.Tensor  # (k,)
     products: torch.Tensor  # (k, k)
 
     def strongest(self, count: int) -> "_Part":
-        """Return the sums of the first `count` coefficients, which are the strongest."""
+        """Return the sums of the first `count` coefficients, the strongest."""
         return _Part(self.count, self.sums[:count], self.products[:count, :count])
 
     def mean(self) -> torch.Tensor:
@@ -171,7 +171,7 @@ class _Part:
 
 
 def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Return mean, variance, and whether its horizontal frequency is odd, of each coefficient, (D,); and N."""
+    """Return, of each coefficient, mean, variance and whether its horizontal frequency is odd, (D,); and N."""
     first = second = odd = torch.empty(0)
     num_images = 0
     for images in chunks():
@@ -191,19 +191,19 @@ def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, t
 def _covariances(
     chunks: ImageChunks, mean: torch.Tensor, groups: list[torch.Tensor], odd: torch.Tensor | None
 ) -> list[tuple[_Part, _Part]]:
-    """Return, for each group of coefficients, sums over the images to fit to and over those to check with.
+    """Return, for each group of coefficients, sums over the images to fit to and over those to validate with.
 
     Args:
-        odd: which coefficients change their sign in a mirror, so that their mean is 0; None without flips.
+        odd: which coefficients have the opposite sign in a mirror image, and so mean 0; None without flips.
     """
     parts = [tuple(_Part(0, mean.new_zeros(len(g)), mean.new_zeros(len(g), len(g))) for _ in "fc") for g in groups]
     seen = 0
     for images in chunks():
         centred = cosine_transform(images) - mean
-        is_checked = (torch.arange(seen, seen + len(images), device=mean.device) + 1) % CHECKED_SHARE == 0
+        validates = (torch.arange(seen, seen + len(images), device=mean.device) + 1) % VALIDATION_EVERY == 0
         seen += len(images)
         for group, pair in zip(groups, parts, strict=True):
-            for part, chosen in zip(pair, (~is_checked, is_checked), strict=True):
+            for part, chosen in zip(pair, (~validates, validates), strict=True):
                 values = centred[chosen][:, group]
                 part.count += len(values)
                 if odd is None or not odd[group[0]]:
@@ -212,36 +212,36 @@ def _covariances(
     return parts  # type: ignore[return-value]
 
 
-def _pooled(parts: tuple[_Part, _Part]) -> torch.Tensor:
-    fitted, checked = parts
-    both = _Part(fitted.count + checked.count, fitted.sums + checked.sums, fitted.products + checked.products)
+def _pooled_covariance(parts: tuple[_Part, _Part]) -> torch.Tensor:
+    fit, validation = parts
+    both = _Part(fit.count + validation.count, fit.sums + validation.sums, fit.products + validation.products)
     return both.covariance()
 
 
 def _choose_shrinkage(statistics: list[tuple[_Part, _Part]]) -> float:
-    """Return the shrinkage with which the images to fit to denoise the images to check with best."""
+    """Return the shrinkage whose fit denoises the validation images best."""
     if not statistics[0][1].count:
         return SHRINKAGES[-1]
     strongest = [tuple(part.strongest(MAX_SEARCHED) for part in pair) for pair in statistics]
     best, least = SHRINKAGES[-1], math.inf
     for shrinkage in SHRINKAGES:
-        error = sum(_checked_error(fitted, checked, shrinkage) for fitted, checked in strongest)
-        if error >= least:  # it falls, then rises
+        error = sum(_validation_error(fit, validation, shrinkage) for fit, validation in strongest)
+        if error >= least:  # the error falls, then rises
             break
         best, least = shrinkage, error
     return best
 
 
-def _checked_error(fitted: _Part, checked: _Part, shrinkage: float) -> float:
-    """Return the expected squared noise error, summed over coefficients, mean over CHECKED_SNR.
+def _validation_error(fit: _Part, validation: _Part, shrinkage: float) -> float:
+    """Return the expected squared noise error, summed over coefficients, mean over VALIDATION_SNR.
 
-    With prior variance l and a squared deviation d, noise averaged out: (a^4 l^2 + s^2 a^2 d) / (a^2 l + s^2)^2.
+    With prior variance l, squared deviation d, expectation over the noise: (a^4 l^2 + s^2 a^2 d) / (a^2 l + s^2)^2.
     """
-    variances, basis = _decorrelate(fitted.covariance(), shrinkage)
-    offset = checked.mean() - fitted.mean()
-    covariance = checked.covariance() + torch.outer(offset, offset)
+    variances, basis = _decorrelate(fit.covariance(), shrinkage)
+    offset = validation.mean() - fit.mean()
+    covariance = validation.covariance() + torch.outer(offset, offset)
     deviations = ((covariance @ basis) * basis).sum(0)
-    signal2 = (CHECKED_SNR / (1 + CHECKED_SNR)).to(variances.device)[:, None]
+    signal2 = (VALIDATION_SNR / (1 + VALIDATION_SNR)).to(variances.device)[:, None]
     sigma2 = 1 - signal2
     errors = (signal2**2 * variances**2 + sigma2 * signal2 * deviations) / (signal2 * variances + sigma2) ** 2
     return float(errors.sum(1).mean())

@@ -1,4 +1,4 @@
-"""A model with some weights as a function: all that evaluation and solvers see of it."""
+"""A model with one set of weights, as a function: all that evaluation and solvers see of it."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def denoiser(unet: UNet2DModel, weights: dict[str, torch.Tensor], precision: torch.dtype | None = None) -> Denoiser:
-    """Return the prediction of `unet` as a function of `weights`, in place of whatever weights it holds.
+    """Return the prediction of `unet` as a function of `weights`, in place of its own weights.
 
     Args:
         unet: in evaluation mode; its own weights are neither read nor written and may lie on the meta device.
         weights: parameters and buffers by their names in `unet`.
-        precision: to compute in, by autocast; the prediction is float32 all the same.
+        precision: the dtype of autocast; the prediction is float32 in any case.
     """
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """The objective of training: a batch of images in, the loss of each image out.
 
 All draws are functions of (seed, step, number of the micro-batch in the step), so the same images meet the same noise
-and timesteps however they are spread over processes and accumulation steps. To train with another law of timesteps or
-another weighting, change or override `timesteps` or `weights`.
+and timesteps however they are spread over processes and accumulation steps. To train with another distribution of
+timesteps or another weighting, change or override `timesteps` or `weights`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ IMPORTANCE_POWER = 2.0  # measured: docs/lab-log.md
 
 @dataclass(frozen=True)
 class Objective:
-    """The weighted squared error of the model's prediction, for images with noise that is drawn here."""
+    """The weighted squared error of the model's prediction on noised images."""
 
     process: DiffusionProcess
     sampling: TimestepSampling
@@ -33,9 +33,9 @@ class Objective:
         """Return the loss of each image, (B,) float32, with the gradient of `model`.
 
         Args:
-            model: a UNet2DModel as it is trained; called with noisy images and timesteps, it returns its `sample`.
+            model: the UNet2DModel in training; called with noisy images and timesteps, it returns its `sample`.
             images: (B, C, H, W) float32 in [-1, 1].
-            step, micro_index: key the draws; `micro_index` counts the micro-batches of a step over all accumulation
+            step, micro_index: keys of the draws; `micro_index` counts the micro-batches of a step over all accumulation
                 steps and processes.
         """
         noise = standard_normal(tuple(images.shape), self.device, self.seed, Purpose.NOISE, step, micro_index)
@@ -52,7 +52,7 @@ class Objective:
         return sample_timesteps(draws, self.process.num_timesteps, self.sampling)
 
     def weights(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return what an error counts at its timestep, (B,) float32: so much that all timesteps count the same."""
+        """Return the loss weights of timesteps, (B,) float32, with which the mean loss is that of uniform timesteps."""
         if self.sampling == "importance":
             return _importance_weights(self.process.num_timesteps, timesteps.device)[timesteps]
         return torch.ones(len(timesteps), device=timesteps.device)
@@ -61,10 +61,10 @@ class Objective:
 def sample_timesteps(draws: torch.Tensor, num_timesteps: int, sampling: TimestepSampling) -> torch.Tensor:
     """Turn uniform draws, (B,) float32 in [0, 1), into timesteps, (B,) int64 in 0 .. num_timesteps - 1.
 
-    stratified gives each of B equal parts of the draws to one image. Which image gets which part need not be random,
-    since the images come in random order. importance does so too, and makes timestep t as likely as the interval from
-    t / T to (t + 1) / T is long once both are raised to 1 / IMPORTANCE_POWER: the smaller t, the likelier. Sampling
-    where the loss is large, weighted back, is what Nichol and Dhariwal (2021, section 3.3) learn as they train.
+    "stratified" gives each image one of B equal intervals of [0, 1); which one need not be random, since the images
+    come in random order. "importance" does so too, and draws t with probability ((t + 1) / T)^p - (t / T)^p with
+    p = 1 / IMPORTANCE_POWER: the smaller t, the likelier. Nichol and Dhariwal (2021, section 3.3) also sample more
+    where the loss is large and weight it down, with probabilities that they estimate in training.
     """
     if sampling != "uniform":
         draws = (torch.arange(len(draws), device=draws.device) + draws) / len(draws)
@@ -75,7 +75,7 @@ def sample_timesteps(draws: torch.Tensor, num_timesteps: int, sampling: Timestep
 
 @lru_cache(maxsize=8)
 def _importance_weights(num_timesteps: int, device: torch.device) -> torch.Tensor:
-    """Return the weight of each timestep, (T,) float32; made in float64, on the CPU: not every device knows that."""
+    """Return the weight of each timestep, (T,) float32; computed on the CPU, since not every device has float64."""
     edges = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     likelihoods = (edges ** (1 / IMPORTANCE_POWER)).diff()
     return (1 / (num_timesteps * likelihoods)).float().to(device)

@@ -10,7 +10,7 @@ from openddpm.predictions import PREDICTIONS
 class DiffusionProcess:
     """q(x_t | x_0) = N(a_t x_0, s_t^2 I) with a_t^2 + s_t^2 = 1 (Ho et al., 2020, equation 4).
 
-    Noising runs in float32 whatever the precision of training: in bfloat16 the first timesteps would add no noise.
+    Noising is in float32 at any training precision: in bfloat16 the first timesteps would add no noise.
     """
 
     def __init__(self, options: ModelOptions, device: torch.device) -> None:
@@ -32,11 +32,11 @@ class DiffusionProcess:
         return self.scheduler.alphas_cumprod / (1 - self.scheduler.alphas_cumprod)
 
     def signal_left(self) -> float:
-        """Return a_t of the last timestep: what is left of an image where samples start from noise alone."""
+        """Return a_t of the last timestep: the share of the image left there, while sampling starts from pure noise."""
         return float(self.scheduler.alphas_cumprod[-1].sqrt())
 
     def add_noise(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return x_t, (B, C, H, W) float32, for x_0 `images` and `noise` of that shape and timesteps (B,) int64."""
+        """Return x_t, (B, C, H, W) float32, for x_0 `images`, `noise` of the same shape and timesteps (B,) int64."""
         return self.scheduler.add_noise(images.float(), noise.float(), timesteps)  # type: ignore[arg-type]
 
     def target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ class DiffusionProcess:
         return self.prediction.target(images.float(), noise.float(), *self._signal_and_sigma(timesteps))
 
     def to_noise(self, prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return the noise that `prediction` implies, so that runs compare whatever they predict."""
+        """Return the noise that `prediction` implies, (B, C, H, W) float32, comparable between targets."""
         return self.prediction.to_noise(prediction.float(), noisy, *self._signal_and_sigma(timesteps))
 
     def _signal_and_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Builds UNet2DModel: a named size, or a config file."""
+"""Building UNet2DModel from a named size or a config file."""
 
 import json
 import re
@@ -61,10 +61,10 @@ def unet_config(model: str, resolution: int, num_train_timesteps: int = 1000) ->
 
 
 def remarks_on_model(model: str, config: Mapping[str, Any], channels: int) -> list[str]:
-    """Return what there is to say of a config file or a folder given as --model, a sentence each.
+    """Return remarks on a config file or a folder given as --model, a sentence each.
 
     Args:
-        config: what `unet_config` read there.
+        config: as `unet_config` read it.
         channels: of the images.
     """
     if model in SIZES:
@@ -73,23 +73,23 @@ def remarks_on_model(model: str, config: Mapping[str, Any], channels: int) -> li
     others = [name for name in ("in_channels", "out_channels") if config.get(name, channels) != channels]
     if others:
         had = " and ".join(f"{name} {config[name]}" for name in others)
-        remarks.append(f"{what} has {had}; it is built with {channels}, as the images have")
+        remarks.append(f"{what} has {had}; it is built with {channels}, like the images")
     folder = _config_file(model).parent
     if any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
         given = model if Path(model).expanduser().is_dir() else folder
-        remarks.append(f"of {what} only the architecture is taken; to start from its weights: --init_from {given}")
+        remarks.append(f"{what} gives only the architecture; to start from its weights: --init_from {given}")
     return remarks
 
 
 def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return channels, height and width of the images that a UNet2DModel of that config is for."""
+    """Return the channels, height and width of the images that a UNet2DModel with this config takes."""
     size = config["sample_size"]
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return config.get("in_channels", 3), height, width
 
 
 def for_images(config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Return the config of a UNet2DModel with the size and channels of images of `shape`, (C, H, W)."""
+    """Return `config` with the size and channels of images of `shape`, (C, H, W)."""
     channels, height, width = shape
     size = height if height == width else (height, width)
     return {**config, "sample_size": size, "in_channels": channels, "out_channels": channels}
@@ -102,30 +102,30 @@ def build_unet(config: dict[str, Any], shape: tuple[int, int, int]) -> UNet2DMod
         UserError: diffusers cannot build that config.
     """
     config = for_images(config, shape)
-    return UNet2DModel(**check_runs(config, "Mend the config given as --model."))
+    return UNet2DModel(**check_runs(config, "Fix the config given as --model."))
 
 
 def check_runs(config: Mapping[str, Any], hint: str) -> dict[str, Any]:
-    """Return the options of UNet2DModel in a config, tried on its own sample size and channels.
+    """Return the options of UNet2DModel in a config, after a dry run at its own sample size and channels.
 
     Raises:
         UserError: diffusers cannot build or run that config; with `hint`.
     """
     options = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
-        with torch.device("meta"):  # a dry run, without memory or time: some configs build but cannot run
+        with torch.device("meta"):  # a free dry run: some configs build but cannot run
             noisy = torch.zeros((1, *image_shape(config)))
             UNet2DModel(**options)(noisy, torch.zeros((1,), dtype=torch.long))
-    except Exception as error:  # diffusers raises whatever a wrong value leads to
+    except Exception as error:  # a wrong value can raise anything in diffusers
         found = f"diffusers cannot run this UNet: {type(error).__name__}: {error}"
         raise UserError(found, hint) from error
     return options
 
 
 def zero_residuals(unet: UNet2DModel) -> None:
-    """Set to 0, in place, what each residual block and each attention adds, and the prediction itself.
+    """Set to 0, in place, the last layer of each residual block, of each attention, and of the UNet.
 
-    As in Ho et al. (2020), whose blocks begin so; diffusers begins with random weights everywhere.
+    Ho et al. (2020) initialize so; diffusers has random weights everywhere.
     """
     last = [module.conv2 for module in unet.modules() if isinstance(module, ResnetBlock2D)]
     last += [module.to_out[0] for module in unet.modules() if isinstance(module, Attention)]
@@ -136,7 +136,7 @@ def zero_residuals(unet: UNet2DModel) -> None:
 
 
 def gflops_per_image(unet: UNet2DModel) -> float:
-    """Return GFLOP of one image forward and backward, a multiply and an add counted as two."""
+    """Return the GFLOP of one image, forward and backward; a multiply-add counts as two."""
     parameter = next(unet.parameters())
     noisy = torch.zeros((1, *image_shape(unet.config)), device=parameter.device)
     with FlopCounterMode(display=False) as counter:
@@ -146,7 +146,7 @@ def gflops_per_image(unet: UNet2DModel) -> float:
 
 
 def _config_file(model: str) -> Path:
-    """Return where the config of a UNet is that a path stands for: a file, its folder, or a pipeline's folder."""
+    """Return the config file of a UNet, given as that file, its folder, or a pipeline's folder."""
     path = Path(model).expanduser()
     if path.name == "model_index.json":
         path = path.parent
@@ -160,7 +160,7 @@ def _read_config(model: str) -> dict[str, Any]:
         found = f"--model '{model}' is neither a named size nor a config file"
         hint = closest(model, list(SIZES))
         if Path(model).expanduser().is_dir():
-            found = f"--model '{model}' is a folder without a UNet's config.json"
+            found = f"--model '{model}' is a folder without the config.json of a UNet"
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not Path(model).suffix:
             hint = f"{hint}. To start from the architecture and the weights of a model on the Hub: --init_from {model}"
         raise UserError(found, hint)
@@ -175,5 +175,5 @@ def _read_config(model: str) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    """Raise ValueError for NaN and Infinity, which Python's json reads, and no number of a config can be."""
-    raise ValueError(f"it holds {name}, which is no number")
+    """Raise ValueError for NaN and Infinity, which Python's json accepts and a config must not have."""
+    raise ValueError(f"it contains {name}, which is not a finite number")

@@ -1,4 +1,4 @@
-"""What a UNet must be to be trained here: checked of a config, and of a UNet that the caller built."""
+"""Checks that a UNet can be trained here: of a config, and of a user-supplied UNet."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,30 +16,30 @@ MIN_RESOLUTION, MAX_RESOLUTION = 4, 4096  # of --resolution
 _DEFAULTS = {
     name: field for name, field in inspect.signature(UNet2DModel.__init__).parameters.items() if name != "self"
 }
-_WITHOUT_LABELS = "Take out class_embed_type and num_class_embeds: the model then learns all images alike."
+_WITHOUT_LABELS = "Remove class_embed_type and num_class_embeds: the model is then trained without labels."
 _LABELS = ("class_embed_type", "num_class_embeds")
 
 
 def num_halvings(config: Mapping[str, Any]) -> int:
-    """Return how often a UNet of this config halves its images: between each two of its levels.
+    """Return how often a UNet with this config halves its images: once less than it has levels.
 
     Raises:
-        UserError: block_out_channels is no list of whole numbers.
+        UserError: block_out_channels is not a list of whole numbers.
     """
     channels = config.get("block_out_channels", _DEFAULTS["block_out_channels"].default)
     if not isinstance(channels, list | tuple) or not channels or not all(isinstance(c, int) for c in channels):
         found = f"the UNet has block_out_channels {channels!r}"
-        raise UserError(found, "It takes a list with the channels of each level.")
+        raise UserError(found, "Give a list with the number of channels of each level.")
     return len(channels) - 1
 
 
 def fits(resolution: int, halvings: int) -> bool:
-    """Tell whether images of `resolution` pixels can be halved so often: diffusers' UNet adds no padding."""
+    """Tell whether images of `resolution` pixels can be halved `halvings` times; diffusers' UNet does not pad."""
     return resolution % 2**halvings == 0
 
 
 def nearest_resolutions(resolution: int, halvings: int) -> list[int]:
-    """Return the resolutions at and around `resolution` that can be halved so often, of those that may be asked for."""
+    """Return the allowed resolutions that can be halved `halvings` times: `resolution`, or its neighbours."""
     factor = 2**halvings
     below = resolution // factor * factor
     near = {below, below if below == resolution else below + factor}
@@ -53,10 +53,10 @@ def check_resolution(
 
     Args:
         what: the UNet, as the message names it.
-        named: configs that may be taken instead, by name.
+        named: configs to propose instead, by name.
 
     Raises:
-        UserError: naming the resolutions that suit this UNet, and those of `named` that suit this resolution.
+        UserError: with the resolutions that fit this UNet, and those of `named` that fit this resolution.
     """
     halvings = num_halvings(config)
     if fits(resolution, halvings):
@@ -65,11 +65,11 @@ def check_resolution(
     while sizes[-1] == int(sizes[-1]):
         sizes.append(sizes[-1] / 2)
     shown, times = " -> ".join(f"{size:g}" for size in sizes), "once" if halvings == 1 else f"{halvings} times"
-    found = f"--resolution {resolution} does not suit {what}, which halves its images {times}: {shown}"
-    ways = [f"--resolution {_nearest(resolution, halvings)}, to which images are resized"]
-    suiting = [name for name, other in (named or {}).items() if fits(resolution, num_halvings(other))]
-    if suiting:
-        ways.append(f"--model {' or '.join(suiting)}, with which {resolution} goes")
+    found = f"--resolution {resolution} does not fit {what}, which halves its images {times}: {shown}"
+    ways = [f"--resolution {_nearest(resolution, halvings)}, to which the images are then resized"]
+    fitting = [name for name, other in (named or {}).items() if fits(resolution, num_halvings(other))]
+    if fitting:
+        ways.append(f"--model {' or '.join(fitting)}, which takes {resolution}")
     elif named:
         finest = min(named, key=lambda name: num_halvings(named[name]))
         ways.append(f"--model {finest} --resolution {_nearest(resolution, num_halvings(named[finest]))}")
@@ -83,13 +83,13 @@ def _nearest(resolution: int, halvings: int) -> str:
 def check_config(
     config: Mapping[str, Any], num_train_timesteps: int, what: str, hint_without_labels: str = _WITHOUT_LABELS
 ) -> None:
-    """Refuse a UNet2DModel's config that cannot be trained here, whatever the images.
+    """Refuse a UNet2DModel's config that cannot be trained here on any images.
 
     Args:
         what: the UNet, as the message names it.
 
     Raises:
-        UserError: unknown fields, class embeddings, or a time embedding that takes no timesteps.
+        UserError: unknown fields, class embeddings, or a time embedding that does not take timesteps.
     """
     known = list(_DEFAULTS)
     unknown = [name for name in config if not name.startswith("_") and name not in known]
@@ -97,7 +97,7 @@ def check_config(
         hints = "; ".join(
             f"'{name}': {closest(name, known).split('known: ')[0].strip() or 'no such field'}" for name in unknown
         )
-        hint = "Take them out, or check that it is the config of a UNet2DModel."
+        hint = "Remove them, or check that it is the config of a UNet2DModel."
         raise UserError(f"{what} has fields that a UNet2DModel does not know: {hints}", hint)
     labels = [f"{name} {config[name]!r}" for name in _LABELS if config.get(name) is not None]
     if labels:
@@ -108,8 +108,8 @@ def check_config(
     embedding = config.get("time_embedding_type", "positional")
     if embedding == "fourier":
         raise UserError(
-            f"{what} has time_embedding_type 'fourier', for noise levels above 0; a DDPM has timesteps from 0",
-            "Take 'positional', the default.",
+            f"{what} has time_embedding_type 'fourier', for noise levels above 0; the timesteps of a DDPM begin at 0",
+            "Use 'positional', the default.",
         )
     most = config.get("num_train_timesteps")
     if embedding == "learned" and (not isinstance(most, int) or most < num_train_timesteps):
@@ -120,20 +120,20 @@ def check_config(
 
 
 def remarks_on_config(config: Mapping[str, Any], what: str) -> list[str]:
-    """Return what there is to say about a config that can be trained all the same, a sentence each."""
+    """Return remarks on a config that can be trained but is unusual, a sentence each."""
     if config.get("center_input_sample"):
         return [
-            f"{what} has center_input_sample, which shifts images from 0..1 to -1..1; they are given in -1..1, so that "
-            "it gets them in -3..1"
+            f"{what} has center_input_sample, which maps images in 0..1 to -1..1; here they are in -1..1 already, and "
+            "become -3..1"
         ]
     return []
 
 
 def unwrapped_unet(unet: Any) -> UNet2DModel:
-    """Return a caller's UNet without what others have wrapped around it: DataParallel, or torch.compile.
+    """Return a user-supplied UNet without its wrappers, such as DataParallel or torch.compile.
 
     Raises:
-        UserError: it is no UNet2DModel.
+        UserError: it is not a UNet2DModel.
     """
     if isinstance(unet, nn.Module):
         unet = extract_model_from_parallel(unet, keep_fp32_wrapper=False, keep_torch_compile=False)
@@ -146,30 +146,28 @@ def unwrapped_unet(unet: Any) -> UNet2DModel:
         )
     elif not isinstance(unet, nn.Module):
         found = f"unet is of type {type(unet).__name__}, not a model"
-        hint = (
-            "Give a diffusers.UNet2DModel; the path or the Hub id of one goes into the config, as init_from or model."
-        )
+        hint = "Give a diffusers.UNet2DModel; for a path or a Hub id use init_from or model in the config."
     else:
-        found = f"unet is of type {type(unet).__name__}; what can be trained, exported and sampled is a UNet2DModel"
-        hint = "Give a diffusers.UNet2DModel itself, no other class, subclass or wrapper: a run folder is read as that."
+        found = f"unet is of type {type(unet).__name__}; only a UNet2DModel can be trained, exported and sampled"
+        hint = "Give a diffusers.UNet2DModel itself, not another class, a subclass or a wrapper."
     raise UserError(found, hint)
 
 
 def check_user_unet(unet: UNet2DModel, image_shape: tuple[int, int, int], num_train_timesteps: int) -> None:
-    """Refuse a caller's UNet that does not fit images of (C, H, W); one without a sample size takes that of the images.
+    """Refuse a user-supplied UNet that does not fit images of (C, H, W); set its sample size if it has none.
 
     Raises:
-        UserError: naming what was expected and found.
+        UserError: with what was expected and found.
     """
     what = "the UNet"
     dtypes = {parameter.dtype for parameter in unet.parameters()}
     if dtypes != {torch.float32}:
-        hint = "Give it with float32 weights; --mixed_precision bf16 computes in bfloat16 all the same."
+        hint = "Give it float32 weights; --mixed_precision bf16 still computes in bfloat16."
         raise UserError(f"the UNet has weights of {', '.join(sorted(map(str, dtypes)))}", hint)
     if any(parameter.is_meta for parameter in unet.parameters()):
-        raise UserError("the UNet lies on the meta device, without weights", "Build it on the CPU.")
+        raise UserError("the UNet is on the meta device, without weights", "Build it on the CPU.")
     if not any(parameter.requires_grad for parameter in unet.parameters()):
-        hint = "Let some of its weights be trained: unet.requires_grad_(True)."
+        hint = "Unfreeze some of its weights: unet.requires_grad_(True)."
         raise UserError("all weights of the UNet are frozen, so there is nothing to train", hint)
     check_config(unet.config, num_train_timesteps, what)
     channels, height, width = image_shape
@@ -183,7 +181,7 @@ def check_user_unet(unet: UNet2DModel, image_shape: tuple[int, int, int], num_tr
     expected = (expected_size, channels, channels)
     if isinstance(size, list | tuple) and len(set(size)) > 1 and height == width:
         hint = f"Build it with sample_size={height}, the --resolution."
-        raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; they are square here", hint)
+        raise UserError(f"the UNet is for images of {' x '.join(map(str, size))} pixels; here they are square", hint)
     if found != expected:
         raise UserError(
             f"the UNet has (sample_size, in_channels, out_channels) {found}, the images need {expected}",

@@ -13,7 +13,7 @@ from openddpm.analysis.finding import Finding, Severity, by_severity
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig, average_names
 from openddpm.data.stream import Transform
-from openddpm.doctor.measured_checks import Measurements, check_measurements, outweighed
+from openddpm.doctor.measured_checks import Measurements, check_measurements, refuted
 from openddpm.doctor.one_batch import MemorizingProbe, own_settings
 from openddpm.errors import UserError
 from openddpm.observers.trackers import check_trackers
@@ -28,7 +28,7 @@ from openddpm.training.setup import prepare
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-FIT_STEPS, FIT_SECONDS, FIT_IMAGES = 40, 30.0, 16  # at most, each of the two times that a batch is learned
+FIT_STEPS, FIT_SECONDS, FIT_IMAGES = 40, 30.0, 16  # at most, each of the two times that a batch is memorized
 WEIGHT_BYTES = 4
 
 
@@ -39,7 +39,7 @@ class Examination:
     run: RunRecord
     """The plan."""
     findings: list[Finding]
-    """The gravest first, no two of one name."""
+    """The most severe first, one per name."""
     measurements: Measurements
 
     def count(self, severity: Severity) -> int:
@@ -55,13 +55,13 @@ def examine(
     unet: "UNet2DModel | None" = None,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Examination:
-    """Examine the run that `train` would begin with the same arguments; its folders are not touched.
+    """Examine the run that `train` would start with the same arguments, without touching its folders.
 
     Args:
         tell: called with the name of each stage as it begins.
 
     Raises:
-        UserError: as `train`, for what in the config or the data has to be mended first.
+        UserError: as `train`, for what in the config or the data has to be fixed first.
     """
     tell("reading the images and building the model")
     measured = Measurements()
@@ -76,18 +76,18 @@ def examine(
             _measure_training(training, measured, tell)
         finally:
             training.close()
-    read_off = [finding for finding in check_plan(run, data) if finding.name not in outweighed(measured)]
-    findings = [*read_off, *_check_folders(config), *check_measurements(run, measured)]
+    from_plan = [finding for finding in check_plan(run, data) if finding.name not in refuted(measured)]
+    findings = [*from_plan, *_check_folders(config), *check_measurements(run, measured)]
     return Examination(run, by_severity({finding.name: finding for finding in findings}.values()), measured)
 
 
 def _check_folders(config: TrainConfig) -> Iterator[Finding]:
-    """Check that the run may write where it is to write, and that its folder is free for it."""
+    """Check that the run can write to its folders, and that no other run is in the way."""
     for option in ("output_dir", "logging_dir") if config.trackers else ("output_dir",):
         folder = Path(getattr(config, option)).expanduser()
         place = _nearest_existing(folder)
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            what, why = f"--{option} '{folder}' cannot be written", f"'{place}' is no folder that you may write to."
+            what, why = f"--{option} '{folder}' is not writable", f"'{place}' is not a folder that you may write to."
             yield Finding(option, "error", what, why, f"Choose another --{option}.")
     try:
         check_trackers(config.trackers)
@@ -104,7 +104,7 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
 
 
 def _measure_disk(config: TrainConfig, run: RunRecord, measured: Measurements) -> None:
-    """Reckon the room that checkpoints take at most, when one more than is kept is being written, and what is free."""
+    """Compute the most disk space that checkpoints take, one more than are kept being written, and what is free."""
     num_written = -(-run.total_steps // config.checkpointing_steps)
     num_checkpoints = min(config.checkpoints_total_limit + 1, num_written)
     num_copies = 3 + len(average_names(config.model_dump()))  # weights and AdamW's two moments
@@ -117,7 +117,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _measure_training(training: Training, measured: Measurements, tell: Callable[[str], None]) -> None:
-    """Run the stages that need the model, as far as they lead."""
+    """Run the measurements that need the model; none beyond memory if no batch fits."""
     config, run = training.config, training.recorder.run
     parameters = training.state.unet.parameters()
     measured.num_frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
@@ -136,6 +136,6 @@ def _measure_training(training: Training, measured: Measurements, tell: Callable
     num_images = max(1, min(FIT_IMAGES, measured.batch_size, int(rate * FIT_SECONDS / FIT_STEPS)))
     tell("memorizing one batch")
     measured.careful_fit = probe.memorize_batch(probe.careful_settings(), num_images, FIT_STEPS, FIT_SECONDS)
-    tell("learning it again with the run's own optimizer settings")
+    tell("memorizing it again with your optimizer settings")
     measured.own_fit = probe.memorize_batch(own_settings(config), num_images, FIT_STEPS, FIT_SECONDS)
     measured.epsilon_share = probe.epsilon_share()

@@ -1,4 +1,4 @@
-"""What can be said of a planned run once its folders, its images, its machine and a few steps have been measured."""
+"""Findings about a planned run from measurements: of its disk, its memory, and a few training steps."""
 
 import math
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from openddpm.analysis.finding import Finding
 from openddpm.analysis.text import byte_size, duration, number_of, significant
 from openddpm.record.schema import RunRecord
 
-ENOUGH_STEPS = 20  # measured: fewer prove nothing of a model that has not learned yet
+ENOUGH_STEPS = 20  # measured: fewer say nothing about a model whose loss has not fallen
 SOUND_REMAINING = 0.5  # measured: sound models keep 0.2 of the first loss or less, whatever they predict
-SLOW_REMAINING, STILL_REMAINING = 0.7, 0.98  # measured on 16x16 faces: 0.2 at rate 1e-4, 0.90 at 4e-6, 0.997 at 1e-7
+SLOW_REMAINING, FLAT_REMAINING = 0.7, 0.98  # measured on 16x16 faces: 0.2 at rate 1e-4, 0.90 at 4e-6, 0.997 at 1e-7
 SMALL_EPSILON_SHARE, SOUND_EPSILON_SHARE = 0.6, 0.9  # measured there: 0.97 at epsilon 1e-6, 0.51 at 1e-4
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One batch, memorized as far as steps or time went."""
+    """A batch memorized, within a limit of steps and time."""
 
     num_images: int
     num_steps: int
@@ -27,7 +27,7 @@ class Fit:
 
     @property
     def remaining(self) -> float:
-        """Return the last loss over the first; infinite where it is no longer a number."""
+        """Return the last loss over the first; infinity if the last is not finite."""
         return self.last_loss / self.first_loss if math.isfinite(self.last_loss) else math.inf
 
     def __str__(self) -> str:
@@ -36,37 +36,37 @@ class Fit:
 
 @dataclass
 class Measurements:
-    """What was measured of a planned run; None is what was not, or could not be."""
+    """Measurements of a planned run; None stands for what was not or could not be measured."""
 
     num_frozen: int = 0
     """Weights whose requires_grad is False."""
     signal_left: float | None = None
-    """What is left of an image at the last timestep, as a share."""
+    """a_t at the last timestep: the share of the image that is left there."""
     batch_size: int | None = None
     """Images in a timed step: train_batch_size, or its largest divisor that fits into memory."""
     out_of_memory: bool = False
-    """train_batch_size did not fit; without a batch_size, nothing did."""
+    """train_batch_size did not fit; if batch_size is None, not even one image did."""
     memory_bytes: int | None = None
-    """The most that was taken, of the GPU or else by the process."""
+    """Peak memory of the GPU, or else of the process."""
     step_seconds: float | None = None
     images_per_second: float | None = None
-    """In one process."""
+    """The rate of one process."""
     training_seconds: float | None = None
-    """Expected of the whole run in one process, previews and evaluations left out."""
+    """Expected for the whole run in one process, without previews and evaluations."""
     preview_seconds: float | None = None
-    """Expected of all previews together, reckoned from their work."""
+    """Expected for all previews together, computed from their number of forward passes."""
     disk_needed_bytes: int | None = None
-    """By checkpoints, at most."""
+    """For checkpoints, at most."""
     disk_free_bytes: int | None = None
     careful_fit: Fit | None = None
-    """A batch memorized with settings with which any sound model learns."""
+    """A batch memorized with settings that work for any sound model."""
     own_fit: Fit | None = None
     """The same batch, with the run's own optimizer settings."""
     epsilon_share: float | None = None
-    """Length of AdamW's steps in `own_fit`, over what it would be without adam_epsilon."""
+    """Length of AdamW's last step in `own_fit`, over its length without adam_epsilon."""
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """Yield what was measured and is worth showing, as people read it: a name and a text each."""
+        """Yield the measurements to show, each as a name and a formatted text."""
         if self.step_seconds is not None and self.images_per_second is not None:
             rate = f"{significant(self.step_seconds)} s, {significant(self.images_per_second)} images/s"
             yield f"a step of {number_of(self.batch_size or 0, 'image')}", rate
@@ -74,7 +74,7 @@ class Measurements:
             previews = f"and {duration(self.preview_seconds)} of previews"
             yield "the whole run", f"about {duration(self.training_seconds)} of training, {previews}"
         if self.signal_left is not None:
-            yield "left of an image at the last timestep", f"{self.signal_left:.2%}"
+            yield "share of the image left at the last timestep", f"{self.signal_left:.2%}"
         if self.memory_bytes is not None:
             yield "memory, at most", byte_size(self.memory_bytes)
         if self.disk_needed_bytes is not None and self.disk_free_bytes is not None:
@@ -85,15 +85,15 @@ class Measurements:
             yield "the same with your settings", str(self.own_fit)
 
 
-def outweighed(measured: Measurements) -> set[str]:
-    """Return the names of findings that were read off the plan and that measuring has refuted."""
+def refuted(measured: Measurements) -> set[str]:
+    """Return the names of findings of the plan that the measurements refute."""
     share = measured.epsilon_share
     return {"adam_epsilon"} if share is not None and share > SOUND_EPSILON_SHARE else set()
 
 
 def check_measurements(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
-    """Return what is to be said; a finding outweighs one of the same name that was read off the plan."""
-    for check in (_room, _frozen, _memory, _time, _fits):
+    """Yield findings; each replaces the one of the same name from the plan."""
+    for check in (_disk, _frozen, _memory, _time, _fits):
         yield from check(run, measured)
 
 
@@ -103,8 +103,8 @@ def _frozen(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
             "frozen",
             "warning",
             f"{measured.num_frozen:,} of {run.model.num_parameters:,} weights are frozen: their requires_grad is False",
-            "They keep their first values, however long the run.",
-            "Call unet.requires_grad_(True), unless this is what you want.",
+            "They keep their initial values through the whole run.",
+            "Call unet.requires_grad_(True), unless you froze them on purpose.",
         )
 
 
@@ -117,19 +117,19 @@ def _time(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     hint = "Take a smaller --model, a lower --resolution, fewer steps, or a faster machine."
     if previews > training:
         what += f", {duration(previews)} of it for previews"
-        hint = "Raise --save_images_epochs or leave it out, or lower --num_inference_steps or --eval_batch_size."
-    yield Finding("duration", "warning", what, "A mistake in the plan would show late, or never.", hint)
+        hint = "Raise or leave out --save_images_epochs, or lower --num_inference_steps or --eval_batch_size."
+    yield Finding("duration", "warning", what, "A mistake in the plan would show late or never.", hint)
 
 
-def _room(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
+def _disk(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     needed, free = measured.disk_needed_bytes, measured.disk_free_bytes
     if needed is not None and free is not None and needed > free:
         yield Finding(
             "disk",
             "error",
-            f"the checkpoints take {byte_size(needed)}, and {byte_size(free)} are free",
-            "The run would end when the disk is full.",
-            "Make room, keep fewer with --checkpoints_total_limit 1, or choose another --output_dir.",
+            f"checkpoints need {byte_size(needed)} of disk space, and {byte_size(free)} are free",
+            "The run would stop when the disk is full.",
+            "Free disk space, keep fewer with --checkpoints_total_limit 1, or choose another --output_dir.",
         )
 
 
@@ -141,12 +141,12 @@ def _memory(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
     if measured.batch_size is not None:
         accumulation = run.config["gradient_accumulation_steps"] * planned // measured.batch_size
         options = f"--train_batch_size {measured.batch_size} --gradient_accumulation_steps {accumulation}"
-        hint = f"{options} makes steps of as many images."
+        hint = f"Use {options} for as many images per step."
     yield Finding(
         "memory",
         "error",
         f"a batch of {number_of(planned, 'image')} does not fit into memory",
-        "The run would end at its first step.",
+        "The run would stop at its first step.",
         hint,
     )
 
@@ -161,22 +161,22 @@ def _fits(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
             "error",
             f"with --adam_epsilon {config['adam_epsilon']:g} AdamW's steps are {measured.epsilon_share:.0%} as long "
             "as without",
-            "Adam divides by |gradient| + epsilon. This epsilon is of the size of the gradients, and swamps them as "
-            "they fall.",
+            "Adam divides by |gradient| + epsilon. This epsilon is as large as the gradients, which get smaller as "
+            "training goes on.",
             "Use --adam_epsilon 1e-8.",
         )
     if careful is None or own is None or careful.remaining > SOUND_REMAINING or own.remaining <= SLOW_REMAINING:
         return
     if own.num_steps < ENOUGH_STEPS and math.isfinite(own.last_loss):
         return
-    rises, stands_still = own.remaining > 1, own.remaining > STILL_REMAINING
+    rises, is_flat = own.remaining > 1, own.remaining > FLAT_REMAINING
     yield Finding(
         "own_settings",
-        "error" if rises or stands_still else "warning",
-        f"--learning_rate {config['learning_rate']:g} with your other optimizer settings: {own}; with careful ones: "
+        "error" if rises or is_flat else "warning",
+        f"--learning_rate {config['learning_rate']:g} with your other optimizer settings: {own}; with safe ones: "
         f"{careful}",
-        "The model can learn this batch, but with your settings it "
-        + ("comes apart." if rises else "hardly does: its steps are too small, or so large that they miss."),
+        "The model can memorize this batch, but with your settings "
+        + ("its loss rises." if rises else "it hardly does: its steps are too small, or so large that they overshoot."),
         "Start from the defaults: --adam_beta1 0.95 --adam_beta2 0.999 --adam_epsilon 1e-8 --max_grad_norm 1, with "
         "--learning_rate 1e-4 for a large model and 1e-3 for a small one.",
     )
@@ -188,15 +188,15 @@ def _unsound(fit: Fit) -> Finding:
         return Finding(
             "one_batch",
             "note",
-            f"one batch of {images}, memorized: {fit}, and no time for more",
-            "So few steps cannot tell whether model and data are sound.",
+            f"one batch of {images}, memorized: {fit}, when time ran out",
+            "So few steps do not show whether model and data are sound.",
             "Run the doctor on the machine that will train.",
         )
     return Finding(
         "one_batch",
         "error",
-        f"one batch of {images}, memorized: {fit}",
-        "With the same images, noise and timesteps at each step, a sound model soon has less than half of its first "
-        "loss. This one does not: the model, or what it is given, is broken.",
-        "Check the UNet and, if you give one, the transform: does the output depend on the input at all?",
+        f"one batch of {images} is not memorized: {fit}",
+        "With the same images, noise and timesteps at each step, the loss of a sound model soon falls below half of "
+        "its first value. Here it does not: the model or its input is broken.",
+        "Check the UNet, and the transform if you give one: does its output depend on the input at all?",
     )

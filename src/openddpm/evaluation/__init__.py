@@ -1,1 +1,1 @@
-"""Measuring weights in training: held-out loss beside baselines, previews, statistics of samples."""
+"""Evaluation of weights in training: held-out loss beside baselines, previews, statistics of samples."""

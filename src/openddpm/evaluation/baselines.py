@@ -1,4 +1,4 @@
-"""Measures the baselines on fixed samples; what they score is cached beside the decoded images."""
+"""The baselines on fixed samples, with a cache of their errors beside the decoded images."""
 
 import contextlib
 import hashlib
@@ -25,12 +25,12 @@ from openddpm.seeding import Purpose, numpy_generator
 
 BASELINES = ("zero", "linear", "memorizing")
 VERSION = 3  # part of the cache's key: raise it when a baseline changes
-MAX_LINEAR_IMAGES = 30_000  # assumed: several times the correlated coefficients; more change the baseline little
-MAX_MEMORIZING_VALUES = 2_000_000_000  # pixels times channels: minutes on two cores
+MAX_LINEAR_IMAGES = 30_000  # assumed: several times as many as correlated coefficients; more change the baseline little
+MAX_MEMORIZING_VALUES = 2_000_000_000  # pixels times channels, of all known images: minutes on two cores
 CHUNK_VALUES = 8_000_000  # 64 MB in float64
-MAX_SAMPLES_AT_A_TIME = 384  # of all kinds; measured: reading known images takes as long as comparing 64 with them
-MAX_LEFT_OUT = 0.1  # of the training images: those of training tuples, which a baseline fitted to them would flatter
-SNR_LIMITS = (1e-12, 1e12)  # the first and the last timesteps of long schedules are beyond float32
+MAX_SAMPLES_AT_A_TIME = 384  # of all kinds; measured: reading an image takes as long as comparing 64 samples with it
+MAX_LEFT_OUT = 0.1  # of the training images; those of fixed samples, on which a fitted baseline would look too good
+SNR_LIMITS = (1e-12, 1e12)  # the first and last timesteps of long schedules exceed float32
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BaselineErrors:
 
 @dataclass(frozen=True)
 class _Scores:
-    """What is cached: errors by kind of samples and baseline, and how they came about."""
+    """The content of the cache: errors by kind of samples and baseline, and what they were computed from."""
 
     errors: dict[Kind, dict[str, list[float]]]
     num_images_linear: int
@@ -55,7 +55,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class BaselineMeasurement:
-    """All that the baselines of a run depend on."""
+    """Measures the baselines of a run; its fields are all that they depend on."""
 
     samples: Mapping[Kind, FixedSamples]
     store: ImageStore
@@ -66,12 +66,12 @@ class BaselineMeasurement:
     device: torch.device
 
     def measure(self, cache_dir: Path, quiet: bool) -> tuple[dict[Kind, BaselineErrors], BaselinesRecord]:
-        """Return what the baselines score, from the cache if it is there, and what baselines.json says of it."""
+        """Return the errors of the baselines, from the cache if possible, and the content of baselines.json."""
         path = cache_dir / "baselines" / f"{self._digest()}.json"
         scores = _read_cached(path, set(self.samples), self._num_samples)
         if scores is None:
             scores = self._score(quiet)
-            with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+            with contextlib.suppress(OSError):  # without a cache the next run measures again
                 write_json(path, asdict(scores))
         errors = {
             kind: BaselineErrors(**{name: np.array(values) for name, values in scores.errors[kind].items()})
@@ -81,7 +81,7 @@ class BaselineMeasurement:
 
     @property
     def _num_samples(self) -> int:
-        """Of a kind."""
+        """Samples of each kind."""
         return len(self.samples["train"].indices)
 
     @property
@@ -90,12 +90,12 @@ class BaselineMeasurement:
 
     @property
     def _samples_at_a_time(self) -> int:
-        """Of a kind; those of all kinds are held at once."""
+        """Samples of each kind in a batch; all kinds are in memory at once."""
         return max(1, min(MAX_SAMPLES_AT_A_TIME, CHUNK_VALUES // self._values_per_image) // len(self.samples))
 
     @property
-    def _place(self) -> torch.device:
-        """Where the baselines are computed: on the device, if it knows float64."""
+    def _fp64_device(self) -> torch.device:
+        """The device, or the CPU if the device has no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
     @property
@@ -103,7 +103,7 @@ class BaselineMeasurement:
         return self.process.snr().cpu().double().clamp(*SNR_LIMITS)
 
     def _digest(self) -> str:
-        """Return a digest of all that the scores depend on; noise is drawn differently by different kinds of device."""
+        """Return a digest of all that the errors depend on; the noise depends on the type of device."""
         parts = [VERSION, self.store.sha256, self.includes_flips, self.seed, self.device.type, self._num_samples]
         digest = hashlib.sha256(json.dumps(parts).encode())
         for array in (self.split.train, self.split.heldout, self.process.snr().cpu().numpy()):
@@ -121,38 +121,38 @@ class BaselineMeasurement:
         console = Console(stderr=True, highlight=False)
         if not quiet:
             console.print(
-                f"measuring baselines on {number_of(len(fitted_on), 'image')}, once for these images and tuples",
+                f"measuring baselines on {number_of(len(fitted_on), 'image')}; cached for runs on the same images",
                 soft_wrap=True,
             )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        is_shown = not quiet and console.is_terminal  # in a notebook rich asks for ipywidgets, once for each bar
+        is_shown = not quiet and console.is_terminal  # in a notebook each bar would ask for ipywidgets
         with Progress(*columns, disable=not is_shown, transient=True, console=console) as progress:
             fit_task = progress.add_task("fitting a linear denoiser", total=2 * len(fitted_on))
             linear = LinearDenoiser.fit(self._chunks(fitted_on, progress, fit_task), self.includes_flips)
-            known_task = progress.add_task("comparing with known images", total=num_passes * len(known))
+            known_task = progress.add_task("comparing with training images", total=num_passes * len(known))
             errors = self._errors(linear, self._chunks(known, progress, known_task))
         seconds = round(time.perf_counter() - start, 1)
         return _Scores(errors, len(fitted_on), len(known), linear.shrinkage, seconds)
 
     def _chunks(self, indices: np.ndarray, progress: Progress, task: TaskID) -> ImageChunks:
-        values = max(self._values_per_image, MAX_SAMPLES_AT_A_TIME)  # of an image, or its likeness to each tuple
+        values = max(self._values_per_image, MAX_SAMPLES_AT_A_TIME)  # an image, or its logits for each sample
         size = max(1, CHUNK_VALUES // values)
 
         def start_over() -> Iterator[torch.Tensor]:
             for first in range(0, len(indices), size):
                 chosen = indices[first : first + size]
-                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self._place))
+                yield uint8_to_signed_unit(load_images(self.store.images, chosen, self._fp64_device))
                 progress.advance(task, len(chosen))
 
         return start_over
 
     def _errors(self, linear: LinearDenoiser, known: ImageChunks) -> dict[Kind, dict[str, list[float]]]:
-        """Return the errors of each baseline by kind of samples, all kinds in one pass over the known images."""
+        """Return the errors of each baseline by kind of samples, all kinds in the same passes over the known images."""
         kinds, numbers, size = self.samples, range(self._num_samples), self._samples_at_a_time
         errors: dict[Kind, dict[str, list[float]]] = {kind: {name: [] for name in BASELINES} for kind in kinds}
         for batches in zip(*(samples.batches(numbers, size) for samples in kinds.values()), strict=True):
-            images, noise, timesteps = (torch.cat(parts).to(self._place) for parts in zip(*batches, strict=True))
-            snr = self._snr.to(self._place)[timesteps]
+            images, noise, timesteps = (torch.cat(parts).to(self._fp64_device) for parts in zip(*batches, strict=True))
+            snr = self._snr.to(self._fp64_device)[timesteps]
             signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
             scores = {
                 "zero": noise.double().square().mean(dim=(1, 2, 3)),
@@ -187,7 +187,7 @@ class BaselineMeasurement:
 
 
 def _read_cached(path: Path, kinds: set[Kind], count: int) -> _Scores | None:
-    """Return what was cached, unless there is nothing, or not `count` numbers for each baseline and kind of tuples."""
+    """Return the cached errors; None unless they are `count` numbers for each baseline and kind of samples."""
     try:
         scores = _Scores(**json.loads(path.read_text(encoding="utf-8")))
         sizes = {(kind, len(baselines[name])) for kind, baselines in scores.errors.items() for name in BASELINES}

@@ -1,4 +1,4 @@
-"""Weights scored on fixed samples, beside the baselines on the same."""
+"""The evaluation of weights on fixed samples, beside the baselines on the same samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ MAX_BATCH_SIZE = 64  # larger ones gain nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores weights on held-out images, and on as many training images for comparison."""
+    """Measures weights on held-out images, and on as many training images for comparison."""
 
     samples: Mapping[Kind, FixedSamples]
-    """Of training images, and of held-out ones where there are any; as many of either kind."""
+    """Fixed samples of training images, and as many of held-out ones if there are any."""
     baselines: Mapping[Kind, BaselineErrors]
-    """On these very samples."""
+    """Errors of the baselines on the same samples."""
     batch_size: int
-    """What fits the device; changes no number."""
+    """Images in a forward pass; no effect on the results."""
 
     def squared_errors(self, denoise: Denoiser, part: int = 0, num_parts: int = 1) -> torch.Tensor:
         """Return the squared noise error of each sample, mean over pixels.
 
         Args:
-            part, num_parts: which part of the samples is measured, of as many of equal size, so that several processes
-                share the work. The sum of all parts is the whole.
+            part, num_parts: index and number of the equal parts that processes measure; the sum of their results is
+                that of one process.
 
         Returns:
-            (kinds, samples of a kind) float32, 0 for the samples of other parts.
+            (kinds, samples of a kind) float32, 0 for samples of other parts.
         """
         size = min(self.batch_size, MAX_BATCH_SIZE)
         kinds, count = list(self.samples.values()), len(self.samples["train"].indices)
@@ -52,8 +52,8 @@ class Evaluation:
         """Return a line of evaluations.jsonl.
 
         Args:
-            squared_errors: of all samples, as `squared_errors` returns them.
-            seconds: that they took.
+            squared_errors: of all samples, as from `squared_errors`.
+            seconds: spent on measuring them.
         """
         values = squared_errors.cpu().double().numpy()
         errors = dict(zip(self.samples, np.where(np.isfinite(values), values, np.nan), strict=True))

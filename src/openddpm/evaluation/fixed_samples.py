@@ -1,4 +1,4 @@
-"""Fixed samples (image, timestep, noise), the same for all weights and at every step, and squared errors on them."""
+"""Fixed samples (image, timestep, noise), the same at every step and for all weights, and squared errors on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from openddpm.diffusion.process import DiffusionProcess
 from openddpm.record.bands import BANDS, Band
 from openddpm.seeding import Purpose, numpy_generator, standard_normal
 
-GROUPS_PER_BAND = 4  # of like timesteps; a loss by noise level has so many points in each band
+GROUPS_PER_BAND = 4  # of similar timesteps; the loss by noise level has this many points per band
 
 Kind = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The noise levels of tuples: in each band as many, spread evenly, whatever its share of all timesteps.
+    """The noise levels of fixed samples: equally many in each band, spread evenly over its timesteps.
 
-    Most of the loss comes from the few timesteps of little noise, so these need the tuples most; weighted by `shares`,
-    the mean is still the one over all timesteps. Groups and tuples go from little noise to much.
+    Most of the loss comes from the few timesteps of low noise, which therefore get more samples than their share; the
+    mean weighted by `shares` is still that over all timesteps. Groups and samples go from low noise to high.
     """
 
     timesteps: np.ndarray  # (N,) int64
-    groups: np.ndarray  # (N,) int64, numbers from 0 without a gap
+    groups: np.ndarray  # (N,) int64, indices from 0
     bands: list[Band]  # of each group
-    shares: np.ndarray  # (G,) float64, of each group among all timesteps; they add up to 1
+    shares: np.ndarray  # (G,) float64, of each group in all timesteps; their sum is 1
 
     @classmethod
     def spread(cls, snr: np.ndarray, count: int) -> "Levels":
-        """Choose about `count` timesteps, a multiple of the groups, for a process of `snr`, (T,)."""
+        """Choose about `count` timesteps, a multiple of the groups, for a process with `snr`, (T,)."""
         timesteps: list[np.ndarray] = []
         bands: list[Band] = []
         shares: list[float] = []
@@ -55,24 +55,24 @@ class Levels:
         return errors.reshape(len(self.shares), -1).mean(axis=1)
 
     def mean(self, errors: np.ndarray, band: Band | None = None) -> float:
-        """Return the mean of `errors`, (N,), over all timesteps, or over those of a band; NaN if it has none."""
+        """Return the mean of `errors`, (N,), over all timesteps, or over a band; NaN if the band has none."""
         inside = np.array([band in (None, one) for one in self.bands])
         if not inside.any():
             return float("nan")
         return float(np.average(self.by_group(errors)[inside], weights=self.shares[inside]))
 
     def standard_error(self, errors: np.ndarray) -> float:
-        """Return the standard error of `mean` over the choice of images and noises, timesteps being strata."""
+        """Return the standard error of `mean` over the choice of images and noise, stratified by timestep."""
         per_group = errors.reshape(len(self.shares), -1)
         variances = per_group.var(axis=1, ddof=1) / per_group.shape[1]
         return float(np.sqrt((self.shares**2 * variances).sum()))
 
 
 class FixedSamples:
-    """Some images, each with a timestep and a noise that never change.
+    """Images, each with a fixed timestep and fixed noise.
 
-    The noise depends on the number of a tuple alone: training and held-out tuples meet the same, which leaves the
-    images as their only difference.
+    The noise depends only on the index of a sample: training and held-out samples have the same, and differ only in
+    their images.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class FixedSamples:
         seed: int,
         name: str,
     ) -> None:
-        """Give each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8.
+        """Assign to each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8.
 
-        By their `digests`, (N, 16) uint8, and not by their places: the same images in another order give the same.
+        The choice depends on the images' `digests`, (N, 16) uint8, not on their order in the store.
         """
         self.levels = levels
         chosen, paired = Purpose(f"{name} tuples"), Purpose(f"{name} levels")
@@ -98,9 +98,9 @@ class FixedSamples:
         self._images, self._process, self._device, self._seed = images, process, device, seed
 
     def batches(self, numbers: range, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield (clean images in [-1, 1], noise, timesteps) of the samples with these numbers, in order.
+        """Yield (clean images in [-1, 1], noise, timesteps) of the samples `numbers`, in order.
 
-        Returns:
+        Yields:
             (B, C, H, W) float32 twice and (B,) int64.
         """
         for start in range(numbers.start, numbers.stop, batch_size):
@@ -112,7 +112,7 @@ class FixedSamples:
             yield clean, torch.stack(noise), self._timesteps[chosen]
 
     def squared_errors(self, denoise: Denoiser, numbers: range, batch_size: int) -> torch.Tensor:
-        """Return the squared noise error of the samples with these numbers, mean over pixels, (B,) float32."""
+        """Return the squared noise error of the samples `numbers`, mean over pixels, (len(numbers),) float32."""
         errors = [torch.empty(0, device=self._device)]
         for clean, noise, timesteps in self.batches(numbers, batch_size):
             noisy = self._process.add_noise(clean, noise, timesteps)
@@ -130,12 +130,12 @@ def fixed_samples(
     device: torch.device,
     seed: int,
 ) -> dict[Kind, FixedSamples]:
-    """Return about `count` samples of training images, and as many of held-out ones where there are any.
+    """Return about `count` samples of training images, and as many of held-out ones if there are any.
 
     Args:
         images: of the store, (N, C, H, W) uint8.
         digests: of these images, (N, 16) uint8.
-        seed: of the evaluation, not of training.
+        seed: the evaluation seed.
     """
     levels = Levels.spread(process.snr().cpu().numpy(), count)
     samples: dict[Kind, FixedSamples] = {

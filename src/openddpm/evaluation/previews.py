@@ -1,4 +1,4 @@
-"""Samples from one fixed noise, made at intervals so that a film strip shows the same pictures growing."""
+"""Previews: samples from the same fixed noise at intervals, so that their progress can be compared."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ def draw_preview(
     image_shape: tuple[int, int, int],
     device: torch.device,
 ) -> np.ndarray:
-    """Return eval_batch_size samples from the noise that the evaluation seed fixes, (N, C, H, W) uint8."""
+    """Return eval_batch_size samples, (N, C, H, W) uint8, from noise that depends only on the evaluation seed."""
     shape = (config.eval_batch_size, *image_shape)
     noise = standard_normal(shape, device, config.evaluation_seed, Purpose.PREVIEW)
     images = sample(denoise, noise, process.scheduler.config, config.num_inference_steps, config.preview_solver)

@@ -1,4 +1,4 @@
-"""What samples look like beside training images: brightness, contrast, colour and structure, as numbers of pixels."""
+"""Samples compared with training images by pixel statistics: brightness, contrast, colour and structure."""
 
 from dataclasses import dataclass
 
@@ -8,38 +8,38 @@ from numpy.typing import NDArray
 from openddpm.record.schema import SampleStatistic, StatisticName
 from openddpm.seeding import Purpose, numpy_generator
 
-MAX_DATA_IMAGES = 2048  # assumed: their mean is eleven times as sure as that of 16 samples
+MAX_DATA_IMAGES = 2048  # assumed: the standard error of their mean is an eleventh of that of 16 samples
 MAX_DATA_VALUES = 2**25  # pixels times channels; measured: 0.8 s of one core at most
-MAX_SIDE = 256  # pixels that are looked at of a larger image, in either direction
+MAX_SIDE = 256  # pixels used of a larger image, in each direction
 CHUNK_VALUES = 2**21  # 8 MB in float32
-NUM_GROUPS = 10_000  # of training images drawn at random: what lies outside all of them is no chance
-MAX_GROUP = 64  # images drawn for a group; the mean of more varies like theirs, but less
+NUM_GROUPS = 10_000  # of random training images: a mean outside the range of all of theirs is not chance
+MAX_GROUP = 64  # images in a group; for more samples the range is narrowed by the square root of the ratio
 
-FINE, MEDIUM = (0.5, 1.5), (0.25, 0.5)  # shares of the highest frequency of a row: an octave each, and the corners
+FINE, MEDIUM = (0.5, 1.5), (0.25, 0.5)  # relative to the highest frequency of a row: octaves; FINE with the corners
 PerImage = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """Statistics of training images, drawn at random where there are many."""
+    """Statistics of training images, of a random choice if there are many."""
 
     per_image: dict[StatisticName, PerImage]
-    """One number an image, (N,)."""
+    """One number per image, (N,)."""
     seed: int
 
     @property
     def num_images(self) -> int:
-        """Training images that were measured."""
+        """Number of training images that were measured."""
         return len(self.per_image["brightness"])
 
     def compare(self, samples: np.ndarray) -> dict[StatisticName, SampleStatistic]:
-        """Set the mean over `samples`, (N, C, H, W) uint8, beside what as many training images come to by chance."""
+        """Compare the mean over `samples`, (N, C, H, W) uint8, with means over random groups of training images."""
         num_samples, num_images = len(samples), self.num_images
         measured = image_statistics(samples, np.arange(num_samples))
         size = min(num_samples, MAX_GROUP)
         groups = numpy_generator(self.seed, Purpose.DATA_GROUPS).integers(num_images, size=(NUM_GROUPS, size))
         narrower = np.sqrt(size / num_samples)
-        wider = np.sqrt(1 + num_samples / num_images)  # the mean over the training images is one of a choice, too
+        wider = np.sqrt(1 + num_samples / num_images)  # the mean over the chosen training images has an error, too
         found = {}
         for name, values in self.per_image.items():
             mean = float(values.mean())
@@ -55,11 +55,11 @@ class DataStatistics:
 
 
 def measure_data(images: np.ndarray, train_indices: np.ndarray, seed: int) -> DataStatistics:
-    """Measure the training images, or as many of them as take little time.
+    """Measure the training images, or a random choice that takes little time.
 
     Args:
         images: of the store, (N, C, H, W) uint8.
-        train_indices: of the training images among them.
+        train_indices: of the training images in the store.
     """
     channels, height, width = images.shape[1:]
     affordable = MAX_DATA_VALUES // (channels * min(height, MAX_SIDE) * min(width, MAX_SIDE))
@@ -68,12 +68,12 @@ def measure_data(images: np.ndarray, train_indices: np.ndarray, seed: int) -> Da
 
 
 def image_statistics(images: np.ndarray, indices: np.ndarray) -> dict[StatisticName, PerImage]:
-    """Return the statistics of each of the images at `indices`, (len(indices),) each, from 0 to 1.
+    """Return the statistics of the images at `indices`, (len(indices),) each, from 0 to 1.
 
     brightness: the mean of all values; contrast: the standard deviation of the gray image; colour: the mean over
-    pixels of the strongest channel less the weakest; medium and fine: the root mean square of what lies in the octave
-    of wavelengths of 4 to 8 pixels, and of up to 4, by a discrete cosine transform of each channel. Of images beyond
-    MAX_SIDE evenly spaced pixels are looked at, and for medium and fine their middle.
+    pixels of the largest channel minus the smallest; medium and fine: the root mean square of wavelengths of 4 to 8
+    pixels, and of up to 4, by a discrete cosine transform of each channel. Images larger than MAX_SIDE are subsampled
+    evenly, and for medium and fine cropped at their centre.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -112,7 +112,7 @@ def _power(images: np.ndarray) -> np.ndarray:
 
 
 def _cosines(size: int) -> np.ndarray:
-    """Return the basis of the discrete cosine transform (Ahmed, Natarajan and Rao, 1974), a row a frequency."""
+    """Return the basis of the discrete cosine transform (Ahmed, Natarajan and Rao, 1974), one frequency per row."""
     frequency, place = np.arange(size)[:, None], np.arange(size) + 0.5
     basis = np.sqrt(2 / size) * np.cos(np.pi * frequency * place / size)
     basis[0] /= np.sqrt(2)

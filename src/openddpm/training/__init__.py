@@ -1,1 +1,1 @@
-"""Trains a diffusion model and writes its record."""
+"""Training of a diffusion model, and its record."""

@@ -1,8 +1,8 @@
-"""Layers that leave images in channels_last where those of torch and diffusers turn them to NCHW.
+"""Layers that keep activations in channels_last where those of torch and diffusers return NCHW.
 
-For a compiled UNet on a GPU: its convolutions compute in channels_last, and each turn costs a pass over memory, both
-ways. Counted (tests/unit/training/test_channels_last.py): of the 67 convolutions of the default UNet, 46 are given NCHW
-in batches of 16, and 49 from 64 images on; by these layers one, the first, of the images themselves.
+For a compiled UNet on a GPU: its convolutions compute in channels_last, and each conversion costs a pass over memory.
+Counted (tests/unit/training/test_channels_last.py): of the 67 convolutions of the default UNet, 46 get NCHW inputs in
+batches of 16, and 49 from 64 images on; with these layers one, the first.
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.models.upsampling import Upsample2D
 
-MAX_ELEMENTS = 2**31  # cited: beyond it diffusers gives NCHW, for the sake of an ATen kernel (pytorch/pytorch 141831)
+MAX_ELEMENTS = 2**31  # cited: above it diffusers converts to NCHW for an ATen kernel (pytorch/pytorch 141831)
 
 
 class ChannelsLastGroupNorm(torch.nn.GroupNorm):
-    """torch's GroupNorm, computed on views of channels_last; ATen's kernels for GPUs return NCHW."""
+    """torch's GroupNorm on channels_last views; ATen's GPU kernels return NCHW."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalize (B, C, ...) over groups of channels; float32 inside, the weights' dtype outside, as by autocast."""
+        """Normalize (B, C, ...) over groups of channels in float32; returns the weights' dtype, as autocast does."""
         count, channels = input.shape[:2]
         last = input.movedim(1, -1)
         shape = (count, -1, self.num_groups, channels // self.num_groups)
@@ -31,9 +31,9 @@ class ChannelsLastGroupNorm(torch.nn.GroupNorm):
 
 
 class ChannelsLastUpsample2D(Upsample2D):  # type: ignore[misc]
-    """diffusers' Upsample2D, without its turn to NCHW from 64 images on.
+    """diffusers' Upsample2D without its conversion to NCHW from 64 images on.
 
-    That is for the sake of old ATen kernels (huggingface/diffusers 984), which a compiled UNet does not call.
+    The conversion is for old ATen kernels (huggingface/diffusers 984), which a compiled UNet does not call.
     """
 
     def forward(self, hidden_states: torch.Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -47,10 +47,10 @@ class ChannelsLastUpsample2D(Upsample2D):  # type: ignore[misc]
 
 
 def keep_channels_last(unet: UNet2DModel) -> None:
-    """Put a UNet's weights into channels_last, in place, and have its layers leave images there.
+    """Convert a UNet's weights to channels_last, in place, and make its layers keep activations there.
 
-    Layers stay the same objects, with their names, weights and hooks: only the class of each becomes one of the above.
-    Layers of other classes, derived ones too, stay what they are.
+    Layers stay the same objects, with their names, weights and hooks; only their class changes to one of the above.
+    Layers of other classes, subclasses included, are not changed.
     """
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in unet.modules():

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: safetensors and JSON, a manifest last, a rename to publish."""
+"""Checkpoints, complete or absent: safetensors and JSON, a manifest written last, published by a rename."""
 
 import hashlib
 import json
@@ -28,18 +28,18 @@ _METADATA = {"format": "pt"}  # as diffusers and transformers expect
 
 
 class InvalidCheckpoint(Exception):
-    """The folder is not a whole checkpoint of this run; the message says why."""
+    """The folder is not a complete checkpoint of this run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back."""
+    """A checkpoint as loaded."""
 
     folder: Path
     tensors: Tensors
     scalars: dict[str, Any]
     skipped: list[str]
-    """Newer checkpoints that were passed over, with the reason."""
+    """Newer checkpoints that are not valid, each with the reason."""
 
 
 def checkpoints_folder(run_folder: Path) -> Path:
@@ -54,7 +54,7 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def weights_files(files: Iterable[str]) -> dict[Weights, str]:
-    """Return which of a checkpoint's files hold weights, by the name of the weights, averages first."""
+    """Return the weights files of a checkpoint by the name of the weights, averages first."""
     stems = [match[1] for file in files if (match := _WEIGHTS_FILE.fullmatch(file))]
     names = weights_in_order(RAW if stem == weights_stem(RAW) else stem for stem in stems)
     return {name: f"{weights_stem(name)}.safetensors" for name in names}
@@ -66,7 +66,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def remove_checkpoints(run_folder: Path) -> None:
-    """Remove a run's checkpoints, published and partial; what else lies beside them stays."""
+    """Remove a run's checkpoints, published and partial, and nothing else beside them."""
     for folder in (*list_checkpoints(run_folder), *checkpoints_folder(run_folder).glob(f"{_PARTIAL}*")):
         remove_folder(folder)
 
@@ -75,12 +75,12 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     """Publish a checkpoint.
 
     Partial folder -> files, each synced -> manifest with sizes and sha256 -> rename -> sync of the parent -> read back
-    and compared with memory. Killed anywhere, it leaves either no checkpoint of this step or a whole one. The sha256
-    are those of `tensors` in memory: each byte is hashed once, and no damage on the way to the disk is hashed with it.
+    and compared with memory. If the process is killed at any point, there is no checkpoint of this step or a complete
+    one. The sha256 are those of `tensors` in memory, so that they do not cover up damage by writing.
 
     Raises:
-        OSError, SafetensorError: it could not be written; nothing is left of it.
-        InvalidCheckpoint: it is not what was written, and was removed again.
+        OSError, SafetensorError: it could not be written; nothing of it remains.
+        InvalidCheckpoint: what was read back differs; it was removed again.
     """
     parent = checkpoints_folder(run_folder)
     name = f"step-{scalars['step']:08d}"
@@ -88,7 +88,7 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     for leftover in parent.glob(f"{_PARTIAL}*"):
         remove_folder(leftover)
     intended = None
-    if not final.exists():  # as it does where only what follows on publishing has failed
+    if not final.exists():  # it exists if only a step after publishing failed before
         try:
             intended = _write_files(partial, tensors, {**scalars, "run_id": run_id})
             replace_path(partial, final)
@@ -105,7 +105,7 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
 
 
 def prune_checkpoints(run_folder: Path, keep: int) -> str | None:
-    """Remove all checkpoints but the newest `keep`; return why one could not be, None where all could."""
+    """Remove all checkpoints but the newest `keep`; return why one could not be removed, or None."""
     reason = None
     for old in list_checkpoints(run_folder)[:-keep]:
         try:
@@ -116,10 +116,10 @@ def prune_checkpoints(run_folder: Path, keep: int) -> str | None:
 
 
 def _write_files(partial: Path, tensors: Tensors, state: dict[str, Any]) -> dict[str, Intended]:
-    """Write what a checkpoint holds into the new folder `partial`, and make it durable.
+    """Write the files of a checkpoint into the new folder `partial`, and sync them.
 
     Returns:
-        what each file is to hold.
+        the intended content of each file.
     """
     partial.mkdir(parents=True)
     intended: dict[str, Intended] = {}
@@ -142,33 +142,33 @@ def _write_text(path: Path, text: str) -> Intended:
 
 
 def _check_published(folder: Path, run_id: str, intended: dict[str, Intended] | None) -> None:
-    """Check that a published checkpoint is what was meant to be written; against its manifest if that is not known.
+    """Compare a published checkpoint with its intended content, or with its manifest if that is None.
 
     Raises:
-        InvalidCheckpoint: it is not, or cannot be read.
+        InvalidCheckpoint: it differs, or cannot be read.
     """
     if intended is None:
         verify_checkpoint(folder, run_id)
         return
     for name, content in intended.items():
         try:
-            is_there = content.is_in(folder / name)
+            is_intact = content.is_in(folder / name)
         except OSError as error:
             raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
-        if not is_there:
-            raise InvalidCheckpoint(f"{name} is not on the disk as it was written")
+        if not is_intact:
+            raise InvalidCheckpoint(f"{name} on disk differs from what was written")
 
 
 def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
-    """Check every file of a checkpoint against its manifest; returns their names.
+    """Check every file of a checkpoint against its manifest; return their names.
 
     Raises:
-        InvalidCheckpoint: something is missing, altered, or of another run.
+        InvalidCheckpoint: a file is missing, altered, or belongs to another run.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
         if not _NEEDED <= files.keys() <= {*_NEEDED, *weights_files(files).values()}:
-            raise InvalidCheckpoint(f"{MANIFEST} lists other files than a checkpoint has")
+            raise InvalidCheckpoint(f"{MANIFEST} lists other files than those of a checkpoint")
         for name, expected in files.items():
             path, size = folder / name, int(expected["bytes"])
             if not path.is_file():
@@ -176,7 +176,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
             if path.stat().st_size != size:
                 raise InvalidCheckpoint(f"{name} has {path.stat().st_size} bytes, expected {size}")
             if _sha256(path) != expected["sha256"]:
-                raise InvalidCheckpoint(f"{name} has another sha256 than its manifest says")
+                raise InvalidCheckpoint(f"{name} has another sha256 than in {MANIFEST}")
         if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
             raise InvalidCheckpoint("it belongs to another run")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -185,7 +185,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
 
 
 def checkpoint_row(checkpoint: Path) -> CheckpointRow:
-    """Return what checkpoints.jsonl says of a published checkpoint, by its manifest: nothing is hashed anew."""
+    """Return the line of checkpoints.jsonl for a published checkpoint, with the sha256 of its manifest."""
     files = json.loads((checkpoint / MANIFEST).read_text("utf-8"))["files"]
     state = json.loads((checkpoint / STATE).read_text("utf-8"))
     sha256 = {name: file["sha256"] for name, file in files.items()}
@@ -199,7 +199,7 @@ def checkpoint_row(checkpoint: Path) -> CheckpointRow:
 
 
 def is_valid(folder: Path, run_id: str) -> bool:
-    """Tell whether a checkpoint agrees with its manifest."""
+    """Tell whether a checkpoint is complete and matches its manifest."""
     try:
         verify_checkpoint(folder, run_id)
     except InvalidCheckpoint:
@@ -211,13 +211,13 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
     """Read the checkpoint that --resume_from_checkpoint asks for.
 
     Args:
-        asked: "latest", for the newest valid one, or the folder of a checkpoint of this run.
+        asked: "latest" for the newest valid one, or the folder of a checkpoint of this run.
 
     Returns:
-        None if "latest" is asked of a run that has published none.
+        the checkpoint; None for "latest" if the run has published none.
 
     Raises:
-        UserError: the folder is not a valid checkpoint of this run, or none is.
+        UserError: the folder is not a valid checkpoint of this run, or the run has none that is valid.
     """
     candidates = list_checkpoints(run_folder)[::-1]
     if asked != "latest":
@@ -225,7 +225,7 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
         candidates = [folder for folder in candidates if folder.resolve() in wanted]
         if not candidates:
             raise UserError(
-                f"'{asked}' is no checkpoint of the run in '{run_folder}'",
+                f"'{asked}' is not a checkpoint of the run in '{run_folder}'",
                 "It has: " + (", ".join(folder.name for folder in list_checkpoints(run_folder)) or "none"),
             )
     skipped: list[str] = []

@@ -1,4 +1,4 @@
-"""Checkpoints written in the background: training waits only while its state is copied."""
+"""Checkpoints written in the background: training waits only for a copy of its state."""
 
 import time
 from collections.abc import Callable
@@ -19,30 +19,30 @@ from openddpm.training.recorder import Recorder
 from openddpm.training.state import Tensors, TrainingState
 from openddpm.training.stop import StopRequest
 
-RETRY_SECONDS = 60.0  # assumed: between attempts to save, while training goes on
-LAST_RETRY_SECONDS = 5.0  # the same where nothing is left to do but to save
-TURN_SECONDS = 1.0  # assumed: that training waits for a save in hand, so that small runs save at the steps they should
-PATIENCE_SECONDS = 600.0  # assumed: that a finished run waits for room on the disk
-PATIENCE_SECONDS_WHEN_STOPPING = 15.0  # whoever sent the signal may soon send a stronger one
+RETRY_SECONDS = 60.0  # assumed: between attempts to save during training
+LAST_RETRY_SECONDS = 5.0  # assumed: between attempts to save at the end of a session
+SAVE_WAIT_SECONDS = 1.0  # assumed: how long training waits for the previous save, so that short runs save on time
+PATIENCE_SECONDS = 600.0  # assumed: how long a finished run waits for free disk space
+PATIENCE_SECONDS_WHEN_STOPPING = 15.0  # assumed: the sender of the signal may soon kill the process
 
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """How the saving of one state ended."""
+    """The result of saving one state."""
 
     progress: Progress
     reason: str | None
-    """Why it could not be saved; None if it was."""
+    """Why it could not be saved; None if it was saved."""
     not_pruned: str | None = None
-    """Why an older checkpoint could not be removed, which is tried again with the next."""
+    """Why an older checkpoint could not be removed; tried again with the next save."""
 
 
 class Checkpointer:
-    """Saves one state at a time, in a thread of the main process, and tells `recorder` how each save ended.
+    """Saves one state at a time, in a thread of the main process, and reports the result to `recorder`.
 
     Args:
-        recorder: makes the rows so far durable before a checkpoint is written; is told of saves and of warnings.
-        keep: newest checkpoints to keep.
+        recorder: syncs its rows to disk before each checkpoint; gets the results and warnings.
+        keep: number of newest checkpoints to keep.
         rank_timeout: seconds that other processes wait for this one.
         published: called in the thread with the folder of each published checkpoint: adds it to the record, exports the
             pipeline.
@@ -62,34 +62,34 @@ class Checkpointer:
         self._saving: Future[SaveOutcome] | None = None
         self._copies: Tensors = {}
         self._failed_at: float | None = None
-        self._was_waited_for = False
-        self._has_told_of_waiting = False
+        self._has_waited = False
+        self._has_warned = False
 
-    def has_turn(self, step: int) -> bool:
-        """Tell whether the save before is done, so that the next may begin. A collective call: all hear the same.
+    def may_save(self, step: int) -> bool:
+        """Tell whether the previous save is done, so that the next may begin. Collective; the same in all processes.
 
-        Training goes on where it is not, and asks again at the next step.
+        If not, training goes on and asks again at the next step.
         """
-        is_free = self._recorder.is_main and self._is_free()
-        if self._recorder.is_main and not (is_free or self._has_told_of_waiting):
-            self._has_told_of_waiting = True
+        is_idle = self._recorder.is_main and self._is_idle()
+        if self._recorder.is_main and not (is_idle or self._has_warned):
+            self._has_warned = True
             self._recorder.warned(
-                f"step {step:,} is not saved: the save before is still being written; the first step after it will be. "
-                "Saves come later than --checkpointing_steps says, and where the disk is that slow fewer do"
+                f"step {step:,} is not saved: the previous checkpoint is still being written; the first step after it "
+                "will be saved. With a disk this slow, checkpoints are later and fewer than --checkpointing_steps says"
             )
-        return all_reduce_status(self._accelerator, StepStatus(may_save=is_free)).may_save
+        return all_reduce_status(self._accelerator, StepStatus(may_save=is_idle)).may_save
 
     def save(self, state: TrainingState, progress: Progress) -> None:
-        """Copy the state, which may change as soon as this returns, and begin to write it. A collective call."""
+        """Copy the state and begin to write the copy; the state may change once this returns. A collective call."""
         scalars = state.scalars(self._accelerator)
         if self._recorder.is_main:
             self.collect(wait=True)
             self._copy(state.tensors())
-            self._failed_at, self._was_waited_for = None, False
+            self._failed_at, self._has_waited = None, False
             self._saving = self._thread.submit(self._write, scalars, progress)
 
     def save_last(self, state: TrainingState, progress: Progress, stop: StopRequest) -> None:
-        """Save what a session ends with, and wait for it; where that fails, try again for a while. Collective.
+        """Save the last state of a session and wait for it; on failure, try again for a while. Collective.
 
         Raises:
             UserError: it could not be saved.
@@ -107,19 +107,19 @@ class Checkpointer:
             if outcome.reason:
                 raise UserError(
                     f"step {progress.step:,} could not be saved: {outcome.reason}",
-                    f"Make room, then go on from the checkpoint before: openddpm resume {self._recorder.folder}",
+                    f"Free disk space, then resume from the last checkpoint: openddpm resume {self._recorder.folder}",
                 )
         self._accelerator.wait_for_everyone()
 
     def collect(self, wait: bool) -> None:
-        """Note how the save that was begun has ended, unless it goes on and is not waited for."""
+        """Report the result of the save in progress, once it is done; if `wait`, wait for it."""
         if self._saving is not None and (wait or self._saving.done()):
             outcome, self._saving = self._saving.result(), None
             self._failed_at = time.monotonic() if outcome.reason else None
             self._note(outcome)
 
     def wants_retry(self) -> bool:
-        """Tell whether it is time to try again what has failed."""
+        """Tell whether it is time to repeat a save that failed."""
         return self._failed_at is not None and time.monotonic() - self._failed_at >= RETRY_SECONDS
 
     def close(self) -> None:
@@ -127,22 +127,22 @@ class Checkpointer:
         self._thread.shutdown()
         self._copies = {}
 
-    def _is_free(self) -> bool:
-        """Tell whether the save before is done; the first time that it is not, wait `TURN_SECONDS` for it."""
+    def _is_idle(self) -> bool:
+        """Tell whether the previous save is done; wait up to `SAVE_WAIT_SECONDS` for it, once per save."""
         if self._saving is None or self._saving.done():
             return True
-        if not self._was_waited_for:
-            self._was_waited_for = True
-            wait([self._saving], TURN_SECONDS)
+        if not self._has_waited:
+            self._has_waited = True
+            wait([self._saving], SAVE_WAIT_SECONDS)
         return self._saving.done()
 
     def _patience(self, stop: StopRequest) -> float:
-        """Return for how many seconds the end of a session waits for room; others wait no longer than they may."""
+        """Return how long the last save of a session is repeated, in seconds: less than other processes wait for it."""
         seconds = PATIENCE_SECONDS_WHEN_STOPPING if stop.signal else PATIENCE_SECONDS
         return seconds if self._accelerator.num_processes == 1 else min(seconds, self._rank_timeout / 2)
 
     def _write(self, scalars: dict[str, Any], progress: Progress) -> SaveOutcome:
-        """Write a checkpoint of the copies, and remove those that are more than are kept."""
+        """Write a checkpoint of the copies, and remove the oldest beyond the number to keep."""
         recorder = self._recorder
         try:
             recorder.sync_rows()
@@ -154,7 +154,7 @@ class Checkpointer:
         return SaveOutcome(progress, None, not_pruned)
 
     def _copy(self, tensors: Tensors) -> None:
-        """Copy to the CPU, into memory that is kept: to get it anew takes ten times as long (measured)."""
+        """Copy to the CPU, into memory that is reused: new memory takes ten times as long (measured)."""
         for stem, content in tensors.items():
             copies = self._copies.setdefault(stem, {})
             for name, tensor in content.items():
@@ -165,7 +165,7 @@ class Checkpointer:
             torch.accelerator.synchronize()
 
     def _note(self, outcome: SaveOutcome) -> None:
-        """Note in run.json how far a resumption would get; tell of a save that failed, which is tried again."""
+        """Record how far a resumed run would start, or warn of a failure, which is tried again."""
         step = outcome.progress.step
         if outcome.reason:
             self._recorder.warned(f"step {step:,} could not be saved: {outcome.reason}")

@@ -1,4 +1,4 @@
-"""Time and rate of a run."""
+"""The time and the training rate of a run."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Tells the time of the whole run, resumptions included, and the rate of training alone since the last call."""
+    """Measures the time of the whole run, over all sessions, and the rate of training without pauses."""
 
     def __init__(self, seconds_before: float) -> None:
         self._logged_at = time.perf_counter()
@@ -18,7 +18,7 @@ class Clock:
         return time.perf_counter() - self._origin
 
     def images_per_second(self) -> float:
-        """Return the rate since the last call, pauses left out."""
+        """Return the rate since the last call, without pauses."""
         now = time.perf_counter()
         rate = self.images_since_log / max(now - self._logged_at, 1e-9)
         self._logged_at, self.images_since_log = now, 0
@@ -26,7 +26,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens within out of the rate."""
+        """Exclude the time inside this context from the rate."""
         start = time.perf_counter()
         yield
         self._logged_at += time.perf_counter() - start

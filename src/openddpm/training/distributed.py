@@ -1,4 +1,4 @@
-"""The processes of a run: Accelerate as it is used here, and what they tell each other at every step."""
+"""The processes of a run: the set-up of Accelerate, and the status that they exchange at every step."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -26,12 +26,12 @@ _DATA_PARALLEL = (
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Return the Accelerator of a run, which takes the device and the processes from its launcher, and nothing else.
+    """Return the Accelerator of a run, which takes only the device and the processes from its launcher.
 
-    What the environment asks for besides, and does not get, is said on standard error.
+    Other settings of the environment are ignored, with a note on standard error.
 
     Raises:
-        UserError: a precision that the device has not, or a launcher that asks for what is not done here.
+        UserError: a precision that the device does not have, or a launcher that shards the weights.
     """
     precision = config.mixed_precision
     if torch.cuda.is_available():
@@ -44,7 +44,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     elif precision == "fp16":
         raise UserError("--mixed_precision fp16 needs a GPU, and none was found", "Use --mixed_precision no.")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    # Without a device, only the CPU being asked for makes ranks find each other.
+    # Without a GPU, the processes only find each other if the CPU is requested.
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.rank_timeout))
     try:
         accelerator = Accelerator(
@@ -53,33 +53,33 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             dynamo_backend="no",  # `speed` alone decides what is compiled
             kwargs_handlers=[patience],
         )
-    except (ValueError, ImportError) as error:  # of what accelerate reads from the environment
+    except (ValueError, ImportError) as error:  # from settings in the environment
         names = ", ".join(sorted(name for name in os.environ if name.startswith("ACCELERATE_"))) or "none"
-        hint = f"Look at what the launcher or the environment sets of ACCELERATE_*: {names}."
+        hint = f"Check the ACCELERATE_* variables that the launcher or the environment sets: {names}."
         raise UserError(f"accelerate cannot be set up: {' '.join(str(error).split())[:300]}", hint) from error
     if accelerator.distributed_type not in _DATA_PARALLEL:
         raise UserError(
             f"the launcher asks for {accelerator.distributed_type.value}, which shards the weights",
-            "Train data-parallel: accelerate launch --multi_gpu, or torchrun.",
+            "Use data parallelism: accelerate launch --multi_gpu, or torchrun.",
         )
     accelerator.gradient_accumulation_steps = 1  # the loop divides the loss, whatever the launcher has set
     if accelerator.is_main_process:
-        say(_unheeded_settings(config))
+        say(_ignored_settings(config))
     return accelerator
 
 
-def _unheeded_settings(config: TrainConfig) -> list[str]:
-    """Return what the launcher or the environment asks Accelerate for and does not get, a sentence each."""
+def _ignored_settings(config: TrainConfig) -> list[str]:
+    """Return the settings of the launcher or the environment that are ignored, a sentence each."""
     ours = {
-        "DYNAMO_BACKEND": ("no", "what is compiled is decided by --speed"),
-        "MIXED_PRECISION": (config.mixed_precision, "precision is decided by --mixed_precision"),
+        "DYNAMO_BACKEND": ("no", "--speed decides what is compiled"),
+        "MIXED_PRECISION": (config.mixed_precision, "--mixed_precision decides"),
         "GRADIENT_ACCUMULATION_STEPS": (
             str(config.gradient_accumulation_steps),
             "--gradient_accumulation_steps decides",
         ),
     }
     return [
-        f"ACCELERATE_{name}={asked} is not heeded: {instead}"
+        f"ACCELERATE_{name}={asked} is ignored: {instead}"
         for name, (taken, instead) in ours.items()
         if (asked := os.environ.get(f"ACCELERATE_{name}", taken)).lower() not in (taken, "no", "1")
     ]
@@ -92,7 +92,7 @@ def say(remarks: Iterable[str]) -> None:
         console.print(f"[bold]note:[/] {escape(as_text(remark))}", soft_wrap=True)
 
 
-_SIGNS_OF_A_LOST_RANK = ("gloo", "nccl", "connection", "socket", "timed out", "timeout")
+_COMMUNICATION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout")
 
 
 class RankLost(UserError):
@@ -101,45 +101,45 @@ class RankLost(UserError):
 
 @dataclass(frozen=True)
 class StepStatus:
-    """What a process has to say about the step in hand."""
+    """The status of a process at the current step."""
 
     is_finite: bool = True
     signal: int | None = None
-    """That it was asked to stop by."""
+    """The signal that asked it to stop."""
     wants_save: bool = False
-    """An earlier save has failed, and is to be tried again."""
+    """An earlier save failed and should be tried again."""
     evaluation_due: bool = False
-    """The weights were not looked at to the end."""
+    """The evaluation of the weights is not complete."""
     may_save: bool = False
-    """The save before is done; only the main process knows."""
+    """The previous save is done; only the main process knows."""
 
 
 def all_reduce_status(accelerator: Accelerator, status: StepStatus) -> StepStatus:
-    """Return what all processes say together. A collective call, and so a barrier, when there are several."""
+    """Return the combined status of all processes. A collective call, and so a barrier, if there are several."""
     if accelerator.num_processes == 1:
         return status
-    said = torch.tensor(
+    ours = torch.tensor(
         [[not status.is_finite, status.signal or 0, status.wants_save, status.evaluation_due, status.may_save]]
     )
-    met, signal, *wants = accelerator.gather(said.to(accelerator.device)).amax(0).tolist()  # type: ignore[union-attr]
-    return StepStatus(not met, signal or None, *map(bool, wants))
+    not_finite, signal, *wants = accelerator.gather(ours.to(accelerator.device)).amax(0).tolist()  # type: ignore[union-attr]
+    return StepStatus(not not_finite, signal or None, *map(bool, wants))
 
 
 @contextmanager
 def lost_ranks_named() -> Iterator[None]:
-    """Turn the backends' errors into one that says what has happened and what to do.
+    """Turn the communication backends' errors into one that says what happened and what to do.
 
     Raises:
         RankLost: another process has ended, or has not answered within --rank_timeout.
     """
     try:
         yield
-    except RuntimeError as error:  # gloo's have no class of their own
+    except RuntimeError as error:  # gloo has no error class of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        is_of_a_collective = any(sign in reason.lower() for sign in _SIGNS_OF_A_LOST_RANK)
-        if not isinstance(error, distributed.DistError) and not (distributed.is_initialized() and is_of_a_collective):
+        is_communication = any(sign in reason.lower() for sign in _COMMUNICATION_WORDS)
+        if not isinstance(error, distributed.DistError) and not (distributed.is_initialized() and is_communication):
             raise
         raise RankLost(
             f"another process of this run has ended or no longer answers: {reason}",
-            "Look at its own messages; then start all of them again with --resume_from_checkpoint latest.",
+            "Read the messages of that process; then restart all of them with --resume_from_checkpoint latest.",
         ) from error

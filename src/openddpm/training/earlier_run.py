@@ -1,4 +1,4 @@
-"""The run that is to be gone on with, and how far the one asked for may differ from it."""
+"""The run to resume, and how far the requested config may differ from it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,43 +13,43 @@ from openddpm.record.writer import RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
 _FIXED = ("model", "resolution", "use_ema", "optimizer", "init_from", "zero_init_residuals", "prediction_type")
-"""Options that make the state what it is, or say what the weights of every checkpoint mean."""
+"""Options that determine the training state, or the meaning of the weights in every checkpoint."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run that is to be gone on with."""
+    """A run to resume."""
 
     record: RunRecord
     checkpoint: Checkpoint | None
     """None if it ended before its first checkpoint."""
     config: TrainConfig
-    """To go on with: the one asked for, its global batch spread over the processes there are."""
+    """The requested one, with the global batch spread over the present processes."""
     changes: list[str]
-    """What is other than it was, a line each."""
+    """What differs from the recorded run, a line each."""
 
     @property
     def position(self) -> tuple[int, int]:
-        """Steps and images done."""
+        """Steps and images done so far."""
         return (self.checkpoint.scalars["step"], self.checkpoint.scalars["images_seen"]) if self.checkpoint else (0, 0)
 
 
 def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:
-    """Return the run to resume, or None to begin a new one in a folder that is free for it.
+    """Return the run to resume, or None to start a new one.
 
     Raises:
-        UserError: the folder holds a run that is not to be touched, or that differs, or cannot be resumed.
+        UserError: the folder holds a run that must not be overwritten, that differs, or that cannot be resumed.
     """
     folder = Path(config.output_dir)
     resume = config.resume_from_checkpoint
     if not (folder / RUN_FILE).exists():
         taken = [name for name in RUN_FILES if _holds_something(folder / name)]
         if resume not in (None, "latest"):
-            raise UserError(f"nothing to resume: no run in '{folder}'", "Name the run's folder as --output_dir.")
+            raise UserError(f"nothing to resume: no run in '{folder}'", "Give the run's folder as --output_dir.")
         if taken:
             raise UserError(
-                f"'{folder}' is no run folder, but holds {', '.join(taken)}, which a run would replace",
-                "Choose another --output_dir, or move these away.",
+                f"'{folder}' is not a run folder, but has {', '.join(taken)}, which a run would overwrite",
+                "Choose another --output_dir, or move them elsewhere.",
             )
         return None
     if resume is None and config.overwrite_output_dir:
@@ -58,61 +58,59 @@ def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:
     config, changes = _adapted(config, record, num_processes)
     if resume is None:
         raise UserError(
-            f"'{folder}' holds this run already ({record.status}, step {record.progress.step})",
-            f"Go on with it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
+            f"'{folder}' already holds this run ({record.status}, step {record.progress.step})",
+            f"Resume it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
         )
     return Earlier(record, load_checkpoint(folder, record.run_id, resume), config, changes)
 
 
 def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tuple[TrainConfig, list[str]]:
-    """Return the config that keeps the run's global batch with another number of processes, and what differs.
+    """Return the config that keeps the run's global batch with these processes, and what differs.
 
     Raises:
-        UserError: more differs than may.
+        UserError: it differs in more than is allowed.
     """
     recorded = recorded_config(record.config)
     if config.resume_from_checkpoint and config.init_from is None:  # the checkpoint has the weights
         config = config.model_copy(update={"init_from": recorded.init_from})
-    if config.max_minutes is not None:  # which were for planning it
+    if config.max_minutes is not None:  # only for planning a new run
         length = {name: getattr(recorded, name) for name in ("max_train_steps", "num_epochs")}
         config = config.model_copy(update={**length, "max_minutes": None})
     before = record.session.num_processes
     num_micro_batches = recorded.gradient_accumulation_steps * before
     accumulation = num_micro_batches // num_processes
-    moved = []
+    resized = []
     if num_processes != before:
-        moved = [f"number of processes: {num_processes}, but {before} in the run"]
+        resized = [f"number of processes: {num_processes}, but {before} in the run"]
     keeps_batch = num_micro_batches % num_processes == 0
     if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
         spread = {"gradient_accumulation_steps": accumulation}
         config, recorded = config.model_copy(update=spread), recorded.model_copy(update=spread)
     changed = config_differences(config, recorded)
     if keeps_batch and not changed:
-        return config, moved
+        return config, resized
     fits = all(getattr(config, name) == getattr(recorded, name) for name in _FIXED)
     has_its_length = all(getattr(config, name) == getattr(recorded, name) for name in ("max_train_steps", "num_epochs"))
     is_over = record.status == "finished" and config.resume_from_checkpoint == "latest" and has_its_length
     if fits and config.accept_changes and not is_over:
-        return config, moved + changed
-    hint = "Choose another --output_dir, give the options of that run, or go on all the same: --accept_changes."
+        return config, resized + changed
+    hint = "Choose another --output_dir, give the options of that run, or accept the changes: --accept_changes."
     if is_over:
-        hint = (
-            f"It is finished, after {number_of(record.total_steps, 'step')}: give it more, such as --max_train_steps N."
-        )
+        hint = f"It finished after {number_of(record.total_steps, 'step')}: give it more, such as --max_train_steps N."
     if not fits:
         names = " or ".join(f"--{name}" for name in _FIXED)
         hint = f"Choose another --output_dir, or give the options of that run: its weights fit no other {names}."
     if not config.resume_from_checkpoint:
         hint += " Or replace it: --overwrite_output_dir."
-    listed = "\n".join(f"  {line}" for line in moved + changed)
+    listed = "\n".join(f"  {line}" for line in resized + changed)
     raise UserError(f"'{config.output_dir}' holds a run with another config:\n{listed}", hint)
 
 
 def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
-    """Return `earlier`, other images among its changes where they are accepted.
+    """Return `earlier`, with other images added to its changes if they are accepted.
 
     Raises:
-        UserError: the images are not those of the run.
+        UserError: the images are not those of the run, and this is not accepted.
     """
     ours, theirs = store.sha256, earlier.record.dataset.sha256
     if ours == theirs:
@@ -124,23 +122,23 @@ def check_images(earlier: Earlier, store: ImageStore) -> Earlier:
     if not earlier.config.accept_changes:
         raise UserError(
             found,
-            "Bring back the data set as it was, start a new run in another --output_dir, or add --accept_changes: "
-            "held-out images are then drawn anew, and some of them may have been trained on.",
+            "Restore the data set, start a new run in another --output_dir, or add --accept_changes: new held-out "
+            "images are then chosen, and some of them may have been trained on.",
         )
     return replace(earlier, changes=[*earlier.changes, f"images: sha256 {ours}, but {theirs} in the run"])
 
 
 def check_user_supplied(given: list[str], recorded: list[str]) -> None:
-    """Refuse to go on without what was given from Python, or with more of it.
+    """Check that the same user-supplied objects are given as in the recorded run.
 
     Raises:
-        UserError: the parts are others.
+        UserError: they are not the same.
     """
     if given != recorded:
         raise UserError(
-            f"the run was trained with these parts given from Python: {', '.join(recorded) or 'none'}; "
+            f"the run was trained with these objects given from Python: {', '.join(recorded) or 'none'}; "
             f"this call gives: {', '.join(given) or 'none'}",
-            "Call train() with the same parts and resume_from_checkpoint='latest'.",
+            "Call train() with the same objects and resume_from_checkpoint='latest'.",
         )
 
 

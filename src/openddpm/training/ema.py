@@ -1,4 +1,4 @@
-"""Averages of the weights: diffusers' own, each updated in one pass over memory."""
+"""Averages of the weights: diffusers' EMAModel, with an update in one pass over memory."""
 
 from collections.abc import Iterable
 
@@ -20,15 +20,14 @@ def build_averages(config: TrainConfig, unet: UNet2DModel) -> dict[str, EMAModel
 
 
 class LerpEMA(EMAModel):  # type: ignore[misc]  # diffusers has no types
-    """EMAModel, but for `step`: a linear interpolation where the library subtracts twice, by way of a third copy.
+    """EMAModel with a `step` that interpolates in place, where the library makes a third copy of the weights.
 
-    Both compute average + (1 - decay) * (weight - average), and agree to rounding. Decay, warm-up, state and all else
-    are the library's.
+    Both compute average + (1 - decay) * (weight - average), and are equal up to rounding. All else is inherited.
     """
 
     @torch.no_grad()
     def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Move the averages of trained parameters towards them; those of frozen ones are copies."""
+        """Update the averages of trained parameters; copy the frozen ones."""
         parameters = list(parameters)
         self.optimization_step += 1
         self.cur_decay_value = self.get_decay(self.optimization_step)

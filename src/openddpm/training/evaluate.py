@@ -1,4 +1,4 @@
-"""Evaluation and previews of the weights in training, without touching them."""
+"""Evaluation and previews of the weights during training; the weights do not change."""
 
 import time
 from contextlib import suppress
@@ -20,16 +20,15 @@ PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class _Stopped(Exception):
-    """A signal came, to this process or to another, while the weights were evaluated."""
+    """This or another process received a signal during evaluation."""
 
 
 def evaluate(training: Training, stop: StopRequest) -> None:
-    """Measure all weights on fixed samples, write samples of theirs, or both. A collective call.
+    """Measure all sets of weights on fixed samples, write previews, or both. A collective call.
 
-    Each process measures a share of the fixed samples. Previews are made by the main process while the others wait:
-    they are few images, and one solver at work on all of them keeps a picture the same for any number of processes.
-    A signal to any process breaks it off for all and leaves it due: as a function of the state it can be made up for
-    at any time.
+    Each process measures a share of the fixed samples. The main process makes the previews while the others wait: they
+    are few images, and in one batch they are the same for any number of processes. A signal to any process stops the
+    evaluation in all and leaves it due: it depends on the state alone, and is repeated when the run is resumed.
     """
     recorder, state, timetable = training.recorder, training.state, training.timetable
     try:
@@ -51,10 +50,10 @@ def evaluate(training: Training, stop: StopRequest) -> None:
 
 
 def _evaluated(training: Training, stop: StopRequest) -> list[EvaluationRow]:
-    """Measure all weights on the fixed samples, each process on its share; return a row for each, in all processes.
+    """Measure all sets of weights, each process on its share of the fixed samples; return a row for each set.
 
     Raises:
-        _Stopped: in all processes, where any was told to stop before it had done its share.
+        _Stopped: in all processes, if any received a signal before its share was done.
     """
     accelerator, state, evaluation = training.accelerator, training.state, training.evaluation
     start, weights = time.perf_counter(), state.weights()
@@ -64,20 +63,20 @@ def _evaluated(training: Training, stop: StopRequest) -> list[EvaluationRow]:
         for tensors in weights.values():
             denoise = _until_stopped(denoiser(training.frozen_unet, tensors), stop)
             errors.append(evaluation.squared_errors(denoise, *share))
-    broken_off = len(errors) < len(weights)
-    if all_reduce_status(accelerator, StepStatus(evaluation_due=broken_off)).evaluation_due:
+    is_incomplete = len(errors) < len(weights)
+    if all_reduce_status(accelerator, StepStatus(evaluation_due=is_incomplete)).evaluation_due:
         raise _Stopped
-    of_all: Any = accelerator.reduce(torch.stack(errors))  # the sum: an error is 0 but in the process that measured it
+    of_all: Any = accelerator.reduce(torch.stack(errors))  # the sum: an error is 0 in all processes but one
     seconds = (time.perf_counter() - start) / len(weights)
     position = state.step, state.images_seen
     return [evaluation.row(one, name, *position, seconds) for name, one in zip(weights, of_all, strict=True)]
 
 
 def _previews(training: Training, stop: StopRequest) -> dict[Weights, tuple[np.ndarray, SamplesRow]]:
-    """Return samples by all weights, (N, C, H, W) uint8, and what they look like beside the training images.
+    """Return samples by all sets of weights, (N, C, H, W) uint8, and their statistics beside the training images'.
 
     Raises:
-        _Stopped: this process was told to stop.
+        _Stopped: this process received a signal.
     """
     precision, shape = PRECISIONS[training.config.mixed_precision], training.recorder.run.dataset.image_shape
     made: dict[Weights, tuple[np.ndarray, SamplesRow]] = {}
@@ -102,7 +101,7 @@ def _measured(training: Training, samples: np.ndarray, name: Weights) -> Samples
 
 
 def _written(training: Training, samples: np.ndarray, name: Weights) -> Path | None:
-    """Write the picture of samples by these weights; None where the disk has no room: the run goes on."""
+    """Write the preview of these weights; on an OSError warn and return None."""
     recorder = training.recorder
     path = recorder.folder / "samples" / f"step-{training.state.step:08d}-{name}.png"
     try:

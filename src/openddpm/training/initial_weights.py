@@ -1,4 +1,4 @@
-"""The UNet that a run starts with: built anew, from weights that are there already, or the caller's own."""
+"""The UNet that a run starts with: randomly initialized, with existing weights, or user-supplied."""
 
 from typing import Any
 
@@ -16,24 +16,24 @@ from openddpm.training.earlier_run import Earlier
 def weights_to_start_from(
     config: TrainConfig, earlier: Earlier | None, user_unet: UNet2DModel | None
 ) -> Pretrained | None:
-    """Return the weights to start from, where the run starts from some and has no checkpoint of its own yet.
+    """Return the weights of --init_from; None without the option, or if the run has a checkpoint already.
 
     Raises:
-        UserError: they cannot be used, or are not those that the run began with.
+        UserError: they cannot be used, or are not those that the run started from.
     """
     config = earlier.config if earlier is not None else config
     if config.init_from is None or (earlier is not None and earlier.checkpoint is not None):
         return None
     if user_unet is not None:
-        hint = "Give one of the two; weights loaded into the UNet beforehand are started from as they are."
+        hint = "Give only one of them; a given UNet is trained from the weights it has."
         raise UserError("both init_from and a UNet are given", hint)
     pretrained = find_pretrained(config)
-    began_from = earlier and earlier.record.model.init_from
-    if began_from and began_from.sha256 != (found := pretrained.record().sha256):
+    started_from = earlier and earlier.record.model.init_from
+    if started_from and started_from.sha256 != (found := pretrained.record().sha256):
         raise UserError(
             f"the run has no checkpoint yet, and '{config.init_from}' does not hold the weights that it started from: "
-            f"sha256 {found[:12]}, {began_from.sha256[:12]} in the run",
-            "Bring them back, or start anew: openddpm train with --overwrite_output_dir.",
+            f"sha256 {found[:12]}, {started_from.sha256[:12]} in the run",
+            "Restore them, or start a new run with --overwrite_output_dir.",
         )
     return pretrained
 
@@ -45,7 +45,7 @@ def remarks_on_start(
     pretrained: Pretrained | None,
     image_shape: tuple[int, int, int],
 ) -> list[str]:
-    """Return what there is to say of a UNet that begins, a sentence each.
+    """Return remarks on the UNet of a new run, a sentence each.
 
     Args:
         image_shape: channels, height and width of the images.
@@ -62,21 +62,21 @@ def initial_unet(
     pretrained: Pretrained | None,
     image_shape: tuple[int, int, int],
 ) -> UNet2DModel:
-    """Return the UNet that a run starts with, on the CPU but for a caller's own.
+    """Return the UNet that a run starts with, on the CPU unless user-supplied.
 
     Args:
-        structure: its config, where it is built anew.
+        structure: its config, if it is randomly initialized.
         image_shape: channels, height and width of the images.
 
     Raises:
-        UserError: it does not suit the images or the options.
+        UserError: it does not fit the images or the options.
     """
     if user_unet is not None:
         check_user_unet(user_unet, image_shape, config.num_train_timesteps)
         if config.zero_init_residuals:
-            hint = "Leave the option out; openddpm.diffusion.unet.zero_residuals(unet) does so beforehand."
-            raise UserError("zero_init_residuals is for UNets that openddpm builds, and this one is given", hint)
-        user_unet.__dict__.pop("_is_accelerate_prepared", None)  # by an earlier run, maybe in another precision
+            hint = "Leave out the option, and call openddpm.diffusion.unet.zero_residuals(unet) before training."
+            raise UserError("zero_init_residuals does not apply to a UNet given from Python", hint)
+        user_unet.__dict__.pop("_is_accelerate_prepared", None)  # set by an earlier run, perhaps with another precision
         user_unet._compiled_call_impl = None
         return user_unet
     if pretrained is not None:

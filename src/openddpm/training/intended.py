@@ -1,4 +1,4 @@
-"""What a file is to hold, as it lies in memory: hashed from there, and compared with what is read back."""
+"""The intended content of a file, in memory: its hash, and the comparison with what is read back."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-BYTES_AT_A_TIME = 2**20  # measured: what is compared while it lies in the processor's cache is compared fastest
+BYTES_AT_A_TIME = 2**20  # measured: fastest, as the compared bytes fit into the processor's cache
 
 
 class DamagedHeader(OSError):
-    """The header of a file that was just written does not describe what was to be written."""
+    """The header of a file just written does not describe the tensors."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,33 @@ class Intended:
 
     @classmethod
     def of_tensors(cls, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> "Intended":
-        """Return the content of the safetensors file that was written to `path`: of which only the header is read.
+        """Return the intended content of the safetensors file at `path`, of which only the header is read.
 
-        The format (safetensors' README, "Format") is the length of the header in 8 bytes, the header, which is JSON,
-        and the bytes of one tensor after the other, in the order that the header says.
+        The format (safetensors' README, "Format"): the length of the header in 8 bytes, the header as JSON, and the
+        bytes of the tensors in the order of the header.
 
         Args:
             tensors: on the CPU, contiguous.
 
         Raises:
-            DamagedHeader: the header says anything else than that these tensors follow.
+            DamagedHeader: the header does not describe exactly these tensors.
         """
         with path.open("rb") as file:
             length = file.read(8)
             header = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
         try:
-            said = json.loads(header)
-            order = sorted(tensors, key=lambda name: said[name]["data_offsets"])
+            found = json.loads(header)
+            order = sorted(tensors, key=lambda name: found[name]["data_offsets"])
         except (ValueError, LookupError, TypeError) as error:
-            raise DamagedHeader(f"{path.name} has a damaged header") from error
+            raise DamagedHeader(f"the header of {path.name} is damaged") from error
         wanted: dict[str, Any] = {"__metadata__": metadata}
         end = 0
         for name in order:
             start, end = end, end + tensors[name].nbytes
             shape = list(tensors[name].shape)
             wanted[name] = {"dtype": _dtype_name(tensors[name].dtype), "shape": shape, "data_offsets": [start, end]}
-        if said != wanted:
-            raise DamagedHeader(f"{path.name} has a header that is not that of its tensors")
+        if found != wanted:
+            raise DamagedHeader(f"the header of {path.name} does not describe its tensors")
         head = np.frombuffer(length + header, np.uint8)
         return cls([head, *(tensors[name].reshape(-1).view(torch.uint8).numpy() for name in order)])
 
@@ -67,14 +67,14 @@ class Intended:
         return sum(part.nbytes for part in self.parts)
 
     def sha256(self) -> str:
-        """Return the digest that the file is to have."""
+        """Return the digest of the content."""
         digest = hashlib.sha256()
         for part in self.parts:
             digest.update(part.data)
         return digest.hexdigest()
 
     def is_in(self, path: Path) -> bool:
-        """Tell whether a file holds this and nothing else."""
+        """Tell whether a file has exactly this content."""
         buffer = np.empty(BYTES_AT_A_TIME, np.uint8)
         with path.open("rb") as file:
             for part in self.parts:
@@ -88,6 +88,6 @@ class Intended:
 
 @lru_cache
 def _dtype_name(dtype: torch.dtype) -> str:
-    """Return what safetensors calls a dtype."""
+    """Return the name of a dtype in safetensors."""
     content = save({"any": torch.empty(0, dtype=dtype)})
     return str(json.loads(content[8:])["any"]["dtype"])

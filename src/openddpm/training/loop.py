@@ -1,8 +1,8 @@
 """The training loop, top to bottom.
 
 The position of a run is one integer, `state.images_seen`; order, noise, timesteps, flips and the learning rate are
-functions of it and of the seed. A global batch is a contiguous block of positions, cut into micro-batches that are
-numbered over accumulation steps and processes alike, so the same images meet the same noise however they are spread.
+functions of it and of the seed. A global batch is a contiguous block of positions, split into micro-batches that are
+numbered over accumulation steps and processes, so the same images get the same noise however they are spread.
 """
 
 from contextlib import ExitStack, nullcontext
@@ -32,10 +32,10 @@ class TrainResult:
 
 
 def fit(training: Training) -> TrainResult:
-    """Train until the last step or a signal, and leave a whole record. A finished run is left as it is.
+    """Train until the last step or a signal, and complete the record. A finished run is not changed.
 
     Raises:
-        UserError: a number is no longer finite, another process is lost, or the last state cannot be saved.
+        UserError: the loss or gradient is not finite, another process is lost, or the last state cannot be saved.
     """
     recorder = training.recorder
     outcome: Status = "failed"
@@ -69,10 +69,10 @@ def _fit(training: Training, stop: StopRequest) -> Status:
     saved_step, wants_save, stopping = state.step, False, False
 
     while True:
-        # A process that is alone heeds a signal at once; several agree on the step.
+        # A single process stops at once on a signal; several do so at the same step.
         stopping = stopping or (accelerator.num_processes == 1 and stop.signal is not None)
 
-        # Evaluate the weights, and make previews.
+        # Evaluate the weights and make previews.
         if state.evaluation_due and not stopping:
             update.settle()
             with clock.paused():
@@ -81,14 +81,14 @@ def _fit(training: Training, stop: StopRequest) -> Status:
                     accelerator, StepStatus(signal=stop.signal, evaluation_due=state.evaluation_due)
                 )
             state.evaluation_due, stopping = status.evaluation_due, status.signal is not None
-            stop.signal = stop.signal or status.signal  # one that came meanwhile is heard at the next step
+            stop.signal = stop.signal or status.signal  # one that comes later is handled at the next step
 
-        # Save in the background, once the save before is done; what a session ends with is waited for.
+        # Save in the background, once the previous save is done; wait for the last save of a session.
         is_over = state.step >= training.total_steps
         ends = is_over or stopping
         wants_save |= state.step % config.checkpointing_steps == 0 or ends
         wants_save &= state.step != saved_step
-        if wants_save and (ends or training.checkpointer.has_turn(state.step)):
+        if wants_save and (ends or training.checkpointer.may_save(state.step)):
             update.settle()
             with clock.paused():
                 state.wall_seconds = clock.wall_seconds()
@@ -116,13 +116,12 @@ def _fit(training: Training, stop: StopRequest) -> Status:
                 accelerator.backward(loss)
             losses.append(loss.detach())
 
-        # Clip the gradient, and update the weights and their average, if all processes agree that all is finite; hear
-        # who is to stop, and who has to save.
+        # Clip the gradient, update weights and averages if all is finite in all processes, and exchange their status.
         status, grad_norm = update.step(losses)
         wants_save, stopping = wants_save or status.wants_save, status.signal is not None
         stop.signal = stop.signal or status.signal
 
-        # Move on.
+        # Advance the position.
         for loss in losses:
             state.loss_sum += loss
         state.images_seen += training.global_batch_size

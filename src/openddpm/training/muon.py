@@ -1,4 +1,4 @@
-"""Muon of `pytorch_optimizer`, which orthogonalizes in float32 on a CPU; the library does so in bfloat16 everywhere."""
+"""Muon of `pytorch_optimizer`, but orthogonalizing in float32 on a CPU, where the library does so in bfloat16."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schul
 
 
 class Muon(pytorch_optimizer.Muon):  # type: ignore[misc]
-    """Muon in the precision that its device is fast in.
+    """Muon in the precision in which its device is fast: float32 on a CPU, else bfloat16.
 
-    A CPU without bfloat16 units takes several times as long for such products as for float32 ones, and one that has
-    them gains nothing from them on matrices of this size: measured, docs/performance.md. A GPU keeps bfloat16.
+    bfloat16 products take several times as long as float32 ones on a CPU without units for them, and with such units
+    are no faster on matrices of this size: measured, docs/performance.md.
     """
 
     @staticmethod
     def _orthogonalize(group: Mapping[str, Any], updates: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the updates as nearest orthogonal matrices, (rows, columns) each; alike up to transposition."""
+        """Return the nearest orthogonal matrices, (rows, columns) each; their shapes are equal up to transposition."""
         if updates[0].device.type != "cpu":
             orthogonalized: list[torch.Tensor] = pytorch_optimizer.Muon._orthogonalize(group, updates)
             return orthogonalized

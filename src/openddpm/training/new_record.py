@@ -1,4 +1,4 @@
-"""What run.json says of a run that begins."""
+"""The content of run.json at the start of a run or a session."""
 
 import platform
 import secrets
@@ -29,7 +29,7 @@ from openddpm.training.earlier_run import Earlier
 from openddpm.training.plan import Plan
 from openddpm.training.timetable import Timetable
 
-ROLLBACK_FACTOR = 0.5  # assumed: of the learning rate, each time that a run goes back
+ROLLBACK_FACTOR = 0.5  # assumed: of the learning rate, at each rollback
 
 
 def new_record(
@@ -43,13 +43,13 @@ def new_record(
     near: NearDuplicates | None,
     environment: EnvironmentRecord,
 ) -> RunRecord:
-    """Describe a run at step 0.
+    """Return the record of a run at step 0.
 
     Args:
         config: with the length of the run.
         unet: may lie on the meta device.
-        gflops: of an image, forward and backward.
-        near: None in processes other than the main one, whose record nobody reads.
+        gflops: per image, forward and backward.
+        near: None in processes other than the main one, whose record is not written.
     """
     source, store, split = plan.source, plan.store, plan.split
     created = now()
@@ -101,15 +101,15 @@ def new_record(
 def resumed_record(
     earlier: Earlier, planned: RunRecord, step: int, images_seen: int, rolled_back_from: int | None
 ) -> RunRecord:
-    """Return the record of a run that goes on at `step`.
+    """Return the record of a run resumed at `step`.
 
     Args:
-        planned: the run as it would be described if it began now.
+        planned: the record of a new run with this config.
     """
     record = earlier.record
     is_same = planned.dataset.sha256 == record.dataset.sha256
-    source = (record if is_same else planned).dataset.source  # images that have moved are where they came from
-    before = record.session  # which may have been killed before it noted its last checkpoint
+    source = (record if is_same else planned).dataset.source  # the same images keep the source of the first session
+    before = record.session  # it may have been killed before it recorded its last checkpoint
     before = before.model_copy(update={"last_step": max(before.last_step, step)})
     session = planned.session.model_copy(update={"first_step": step, "last_step": step})
     resumption = Resumption(
@@ -140,7 +140,7 @@ def resumed_record(
 
 
 def environment(device: torch.device, speed: SpeedRecord, pace: PaceRecord | None) -> EnvironmentRecord:
-    """Describe the machine and the software of a session."""
+    """Return the machine and the software of a session."""
     packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
     return EnvironmentRecord(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
@@ -155,7 +155,7 @@ def environment(device: torch.device, speed: SpeedRecord, pace: PaceRecord | Non
 
 
 def processor_name() -> str:
-    """Return the model of the CPU where the system tells it, else its architecture."""
+    """Return the model of the CPU if the system reports it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -172,5 +172,5 @@ def _plain(value: Any) -> Any:
 
 
 def now() -> str:
-    """Return the time, UTC, ISO 8601."""
+    """Return the current time, UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

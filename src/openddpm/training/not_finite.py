@@ -1,4 +1,4 @@
-"""Stops all processes when a number is no longer finite, before it reaches the weights, and says where it came from."""
+"""Stopping all processes at a loss or gradient that is not finite, before it reaches the weights, with its origin."""
 
 import math
 
@@ -11,15 +11,15 @@ from openddpm.training.state import NotFinite
 _MAX_NAMED = 16  # timesteps and images of a micro-batch that a message names
 
 
-def agreed_status(
+def step_status(
     training: Training, losses: list[torch.Tensor], grad_norm: torch.Tensor, signal: int | None
 ) -> StepStatus:
-    """Return what all processes say of the step in hand. Waits until the device has done all of it.
+    """Return the combined status of all processes at this step, once the device has computed it.
 
     Args:
         losses: of this process's micro-batches, () float32 each.
         grad_norm: of the unscaled gradient over all processes. Under fp16 an infinite one is no error: the scaler
-            leaves such a step out, and lowers its scale.
+            skips that step and lowers its scale.
     """
     *loss_values, norm = torch.stack([*losses, grad_norm]).tolist()
     is_finite = all(map(math.isfinite, loss_values)) and (training.state.scaler is not None or math.isfinite(norm))
@@ -27,7 +27,7 @@ def agreed_status(
 
 
 def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool) -> NotFinite:
-    """Name the micro-batches whose loss is not finite, or all of the step if only the gradient is not. Collective."""
+    """Return the error with the micro-batches whose loss is not finite, all if it is the gradient. Collective."""
     state, accelerator = training.state, training.accelerator
     by_rank = accelerator.gather(torch.stack(losses)[None]).tolist()  # type: ignore[union-attr]
     by_micro_index = [loss for of_all_ranks in zip(*by_rank, strict=True) for loss in of_all_ranks]
@@ -43,9 +43,9 @@ def not_finite(training: Training, losses: list[torch.Tensor], may_go_back: bool
     ]
     return NotFinite(
         f"{what} at step {state.step + 1}, in " + "\n".join(places[:4] + ["  ..."] * (len(places) > 4)).lstrip(),
-        "The weights were not touched by it. Resume from a checkpoint some steps before it with a lower "
-        "--learning_rate and --accept_changes, let --max_rollbacks do so, or start again; --mixed_precision no or bf16 "
-        "reaches further than fp16.",
+        "The weights are those before this step. Resume from an earlier checkpoint with a lower --learning_rate and "
+        "--accept_changes, let --max_rollbacks do so, or start again; --mixed_precision no or bf16 has a larger range "
+        "than fp16.",
         what="loss" if not_finite_indices else "gradient",
         step=state.step + 1,
         may_go_back=may_go_back,

@@ -1,4 +1,4 @@
-"""What the training loop announces, and to whom."""
+"""The interface of observers, which get the events of a run."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Samples
 
 
 class Observer:
-    """Looks on while a run is trained, in the main process only. Subclass it and override what you care for.
+    """Receives the events of a run, in the main process only. Subclass it and override the methods you need.
 
-    An OSError that a method lets out, of a full disk for one, is passed over; any other exception ends the run.
+    An OSError raised by a method, such as of a full disk, is ignored; any other exception ends the run.
     """
 
     def started(self, run: RunRecord, folder: Path) -> None:
-        """Training begins, or goes on from `run.progress`."""
+        """Training starts, or resumes at `run.progress`."""
 
     def logged(self, row: MetricsRow) -> None:
         """A line was added to metrics.jsonl."""
@@ -28,13 +28,13 @@ class Observer:
         """Preview images were written."""
 
     def judged(self, verdict: Verdict) -> None:
-        """The run was judged: after an evaluation, and once more just before the end."""
+        """A verdict was reached: after each evaluation, and at the end."""
 
     def record_grown(self) -> None:
-        """Enough was added to the record to rebuild what is made from it."""
+        """An evaluation or preview was added to the record: time to rebuild the report."""
 
     def warned(self, message: str) -> None:
-        """Something failed that does not end the run."""
+        """Something failed, but training goes on."""
 
     def ended(self, run: RunRecord) -> None:
-        """Training is over; `run.status` says how."""
+        """Training has ended, with `run.status`."""

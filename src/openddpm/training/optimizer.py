@@ -10,11 +10,11 @@ from diffusers.optimization import get_scheduler
 from openddpm.config import OptimizationOptions
 from openddpm.record.schema import Resumption
 
-MIN_MUON_SIZE = 16  # assumed: rows and columns of a matrix that is worth Muon's trouble
+MIN_MUON_SIZE = 16  # assumed: smallest number of rows and columns for which Muon is used
 
 
 def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
-    """Return AdamW over all parameters, fused where torch has that; or Muon for the matrices among them."""
+    """Return AdamW over all parameters, fused if torch supports it; or Muon, with AdamW for what is not a matrix."""
     if options.optimizer == "muon":
         return _muon(unet, options)
     return torch.optim.AdamW(
@@ -30,9 +30,9 @@ def build_optimizer(unet: UNet2DModel, options: OptimizationOptions) -> torch.op
 def _muon(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimizer:
     """Return Muon (Jordan, 2024) for the weights that are matrices once flattened, and AdamW for the rest.
 
-    Muon's steps are scaled to be as large as AdamW's (Liu et al., 2025, equation 4): both take the same learning rate.
+    Muon's updates are scaled to the size of AdamW's (Liu et al., 2025, equation 4), so both share one learning rate.
     """
-    from openddpm.training.muon import Muon  # what it is made of takes a second to import
+    from openddpm.training.muon import Muon  # its dependencies take a second to import
 
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
@@ -51,10 +51,10 @@ def _muon(unet: UNet2DModel, options: OptimizationOptions) -> torch.optim.Optimi
 def learning_rate_schedule(
     options: OptimizationOptions, total_steps: int, resumptions: Sequence[Resumption] = ()
 ) -> Callable[[int], float]:
-    """Return the learning rate of each optimizer step, counted from 0, lowered by whatever rollbacks there were.
+    """Return the learning rate of each optimizer step, counted from 0, with the factors of all rollbacks.
 
-    The schedule is diffusers' own; only its function of the step is taken, so that nothing needs restoring on resume
-    and neither accumulation nor the number of processes can advance it twice.
+    Only the function of the step is taken from diffusers' scheduler: nothing needs restoring on resume, and neither
+    accumulation nor the number of processes can advance it twice.
     """
     placeholder = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=options.learning_rate)
     scheduler = get_scheduler(

@@ -1,4 +1,4 @@
-"""What a run will be, before anything of it is built: its options, its images, and the run that it goes on with."""
+"""The plan of a run, before it is built: its options, its images, and the run that it resumes."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from openddpm.training.same_start import check_same_images, check_same_start, pr
 
 @dataclass(frozen=True)
 class UserObjects:
-    """What the caller gives from Python in place of options."""
+    """User-supplied objects that replace options."""
 
     dataset: Any = None
     transform: Transform | None = None
@@ -34,25 +34,25 @@ class UserObjects:
 
     @property
     def names(self) -> list[str]:
-        """Names of those that are given."""
+        """Names of the objects that are given."""
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that may begin, or go on: all that the caller can have got wrong has been checked."""
+    """A run that can start or resume: all that the user can get wrong has been checked."""
 
     config: TrainConfig
-    """Of the run that is gone on with, where there is one."""
+    """The config, adapted to the run that is resumed if there is one."""
     earlier: Earlier | None
     objects: UserObjects
     source: ImageSource
     store: ImageStore
     split: Split
     structure: dict[str, Any]
-    """The UNet's config, where it is built anew."""
+    """The UNet's config, if it is randomly initialized."""
     pretrained: Pretrained | None
-    """The weights to start from, where the run starts from some."""
+    """The weights of --init_from to start from, or None."""
 
 
 def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObjects) -> Plan:
@@ -64,7 +64,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     without_folder = processes_without_folder(accelerator, Path(config.output_dir))
     check_output_folder(config)
     earlier = find_earlier_run(config, accelerator.num_processes)
-    remarks = check_same_start(accelerator, config, earlier, without_folder)  # the folder is as it was until all agree
+    remarks = check_same_start(accelerator, config, earlier, without_folder)  # nothing is written before this
     if accelerator.is_main_process:
         say(remarks)
 
@@ -75,10 +75,10 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         structure, data_options = {}, config
         if unet is None and pretrained is None:
             structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
-    else:  # a config file may have changed since, and a branch of the Hub moved on
+    else:  # the config file or the branch of the Hub may have changed since
         check_user_supplied(objects.names, earlier.record.user_supplied)
         if config.max_minutes is not None and accelerator.is_main_process:
-            say(["--max_minutes plans a run that begins: this one keeps the length that it has"])
+            say(["--max_minutes only applies to a new run: this one keeps its length"])
         config, structure = earlier.config, earlier.record.model.config
         data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
 
@@ -95,7 +95,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
 
 
 def _remarks(plan: Plan, device: torch.device) -> list[str]:
-    """Return what there is to say of a plan, a sentence each."""
+    """Return remarks on a plan, a sentence each."""
     remarks = []
     if plan.earlier is None:
         remarks = remarks_on_start(
@@ -103,5 +103,5 @@ def _remarks(plan: Plan, device: torch.device) -> list[str]:
         )
     wanted, num_heldout = plan.config.heldout_images, len(plan.split.heldout)
     if wanted is not None and num_heldout < wanted:
-        remarks.append(f"{num_heldout} of {wanted} images are held out: exact duplicates are not parted")
+        remarks.append(f"{num_heldout} instead of {wanted} images are held out: exact duplicates stay together")
     return remarks + remarks_on_speed(plan.config, device)

@@ -1,4 +1,4 @@
-"""Steps of the real training, taken on the spot to time them and to fit memory."""
+"""Trial steps of the real training, to time them and to find the batch size that fits into memory."""
 
 import statistics
 import sys
@@ -12,21 +12,21 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from openddpm.record.schema import RAW
 from openddpm.training.loop import micro_batch_loss
-from openddpm.training.performance import run_as_it_is
+from openddpm.training.performance import undo_compile
 from openddpm.training.run import StepParts
 
 TIMING_SECONDS, TIMING_STEPS = 5.0, 20  # at most, after the first step
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether a step failed for want of memory, of a device or of this machine."""
+    """Tell whether a step ran out of memory, of a device or of this machine."""
     return isinstance(error, MemoryError) or bool(should_reduce_batch_size(error))
 
 
 class Probe:
-    """Takes steps on the micro-batch at which a run stands, which stays the same: images, noise, timesteps, dropout.
+    """Takes steps on the present micro-batch of a run, always with the same images, noise, timesteps and dropout.
 
-    Weights are put aside on the CPU, where they take no memory from the steps; `undo` brings them back.
+    The initial weights are kept on the CPU, so as not to take GPU memory; `undo` restores them.
     """
 
     def __init__(self, parts: StepParts) -> None:
@@ -37,7 +37,7 @@ class Probe:
         self._scaler: dict[str, Any] = parts.state.scaler.state_dict() if parts.state.scaler else {}
 
     def fit_memory(self) -> int | None:
-        """Return the largest divisor of the batch size that fits into memory, and go on with it; None if none does."""
+        """Return the largest divisor of the batch size that fits into memory, used from then on; None if none fits."""
         for num_images in (n for n in range(self._num_images, 0, -1) if self._num_images % n == 0):
             if self._fits(num_images):
                 self._num_images = num_images
@@ -45,22 +45,22 @@ class Probe:
         return None
 
     def seconds_a_step(
-        self, num_micro_batches: int = 1, most_seconds: float = TIMING_SECONDS, most_steps: int = TIMING_STEPS
+        self, num_micro_batches: int = 1, max_seconds: float = TIMING_SECONDS, max_steps: int = TIMING_STEPS
     ) -> float:
-        """Return the median time of a step, of one step only where that takes long. Changes no weight.
+        """Return the median time of a step, or of a single one if that is slow. Changes no weights.
 
-        A collective call: all processes take as many steps, and return the time of the slowest.
+        A collective call: all processes take the same number of steps, and return the time of the slowest.
         """
-        first = self._of_the_slowest(self._timed_step(num_micro_batches))
-        if first > most_seconds:
+        first = self._max_over_processes(self._timed_step(num_micro_batches))
+        if first > max_seconds:
             return first
         timed: list[float] = []
-        for _ in range(min(most_steps, max(1, int(most_seconds / first)))):
+        for _ in range(min(max_steps, max(1, int(max_seconds / first)))):
             timed.append(self._timed_step(num_micro_batches))
-        return self._of_the_slowest(statistics.median(timed))
+        return self._max_over_processes(statistics.median(timed))
 
     def undo(self) -> None:
-        """Leave the state as before the first step: weights, and an optimizer and a scaler that have seen nothing."""
+        """Restore the state before the first step, of weights, optimizer and scaler."""
         state = self.parts.state
         with torch.no_grad():
             for name, tensor in state.weights()[RAW].items():
@@ -72,7 +72,7 @@ class Probe:
             state.scaler.load_state_dict(self._scaler)
 
     def memory_bytes(self) -> int | None:
-        """Return the most memory taken so far: of the GPU, or of this process; None where the system does not tell."""
+        """Return the peak memory in bytes of the GPU, or of this process; None if the system does not report it."""
         device = self.parts.accelerator.device
         if device.type == "cuda":
             return torch.cuda.max_memory_reserved(device)
@@ -104,13 +104,13 @@ class Probe:
         return time.perf_counter() - start
 
     def step(self, learning_rate: float, max_grad_norm: float, num_images: int, num_micro_batches: int = 1) -> float:
-        """Take a step as the training loop does, but for the average, and stay where the run stands.
+        """Take a step as the training loop does, but without averages and at the same position.
 
         Returns:
-            the loss before it, of the last micro-batch.
+            the loss of the last micro-batch, before the step.
         """
         if num_images != self.parts.config.train_batch_size:
-            self._no_longer_compiled()
+            self._stop_compiling()
         config = self.parts.config.model_copy(update={"train_batch_size": num_images})
         parts = replace(self.parts, config=config)
         state, accelerator = parts.state, parts.accelerator
@@ -125,13 +125,13 @@ class Probe:
         state.optimizer.zero_grad()
         return float(loss.detach())
 
-    def _no_longer_compiled(self) -> None:
-        """Run the UNet as it is from here on: it would be compiled again, for minutes, for every size of a batch."""
+    def _stop_compiling(self) -> None:
+        """Run the UNet uncompiled from here on: it would be compiled again, for minutes, for every batch size."""
         state = self.parts.state
         if state.unet._compiled_call_impl is not None:
-            run_as_it_is(state.unet)
-            state.optimizer.state.clear()  # moments have to lie in memory as weights do
+            undo_compile(state.unet)
+            state.optimizer.state.clear()  # moments must have the memory layout of the weights
 
-    def _of_the_slowest(self, seconds: float) -> float:
+    def _max_over_processes(self, seconds: float) -> float:
         accelerator = self.parts.accelerator
         return float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Writes the record of a run and tells the observers; in processes other than the main one it does nothing."""
+"""Writing the record of a run and notifying its observers, in the main process only."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,10 +14,10 @@ from openddpm.training.state import NotFinite
 
 
 class Recorder:
-    """The one place through which a run reaches its folder and its observers; it judges the run as the record grows.
+    """Writes the record, notifies the observers, and judges the run after evaluations.
 
     Args:
-        writer: of the run folder; None in processes other than the main one.
+        writer: of the run folder; None in processes other than the main one, where all methods do nothing.
     """
 
     def __init__(self, run: RunRecord, folder: Path, observers: Sequence[Observer], writer: RunWriter | None) -> None:
@@ -28,13 +28,13 @@ class Recorder:
         self._observers = observers if writer else ()
         self._failing: set[str] = set()
         self._recorded: RunFolder | None = None
-        """What the verdict rests on, in memory, so that a long record is not read again and again."""
+        """The record in memory, as input of the verdict, so that a long one is not read repeatedly."""
         self._is_evaluated = False
 
     def started(self) -> None:
-        """Write run.json and announce the start."""
+        """Write run.json and notify of the start."""
         self._update()
-        self._tell("started", self.run, self.folder)
+        self._notify("started", self.run, self.folder)
         with self._judging():
             self._recorded = read_run_folder(self.folder) if self._writer else None
 
@@ -44,7 +44,7 @@ class Recorder:
             self._attempt("a line of metrics.jsonl", self._writer.append_metrics, row)
         if self._recorded:
             self._recorded.metrics.append(row)
-        self._tell("logged", row)
+        self._notify("logged", row)
 
     def evaluated(self, row: EvaluationRow) -> None:
         """Append to evaluations.jsonl."""
@@ -53,7 +53,7 @@ class Recorder:
         if self._recorded:
             self._recorded.evaluations.append(row)
         self._is_evaluated = True
-        self._tell("evaluated", row)
+        self._notify("evaluated", row)
 
     def sampled(self, row: SamplesRow) -> None:
         """Append to samples.jsonl."""
@@ -61,79 +61,79 @@ class Recorder:
             self._attempt("a line of samples.jsonl", self._writer.append_samples, row)
         if self._recorded:
             self._recorded.samples.append(row)
-        self._tell("sampled", row)
+        self._notify("sampled", row)
 
     def previewed(self, preview: Preview) -> None:
-        """Announce preview images, which are written by now."""
-        self._tell("previewed", preview)
+        """Notify of preview images, already written."""
+        self._notify("previewed", preview)
 
     def grown(self, progress: Progress) -> None:
-        """Note in run.json how far the run is, judge what was evaluated, and announce the growth of the record."""
+        """Update the progress in run.json, judge the run if it was evaluated, and notify of the new rows."""
         self._update_progress(progress)
         if self._is_evaluated:
             self._is_evaluated = False
             self._judge()
-        self._tell("record_grown")
+        self._notify("record_grown")
 
     def sync_rows(self) -> None:
-        """Make the rows so far as durable as the checkpoint that follows.
+        """Sync all rows to disk, before the checkpoint that follows.
 
         Raises:
-            OSError: they are not on disk.
+            OSError: they could not be written.
         """
         if self._writer:
             self._writer.sync_rows()
 
     def checkpointed(self, progress: Progress) -> None:
-        """Note in run.json how far a resumption would get, unless training has got further since."""
+        """Update the progress in run.json to that of a checkpoint, unless it is further already."""
         if progress.step > self.run.progress.step:
             self._update_progress(progress)
 
     def note_checkpoint(self, row: CheckpointRow) -> None:
-        """Append to checkpoints.jsonl, unless the step stands there.
+        """Append to checkpoints.jsonl, unless the step is already there.
 
         Raises:
-            OSError: it could not be written; it is added before the next.
+            OSError: it could not be written; it is added before the next row.
         """
         if self._writer:
             self._writer.append_checkpoint(row)
 
     def failed(self, error: NotFinite) -> None:
-        """Note in run.json which number is no longer finite, of which metrics.jsonl can hold none."""
+        """Record in run.json whether the loss or the gradient is not finite, which metrics.jsonl cannot hold."""
         self._update(failure=f"{error.what}_not_finite", failure_text=error.found)
 
     def warned(self, message: str) -> None:
-        """Tell of something that failed and does not end the run."""
-        self._tell("warned", message)
+        """Notify of a failure that does not end the run."""
+        self._notify("warned", message)
 
     def ended(self, status: Status) -> None:
-        """Write the final status, judge the run by it, and announce the end."""
+        """Write the final status, judge the run, and notify of the end."""
         self._update(status=status)
-        with ExitStack() as stack:  # one that fails keeps none of the others from being told
+        with ExitStack() as stack:  # all are notified, even if one fails
             for observer in reversed(self._observers):
                 stack.enter_context(suppress(OSError))
                 stack.callback(observer.ended, self.run)
             self._judge()
 
     def _judge(self) -> None:
-        """Reach a verdict, write it and tell it."""
+        """Judge the run, write the verdict and notify of it."""
         verdict, recorded = None, self._recorded
         with self._judging():
             if recorded:
                 verdict = judge(self.run, recorded.metrics, recorded.evaluations, recorded.baselines, recorded.samples)
         if verdict and self._writer:
             self._attempt(VERDICT_FILE, self._writer.write_verdict, verdict)
-            self._tell("judged", verdict)
+            self._notify("judged", verdict)
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
-        """Train on without a verdict where an error keeps it from being reached; tell of the first."""
+        """Continue without a verdict after an error in judging; warn of the first."""
         try:
             yield
         except Exception as error:
             if "a verdict" not in self._failing:
                 self._failing.add("a verdict")
-                self.warned(f"no verdict could be told ({type(error).__name__}: {error})")
+                self.warned(f"the run could not be judged ({type(error).__name__}: {error})")
 
     def _update_progress(self, progress: Progress) -> None:
         session = self.run.session.model_copy(update={"last_step": progress.step})
@@ -145,7 +145,7 @@ class Recorder:
             self._attempt(RUN_FILE, self._writer.write_run, self.run)
 
     def _attempt(self, what: str, write: Callable[[Any], None], record: Any) -> None:
-        """Write, and train on where the disk has no room: what could not be written is tried again with the next."""
+        """Write, and continue after an OSError, with a warning: the next write includes what is missing."""
         try:
             write(record)
         except OSError as error:
@@ -155,8 +155,8 @@ class Recorder:
         else:
             self._failing.discard(what)
 
-    def _tell(self, event: str, *details: Any) -> None:
-        """Call a method of every observer; a full disk or a closed terminal, met there, keeps nothing from going on."""
+    def _notify(self, event: str, *details: Any) -> None:
+        """Call a method of every observer, ignoring an OSError, such as of a full disk or a closed terminal."""
         for observer in self._observers:
             with suppress(OSError):
                 getattr(observer, event)(*details)

@@ -1,4 +1,4 @@
-"""A run, ready to be trained: what the loop works with."""
+"""A run that is ready to be trained: all that the loop uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.training.checkpointer import Checkpointer
-from openddpm.training.performance import run_as_it_is
+from openddpm.training.performance import undo_compile
 from openddpm.training.recorder import Recorder
 from openddpm.training.run_folder import FolderLock
 from openddpm.training.state import TrainingState
@@ -27,7 +27,7 @@ from openddpm.training.timetable import Timetable
 
 @dataclass
 class StepParts:
-    """What a training step is computed from."""
+    """All that a training step depends on."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -36,27 +36,27 @@ class StepParts:
     state: TrainingState
     stream: BatchStream
     objective: Objective
-    """May be replaced before the run is trained; the record says nothing of that."""
+    """May be replaced before training; the record does not mention that."""
 
     def timesteps_of(self, micro_index: int) -> torch.Tensor:
-        """Return the timesteps (B,) int64 of a micro-batch of the step in hand, whichever process trains on it."""
+        """Return the timesteps (B,) int64 of a micro-batch of the present step, in whichever process."""
         return self.objective.timesteps(self.config.train_batch_size, self.state.step, micro_index)
 
     def image_indices_of(self, micro_index: int) -> torch.Tensor:
-        """Return the indices (B,) int64, in the store, of the images of such a micro-batch."""
+        """Return the indices (B,) int64, in the store, of the images of that micro-batch."""
         size = self.config.train_batch_size
         return torch.from_numpy(self.stream.image_indices(self.state.images_seen + micro_index * size, size))
 
 
 @dataclass
 class Training(StepParts):
-    """A run, ready to be trained."""
+    """A run that is ready to be trained."""
 
     frozen_unet: UNet2DModel
-    """The UNet's structure in evaluation mode, without weights of its own: previews and evaluation lend it theirs."""
+    """The UNet's structure in evaluation mode, on the meta device: evaluation and previews supply the weights."""
     process: DiffusionProcess
     images: np.ndarray
-    """Of the store, (N, C, H, W) uint8."""
+    """All images of the store, (N, C, H, W) uint8."""
     split: Split
     evaluation: Evaluation
     timetable: Timetable
@@ -66,7 +66,7 @@ class Training(StepParts):
     lock: FolderLock
     was_finished: bool
     threads_before: int | None = None
-    """Of torch, in the process that prepared the run, which are its again once the run is closed."""
+    """torch's number of threads before the run, restored by `close`."""
 
     @property
     def total_steps(self) -> int:
@@ -75,24 +75,24 @@ class Training(StepParts):
 
     @property
     def global_batch_size(self) -> int:
-        """Images a step consumes, over all processes and accumulation steps."""
+        """Images per step, over all processes and accumulation steps."""
         return self.timetable.global_batch_size
 
     @cached_property
     def data_statistics(self) -> DataStatistics:
-        """What samples are compared with: measured at the first preview, whose time it counts to."""
+        """Statistics of training images to compare samples with; measured at the first preview."""
         return measure_data(self.images, self.split.train, self.config.evaluation_seed)
 
     def close(self) -> None:
-        """Leave the run folder to others, and the memory that compiled code takes."""
+        """Release the run folder, the threads and the memory of compiled code."""
         self.checkpointer.close()
         self.stream.close()
         self.lock.release()
-        run_as_it_is(self.state.unet)
+        undo_compile(self.state.unet)
         if self.threads_before is not None:
             torch.set_num_threads(self.threads_before)
 
     def progress(self) -> Progress:
-        """Return where the run stands."""
+        """Return the position of the run."""
         images = self.state.images_seen
         return Progress(step=self.state.step, images_seen=images, epoch=images / self.stream.order.num_images)

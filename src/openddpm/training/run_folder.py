@@ -1,4 +1,4 @@
-"""The run folder: locked, found to be free, begun, and exported as a diffusers pipeline."""
+"""The run folder: its lock, its content at the start of a session, and the export as a diffusers pipeline."""
 
 import os
 import shutil
@@ -34,12 +34,12 @@ _PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("schedul
 
 
 class FolderLock:
-    """The run folder, made if need be, found to be writable, and locked against a second run.
+    """A lock of the run folder against a second run; creates the folder if needed and checks that it is writable.
 
-    Processes other than the main one claim nothing.
+    Processes other than the main one lock nothing.
 
     Raises:
-        UserError: not writable, or another run is at work in it.
+        UserError: not writable, or another run is using it.
     """
 
     def __init__(self, folder: Path, is_main: bool) -> None:
@@ -54,51 +54,51 @@ class FolderLock:
             probe.unlink()
             self._lock.acquire(timeout=0)
         except Timeout:
-            hint = "Wait for it, or choose another --output_dir."
-            raise UserError(f"another run is at work in '{folder}' on {socket.gethostname()}", hint) from None
+            hint = "Wait until it ends, or choose another --output_dir."
+            raise UserError(f"another run is using '{folder}' on {socket.gethostname()}", hint) from None
         except OSError as error:
             hint = "Choose a folder that you may write to."
             raise UserError(f"cannot write to --output_dir '{folder}': {error.strerror}", hint) from None
 
     def release(self) -> None:
-        """Unlock the folder; one that was made for a run that never began is removed again."""
+        """Unlock the folder; remove it again if it was created for a run that never started."""
         if not self._lock.is_locked:
             return
-        never_began = not (self._folder / RUN_FILE).exists()
-        if never_began:
+        never_started = not (self._folder / RUN_FILE).exists()
+        if never_started:
             unlink_held_lock(self._folder / ".lock")
         self._lock.release()
-        if never_began and self._is_new:
+        if never_started and self._is_new:
             with suppress(OSError):  # not empty
                 self._folder.rmdir()
 
 
 def remove_earlier_run(folder: Path) -> None:
-    """Remove the files that a run left in `folder`, and no others; without a run there, none."""
+    """Remove the files of a run in `folder`, and no others; without a run there, none."""
     if not (folder / RUN_FILE).exists():
         return
     remove_checkpoints(folder)
     for picture in (*(path for _, _, path in list_preview_files(folder)), folder / TRAINING_DATA_PICTURE):
         picture.unlink(missing_ok=True)
-    for path in (folder / name for name in reversed(RUN_FILES)):  # run.json, which marks the others as ours, last
+    for path in (folder / name for name in reversed(RUN_FILES)):  # run.json last, since it marks the others as a run's
         for inner in _PIPELINE_FILES.get(path.name, ()):
             (path / inner).unlink(missing_ok=True)
         if path.is_dir():
-            with suppress(OSError):  # files of others are in it
+            with suppress(OSError):  # it has other files, too
                 path.rmdir()
         else:
             path.unlink(missing_ok=True)
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
-    """Remove checkpoints beyond `step`, so that `latest` means the history that is gone on with."""
+    """Remove checkpoints after `step`, so that `latest` belongs to the history that is continued."""
     for checkpoint in list_checkpoints(folder):
         if checkpoint_step(checkpoint) > step:
             remove_folder(checkpoint)
 
 
 def check_output_folder(config: TrainConfig) -> None:
-    """Refuse to write a run among the images that it is trained on.
+    """Refuse to write a run into the folder of its images.
 
     Raises:
         UserError: the data set and the run folder are the same.
@@ -117,10 +117,10 @@ def begin_folder(
     split: Split,
     baselines: BaselinesRecord,
 ) -> RunWriter:
-    """Leave in `folder` what a run in `state` has: nothing of an earlier run, or nothing of its own later steps.
+    """Prepare `folder` for a run in `state`: remove an earlier run, or the later steps of the one that is resumed.
 
     Returns:
-        the one writer of the folder.
+        the only writer of the folder.
     """
     if earlier is None:
         remove_earlier_run(folder)
@@ -128,7 +128,7 @@ def begin_folder(
         remove_later_checkpoints(folder, state.step)
     writer = RunWriter(folder)
     if earlier is None:
-        writer.write_run(run)  # first: without it the folder would be taken for another's
+        writer.write_run(run)  # first: it marks the folder as a run's
     remove_leftovers(folder)
     writer.forget_after(state.step, state.evaluation_due)
     writer.write_data(store.data)
@@ -139,9 +139,9 @@ def begin_folder(
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
-    """Write model_index.json, unet/ and scheduler/ with those weights of `checkpoint` that are exported.
+    """Write model_index.json, unet/ and scheduler/ with the exported set of weights of `checkpoint`.
 
-    The weights are a hard link to the checkpoint's file where the file system has them: no time, no space.
+    The weights are a hard link to the checkpoint's file if the file system supports it, which takes no space.
     """
     files = weights_files(path.name for path in checkpoint.iterdir())
     source = checkpoint / files[exported_weights(files)]

@@ -1,4 +1,4 @@
-"""From a config to everything the loop works with, in two steps: plan, which may refuse, then build."""
+"""Set-up, from a config to a run that is ready to be trained: plan, which may refuse, then build."""
 
 import copy
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ from openddpm.training.pace import Pace, images_in, measure_pace
 from openddpm.training.performance import (
     Speed,
     choose_speed,
-    compiled_by_a_first_pass,
+    compile_by_first_pass,
     num_layers,
-    run_as_it_is,
+    undo_compile,
     with_fast_precision,
 )
 from openddpm.training.plan import Plan, UserObjects, make_plan
@@ -61,12 +61,12 @@ def prepare(
     rolled_back_from: int | None = None,
     times_steps: bool = True,
 ) -> Training:
-    """Build a run, or find the one to go on with.
+    """Build a new run, or the one to resume.
 
     Args:
-        rolled_back_from: the step whose numbers were not finite, where the run goes on because of that; from its
-            checkpoint on the learning rate is half of what it was.
-        times_steps: whether a run that begins is told how long it will take, for which some steps are taken and undone.
+        rolled_back_from: the step that was not finite, if the run is resumed because of that; from its checkpoint on
+            the learning rate is halved.
+        times_steps: whether to estimate the duration of a new run, from a few steps that are undone.
 
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be fixed first.
@@ -75,12 +75,12 @@ def prepare(
     with lost_ranks_named():
         accelerator = build_accelerator(config)
         lock, threads = FolderLock(Path(config.output_dir), accelerator.is_main_process), torch.get_num_threads()
-        with ExitStack() as given_back:
-            given_back.callback(lock.release)
-            given_back.callback(torch.set_num_threads, threads)
+        with ExitStack() as cleanup:
+            cleanup.callback(lock.release)
+            cleanup.callback(torch.set_num_threads, threads)
             plan = make_plan(config, accelerator, UserObjects(dataset, transform, unet))
-            training = _build(plan, accelerator, lock, given_back, observers, rolled_back_from, times_steps)
-            given_back.pop_all()  # by `Training.close` from here on
+            training = _build(plan, accelerator, lock, cleanup, observers, rolled_back_from, times_steps)
+            cleanup.pop_all()  # from here on the task of `Training.close`
         training.threads_before = threads
         return training
 
@@ -89,21 +89,21 @@ def _build(
     plan: Plan,
     accelerator: Accelerator,
     lock: FolderLock,
-    given_back: ExitStack,
+    cleanup: ExitStack,
     observers: Sequence[Observer],
     rolled_back_from: int | None,
     times_steps: bool,
 ) -> Training:
-    """Build what a plan needs.
+    """Build a run from its plan.
 
     Args:
-        given_back: takes what has to be given back where something fails.
+        cleanup: gets what has to be released if something fails.
     """
     config, earlier, store, split, device = plan.config, plan.earlier, plan.store, plan.split, accelerator.device
 
     # The UNet, and how it is computed.
     unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, store.image_shape)
-    given_back.callback(run_as_it_is, unet)
+    cleanup.callback(undo_compile, unet)
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
     num_images = _images_to_train(plan, accelerator.num_processes)
@@ -113,16 +113,16 @@ def _build(
         on_device=speed.images_on_device,
         num_processes=accelerator.num_processes,
     )
-    given_back.callback(stream.close)
+    cleanup.callback(stream.close)
     if speed.images_on_device and not stream.on_device:
-        say(["the GPU has no room for the images, which stay in memory and are brought batch by batch"])
+        say(["the images do not fit into GPU memory: they stay in main memory and are copied batch by batch"])
         speed = replace(speed, images_on_device=False)
     model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
     process = DiffusionProcess(config, device)
     objective = Objective(process, config.timestep_sampling, config.seed, device)
     parts = StepParts(config, accelerator, model, state, stream, objective)
 
-    # The length of the run, and what is done when.
+    # The length of the run, and its timetable.
     config, timetable, pace = _timed(parts, len(split.train), earlier, times_steps)
 
     # Its record.
@@ -184,9 +184,9 @@ def _build(
 def _baselines(
     measurement: BaselineMeasurement, accelerator: Accelerator, cache_dir: Path
 ) -> tuple[dict[Kind, BaselineErrors], BaselinesRecord | None]:
-    """Return what the baselines score, in every process, and what is recorded of them, in the main process alone.
+    """Return the errors of the baselines, in every process, and their record, in the main process alone.
 
-    That one measures them; the others wait for it.
+    The main process measures them; the others wait for it.
     """
     if accelerator.num_processes == 1:
         return measurement.measure(cache_dir, quiet=False)
@@ -202,18 +202,19 @@ def _baselines(
 def _initial_state(
     config: TrainConfig, accelerator: Accelerator, unet: UNet2DModel, speed: Speed
 ) -> tuple[Any, TrainingState, Speed, float]:
-    """Return the UNet prepared for training, and the state of a run at step 0 around it.
+    """Return the state of a run at step 0.
 
     Returns:
-        besides, the speed that came of the one asked for, and the seconds that compiling took.
+        the UNet prepared for training; the state; the speed, without compilation if that failed; the seconds that
+        compiling took.
     """
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a caller's may have been trained before
+    unet.to(accelerator.device).train().zero_grad(set_to_none=True)  # a user-supplied one may have been trained before
     speed.apply(unet)
     model, optimizer = accelerator.prepare(unet, build_optimizer(unet, config))
-    # Before there are averages and moments, which lie in memory as the weights do: a compiler that fails changes that.
-    speed, compile_seconds = compiled_by_a_first_pass(speed, unet, config.train_batch_size)
+    # Before averages and moments exist, which have the memory layout of the weights: a failed compilation changes it.
+    speed, compile_seconds = compile_by_first_pass(speed, unet, config.train_batch_size)
     state = TrainingState(
         unet=unet,
         averages=build_averages(config, unet),
@@ -231,7 +232,7 @@ def _initial_state(
 def _timed(
     parts: StepParts, num_train: int, earlier: Earlier | None, times_steps: bool
 ) -> tuple[TrainConfig, Timetable, Pace | None]:
-    """Return the config with the length of the run, its timetable, and the time of a step if it was measured."""
+    """Return the config with the length of the run, its timetable, and its pace if it was measured."""
     config, num_processes, pace = parts.config, parts.accelerator.num_processes, None
     if earlier is None and (times_steps or config.max_minutes is not None):
         pace = measure_pace(parts)
@@ -244,7 +245,7 @@ def _timed(
 
 
 def _images_to_train(plan: Plan, num_processes: int) -> int:
-    """Return how many images a process will train, about."""
+    """Return about how many images a process will train on."""
     config = plan.config
     if config.max_minutes is not None:
         return images_in(60 * config.max_minutes, config)
@@ -255,21 +256,21 @@ def _images_to_train(plan: Plan, num_processes: int) -> int:
 def _total_steps(config: TrainConfig, num_train: int, num_processes: int, earlier: Earlier | None) -> int:
     steps, images_seen = earlier.position if earlier else (0, 0)
     total = config.max_train_steps
-    if total is None:  # rounded up: no epoch is cut short
+    if total is None:  # rounded up to whole epochs
         total = steps + -(-(config.num_epochs * num_train - images_seen) // config.global_batch_size(num_processes))
     if total < steps:
         length = number_of(total, "step") if config.max_train_steps else number_of(config.num_epochs, "epoch")
         found = f"the run has done {number_of(steps, 'step')}, more than {length}"
-        raise UserError(found, "Give more, or go back to a checkpoint.")
+        raise UserError(found, "Give more, or resume from an earlier checkpoint.")
     return total
 
 
 def _restore(earlier: Earlier, state: TrainingState, accelerator: Accelerator) -> None:
-    """Put the checkpoint in place, in every process the same."""
+    """Load the checkpoint, the same in every process."""
     if earlier.checkpoint is not None:
         tensors, scalars = earlier.checkpoint.tensors, earlier.checkpoint.scalars
         try:
             state.restore(tensors, scalars, accelerator.process_index, accelerator.num_processes)
-        except (RuntimeError, KeyError, ValueError) as error:  # what torch raises for other names or shapes
-            found = f"the UNet is not that of the run: {str(error).splitlines()[0]}"
+        except (RuntimeError, KeyError, ValueError) as error:  # torch raises these for other names or shapes
+            found = f"the UNet differs from that of the run: {str(error).splitlines()[0]}"
             raise UserError(found, "Give the same UNet as before.") from error

@@ -1,4 +1,4 @@
-"""All of a run that changes while it trains: it goes into a checkpoint, and nothing else does."""
+"""The training state: all of a run that changes during training, and the content of a checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,15 +16,15 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 
 def weights_stem(name: Weights) -> str:
-    """Return the stem of the file that a checkpoint keeps these weights in."""
+    """Return the file stem of these weights in a checkpoint."""
     return "unet" if name == RAW else name
 
 
 class NotFinite(UserError):
-    """The loss or the gradient has become infinite or NaN; the weights are those before the step."""
+    """The loss or the gradient is infinite or NaN; the weights are those before the step."""
 
     def __init__(self, found: str, hint: str, what: Literal["loss", "gradient"], step: int, may_go_back: bool) -> None:
-        """Take, besides the message, what is not finite, the step it was met in, and if a rollback may follow."""
+        """Store the message, what is not finite, at which step, and whether a rollback may follow."""
         self.what: Literal["loss", "gradient"] = what
         self.step = step
         self.may_go_back = may_go_back
@@ -33,11 +33,11 @@ class NotFinite(UserError):
 
 @dataclass
 class TrainingState:
-    """The training state, live. `images_seen`, the training images consumed so far, is the position of the run."""
+    """The live training state. `images_seen`, the number of training images so far, is the position of the run."""
 
     unet: UNet2DModel
     averages: dict[Weights, EMAModel]
-    """Of the weights, by name, the one that is exported first."""
+    """Averages of the weights by name, the exported one first."""
     optimizer: Any
     scaler: torch.amp.GradScaler | None
     images_seen: int
@@ -47,7 +47,7 @@ class TrainingState:
     """Sum of this process's losses, () float32, over the steps since the last logged line."""
     steps_since_log: int
     evaluation_due: bool = False
-    """Whether this state is still to be evaluated or previewed, as one is that was saved on a signal."""
+    """Whether this state still has to be evaluated or previewed, for example if saved on a signal."""
 
     def weights(self) -> dict[Weights, dict[str, torch.Tensor]]:
         """Return all sets of weights by name, averages first: parameters, and the live buffers (not copies)."""
@@ -58,12 +58,12 @@ class TrainingState:
         return {name: {**tensors, **buffers} for name, tensors in {**averages, RAW: parameters}.items()}
 
     def _optimizer_names(self) -> list[str]:
-        """Return the names of the parameters as the optimizer numbers them."""
+        """Return the names of the parameters in the order of the optimizer."""
         names = {id(parameter): name for name, parameter in self.unet.named_parameters()}
         return [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def tensors(self) -> Tensors:
-        """Return what a checkpoint keeps as tensors (not copies)."""
+        """Return the tensors of a checkpoint (not copies)."""
         names = self._optimizer_names()
         optimizer = {
             f"{names[index]}/{key}": value
@@ -73,7 +73,7 @@ class TrainingState:
         return {**{weights_stem(name): weights for name, weights in self.weights().items()}, "optimizer": optimizer}
 
     def scalars(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Return what a checkpoint keeps as JSON. A collective call: every process contributes its loss sum."""
+        """Return the JSON values of a checkpoint. A collective call: every process contributes its loss sum."""
         loss_sums = accelerator.gather(self.loss_sum.reshape(1))
         return {
             "images_seen": self.images_seen,
@@ -89,11 +89,11 @@ class TrainingState:
     def restore(
         self, tensors: Tensors, scalars: dict[str, Any], process_index: int = 0, num_processes: int = 1
     ) -> None:
-        """Put a checkpoint's content in place of the present state."""
+        """Replace the present state by the content of a checkpoint."""
         self.unet.load_state_dict(tensors["unet"])
         if tensors.keys() != self.tensors().keys():
             found = f"the checkpoint has {', '.join(tensors)}; the run keeps {', '.join(self.tensors())}"
-            raise UserError(found, "Go on with the options that the run began with.")
+            raise UserError(found, "Resume with the options that the run started with.")
         weights = self.weights()
         for name, average in self.averages.items():
             for tensor_name, shadow in weights[name].items():
@@ -105,14 +105,14 @@ class TrainingState:
         for path, tensor in tensors["optimizer"].items():
             name, key = path.rsplit("/", 1)
             parameter = parameters[name].detach()
-            if tensor.shape == parameter.shape:  # fused AdamW goes through memory: moments lie there as weights do
+            if tensor.shape == parameter.shape:  # fused AdamW needs moments in the weights' memory layout
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            else:  # a view of the checkpoint's file, which Windows removes for nobody while it is in use
+            else:  # a view of the checkpoint's file would keep Windows from removing it
                 tensor = tensor.clone()
             entries.setdefault(names.index(name), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         for group, steps in zip(groups, scalars.get("optimizer_steps", []), strict=False):
-            if steps is not None:  # AdamW counts for each parameter, Muon for a group
+            if steps is not None:  # Muon counts steps per group, AdamW per parameter
                 group["step"] = steps
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         if self.scaler is not None and scalars["scaler"]:
@@ -121,6 +121,6 @@ class TrainingState:
         self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
         self.evaluation_due = scalars.get("evaluation_due", False)
         loss_sums = scalars["loss_sums"]
-        if len(loss_sums) != num_processes:  # the mean over the processes is all that is ever logged
+        if len(loss_sums) != num_processes:  # only their mean over the processes is ever logged
             loss_sums = [sum(loss_sums) / len(loss_sums)] * num_processes
         self.loss_sum.fill_(loss_sums[process_index])

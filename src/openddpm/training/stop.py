@@ -1,4 +1,4 @@
-"""Turns SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a request to finish the step, save and end."""
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 as a request to finish the step, save and end."""
 
 import signal
 import threading
@@ -7,13 +7,13 @@ from typing import Any
 
 _SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last is what schedulers send before the time is up
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # schedulers send the last before the time limit
     if hasattr(signal, name)
 )
 
 
 class StopRequest:
-    """Context in which the first such signal is remembered in `signal`; a second SIGINT interrupts at once."""
+    """A context that stores the first such signal in `signal`; a second SIGINT raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -21,8 +21,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup sets
-            self._previous = {number: signal.signal(number, self._remember) for number in heeded}
+            handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # set by nohup
+            self._previous = {number: signal.signal(number, self._remember) for number in handled}
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""When a run is previewed and evaluated, and on how much: decided before it starts, from its length alone."""
+"""The steps of previews and evaluations, and the number of fixed samples, from the length of the run alone."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -7,49 +7,45 @@ from dataclasses import dataclass, replace
 from openddpm.config import TrainConfig, average_names
 from openddpm.record.schema import EvaluationPlan, PreviewPlan, RunRecord
 
-MAX_SHARE_OF_TIME = 0.03  # of training, spent on evaluation
-MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, whose verdict would else have nothing to rest on
-FIXED_SAMPLE_COUNTS = (
-    48,
-    96,
-    192,
-)  # of either kind; assumed: four an error bar is made of, in each group, are the least
-ENOUGH_EVALUATIONS = 24  # assumed: enough to see a curve; a longer run affords more tuples instead
+MAX_SHARE_OF_TIME = 0.03  # of training time, for evaluation
+MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, which need a few evaluations for a verdict
+FIXED_SAMPLE_COUNTS = (48, 96, 192)  # of each kind; assumed: an error bar needs at least four in each group
+ENOUGH_EVALUATIONS = 24  # assumed: enough for a curve; longer runs have more fixed samples instead
 EARLY_PARTS = (8, 4, 2)  # of the first interval
 
-MAX_SHARE_OF_PREVIEWS = 0.05  # of training, spent on previews
-FILM_STRIP = 8  # previews; assumed: enough to see pictures grow
-MAX_SHARE_OF_A_FILM_STRIP = 0.2  # the same for short runs, which would else have none to speak of
-MOST_PREVIEWS = 1_000  # planned; assumed: more than anybody looks at, and few enough to list in run.json
+MAX_SHARE_OF_PREVIEWS = 0.05  # of training time, for previews
+FILM_STRIP = 8  # previews; assumed: enough to see the progress
+MAX_SHARE_OF_A_FILM_STRIP = 0.2  # the same for short runs, which would otherwise have few or none
+MOST_PREVIEWS = 1_000  # planned; assumed: more than anybody views, and few enough to list in run.json
 
-FORWARD_COST = 0.4  # measured: an image that is denoised once takes as long as this many trained ones
-FORWARD_COST_MIXED = 1.2  # assumed: evaluation stays in float32 where training does not, and nothing is compiled
+FORWARD_COST = 0.4  # measured: the time of a forward pass over that of a training step, per image
+FORWARD_COST_MIXED = 1.2  # assumed: evaluation is still in float32, and not compiled
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """Functions of the step, so that an interrupted run keeps to it."""
+    """When a run is evaluated and previewed, as functions of the step, the same after a resume."""
 
     total_steps: int
     global_batch_size: int
     images_per_preview: int | None
-    """Where --save_images_epochs says when; each step that completes as many has a preview."""
+    """Images between previews by --save_images_epochs; None where previews are planned."""
     evaluation_steps: int
-    """Steps between evaluations; each stretch of so many has one, at its first preview if there is one."""
+    """Length of an interval in steps; each has one evaluation, at its first preview if it has any, else at its end."""
     early_steps: tuple[int, ...]
-    """Of evaluations besides, so that there is something to see from the first minutes."""
+    """Steps of extra early evaluations, for a first result within minutes."""
     num_fixed_samples: int
-    """Of either kind, held-out and training, for each of the weights."""
+    """Number of each kind, held-out and training, for each set of weights."""
     preview_images: float
-    """Images that are trained in the time of a preview."""
+    """Training images in the time of a preview."""
     fixed_sample_images: float
-    """The same for a fixed sample of either kind, by all weights."""
+    """Training images in the time of evaluating all sets of weights on one fixed sample of each kind."""
     preview_steps: tuple[int, ...] = ()
-    """Of the planned previews, rising, without that of the last step; none where --save_images_epochs says when."""
+    """Steps of planned previews, increasing, without the last step; empty with --save_images_epochs."""
 
     @property
     def pauses_in_steps(self) -> float:
-        """Steps that are trained in the time of all previews and evaluations, about."""
+        """Training steps in the time of all previews and evaluations, about."""
         total_images = self.total_steps * self.global_batch_size
         every = self.images_per_preview
         previews = 1 + (len(self.preview_steps) if every is None else total_images // every)
@@ -58,7 +54,7 @@ class Timetable:
         return images / self.global_batch_size
 
     def plan(self) -> EvaluationPlan:
-        """Return what run.json says of evaluation."""
+        """Return the entry of evaluation in run.json."""
         return EvaluationPlan(
             num_fixed_samples=self.num_fixed_samples,
             evaluation_steps=self.evaluation_steps,
@@ -66,13 +62,13 @@ class Timetable:
         )
 
     def plan_of_previews(self) -> PreviewPlan | None:
-        """Return what run.json says of previews; None where --save_images_epochs says when."""
+        """Return the entry of previews in run.json; None with --save_images_epochs."""
         return PreviewPlan(steps=list(self.preview_steps)) if self.images_per_preview is None else None
 
     def keeping(self, run: RunRecord) -> "Timetable":
-        """Return this timetable with what `run` began with, whatever has changed since.
+        """Return this timetable with what is recorded in `run`, which is resumed.
 
-        Of a run that has become longer, the previews beyond its old end are those of this timetable.
+        If the run is longer than before, previews after its old end are those of this timetable.
         """
         table = replace(
             self,
@@ -87,7 +83,7 @@ class Timetable:
         return table
 
     def is_preview(self, step: int) -> bool:
-        """Tell whether previews are made after `step` steps: as planned, or as epochs end; and as the run ends."""
+        """Tell whether previews are made after `step` steps: as planned or at the end of epochs, and at the end."""
         if step == self.total_steps:
             return True
         if self.images_per_preview is None:
@@ -104,7 +100,7 @@ class Timetable:
         return step == min(self._first_preview_after(start), end)
 
     def _first_preview_after(self, start: int) -> int:
-        """Return the first step with a preview after `start` steps; planned ones that early evaluations have aside."""
+        """Return the first step with a preview after `start` steps; planned ones at early evaluations do not count."""
         if self.images_per_preview is None:
             planned = self.preview_steps[bisect_right(self.preview_steps, start) :]
             return next((step for step in planned if step not in self.early_steps), self.total_steps)
@@ -115,16 +111,16 @@ class Timetable:
 def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_processes: int) -> Timetable:
     """Return the timetable that keeps evaluation within MAX_SHARE_OF_TIME of training, and previews within theirs.
 
-    A run too short for that has the early evaluations, the one of its first preview and the last one, and if they cost
-    more than MAX_SHARE_FOR_A_TREND not even the early ones.
+    A run too short for that is evaluated early, at its first preview and at the end; and if that costs more than
+    MAX_SHARE_FOR_A_TREND, without the early evaluations.
     """
     global_batch_size = config.global_batch_size(num_processes)
     forward_cost = FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
-    cost = forward_cost * (1 + len(average_names(config.model_dump())))  # of all weights
-    fixed_sample_images = 2 * cost  # held-out and training; the processes share them, as they share training
-    total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # that would take as long as training
+    cost = forward_cost * (1 + len(average_names(config.model_dump())))  # of all sets of weights
+    fixed_sample_images = 2 * cost  # held-out and training; shared by the processes, like training
+    total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # in the time of training
     affordable = MAX_SHARE_OF_TIME * total_fixed_samples
-    num_extra = len(EARLY_PARTS) + 1  # besides one every `evaluation_steps`
+    num_extra = len(EARLY_PARTS) + 1  # in addition to one every `evaluation_steps`
     enough = [count for count in FIXED_SAMPLE_COUNTS if affordable >= count * (ENOUGH_EVALUATIONS + num_extra)]
     num_fixed_samples = max(enough, default=FIXED_SAMPLE_COUNTS[0])
     num_regular = int(affordable / num_fixed_samples) - num_extra
@@ -138,32 +134,32 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
         evaluation_steps=evaluation_steps,
         early_steps=tuple(evaluation_steps // part for part in EARLY_PARTS) if has_early else (),
         num_fixed_samples=num_fixed_samples,
-        preview_images=num_processes * cost * config.eval_batch_size * config.num_inference_steps,  # all but one wait
+        preview_images=num_processes * cost * config.eval_batch_size * config.num_inference_steps,  # all wait
         fixed_sample_images=fixed_sample_images,
     )
     return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))
 
 
 def _planned_previews(table: Timetable, num_train: int) -> tuple[int, ...]:
-    """Return the steps of previews, without the last: as epochs end, or, where few do, as weights are evaluated."""
+    """Return the steps of previews, without the last: at the end of epochs, or of evaluations if epochs are few."""
     batch, total_images = table.global_batch_size, table.total_steps * table.global_batch_size
     affordable = int(MAX_SHARE_OF_PREVIEWS * total_images / table.preview_images)
     few = min(FILM_STRIP, int(MAX_SHARE_OF_A_FILM_STRIP * total_images / table.preview_images))
-    count = min(max(affordable, few), MOST_PREVIEWS) - 1  # besides the one at the end
+    count = min(max(affordable, few), MOST_PREVIEWS) - 1  # without the one at the end
     epochs = range(1, (table.total_steps - 1) * batch // num_train + 1)
     if len(epochs) < min(count, FILM_STRIP - 1):
         stretches = range(table.evaluation_steps, table.total_steps, table.evaluation_steps)
         evaluated = sorted({*table.early_steps, *stretches} - {0})
         if len(epochs) < len(evaluated):
-            return tuple(_thinning(evaluated, table.total_steps, min(count, FILM_STRIP - 1)))
-    chosen = _thinning(epochs, total_images / num_train, count)
+            return tuple(_increasingly_spaced(evaluated, table.total_steps, min(count, FILM_STRIP - 1)))
+    chosen = _increasingly_spaced(epochs, total_images / num_train, count)
     return tuple(sorted({-(-epoch * num_train // batch) for epoch in chosen}))
 
 
-def _thinning(rising: Sequence[int], end: float, count: int) -> list[int]:
-    """Return `count` of the numbers `rising`, further and further apart, or all where there are no more.
+def _increasingly_spaced(rising: Sequence[int], end: float, count: int) -> list[int]:
+    """Return `count` of the numbers `rising` at increasing distances, or all if there are no more.
 
-    They are those nearest to end * (n / (count + 1)) ** 2, n = 1 .. count, or the next where that is taken.
+    They are those nearest to end * (n / (count + 1)) ** 2, n = 1 .. count, or the next if that one is taken.
     """
     if len(rising) <= count:
         return list(rising)

@@ -1,9 +1,8 @@
-"""Updates the weights and their averages by the gradient of a step, and never by a number that is not finite.
+"""The update of weights and averages by the gradient of a step, skipped if a number is not finite.
 
-Whether all numbers are finite is known on the device. To read it before the weights are touched, the host waits until
-the device has done all it was given, which is idle then until it is given more. Fused AdamW can pass over a step by
-itself, told by a tensor on the device (`found_inf`, made for torch.amp.GradScaler): then the host reads it while the
-device computes the step after.
+Whether all numbers are finite is computed on the device. If the host reads that before the update, the device is idle
+until the host gives it more work. Fused AdamW can skip a step by itself, controlled by a tensor on the device
+(`found_inf`, made for torch.amp.GradScaler): then the host reads it while the device computes the next step.
 """
 
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from openddpm.training.distributed import StepStatus
-from openddpm.training.not_finite import agreed_status, not_finite
+from openddpm.training.not_finite import not_finite, step_status
 from openddpm.training.run import Training
 from openddpm.training.stop import StopRequest
 
-LATE_DEVICES = ("cuda",)  # a CPU is never ahead of itself: there is nothing to win
+LATE_DEVICES = ("cuda",)  # a CPU gains nothing: host and device are the same
 
 
 class Update:
-    """Reads all numbers of a step before it touches a weight; several processes agree on them."""
+    """Checks all numbers of a step, in all processes, before it updates the weights."""
 
     def __init__(self, training: Training, stop: StopRequest) -> None:
         self._training = training
@@ -29,20 +28,20 @@ class Update:
         self._parameters = list(training.state.unet.parameters())
 
     def step(self, losses: list[torch.Tensor]) -> tuple[StepStatus, torch.Tensor]:
-        """Clip the gradient, and update the weights and their averages by it.
+        """Clip the gradient, and update the weights and averages.
 
         Args:
             losses: of this process's micro-batches, () float32 each.
 
         Returns:
-            what all processes say of the step; the norm of the gradient before it was clipped, () float32.
+            the combined status of all processes; the norm of the gradient before clipping, () float32.
 
         Raises:
-            NotFinite: a number of this step is not finite, or, heard of late, one of the step before it.
+            NotFinite: a number of this step is not finite, or, if read late, of the previous step.
         """
         training, state = self._training, self._training.state
         grad_norm = training.accelerator.clip_grad_norm_(self._parameters, training.config.max_grad_norm)
-        status = agreed_status(training, losses, grad_norm, self._stop.signal)
+        status = step_status(training, losses, grad_norm, self._stop.signal)
         if not status.is_finite:
             self._fail(losses, status.signal)
         state.optimizer.step()
@@ -51,10 +50,10 @@ class Update:
         return status, grad_norm
 
     def settle(self) -> None:
-        """Bring weights and averages to where the steps so far lead; called before anything is made of them.
+        """Complete the last step; called before weights or averages are used.
 
         Raises:
-            NotFinite: the last step was passed over. The position of the run is that before it again.
+            NotFinite: the last step was skipped. The position of the run is again that before it.
         """
 
     def _average(self) -> None:
@@ -62,13 +61,13 @@ class Update:
             average.step(self._parameters)
 
     def _fail(self, losses: list[torch.Tensor], signal: int | None) -> NoReturn:
-        self._training.checkpointer.collect(wait=True)  # before anybody looks for the way back
+        self._training.checkpointer.collect(wait=True)  # before a rollback looks for a checkpoint
         raise not_finite(self._training, losses, may_go_back=signal is None)
 
 
 @dataclass(frozen=True)
 class _Unsettled:
-    """A step that was taken, or passed over, on the device; the host does not know which."""
+    """A step that the device has taken or skipped; the host does not know which."""
 
     images_seen: int
     step: int
@@ -76,33 +75,33 @@ class _Unsettled:
 
 
 class LateUpdate(Update):
-    """Has fused AdamW pass over a step that is not finite, and hears of it once the step after is under way.
+    """Has fused AdamW skip a step that is not finite, and reads that during the next step.
 
-    The averages follow the weights only once it is known that they were updated, and the next update waits for that,
-    too: so what was trained on after a bad step reaches neither.
+    The averages, and the next update of the weights, wait until the update is known to have been made: nothing
+    computed after a bad step reaches weights or averages.
     """
 
     def __init__(self, training: Training, stop: StopRequest) -> None:
         super().__init__(training, stop)
         on_gpu = training.accelerator.device.type == "cuda"
-        self._was_passed_over = torch.zeros((), pin_memory=on_gpu)  # pinned: the copy into it waits for nothing
+        self._was_skipped = torch.zeros((), pin_memory=on_gpu)  # pinned, for an asynchronous copy
         self._has_arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # that copy
         self._unsettled: _Unsettled | None = None
 
     def step(self, losses: list[torch.Tensor]) -> tuple[StepStatus, torch.Tensor]:
-        """Do as `Update.step`, but let AdamW divide the gradient, and hear of this step with the next or `settle`."""
+        """Do as `Update.step`, but let AdamW scale the gradient, and check this step in the next or in `settle`."""
         state, max_norm = self._training.state, self._training.config.max_grad_norm
         grad_norm = get_total_norm([weight.grad for weight in self._parameters if weight.grad is not None]).float()
         found_inf = torch.stack([*losses, grad_norm]).isfinite().all().logical_not().float()
-        grad_scale = ((grad_norm + 1e-6) / max_norm).clamp(min=1.0)  # one over the factor of clip_grad_norm_
+        grad_scale = ((grad_norm + 1e-6) / max_norm).clamp(min=1.0)  # the inverse of the factor in clip_grad_norm_
 
         self.settle()  # the device is busy with all of the above
 
-        self._was_passed_over.copy_(found_inf, non_blocking=True)
+        self._was_skipped.copy_(found_inf, non_blocking=True)
         if self._has_arrived is not None:
             self._has_arrived.record()
         self._unsettled = _Unsettled(state.images_seen, state.step, losses)
-        optimizer = state.optimizer.optimizer  # Accelerate's wrapper has it do the step
+        optimizer = state.optimizer.optimizer  # the one inside Accelerate's wrapper
         optimizer.found_inf, optimizer.grad_scale = found_inf, grad_scale
         try:
             state.optimizer.step()
@@ -112,23 +111,23 @@ class LateUpdate(Update):
         return StepStatus(signal=self._stop.signal, wants_save=self._training.checkpointer.wants_retry()), grad_norm
 
     def settle(self) -> None:
-        """Hear how the last step went, and let the averages follow."""
+        """Check the last step, and update the averages."""
         step, self._unsettled = self._unsettled, None
         if step is None:
             return
         if self._has_arrived is not None:
             self._has_arrived.synchronize()
-        if self._was_passed_over.item():
+        if self._was_skipped.item():
             self._training.state.images_seen, self._training.state.step = step.images_seen, step.step
             self._fail(step.losses, self._stop.signal)
         self._average()
 
 
 def update_of(training: Training, stop: StopRequest) -> Update:
-    """Return what updates the weights of a run: late, where that saves waiting and keeps the same promise.
+    """Return the update of a run: a `LateUpdate` if that is possible and saves waiting.
 
-    Several processes agree at every step, which is a wait anyway. Under fp16 the scaler passes over steps itself. Muon
-    and AdamW that is not fused do not know of `found_inf`.
+    Several processes wait for each other at every step anyway. Under fp16 the scaler skips steps itself. Muon and
+    AdamW without fusing do not have `found_inf`.
     """
     state, accelerator = training.state, training.accelerator
     optimizer = getattr(state.optimizer, "optimizer", None)

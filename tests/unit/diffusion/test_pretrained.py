@@ -49,7 +49,7 @@ def test_weights_are_those_of_the_folder(tmp_path: Path) -> None:
     ("scheduler", "options", "words"),
     [
         (DDPM, {"resolution": 16}, []),
-        (DDPM, {}, ["16 pixels; it goes on with 8"]),
+        (DDPM, {}, ["16 pixels; trained here on 8"]),
         (None, {"resolution": 16}, ["no scheduler_config.json", "epsilon"]),
         (DDPM | {"beta_schedule": "squaredcos_cap_v2"}, {"resolution": 16}, ["--beta_schedule squaredcos_cap_v2"]),
         (DDPM | {"beta_end": 0.012}, {"resolution": 16}, ["other noise levels", "beta_end 0.012"]),
@@ -75,7 +75,7 @@ def test_what_differs_is_said(
         (DDPM, {"prediction_type": "sample"}, "Give --prediction_type epsilon"),
         (DDPM | {"prediction_type": "flow_prediction"}, {}, "openddpm trains epsilon"),
         ({"_class_name": "ScoreSdeVeScheduler"}, {}, "ScoreSdeVeScheduler"),
-        (DDPM, {"model": "unet-16"}, "Leave --model out"),
+        (DDPM, {"model": "unet-16"}, "Leave out --model"),
         (DDPM, {"resolution": 9}, "--resolution 8 or 10"),
     ],
 )
@@ -127,8 +127,8 @@ class Bomb:
         ("a pickle by another name", "cannot be loaded"),
         ("cut short", "cannot be loaded"),
         ("a Git LFS pointer", "git lfs pull"),
-        ("of another config", "not those of its config"),
-        ("with a tensor missing", "not those of its config"),
+        ("of another config", "do not match its config"),
+        ("with a tensor missing", "do not match its config"),
         ("in shards", "several files"),
         ("a latent pipeline", "vqvae"),
         ("another class", "UNet2DConditionModel"),
@@ -178,7 +178,7 @@ def test_names_that_are_neither_folder_nor_hub_id(tmp_path: Path) -> None:
     """A path that leads nowhere, and a file, are answered without asking the Hub."""
     (tmp_path / "file.safetensors").touch()
     for name in (tmp_path / "nowhere", "./nowhere", "a/b/c", tmp_path / "file.safetensors"):
-        with pytest.raises(UserError, match=r"no folder|is a file"):
+        with pytest.raises(UserError, match=r"no such folder|is a file"):
             find_pretrained(config_for(Path(name)) if name != "./nowhere" else TrainConfig(init_from="./nowhere"))
 
 

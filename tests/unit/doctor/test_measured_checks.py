@@ -7,7 +7,7 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.analysis.text import byte_size
-from openddpm.doctor.measured_checks import Fit, Measurements, check_measurements, outweighed
+from openddpm.doctor.measured_checks import Fit, Measurements, check_measurements, refuted
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
 
@@ -71,7 +71,7 @@ def test_a_long_run_names_previews_where_they_are_why(
 @pytest.mark.parametrize(("share", "names"), [(None, set()), (0.7, set()), (0.97, {"adam_epsilon"})])
 def test_measured_steps_refute_the_plan(share: float | None, names: set[str]) -> None:
     """Steps of nearly their full length refute what the plan's epsilon made one fear; shorter ones do not."""
-    assert outweighed(Measurements(epsilon_share=share)) == names
+    assert refuted(Measurements(epsilon_share=share)) == names
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from openddpm.training.channels_last import (
     keep_channels_last,
     leave_channels_last,
 )
-from openddpm.training.performance import Speed, run_as_it_is
+from openddpm.training.performance import Speed, undo_compile
 from tiny import TINY_UNET
 
 aten = torch.ops.aten
@@ -161,5 +161,5 @@ def test_only_the_class_of_layers_changes_and_comes_back() -> None:
 def test_a_unet_that_was_never_compiled_is_left_alone() -> None:
     """A caller's own UNet in channels_last, or in evaluation mode, stays so where nothing was compiled."""
     unet = UNet2DModel(**TINY_UNET, sample_size=8).to(memory_format=torch.channels_last).eval()
-    run_as_it_is(unet)
+    undo_compile(unet)
     assert not unet.training and layout(unet.down_blocks[0].resnets[0].conv1.weight) == "NHWC"

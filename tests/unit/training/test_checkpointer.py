@@ -100,7 +100,7 @@ def test_a_save_waits_its_turn_and_training_does_not(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Recorder, "sync_rows", held)
     monkeypatch.setattr(Recorder, "logged", freeing)
     monkeypatch.setattr(Recorder, "warned", lambda self, text: said.append(text))
-    monkeypatch.setattr(checkpointer_module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer_module, "SAVE_WAIT_SECONDS", 0.0)
     config = tiny_config(tmp_path, dataset=str(tmp_path / "images"), max_train_steps=12, checkpointing_steps=2)
     assert train(config.model_copy(update={"checkpoints_total_limit": 10})).status == "finished"
     steps = [checkpoint_step(folder) for folder in list_checkpoints(tmp_path / "run")]

@@ -30,7 +30,7 @@ def test_what_the_launcher_asks_for_besides(
     assert accelerator.state.dynamo_plugin.backend == DynamoBackend.NO
     assert accelerator.mixed_precision == "no"
     assert accelerator.gradient_accumulation_steps == 1
-    assert f"{name}={value} is not heeded" in capsys.readouterr().err
+    assert f"{name}={value} is ignored" in capsys.readouterr().err
 
 
 def test_what_the_launcher_sets_anyway_is_not_remarked_on(

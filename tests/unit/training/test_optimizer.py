@@ -120,7 +120,7 @@ def test_weights_in_channels_last_resume_to_the_bit(tmp_path: Path, optimizer: s
 def test_a_given_unet_keeps_its_weights(tmp_path: Path) -> None:
     """Zeroed residual blocks are refused for a UNet that is given, rather than asked for and not made."""
     config = tiny_config(tmp_path, zero_init_residuals=True)
-    with pytest.raises(UserError, match="zero_init_residuals is for UNets that openddpm builds"):
+    with pytest.raises(UserError, match="zero_init_residuals does not apply to a UNet"):
         prepare(config, dataset=tiny_images(), unet=UNet2DModel(**WIDE_UNET))
 
 

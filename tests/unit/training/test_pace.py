@@ -74,9 +74,9 @@ def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_what_fails_before_a_run_is_ready_gives_back_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault after the steps were timed leaves no thread that loads images, no compiled UNet, and the folder free."""
-    given_back: list[str] = []
-    monkeypatch.setattr(setup.BatchStream, "close", lambda self: given_back.append("stream"))
-    monkeypatch.setattr(setup, "run_as_it_is", lambda unet: given_back.append("unet"))
+    cleanup: list[str] = []
+    monkeypatch.setattr(setup.BatchStream, "close", lambda self: cleanup.append("stream"))
+    monkeypatch.setattr(setup, "undo_compile", lambda unet: cleanup.append("unet"))
 
     def full(*parts: Any) -> None:
         raise OSError("No space left on device")
@@ -84,7 +84,7 @@ def test_what_fails_before_a_run_is_ready_gives_back_all(tmp_path: Path, monkeyp
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr(setup, "begin_folder", full)
         prepare(tiny_config(tmp_path), dataset=tiny_images())
-    assert sorted(given_back) == ["stream", "unet"]
+    assert sorted(cleanup) == ["stream", "unet"]
     prepare(tiny_config(tmp_path), dataset=tiny_images()).close()
 
 

@@ -20,8 +20,8 @@ from openddpm.training.performance import (
     MEASURED_LAYERS,
     Speed,
     choose_speed,
+    compile_by_first_pass,
     compile_options,
-    compiled_by_a_first_pass,
     may_train_in_eval_mode,
     num_layers,
     remarks_on_speed,
@@ -206,7 +206,7 @@ def test_neither_a_compiler_nor_a_memory_that_fails_ends_a_run(
     monkeypatch.setattr(stream, "_moved", failing)
     fit(prepare(tiny_config(tmp_path, "failed"), tiny_images()))
     told = " ".join(capsys.readouterr().err.split())
-    assert "no room for the images" in told and "cannot be compiled" in told
+    assert "do not fit into GPU memory" in told and "cannot be compiled" in told
     speed = read_run_record(tmp_path / "failed").session.environment.speed
     assert speed.images_on_device is False and speed.compile_mode is None
     assert exact_metrics(tmp_path / "failed") == exact_metrics(tmp_path / "plain")
@@ -306,4 +306,4 @@ def test_a_run_that_is_compiled_on_a_gpu_is_the_plain_run(
 def test_nothing_is_compiled_unasked() -> None:
     """Without a mode no pass is made."""
     speed = Speed(tf32=True)
-    assert compiled_by_a_first_pass(speed, UNet2DModel(**TINY_UNET, sample_size=8), 4) == (speed, 0.0)
+    assert compile_by_first_pass(speed, UNet2DModel(**TINY_UNET, sample_size=8), 4) == (speed, 0.0)

@@ -9,7 +9,7 @@ import pytest
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.training.earlier_run import Earlier
-from openddpm.training.same_start import check_same_images, check_same_start, processes_without_folder, said_by_all
+from openddpm.training.same_start import check_same_images, check_same_start, gather_json, processes_without_folder
 from threads_as_processes import by_all
 from tiny import tiny_config
 
@@ -17,7 +17,7 @@ from tiny import tiny_config
 def test_what_is_said_arrives() -> None:
     """Every process hears the same, in the order of the ranks, whatever letters it has."""
     words = [["ä\0 ", 1], {}, None]
-    assert by_all(3, lambda process: said_by_all(process, words[process.process_index])) == [words] * 3
+    assert by_all(3, lambda process: gather_json(process, words[process.process_index])) == [words] * 3
 
 
 def test_who_sees_the_folder(tmp_path: Path) -> None:
