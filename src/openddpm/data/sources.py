@@ -59,7 +59,7 @@ def open_source(options: DataOptions, user_dataset: Any = None) -> ImageSource:
         check_no_hub_options(options, "the data set given from Python")
         return user_source(user_dataset, options)
     if not options.dataset:
-        raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
+        raise UserError("no data set is given", "Give one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
         check_split(options, None, f"the built-in set '{options.dataset}'")
         check_no_hub_options(options, f"the built-in set '{options.dataset}'")

@@ -72,7 +72,7 @@ def test_names_with_commands_in_them_are_shown_spelled_out(kind: str, tmp_path: 
         (lambda folder: write(folder / "a.parquet", b"PAR1 torn"), "cannot be read"),
         (lambda folder: write(folder / "a.arrow", b"ARROW1 torn"), "cannot be read"),
         (lambda folder: write_zip(folder / "a.ZIP", [("notes.txt", b"")]), "no images in"),
-        (lambda folder: "", "no data set is named"),
+        (lambda folder: "", "no data set is given"),
     ],
     ids=[
         *("empty", "missing", "relative", "missing parquet", "csv"),
