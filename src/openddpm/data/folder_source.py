@@ -28,7 +28,7 @@ from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.listing import CLEAR_RATIO, Selection, check_no_larger_archives, nothing_to_read, select
 from openddpm.data.metadata_files import described
 from openddpm.data.saved_source import is_saved, saved_source
-from openddpm.data.shards import NOT_THERE, missing_shards
+from openddpm.data.shards import MISSING, missing_shards
 from openddpm.data.splits import DEFAULT_SPLIT, counted
 from openddpm.data.tables import arrow_source, count_rows, parquet_source, with_images
 from openddpm.data.tar_source import count_images as count_tar_images
@@ -242,7 +242,7 @@ def _candidates(
 def _tables_with_images(
     folder: Path, paths: list[Path], selection: Selection[Path], options: DataOptions, is_only_kind: bool
 ) -> list[Path]:
-    """Return the tables that have a column of images; all tables if there is nothing else, so that opening them fails."""
+    """Return the tables that have a column of images; all tables if there is nothing else, so that opening fails."""
     holding = with_images(paths, options)
     if not holding and is_only_kind:
         return paths
@@ -266,7 +266,7 @@ def _joined_folders(folder: Path, paths: Sequence[Path]) -> Iterator[LeftOut]:
 def _with_missing_shards(source: ImageSource, paths: Sequence[Path]) -> ImageSource:
     left_out = LeftOutCounts()
     left_out.extend(source.left_out)
-    left_out.add(NOT_THERE, missing_shards(paths), is_data=True)
+    left_out.add(MISSING, missing_shards(paths), is_data=True)
     return replace(source, left_out=left_out.listed())
 
 

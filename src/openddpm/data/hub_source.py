@@ -79,8 +79,8 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
             raise UserError(
                 f"the data set {_named(options)} needs its own loading script, and such scripts are never run: "
                 f"{_first_line(error)}",
-                f"Take the Hub's conversion to parquet files, if there is one: --dataset_revision {CONVERTED}. Else ask "
-                "its authors for parquet files, or run their script yourself and give the folder of images.",
+                f"Take the Hub's conversion to parquet files, if there is one: --dataset_revision {CONVERTED}. Else "
+                "ask its authors for parquet files, or run their script yourself and give the folder of images.",
             ) from error
         raise UserError(
             f"the data set {_named(options)} of the Hub cannot be loaded: {_first_line(error)}",
