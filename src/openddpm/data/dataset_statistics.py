@@ -164,7 +164,7 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
         )
     if len(refused) > max_refused_share * num_judged:
         raise UserError(
-            f"{len(refused)} of {num_judged} images in '{name}' cannot be used, {_percent(len(refused) / num_judged)} "
+            f"{len(refused)} of {num_judged} images in '{name}' cannot be used, {_percent(len(refused) / num_judged)}, "
             f"but the limit is {_percent(max_refused_share)}:\n{_examples(refused)}",
             fetch if 2 * num_pointers > len(refused) else _range_hint(data) or repair,
         )

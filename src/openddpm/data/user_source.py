@@ -138,11 +138,7 @@ def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.nd
 
 
 def _check_repeatable(own: Any, options: DataOptions) -> None:
-    """Check that items are not random: each is decoded once, so training would see a single draw.
-
-    Raises:
-        UserError: an item differs between reads.
-    """
+    """Refuse random items: each is decoded once, so training would see a single draw."""
     for index in range(min(len(own), NUM_REPEATED)):
         reads = [_image_in(_item_at(own, index), options) for _ in range(NUM_REPEATS)]
         if any(read is not reads[0] for read in reads) and len(set(map(_content, reads))) > 1:

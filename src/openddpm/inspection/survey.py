@@ -50,33 +50,29 @@ def inspect_images(options: DataOptions, advance: Callable[[int], None] = lambda
     """
     source = open_source(options)
     preprocessing = Preprocessing.of(options)
-    statistics = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
+    stats = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
     gallery = Gallery(source.num_items)
     with contextlib.closing(decoded_in_order(source.items(), preprocessing)) as decoded:
         for example, result in decoded:
-            num_known = len(statistics.findings)
-            is_used = statistics.add(example, result)
-            findings = statistics.findings[num_known:]
+            num_known = len(stats.findings)
+            is_used = stats.add(example, result)
+            findings = stats.findings[num_known:]
             if isinstance(result, RefusedImage) or not is_used:
                 gallery.add(example.path, example.image, None, findings)
             else:
                 gallery.add(example.path, example.image, result.pixels, findings, result.cut_share)
             advance(source.num_items)
     gallery.finish()
-    data = statistics.record().model_copy(update={"left_out": list(source.left_out)})
-    objections = list(_objections(source, preprocessing, options, data, statistics))
-    return Inspection(source, options, data, gallery, statistics.image_shape, objections)
+    data = stats.record().model_copy(update={"left_out": list(source.left_out)})
+    objections = list(_objections(source, preprocessing, options, data, stats))
+    return Inspection(source, options, data, gallery, stats.image_shape, objections)
 
 
 def _objections(
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    options: DataOptions,
-    data: DataRecord,
-    statistics: DatasetStatistics,
+    source: ImageSource, preprocessing: Preprocessing, options: DataOptions, data: DataRecord, stats: DatasetStatistics
 ) -> Iterator[UserError]:
     """Yield every error that would end training; training itself ends with the first."""
-    question = statistics.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
+    question = stats.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
     if question is not None:
         yield question
     try:
