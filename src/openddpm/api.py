@@ -1,4 +1,4 @@
-"""`openddpm.train`: what the command line does, from Python."""
+"""`openddpm.train` and `openddpm.resume`: training from Python."""
 
 import gc
 import os
@@ -36,23 +36,23 @@ def train(
     unet: "UNet2DModel | None" = None,
     observers: Sequence[Observer] = (),
 ) -> TrainResult:
-    """Train a diffusion model and leave its whole record in `config.output_dir`.
+    """Train a diffusion model and record the whole run in `config.output_dir`.
 
     Args:
         config: every option, as on the command line.
-        dataset: your own images in place of `config.dataset`: a `datasets.Dataset`, with a transform of its own if that
-            is not random, or a sequence of Pillow images, of uint8 arrays (H, W, C) or tensors (C, H, W), or of tuples
-            or dicts that hold one.
-        transform: your own augmentation, a torchvision v2 transform for one: uint8 (B, C, H, W) on the device in, the
-            same shape out. It is applied after the flip of `random_flip`.
-        unet: your own UNet2DModel in place of `config.model`.
-        observers: told, besides the display, trackers, report and push, of all that happens.
+        dataset: user-supplied images in place of `config.dataset`: a `datasets.Dataset`, whose transform must not be
+            random, or a sequence of Pillow images, of uint8 arrays (H, W, C) or tensors (C, H, W), or of tuples or
+            dicts that hold one.
+        transform: user-supplied augmentation, such as a torchvision v2 transform: uint8 (B, C, H, W) on the device in,
+            the same shape out. It is applied after the flip of `random_flip`.
+        unet: user-supplied UNet2DModel in place of `config.model`.
+        observers: called at every event of the run, in addition to the display, trackers, report and push.
 
     Returns:
         the run folder and how training ended.
 
     Raises:
-        UserError: with what to mend, for anything wrong in the config, the data or the output folder.
+        UserError: anything is wrong with the config, the data or the output folder; the hint says what to do.
     """
     _check_types(config, dataset, transform, observers)
     rolled_back_from: int | None = None
@@ -60,18 +60,18 @@ def train(
         try:
             return _train(config, dataset, transform, unet, observers, rolled_back_from)
         except NotFinite as error:
-            going_back = _going_back(config, error)
-            if going_back is None:
+            rollback = _rollback_config(config, error)
+            if rollback is None:
                 raise
             rolled_back_from = error.step
         with lost_ranks_named():
-            PartialState().wait_for_everyone()  # all have looked for the way back before one goes it
-        gc.collect()  # the model that went wrong, before there is a second one
-        config = going_back
+            PartialState().wait_for_everyone()  # all processes choose a checkpoint before one of them rolls back
+        gc.collect()  # free the failed model before there is a second one
+        config = rollback
 
 
 def _check_types(config: Any, dataset: Any, transform: Any, observers: Any) -> None:
-    """Refuse arguments of `train` of another kind than it takes.
+    """Check the types of `train`'s arguments.
 
     Raises:
         UserError: naming the first that is wrong.
@@ -82,7 +82,7 @@ def _check_types(config: Any, dataset: Any, transform: Any, observers: Any) -> N
     if isinstance(dataset, str | Path):
         hint = f"Put it into the config: TrainConfig(dataset={str(dataset)!r})."
         raise UserError(
-            f"dataset= is the {type(dataset).__name__} {str(dataset)!r}; it takes the images themselves", hint
+            f"dataset= is the {type(dataset).__name__} {str(dataset)!r}, but it takes the images themselves", hint
         )
     if transform is not None and not callable(transform):
         hint = "Give a callable on batches of uint8 images (B, C, H, W): a torchvision v2 transform, or a function."
@@ -117,11 +117,11 @@ def _train(
     return fit(prepare(config, dataset, transform, unet, observers, rolled_back_from))
 
 
-def _going_back(config: TrainConfig, error: NotFinite) -> TrainConfig | None:
-    """Return the config that goes back to the newest checkpoint that may help, or None: rollbacks may be used up, too.
+def _rollback_config(config: TrainConfig, error: NotFinite) -> TrainConfig | None:
+    """Return the config that resumes from the newest checkpoint that may help, or None without one or a rollback left.
 
-    One that a rollback has led to before does not, and neither does the state just before the error: the learning rate
-    is heard of only after the loss.
+    A checkpoint that an earlier rollback resumed from does not help, nor does the state just before the error: a lower
+    learning rate has an effect only after the next loss.
     """
     folder = Path(config.output_dir)
     record = read_run_record(folder)
@@ -131,21 +131,21 @@ def _going_back(config: TrainConfig, error: NotFinite) -> TrainConfig | None:
     for checkpoint in reversed(list_checkpoints(folder)):
         step = checkpoint_step(checkpoint)
         if step < error.step - 1 and step not in rollbacks and is_valid(checkpoint, record.run_id):
-            back = str(checkpoint.resolve())
+            start = str(checkpoint.resolve())
             return resuming_config(
-                record.config, config.output_dir, resume_from_checkpoint=back, hub_token=config.hub_token
+                record.config, config.output_dir, resume_from_checkpoint=start, hub_token=config.hub_token
             )
     return None
 
 
 def resume(folder: Path | str, **changes: Any) -> TrainResult:
-    """Go on with the run in `folder` from its own record and its newest valid checkpoint.
+    """Resume the run in `folder` with its recorded options, from its newest valid checkpoint.
 
     Args:
-        changes: options that are to be others. Those that change the run's numbers need `accept_changes=True`.
+        changes: options to change. Those that change the run's numbers need `accept_changes=True`.
 
     Raises:
-        UserError: no run there, none of its checkpoints is valid, or it was trained on a caller's own data set.
+        UserError: there is no run, none of its checkpoints is valid, or it was trained with user-supplied objects.
     """
     folder = Path(folder)
     record = read_run_record(folder)

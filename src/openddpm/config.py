@@ -1,4 +1,4 @@
-"""Every option of a training run, once. A field's docstring is its help text."""
+"""All options of a training run. A field's docstring is its help text."""
 
 import os
 from typing import Any, Literal
@@ -30,41 +30,41 @@ class DataOptions(_Options):
     """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
     a built-in name (avatars-16)."""
     dataset_config: str | None = None
-    """Configuration of a Hub data set that has several, or of a folder whose README.md declares them as on the Hub."""
+    """Configuration to take, where a Hub data set has several or a folder's README.md declares them as on the Hub."""
     dataset_split: str = "train"
-    """Split to train on: of a Hub or a saved data set, or of a folder, zip or tar whose sub-folders, tables or arrays
-    are named train, test, val and the like, in any spelling, or whose README.md declares them; other sub-folders by
-    their names."""
+    """Split to train on. A folder, zip or tar has splits if its sub-folders, tables or arrays are named train, test,
+    val or the like, in any spelling, or if its README.md declares them; other sub-folders can be given by name."""
     dataset_revision: str | None = None
-    """Branch, tag or commit of a Hub data set; the commit it stood for is recorded."""
+    """Branch, tag or commit of a Hub data set; the commit is recorded."""
     image_column: str | None = None
-    """Column with the images (of an npz file the array, of a tar of samples the suffix); found by its type when there
-    is just one."""
+    """Column with the images (in an npz file the array, in a tar of samples the suffix); found by its type if there is
+    only one."""
     cache_dir: str | None = None
-    """Where downloads and decoded images are kept (default: ~/.cache/openddpm)."""
+    """Folder for downloads and decoded images (default: ~/.cache/openddpm)."""
     resolution: int = Field(64, ge=4, le=4096)
     """Width and height, in pixels, to which images are resized."""
     fit: Literal["crop", "pad"] = "crop"
-    """How images become squares: cut to their middle, or shrunk as a whole and filled up with the background."""
+    """How images become squares: crop keeps the middle; pad shrinks the whole image and fills the rest with the
+    background."""
     image_mode: Literal["auto", "rgb", "gray"] = "auto"
-    """Channels to train with; auto takes gray when every image is gray, else colour, and asks where masks lie beside
-    the images."""
+    """Channels to train with. auto takes gray if every image is gray, else colour, and refuses a data set that seems to
+    mix images with their masks."""
     background: str = "white"
-    """Colour put behind transparent pixels and around padded images, by name or as #rrggbb."""
+    """Colour behind transparent pixels and around padded images, by name or as #rrggbb."""
     pixel_range: tuple[float, float] | None = None
-    """Values that become black and white in images of more than 8 bits, signed or floating-point ones: 0 4095, or -1000
-    3000 (default: 0 65535; signed and floating-point images, and such arrays, are refused)."""
+    """Values that become black and white in images of more than 8 bits, signed or floating-point ones, such as 0 4095
+    or -1000 3000 (default: 0 65535; signed and floating-point images, and such arrays, are refused)."""
     small_images: Literal["upscale", "drop", "error"] = "upscale"
-    """What becomes of images smaller than the resolution: enlarge them, leave them out, or accept none."""
+    """What to do with images smaller than the resolution: enlarge them, leave them out, or end with an error."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """What becomes of images that are the same as an earlier one, pixel for pixel: keep them, or leave them out."""
+    """What to do with images that equal an earlier one pixel for pixel: keep them, or leave them out."""
     max_refused_share: float = Field(0.05, ge=0, le=1)
-    """Largest share of the images that may be unusable; training goes on without them, and data.json lists each."""
+    """Largest share of the images that may be unusable; training continues without them, and data.json lists each."""
     random_flip: bool = True
-    """Mirror half of the training images, at random, left to right."""
+    """Mirror each training image left to right with probability 1/2, drawn anew at each step."""
     heldout_images: int | None = Field(None, ge=0)
-    """Images kept out of training to measure on (default: one in ten, at most 512); fewer where exact duplicates, which
-    stay together, do not add up to that."""
+    """Images kept out of training to evaluate on (default: one in ten, at most 512); fewer if exact duplicates, which
+    stay together, do not add up to that number."""
 
     @field_validator("pixel_range", mode="before")
     @classmethod
@@ -76,37 +76,38 @@ class ModelOptions(_Options):
     """The UNet and the diffusion process it learns to reverse."""
 
     model: str = "default"
-    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or its folder; of a
-    folder with weights, too, the architecture alone is taken."""
+    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or of its folder.
+    Only the architecture is taken, even if the folder holds weights."""
     init_from: str | None = Field(None, min_length=1)
-    """Start from these weights (fine-tune), of which the architecture is taken as well: a run folder, the folder of a
-    diffusers pipeline or UNet, or a Hub id (google/ddpm-cat-256); safetensors only."""
+    """Fine-tune: start from these weights, with their architecture. A run folder, the folder of a diffusers pipeline or
+    UNet, or a Hub id (google/ddpm-cat-256); safetensors only."""
     num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
-    """Number of noise levels of the forward process. A multiple of 50 suits the 50 steps of diffusers' DDIMPipeline."""
+    """Timesteps (noise levels) of the forward process. A multiple of 50 suits the 50 steps of diffusers'
+    DDIMPipeline."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """How the noise grows over the timesteps (squaredcos_cap_v2 is the cosine schedule)."""
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the model predicts: the noise, the clean image, or the velocity between them."""
     zero_init_residuals: bool = False
-    """Begin with residual blocks and attention that add nothing, and a prediction of 0."""
+    """Initialize the UNet so that its residual blocks and attention add nothing at first, and its prediction is 0."""
     gradient_checkpointing: bool = False
-    """Compute activations twice to save memory."""
+    """Compute activations twice instead of storing them: less memory, more time."""
 
 
 class OptimizationOptions(_Options):
-    """How the weights are found."""
+    """How the weights are trained."""
 
     train_batch_size: int = Field(16, ge=1, le=1_000_000)
-    """Images in a micro-batch, per process."""
+    """Images per micro-batch and process."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Micro-batches whose gradients are averaged into one step."""
     num_epochs: int = Field(100, ge=1, le=10**12)
-    """How often the training images are gone through; max_train_steps or max_minutes, if given, decides instead."""
+    """Passes over the training images; max_train_steps or max_minutes, if given, decides instead."""
     max_train_steps: int | None = Field(None, ge=1, le=10**12)
     """Optimizer steps to train for."""
     max_minutes: float | None = Field(None, gt=0, le=10**7)
-    """Minutes that a new run is to take from its first step on: some steps are timed, on any images, and as many are
-    planned as this machine does in that time, with previews and evaluation; they are recorded as max_train_steps."""
+    """Minutes that a new run may take from its first step on, previews and evaluation included. A few steps are timed
+    on this machine, and as many as fit are planned and recorded as max_train_steps."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest learning rate of the schedule."""
     lr_scheduler: LearningRateSchedule = "cosine"
@@ -114,82 +115,82 @@ class OptimizationOptions(_Options):
     lr_warmup_steps: int = Field(500, ge=0)
     """Optimizer steps over which the learning rate rises from 0."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW; or Muon for the weights of convolutions and projections, with AdamW for the rest: more learned from each
-    image, for a tenth more time a step on small models. Its work grows with the weights, not with the batch: for the
-    default UNet it is as much as 16 images of 64x64 take."""
+    """AdamW; or Muon for the weights of convolutions and projections, with AdamW for the rest. Muon learns more from
+    each image, and takes a tenth more time per step on small models. Its cost grows with the number of weights, not
+    with the batch: for the default UNet it is that of 16 images of 64x64."""
     adam_beta1: float = Field(0.95, ge=0, lt=1)
     """Decay of AdamW's first moment."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of AdamW's second moment."""
     adam_weight_decay: float = Field(1e-6, ge=0)
-    """Decoupled weight decay, of Muon too."""
+    """Decoupled weight decay, also for Muon."""
     adam_epsilon: float = Field(1e-8, gt=0)
-    """Added to AdamW's denominator; from about 1e-5 on it swamps the gradients and slows training."""
+    """Added to AdamW's denominator; from about 1e-5 on it outweighs the gradients and slows training."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm, over all parameters, when they exceed it."""
+    """Largest gradient norm, over all parameters; larger gradients are scaled down to it."""
     timestep_sampling: TimestepSampling = "uniform"
-    """Draw each image's timestep independently; spread a micro-batch evenly over the noise levels (stratified); or
-    besides draw more of little noise, where most of the error is, and weigh each error so that the loss stays the mean
-    over all timesteps (importance)."""
+    """How timesteps are drawn. uniform: independently for each image. stratified: spread evenly over the noise levels
+    within a micro-batch. importance: stratified, but more often with little noise, where most of the error is; errors
+    are weighted so that the loss stays the mean over all timesteps."""
     use_ema: bool = True
-    """Keep an exponential moving average of the weights; it is what samples best."""
+    """Keep an exponential moving average (EMA) of the weights, which gives the best samples."""
     ema_inv_gamma: float = Field(1.0, gt=0)
     """Inverse multiplicative factor of the EMA warm-up: decay = 1 - (1 + step / inv_gamma) ** -power."""
     ema_power: float = Field(0.75, gt=0)
     """Exponent of the EMA warm-up."""
     ema_max_decay: float = Field(0.9999, ge=0, lt=1)
-    """The EMA's decay never exceeds this."""
+    """Largest decay of the EMA."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the forward and backward pass; weights stay float32."""
     speed: Literal["auto", "exact", "max"] = "auto"
-    """On a GPU, in TF32: exact gives the same bits each time; auto computes the same, up to rounding, and compiles the
-    UNet for long runs; max always compiles it, and takes half precision unless mixed_precision is given. On a CPU all
-    are exact."""
+    """How to compute on a GPU, in TF32. exact: the same bits each time. auto: the same up to rounding, with a compiled
+    UNet for long runs. max: always compiled, and in half precision unless mixed_precision is given. On a CPU all are
+    exact."""
     seed: int = Field(0, ge=0)
-    """Fixes the order, noise, timesteps, flips and initial weights."""
+    """Seed of the image order, noise, timesteps, flips and initial weights."""
     evaluation_seed: int = Field(0, ge=0)
-    """Fixes, whatever the seed, what a run is measured by: the held-out images, the fixed samples with their noise, and
-    the noise of previews. Runs that share it can be compared sample by sample."""
+    """Seed of what a run is evaluated on: the held-out images, the fixed samples with their noise, and the noise of
+    previews. Runs that share it can be compared sample by sample, whatever their seeds."""
 
 
 class RunOptions(_Options):
     """The run folder and what is written when."""
 
     recipe: str | None = None
-    """A named whole config; options given beside it win."""
+    """A named set of options; options given as well replace its values."""
     output_dir: str = Field("ddpm-model", min_length=1)
     """The run folder."""
     overwrite_output_dir: bool = False
     """Remove an earlier run's files from output_dir first."""
     resume_from_checkpoint: str | None = None
-    """Go on from a checkpoint of output_dir: 'latest', or a checkpoint's folder."""
+    """Continue from a checkpoint of output_dir: 'latest', or a checkpoint's folder."""
     accept_changes: bool = False
-    """Resume though options or images are others than the run began with; the changes are recorded in run.json."""
+    """Resume even if options or images differ from those the run began with; the changes are recorded in run.json."""
     max_rollbacks: int = Field(0, ge=0)
-    """How often to go back to the newest checkpoint, with half the learning rate, when the loss or the gradient is no
-    longer a number."""
+    """How often to go back to the newest checkpoint, with half the learning rate, when the loss or the gradient is NaN
+    or infinite."""
     rank_timeout: int = Field(1800, ge=1)
-    """Seconds that one of several processes waits for the others before it takes them for dead and ends."""
+    """Seconds that one of several processes waits for the others before it considers them lost and ends."""
     checkpointing_steps: int = Field(500, ge=1)
-    """Steps between checkpoints. One that is due while the last is being written is of the first step after it."""
+    """Steps between checkpoints. If one is due while the last is still being written, it is made right after that."""
     checkpoints_total_limit: int = Field(3, ge=1)
-    """Newest checkpoints to keep."""
+    """Number of checkpoints to keep, the newest ones."""
     save_images_epochs: int | None = Field(None, ge=1)
-    """Epochs between previews; one more comes at the end (default: as many as take about a twentieth of the time, in
-    short runs up to 8 in a fifth of it; most of them early)."""
+    """Epochs between previews; one more is made at the end (default: previews take about a twentieth of the time, in
+    short runs up to 8 of them a fifth; most come early)."""
     eval_batch_size: int = Field(16, ge=1)
     """Images in a preview."""
     num_inference_steps: int = Field(50, ge=1)
-    """Steps of a preview."""
+    """Sampling steps of a preview."""
     preview_solver: PreviewSolver = "ddim"
-    """What previews are made with; the others need fewer steps than ddim for the same pictures."""
+    """Solver for previews; the others need fewer steps than ddim for the same pictures."""
     logging_steps: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
     logging_dir: str = "logs"
     """TensorBoard events go to LOGGING_DIR/NAME-OF-RUN."""
     report_to: str = "tensorboard"
-    """Trackers to tell of the run, by commas: tensorboard, wandb, trackio and others that Accelerate has a class for;
-    or none. Each but tensorboard comes with `pip install 'openddpm[NAME]'`, and is set up in its own way (WANDB_MODE,
+    """Trackers to log to, separated by commas: tensorboard, wandb, trackio and others that Accelerate has a class for;
+    or none. All but tensorboard need `pip install 'openddpm[NAME]'`, and are configured in their own ways (WANDB_MODE,
     TRACKIO_DIR and the like)."""
 
     @property
@@ -203,7 +204,7 @@ class HubOptions(_Options):
     """Sharing the run on the Hugging Face Hub."""
 
     push_to_hub: bool = False
-    """Upload weights, record, report and card, with a few training images but no checkpoints, when the run ends."""
+    """Upload weights, record, report and card when the run ends, with a few training images but no checkpoints."""
     hub_model_id: str | None = None
     """Repository to push to (default: the run folder's name, under your account)."""
     hub_private_repo: bool = False
@@ -213,7 +214,7 @@ class HubOptions(_Options):
 
 
 class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, DataOptions):  # fields: data first
-    """A whole training run. Frozen; unknown names and values out of range are refused, all at once.
+    """All options of a training run. Frozen; unknown names and values out of range are refused, all at once.
 
     Raises:
         UserError: naming every option that is wrong.
@@ -241,7 +242,7 @@ class TrainConfig(HubOptions, RunOptions, OptimizationOptions, ModelOptions, Dat
         return config
 
     def global_batch_size(self, num_processes: int) -> int:
-        """Return how many images a step consumes, over all processes and accumulation steps."""
+        """Return the number of images per optimizer step, over all processes and accumulation steps."""
         return self.train_batch_size * self.gradient_accumulation_steps * num_processes
 
 
@@ -255,12 +256,12 @@ OPTION_GROUPS = {
 
 SECRET_OPTIONS = frozenset({"hub_token"})
 
-# Options that change where a run stands or what it leaves, but none of its numbers.
+# Options that change where a run is kept or what it writes, but none of its numbers.
 NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
         "report_to",
-        "dataset",  # the sha256 of its images says whether it is the same
+        "dataset",  # the sha256 of its images tells whether it is the same
         *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
         "max_refused_share",
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
@@ -269,31 +270,31 @@ NEUTRAL_OPTIONS = frozenset(
 
 
 def average_names(options: dict[str, Any]) -> list[str]:
-    """Return the names of the averages of the weights that a run of these options keeps."""
+    """Return the names of the averages of the weights that a run with these options keeps."""
     return ["ema"] if options.get("use_ema", True) else []
 
 
 def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
-    """Return the config that run.json holds, whatever has become of its recipe since, with `changes`."""
+    """Return the config in run.json with `changes`; a recipe that has changed since has no effect."""
     return TrainConfig(**_with_given({**values, "recipe": None}, changes))
 
 
 def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
-    """Return the config that goes on with the run in `folder` as its run.json has it, with `changes`."""
-    going_on: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
-    going_on |= {"overwrite_output_dir": False, "accept_changes": False}  # said to one session, not to all that follow
-    return recorded_config({**values, **going_on}, **changes)
+    """Return the config that resumes the run in `folder` with the `values` of its run.json and with `changes`."""
+    resuming: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
+    resuming |= {"overwrite_output_dir": False, "accept_changes": False}  # given for one session, not for later ones
+    return recorded_config({**values, **resuming}, **changes)
 
 
 def _with_given(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the `values` of a recipe or of a run with those that are `given` beside it, which win."""
+    """Return the `values` of a recipe or of a run, replaced by those that are `given` as well."""
     if "num_epochs" in given or given.get("max_minutes") is not None:
         values = {name: value for name, value in values.items() if name != "max_train_steps"}  # which would win
     return {**values, **given}
 
 
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
-    """Return a line for each option that would change the numbers of a run: `name: ours, theirs in the run`."""
+    """Return a line for each option that would change the numbers of a run: `name: ours, but theirs in the run`."""
     return [
         f"{name}: {getattr(ours, name)!r}, but {getattr(theirs, name)!r} in the run"
         for name in TrainConfig.model_fields
@@ -304,8 +305,8 @@ def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
 def beta_range(num_train_timesteps: int) -> tuple[float, float]:
     """Return the first and the last beta of the linear and scaled_linear schedules.
 
-    1e-4 and 0.02 for 1000 timesteps (Ho et al., 2020), and for T timesteps 1000 / T as much, so that as little is left
-    of an image at the last one (as in the code of Nichol and Dhariwal, 2021).
+    1e-4 and 0.02 for 1000 timesteps (Ho et al., 2020), times 1000 / T for T timesteps, so that the last one leaves as
+    little of an image (as in the code of Nichol and Dhariwal, 2021).
     """
     scale = 1000 / num_train_timesteps
     return 1e-4 * scale, 0.02 * scale
@@ -320,34 +321,34 @@ def _is_utf8(text: str) -> bool:
 
 
 def _contradictions(config: TrainConfig) -> list[str]:
-    """Return a line for each option that is wrong beside another, or as a name of files."""
+    """Return a line for each option that contradicts another, or that is no valid text."""
     errors = []
     num_timesteps, last_beta = config.num_train_timesteps, beta_range(config.num_train_timesteps)[1]
     if config.num_inference_steps > num_timesteps:
         errors.append(
-            f"num_inference_steps: found {config.num_inference_steps}, more than the num_train_timesteps "
-            f"{num_timesteps} that there are to step through"
+            f"num_inference_steps: found {config.num_inference_steps}, but there are only num_train_timesteps "
+            f"{num_timesteps}"
         )
     if config.beta_schedule != "squaredcos_cap_v2" and last_beta >= 1:
         errors.append(
             f"num_train_timesteps: found {num_timesteps}; the last step of the {config.beta_schedule} schedule would "
-            f"take beta = 0.02 * 1000 / {num_timesteps} = {last_beta:g}, but with 1 nothing is left of an image: take "
-            "21 or more (1000 is usual), or beta_schedule squaredcos_cap_v2"
+            f"have beta = 0.02 * 1000 / {num_timesteps} = {last_beta:g}, but it has to be below 1, where nothing is "
+            "left of an image: give 21 or more (1000 is usual), or beta_schedule squaredcos_cap_v2"
         )
     if config.max_minutes is not None and config.max_train_steps is not None:
         errors.append(
-            f"max_minutes: found {config.max_minutes:g} beside max_train_steps {config.max_train_steps}; give one of "
-            "them"
+            f"max_minutes: found {config.max_minutes:g} as well as max_train_steps {config.max_train_steps}; give only "
+            "one of them"
         )
     if config.lr_scheduler == "polynomial" and config.learning_rate <= 1e-7:
         errors.append(f"learning_rate: found {config.learning_rate}; polynomial ends at 1e-7, so it has to start above")
     if config.init_from and config.zero_init_residuals:
-        errors.append("zero_init_residuals: found True; it would undo weights that init_from starts from")
+        errors.append("zero_init_residuals: found True; it would overwrite weights that init_from loads")
     if config.pixel_range is not None and not config.pixel_range[0] < config.pixel_range[1]:
         low, high = config.pixel_range
-        errors.append(f"pixel_range: found {low:g} {high:g}; the value that becomes black has to be below the other")
+        errors.append(f"pixel_range: found {low:g} {high:g}; the first value, black, has to be below the second, white")
     if "" in config.trackers or "none" in config.trackers:
-        errors.append(f"report_to: found {config.report_to!r}; give names of trackers, with commas between, or none")
+        errors.append(f"report_to: found {config.report_to!r}; give names of trackers, separated by commas, or none")
     for name, value in config:
         if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
             errors.append(f"{name}: found {value!r}, which is not valid UTF-8")
@@ -355,7 +356,7 @@ def _contradictions(config: TrainConfig) -> list[str]:
 
 
 def _describe(error: ValidationError) -> list[str]:
-    """Return a line for each option that is wrong, which never shows what was given for a secret."""
+    """Return a line for each option that is wrong; the value of a secret is never shown."""
     lines = []
     for detail in error.errors():
         name = ".".join(map(str, detail["loc"])) or "config"

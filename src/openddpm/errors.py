@@ -1,13 +1,13 @@
-"""The errors meant for users: what was found, what was expected, what to do."""
+"""Errors for users: what was found, what was expected, what to do."""
 
 from openddpm.names import as_text
 
 
 class UserError(Exception):
-    """Input that only its author can mend; shown without a traceback, exit status 2.
+    """Input that only the user can correct; shown without a traceback, exit status 2.
 
     Args:
-        found: what is wrong, naming the value that was met.
+        found: what is wrong, with the value that was found.
         hint: what to do about it, ideally a command or an option to type.
     """
 
@@ -18,12 +18,12 @@ class UserError(Exception):
 
 
 def _printable(message: str) -> str:
-    """Return a message, of one line or several, in which names that files brought along command no terminal."""
+    """Return a message of one or several lines in which no untrusted name can send commands to a terminal."""
     return "\n".join(map(as_text, message.split("\n")))
 
 
 def closest(name: str, known: list[str]) -> str:
-    """Return a phrase that names the nearest of `known` and then all of them."""
+    """Return a phrase that names the closest of `known`, and then all of them."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""Names are data: what a file or a column is called is shown to people, and never obeyed by a terminal or a page."""
+"""Names of files and columns are untrusted: they are shown, but must not control a terminal or a page."""
 
 import re
 from pathlib import Path, PurePath
@@ -9,25 +9,25 @@ _HARMFUL = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters, among them the escape that begins a terminal's commands
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of writing, and so hide a suffix
     "\u2028\u2029"  # ends of lines
-    "\ud800-\udfff]"  # what stands for bytes that are no UTF-8
+    "\ud800-\udfff]"  # placeholders of bytes that are not UTF-8
 )
 
 
 def as_text(name: Path | str) -> str:
-    """Return a name or message for terminals, JSON and pages: valid UTF-8 on one line, harmful characters spelled out.
+    """Return a name or message for terminals, JSON and pages: valid UTF-8 on one line, harmful characters escaped.
 
-    Bytes that are no UTF-8 become U+FFFD each, and other harmful characters their escape, such as ``\\x1b``.
+    Each byte that is not UTF-8 becomes U+FFFD, and other harmful characters their escape, such as ``\\x1b``.
     """
-    text = _HARMFUL.sub(_spelled, str(name))
+    text = _HARMFUL.sub(_escaped, str(name))
     return text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def name_below(path: PurePath, folder: PurePath) -> str:
-    """Return what a file in a folder is called there, its folders told apart by slashes, as text on every system."""
+    """Return a file's path relative to `folder` as text, with forward slashes on every system."""
     return as_text(path.relative_to(folder).as_posix())
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     character = match[0]
     if "\ud800" <= character <= "\udfff":
         return "\N{REPLACEMENT CHARACTER}"

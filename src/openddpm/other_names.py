@@ -1,4 +1,4 @@
-"""Options by the names that other training scripts have for them, and what stands for each here.
+"""Names of options in other training scripts, and the option that replaces each here.
 
 From diffusers' train_unconditional.py and its text-to-image scripts, lucidrains' denoising-diffusion-pytorch,
 guided-diffusion, pytorch-ddpm, kohya's sd-scripts and SimpleTuner.
@@ -11,15 +11,15 @@ from openddpm.errors import closest
 _EPOCHS_OR_STEPS = "--num_epochs, or --max_train_steps,"
 _HALF = "--mixed_precision fp16 or --mixed_precision bf16"
 _ARCHITECTURE = "the architecture is --model here: a named size, or a UNet2DModel's config.json"
-_NO_WORKERS = "images are decoded once and kept, so that no workers are needed"
+_NO_WORKERS = "images are decoded once and kept, so no workers are needed"
 _NO_LABELS = "openddpm trains without labels or captions"
-_ATTENTION = "PyTorch's own fast attention is used where there is one"
+_ATTENTION = "PyTorch's own fast attention is used where available"
 _PICTURES_BY_EPOCH = "--save_images_epochs, in epochs,"
 _RESUME = "--resume_from_checkpoint latest, or `openddpm resume RUN`,"
 _SAMPLES = "samples are made by `openddpm sample RUN`"
 _QUALITY = "the quality of samples is not measured while training"
-_LOSS = "the loss is the mean squared error of what is predicted, all timesteps alike"
-_LAUNCHER = "how many processes there are is the launcher's: accelerate launch or torchrun"
+_LOSS = "the loss is the mean squared error of the prediction, with equal weights for all timesteps"
+_LAUNCHER = "the launcher sets the number of processes: accelerate launch or torchrun"
 
 OTHER_NAMES: dict[str, str] = {
     # data
@@ -32,7 +32,7 @@ OTHER_NAMES: dict[str, str] = {
     "convert_image_to": "--image_mode rgb or --image_mode gray",
     **dict.fromkeys(("augment_horizontal_flip", "horizontal_flip", "hflip", "flip", "flip_aug"), "--random_flip"),
     "center_crop": "images are always resized by their shorter side and cropped to the centre",
-    "random_crop": "images are cropped to the centre, once, so that no random crop is needed",
+    "random_crop": "images are cropped to the centre, once",
     **dict.fromkeys(("num_workers", "dataloader_num_workers", "max_data_loader_n_workers", "n_workers"), _NO_WORKERS),
     "pin_memory": _NO_WORKERS,
     "max_train_samples": "all images are trained on; give a folder with fewer",
@@ -56,18 +56,18 @@ OTHER_NAMES: dict[str, str] = {
     **dict.fromkeys(("grad_clip", "gradient_clipping", "clip_grad_norm", "grad_norm"), "--max_grad_norm"),
     **dict.fromkeys(("ema_decay", "ema_rate", "ema_max", "ema_beta"), "--ema_max_decay"),
     "ema": "--use_ema",
-    "ema_update_every": "the average takes in every step; --ema_max_decay says how long it looks back",
+    "ema_update_every": "the average is updated at every step; --ema_max_decay sets over how many it averages",
     **dict.fromkeys(("amp", "fp16", "use_fp16", "bf16", "precision", "mixed_precision_type"), _HALF),
     **dict.fromkeys(("use_amp", "half"), _HALF),
-    "fp16_scale_growth": "the loss is scaled as PyTorch's GradScaler does by itself",
-    "preserve_input_precision": "images are kept in 8 bits a channel, to which sources of more are brought",
-    **dict.fromkeys(("allow_tf32", "enable_tf32", "tf32"), "--speed (exact computes without TF32)"),
+    "fp16_scale_growth": "the loss is scaled by PyTorch's GradScaler with its defaults",
+    "preserve_input_precision": "images are kept in 8 bits per channel, to which deeper ones are scaled",
+    **dict.fromkeys(("allow_tf32", "enable_tf32", "tf32"), "a GPU always computes in TF32, unless in half precision"),
     **dict.fromkeys(("compile", "use_compile", "torch_compile", "dynamo_backend"), "--speed max"),
     **dict.fromkeys(("deterministic", "use_deterministic"), "--speed exact"),
     **dict.fromkeys(("enable_xformers_memory_efficient_attention", "xformers", "flash_attn", "sdpa"), _ATTENTION),
     "use_checkpoint": "--gradient_checkpointing",
-    "use_8bit_adam": "there is no optimizer of 8 bits; --gradient_checkpointing saves memory",
-    "scale_lr": "the learning rate is taken as it is given; scale it yourself",
+    "use_8bit_adam": "there is no 8-bit optimizer; --gradient_checkpointing saves memory",
+    "scale_lr": "the learning rate is used as given; scale it yourself",
     **dict.fromkeys(("snr_gamma", "min_snr_gamma", "min_snr_loss_weight", "loss_weight", "loss_type"), _LOSS),
     **dict.fromkeys(("noise_offset", "input_perturbation", "offset_noise_strength"), _LOSS),
     "schedule_sampler": "--timestep_sampling",
@@ -89,7 +89,7 @@ OTHER_NAMES: dict[str, str] = {
     "predict_xstart": "--prediction_type sample",
     "v_parameterization": "--prediction_type v_prediction",
     **dict.fromkeys(("learn_sigma", "var_type", "use_kl"), "the variance is fixed, not learned"),
-    "rescale_timesteps": "the UNet is given the timesteps 0 to num_train_timesteps - 1 as they are",
+    "rescale_timesteps": "the UNet gets the timesteps 0 to num_train_timesteps - 1 unscaled",
     # the run folder and what is written
     **dict.fromkeys(("results_folder", "out_dir", "outdir", "save_dir", "output", "run_dir"), "--output_dir"),
     **dict.fromkeys(("output_path", "checkpoint_dir", "ckpt_dir", "work_dir"), "--output_dir"),
@@ -97,7 +97,7 @@ OTHER_NAMES: dict[str, str] = {
     **dict.fromkeys(("logger", "log_with"), "--report_to"),
     **dict.fromkeys(("use_wandb", "wandb"), "--report_to wandb"),
     **dict.fromkeys(
-        ("tracker_project_name", "wandb_project", "project_name"), "all runs are of the project openddpm in trackers"
+        ("tracker_project_name", "wandb_project", "project_name"), "trackers have all runs in the project openddpm"
     ),
     **dict.fromkeys(("log_interval", "log_every", "log_steps"), "--logging_steps"),
     **dict.fromkeys(("save_interval", "save_step", "save_every", "save_steps", "ckpt_every"), "--checkpointing_steps"),
@@ -115,31 +115,31 @@ OTHER_NAMES: dict[str, str] = {
     **dict.fromkeys(
         ("calculate_fid", "num_fid_samples", "fid_cache", "fid_use_torch", "inception_block_idx"), _QUALITY
     ),
-    "eval_step": "the held-out loss is measured as often as takes little time; previews come by --save_images_epochs",
+    "eval_step": "the held-out loss is measured as often as costs little; --save_images_epochs sets the previews",
     "save_best_and_latest_only": "--checkpoints_total_limit",
     **dict.fromkeys(("manual_seed", "random_seed", "global_seed"), "--seed"),
     "revision": "--dataset_revision",
     # machine and Hub
     **dict.fromkeys(("local_rank", "num_processes", "world_size", "parallel", "multi_gpu", "split_batches"), _LAUNCHER),
     **dict.fromkeys(("num_gpus", "n_gpu"), _LAUNCHER),
-    **dict.fromkeys(("gpu", "gpus", "gpu_id", "gpu_ids"), "choose GPUs by the environment: CUDA_VISIBLE_DEVICES=0"),
     **dict.fromkeys(
-        ("device", "use_cuda", "cuda"), "a GPU is taken where there is one; CUDA_VISIBLE_DEVICES= hides it"
+        ("gpu", "gpus", "gpu_id", "gpu_ids"), "choose GPUs by an environment variable: CUDA_VISIBLE_DEVICES=0"
     ),
+    **dict.fromkeys(("device", "use_cuda", "cuda"), "a GPU is used if there is one; CUDA_VISIBLE_DEVICES= hides it"),
     "token": "--hub_token",
     "hub_private": "--hub_private_repo",
     **dict.fromkeys(
-        ("config", "config_file", "flagfile"), "named whole configs are --recipe here; a resumed run has its own"
+        ("config", "config_file", "flagfile"), "named sets of options are --recipe here; a resumed run keeps its own"
     ),
 }
-"""What to say of a name: the options that stand for it here, or, where none does, why none is needed."""
+"""For each name the options that replace it here, or why there is none."""
 
 _FLAGS = ("--random_flip", "--use_ema", "--gradient_checkpointing")
-"""Those of ours among them that are put off by --no-."""
+"""Replacements that --no- switches off."""
 
 
 def answer(name: str) -> str | None:
-    """Return what stands here for the option `name` of other scripts, as half a sentence; None if it is not known."""
+    """Return what replaces the option `name` of other scripts, as the end of a sentence; None if it is not known."""
     meant = OTHER_NAMES.get(name) or OTHER_NAMES.get(name.removeprefix("no_"))
     if meant is None:
         return None
@@ -149,10 +149,10 @@ def answer(name: str) -> str | None:
 
 
 def answers(given: Iterable[str], known: Collection[str]) -> list[str]:
-    """Return a line for each option that is not known, where at least one of them is another script's; else none.
+    """Return a line for each unknown option if at least one of them is another script's; else no lines.
 
     Args:
-        given: names as they were spelled, with their hyphens.
+        given: names as they were typed, with their hyphens.
         known: names of options, with underscores.
     """
     unknown = {name: name.lstrip("-").replace("-", "_") for name in given}
@@ -161,18 +161,18 @@ def answers(given: Iterable[str], known: Collection[str]) -> list[str]:
     if not any(answered.values()):
         return []
     return [
-        f"{spelled} {_at_home(text, known) if text else f'is no option; {_nearest(unknown[spelled], known)}'}"
+        f"{spelled} {_for_command(text, known) if text else f'is no option; {_nearest(unknown[spelled], known)}'}"
         for spelled, text in answered.items()
     ]
 
 
-def _at_home(text: str, known: Collection[str]) -> str:
-    """Return an answer that says so where it names an option of training that is none of `known`."""
+def _for_command(text: str, known: Collection[str]) -> str:
+    """Return an answer for a command with the options `known`: other options are said to be those of training."""
     first = text.removeprefix("is --").split()[0].rstrip(",").replace("-", "_")
     return text if first in known or not text.startswith("is --") else f"{text.removesuffix(' here')} of openddpm train"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    """Return the nearest known name as a question, or how to see all."""
+    """Return the closest known name as a question, or how to list all."""
     near, is_near, _ = closest(name, list(known)).partition("? ")
     return f"{near}?" if is_near else "openddpm train --help lists all"

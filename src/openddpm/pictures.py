@@ -1,11 +1,11 @@
-"""Arrays of images into pictures for people."""
+"""Conversion of image arrays to pictures for people."""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-SMALLEST_TILE = 128  # assumed: below this many pixels a person reaches for a magnifying glass
+SMALLEST_TILE = 128  # pixels; assumed: smaller ones are hard to see
 _GAP = 2
 _GAP_GRAY = 128
 
@@ -16,7 +16,7 @@ def to_picture(image: np.ndarray) -> Image.Image:
 
 
 def image_grid(images: np.ndarray) -> Image.Image:
-    """Lay out images, (N, C, H, W) uint8, row by row in a near-square grid, small ones enlarged pixel by pixel."""
+    """Return images, (N, C, H, W) uint8, in a near-square grid, row by row; small ones are enlarged pixel by pixel."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

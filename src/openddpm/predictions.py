@@ -1,4 +1,4 @@
-"""What a model may predict of x_t = a x_0 + s e, each with what follows from it. Plain arithmetic: imports no torch."""
+"""Quantities that a model can predict from x_t = a x_0 + s e. Plain arithmetic: imports no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One thing that a model may predict. Tensors are (B, C, H, W) float32, a and s (B, 1, 1, 1)."""
+    """A quantity that a model can predict. Tensors are (B, C, H, W) float32, a and s (B, 1, 1, 1)."""
 
     description: str
-    """What it is, with the name of the option, for messages."""
+    """Its name for messages, with the value of the option."""
     target: Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
     """(x_0, e, a, s) -> what the model should predict."""
     to_noise: Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
     """(prediction, x_t, a, s) -> the e that the prediction implies."""
     trains_on_noise_error: bool
-    """Whether the training loss is the error of the noise, as the held-out loss always is."""
+    """Whether the training loss is the error of the predicted noise, as the held-out loss always is."""
     amplifies_errors: bool
-    """Whether, where there is little noise, a small error of the prediction is a large one of the noise."""
+    """Whether at low noise a small error of the prediction implies a large error of the noise."""
 
 
 # The velocity is v = a e - s x_0 (Salimans and Ho, 2022, appendix D), from which e = a v + s x_t follows.
@@ -48,4 +48,4 @@ PREDICTIONS = {
         amplifies_errors=False,
     ),
 }
-"""By the names that `--prediction_type` takes, which are diffusers'."""
+"""Predictions by their names in `--prediction_type`, which are those of diffusers."""

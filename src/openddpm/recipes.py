@@ -1,4 +1,4 @@
-"""Named whole configs: the options in which each recipe differs from the defaults of `TrainConfig`."""
+"""Recipes: named sets of options, by their differences from the defaults of `TrainConfig`."""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
 """Random streams as pure functions of (seed, purpose, counters).
 
-No stream has a state that could be lost: whoever knows where a run stands can draw the same numbers again.
-Keys are 128-bit BLAKE2b digests, because CPU torch generators keep 32 bits of a seed and Python's `hash` is salted.
+No stream has a state to save: the position of a run determines its random numbers.
+Keys are 128-bit BLAKE2b digests, because torch's CPU generators keep 32 bits of a seed and Python's `hash` is salted.
 On the CPU numbers come from NumPy's Philox, on other devices from that device's own counter-based generator, so a
-run repeats exactly on the kind of device it was made on.
+run repeats exactly on the same kind of device.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 
 
 class Purpose(StrEnum):
-    """What random numbers are drawn for: each purpose has streams of its own. Another word gives other numbers."""
+    """What random numbers are drawn for; each purpose has its own streams. Another text gives other numbers."""
 
     HELDOUT = "heldout"
     """Which images are held out."""
@@ -31,15 +31,15 @@ class Purpose(StrEnum):
     DROPOUT = "dropout"
     """What the UNet draws in training from torch's global generators, by step and micro-batch."""
     INITIAL_WEIGHTS = "initial weights"
-    """Weights of a UNet that begins from none."""
+    """Initial weights of a UNet that is not fine-tuned."""
     TRAINING_SAMPLES = "training tuples"
     """Which training images become fixed samples."""
     TRAINING_LEVELS = "training levels"
-    """Which of these meets which noise level."""
+    """Which noise level each of these gets."""
     HELDOUT_SAMPLES = "held-out tuples"
     """Which held-out images become fixed samples."""
     HELDOUT_LEVELS = "held-out levels"
-    """Which of these meets which noise level."""
+    """Which noise level each of these gets."""
     EVALUATION_NOISE = "evaluation noise"
     """Noise of the fixed samples, by their number."""
     BASELINES = "baselines"
@@ -49,7 +49,7 @@ class Purpose(StrEnum):
     DATA_STATISTICS = "measured training images"
     """Which training images samples are compared with."""
     DATA_GROUPS = "groups of training images"
-    """Groups of these, as many as there are samples, that show what chance alone does."""
+    """Groups of these, each as large as the number of samples, that show how much statistics vary by chance."""
     SAMPLE = "sample"
     """Noise that `openddpm sample` begins with, by the number of the image."""
     SAMPLE_STEPS = "sample steps"
@@ -68,21 +68,21 @@ def numpy_generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Ge
 
 
 def keyed_hashes(digests: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
-    """Return a pseudorandom number of each digest that depends on nothing else than it and the key.
+    """Return a pseudorandom number for each digest, which depends on the digest and the key alone.
 
     Two rounds of the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), which maps 64-bit numbers one to one.
 
     Args:
-        digests: (N, 16) uint8, already spread evenly, as those of BLAKE2b are.
+        digests: (N, 16) uint8, uniformly distributed, as those of BLAKE2b are.
 
     Returns:
-        (N,) uint64, on every machine the same.
+        (N,) uint64, the same on every machine.
     """
     key = stream_key(seed, purpose)
     hashes = np.full(len(digests), key >> 64, np.uint64)
-    for half, word in enumerate((key, key >> 64)):
+    for half, half_key in enumerate((key, key >> 64)):
         hashes ^= np.ascontiguousarray(digests).view("<u8")[:, half]
-        hashes += np.uint64(word & (2**64 - 1))
+        hashes += np.uint64(half_key & (2**64 - 1))
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
             hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
     return hashes
@@ -113,5 +113,5 @@ def uniform(shape: tuple[int, ...], device: torch.device, seed: int, purpose: Pu
 
 
 def seed_global_generators(seed: int, purpose: Purpose, *counters: int) -> None:
-    """Set torch's global generators, which dropout and callers' own transforms draw from."""
+    """Seed torch's global generators, from which dropout and user-supplied transforms draw."""
     torch.manual_seed(stream_key(seed, purpose, *counters) & (2**63 - 1))

@@ -1,7 +1,4 @@
-"""The solvers that samples and previews are made with: to add one takes a line here.
-
-Their names are known to the command line, which loads neither torch nor diffusers.
-"""
+"""Solvers for samples and previews; a new one takes a line here. Imports neither torch nor diffusers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True)
 class SolverTraits:
-    """What is to be known of a solver."""
+    """Properties of a solver."""
 
     scheduler: str
-    """Its class, by its name in diffusers."""
+    """Name of its class in diffusers."""
     takes_few_steps: bool = False
-    """Whether it is of a higher order: its steps are spaced as Karras et al. (2022) do."""
+    """Whether it is of higher order; its steps are then spaced as in Karras et al. (2022)."""
     adds_noise: bool = False
-    """Whether it draws noise at each step, and so is none for previews."""
+    """Whether it draws noise at each step; previews are then not made with it."""
 
 
 SOLVERS = {
@@ -26,7 +23,7 @@ SOLVERS = {
     "unipc": SolverTraits("UniPCMultistepScheduler", takes_few_steps=True),
 }
 
-if TYPE_CHECKING:  # which cannot know what is in a dict
+if TYPE_CHECKING:  # a type checker cannot read the keys of a dict
     Solver = str
     PreviewSolver = str
 else:

@@ -216,7 +216,7 @@ def test_missing_parts_are_listed(hub: HubStandIn, command: Command, flags: Flag
     )
     hub.add_dataset("huggan/two", {"README.md": f"---\n{listing}---\n".encode(), "big.parquet": parquet_bytes(5)})
     two = command("train", *flags(dataset="huggan/two", output_dir=folder))
-    assert_one_message(two, "several to choose from with --dataset_config", "known: big, small")
+    assert_one_message(two, "--dataset_config is needed: there are several", "known: big, small")
     hub.add_dataset("huggan/nothing", {"README.md": b"# nothing"})
     empty = command("train", *flags(dataset="huggan/nothing", output_dir=folder))
     assert_one_message(empty, "cannot be loaded", "data files")
@@ -240,7 +240,7 @@ def test_splits_of_the_hub_have_several_spellings(hub: HubStandIn, command: Comm
     asked = ("inspect", "huggan/splits", "--resolution", "8", "--json", "--page", tmp_path / "page.html")
     offline = command(*asked, "--dataset_split", "valid")
     assert json.loads(offline["out"])["num_images"] == 4
-    assert_one_message(command(*asked, "--dataset_split", "dev"), "'dev' is not there", "known: train, validation")
+    assert_one_message(command(*asked, "--dataset_split", "dev"), "'dev' does not exist", "known: train, validation")
 
 
 def test_data_sets_made_by_a_program_are_told_with_the_way_on(
@@ -250,11 +250,11 @@ def test_data_sets_made_by_a_program_are_told_with_the_way_on(
     hub.add_dataset("huggan/script", {"script.py": b"import datasets", "README.md": b"# made by script.py"})
     asked = ["inspect", "huggan/script", "--resolution", "4", "--page", tmp_path / "page.html"]
     way = ["--dataset_revision", "refs/convert/parquet"]
-    assert_one_message(command(*asked), "program", "script.py", " ".join(way))
-    assert_one_message(command(*asked, *way), "has no revision 'refs/convert/parquet'", "made no parquet files")
+    assert_one_message(command(*asked), "loading script", "script.py", " ".join(way))
+    assert_one_message(command(*asked, *way), "has no revision 'refs/convert/parquet'", "not converted it to parquet")
     files = {f"{name}/train/0000.parquet": parquet_bytes(number) for name, number in (("big", 24), ("small", 9))}
     hub.add_branch("huggan/script", "refs/convert/parquet", files)
-    assert_one_message(command(*asked, *way), "several to choose from with --dataset_config", "known: big, small")
+    assert_one_message(command(*asked, *way), "--dataset_config is needed: there are several", "known: big, small")
     answer = command(*asked, *way, "--dataset_config", "small", "--json")
     assert answer["status"] == 0, answer["err"]
     assert json.loads(answer["out"])["num_images"] == 9

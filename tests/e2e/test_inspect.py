@@ -41,7 +41,7 @@ def test_images_that_training_would_accept(cli: Cli, folder: Path, tmp_path: Pat
     page = tmp_path / "pages" / "page.html"
     outcome = cli("inspect", folder, "--resolution", 8, "--page", page)
     assert outcome.status == 0, outcome.err
-    assert outcome.out.splitlines()[0] == f"{folder}: 40 images, seen at 8x8 pixels"
+    assert outcome.out.splitlines()[0] == f"{folder}: 40 images, used at 8x8 pixels"
     stated = dict(line.split(maxsplit=1) for line in outcome.out.splitlines()[2:7])
     assert stated.pop("brightness").startswith("0 to 228, mean ")
     assert stated == {

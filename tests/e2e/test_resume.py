@@ -36,7 +36,7 @@ def test_resume_of_a_finished_run_changes_nothing(cli: Cli, finished_run: Path, 
     before = snapshot(finished_run)
     outcome = cli("resume", finished_run)
     assert outcome.status == 0
-    assert "finished already" in outcome.out
+    assert "already finished" in outcome.out
     assert snapshot(finished_run) == before
 
 

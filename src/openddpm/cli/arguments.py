@@ -1,4 +1,4 @@
-"""What the arguments of several commands have in common."""
+"""Arguments that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,5 +12,5 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavio
 
 
 def call(command: Callable[..., int], name: str, arguments: list[str]) -> int:
-    """Parse `arguments` by the signature and docstring of `command`, and call it; returns the exit status."""
+    """Parse `arguments` by the signature and docstring of `command`, call it, and return the exit status."""
     return tyro.cli(command, args=arguments, prog=f"openddpm {name}", use_underscores=True)

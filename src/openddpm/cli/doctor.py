@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openddpm.doctor import Examination
 
 _DESCRIPTION = """Check a planned run before it costs anything: its images, options, memory, time and disk, and whether
-the model can learn one batch by heart. Takes the options of train, and touches nothing in --output_dir.
+the model can memorize one batch. Takes the options of train, and changes nothing in --output_dir.
 
 Exit status: 0 no error found, 1 an error found, 2 unusable input.
 
@@ -30,18 +30,18 @@ _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 @dataclass
 class _OwnOptions:
-    """What is no option of training."""
+    """Options of this command alone."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object in place of what people read."""
+    """Print one JSON object instead of text."""
 
 
 def run(arguments: list[str]) -> int:
-    """Examine the plan that `arguments` spell; returns 1 if an error was found."""
+    """Examine the run that `arguments` plan; return 1 if an error was found."""
     own, given = parse_options(arguments, "openddpm doctor", _DESCRIPTION, own=_OwnOptions)
     config = TrainConfig(**given)
     if not config.dataset:
-        raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
+        raise UserError("no data set is given", "Give one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from rich.console import Console
 
     from openddpm.doctor import examine
@@ -64,7 +64,7 @@ def _as_json(examination: "Examination") -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with None for numbers that JSON does not know."""
+    """Return `value` with None in place of NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,8 +15,8 @@ from openddpm.errors import UserError
 if TYPE_CHECKING:
     from openddpm.inspection import Inspection
 
-_DESCRIPTION = """Show what training would make of a data set's images: which are refused, converted, left out,
-enlarged or duplicates, with thumbnails before and after. Nothing is trained, and nothing written but the page.
+_DESCRIPTION = """Show what training would do with a data set's images: which are refused, converted, left out,
+enlarged or duplicates, with thumbnails before and after. Trains nothing, and writes only the page.
 
 Exit status: 0 training would accept the images, 1 it would not, 2 unusable input.
 
@@ -25,28 +25,28 @@ Try it:  openddpm inspect FOLDER --resolution 64
 For programs:  --json prints one JSON object, and nothing else, on standard output.
 """
 
-_NOT_OF_DECODING = frozenset({"dataset", "random_flip", "heldout_images"})  # the first of them is positional
+_OMITTED_OPTIONS = frozenset({"dataset", "random_flip", "heldout_images"})  # dataset is positional here
 _MAX_NAMED = 5  # refused images, on the terminal
 
 
 @dataclasses.dataclass(kw_only=True)
 class _OwnOptions:
-    """What is no option of training."""
+    """Options of this command alone."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """What to look at: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
+    """What to inspect: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
     a built-in name (avatars-16)."""
     page: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("inspection.html")
-    """The page to write, for a browser; one that is there is replaced."""
+    """HTML page to write; an existing file is replaced."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object in place of the summary."""
+    """Print one JSON object instead of the summary."""
 
 
 def run(arguments: list[str]) -> int:
-    """Inspect the data set that `arguments` name; returns 1 if training would not accept it."""
+    """Inspect the data set that `arguments` name; return 1 if training would not accept it."""
     own, given = parse_options(
         *(arguments, "openddpm inspect", _DESCRIPTION, TrainConfig(), _OwnOptions, {"data": DataOptions}),
-        without=_NOT_OF_DECODING,
+        without=_OMITTED_OPTIONS,
     )
     config, page = TrainConfig(dataset=own.dataset, **given), own.page.expanduser()
     _check_writable(page)
@@ -65,12 +65,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _check_writable(page: Path) -> None:
-    """Find out before the images are decoded whether the page can be written."""
+    """Check that the page can be written, before the images are decoded."""
     if page.is_dir():
         raise _unwritable(page, "it is a folder")
     folder = next(parent for parent in page.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise _unwritable(page, f"no files can be made in '{folder}'")
+        raise _unwritable(page, f"no files can be created in '{folder}'")
 
 
 def _unwritable(page: Path, reason: str) -> UserError:
@@ -87,12 +87,12 @@ def _inspect(config: TrainConfig) -> "Inspection":
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking at the images", total=None)
+        task = progress.add_task("decoding the images", total=None)
         return inspect_images(config, lambda num_items: progress.update(task, advance=1, total=num_items))
 
 
 def _as_json(inspection: "Inspection", page: Path) -> dict[str, Any]:
-    """Return what data.json would hold, and the answer."""
+    """Return the fields of data.json, and whether training would accept the images."""
     return {
         **inspection.data.model_dump(),
         "usable": not inspection.objections,
@@ -124,7 +124,7 @@ def _show(inspection: "Inspection", page: Path) -> None:
         for line, is_data in left_out.lines(data):
             console.print(f"[bold yellow]{escape(line)}[/]" if is_data else escape(line))
     refused = inspection.gallery.sections.get("refused")
-    if refused and not inspection.objections:  # which name the refused ones, if these are what is wrong
+    if refused and not inspection.objections:  # objections name refused images themselves
         console.print("\nrefused")
         for image in refused.shown[:_MAX_NAMED]:
             console.print(f"  {escape(image.path)}: {escape(image.note)}")

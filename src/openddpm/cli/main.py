@@ -1,4 +1,4 @@
-"""Finds the command, and turns a UserError into one message and exit status 2."""
+"""Entry point: calls the command, and turns a UserError into one message and exit status 2."""
 
 import errno
 import importlib
@@ -16,8 +16,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 COMMANDS = {
     "train": "train a diffusion model and record the whole run",
     "doctor": "check a planned run before it costs anything",
-    "inspect": "show what becomes of a data set's images, before any training",
-    "resume": "go on with a run from its own record",
+    "inspect": "show what training would do with a data set's images",
+    "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
     "report": "rebuild report.html and the model card of a run",
     "push": "upload a run to the Hugging Face Hub",
@@ -39,16 +39,16 @@ first steps:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 errors found, 2 unusable input, 128 + N ended by signal N."""
+    """Run one command and return the exit status: 0 done, 1 errors found, 2 unusable input, 128 + N after signal N."""
     from openddpm.errors import UserError
 
-    _spell_out_what_cannot_be_shown()
+    _escape_characters_outside_the_encoding()
     try:
         try:
-            with _ending_in_order():
+            with _signals_as_exits():
                 return _run(sys.argv[1:] if arguments is None else arguments)
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone can still be answered for
+            sys.stdout.flush()  # here, where a BrokenPipeError is still caught
     except UserError as error:
         print(f"openddpm: {error.found}", file=sys.stderr)
         if error.hint:
@@ -57,27 +57,27 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("openddpm: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # what read our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         print(f"openddpm: cannot write '{error.filename or 'to the disk'}': {error.strerror}", file=sys.stderr)
-        print("  -> Make room, then give the same command again; a run goes on with openddpm resume.", file=sys.stderr)
+        print("  -> Free some space, then run the command again; continue a run by openddpm resume.", file=sys.stderr)
         return 2
 
 
-def _spell_out_what_cannot_be_shown() -> None:
-    """Have characters that the terminal's encoding lacks, as those of Windows do, shown as escapes: no run ends so."""
+def _escape_characters_outside_the_encoding() -> None:
+    """Show characters that the terminal's encoding lacks, as on Windows, as escapes, so that they end no run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Clean up before SIGTERM or SIGUSR1 ends the process; training has a handler of its own, which saves first."""
+def _signals_as_exits() -> Iterator[None]:
+    """Exit with cleanup on SIGTERM and SIGUSR1; training has its own handler, which saves first."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""The command line of `TrainConfig`: its groups of options as tyro shows them, its docstrings as their help."""
+"""Command-line options of `TrainConfig`, parsed by tyro, with its docstrings as their help."""
 
 import dataclasses
 import shlex
@@ -28,17 +28,17 @@ class _Recipe(TypedDict, total=False):
 
 @dataclasses.dataclass
 class NoOptions:
-    """What a command takes that has no options but those of `TrainConfig`."""
+    """The additional options of a command that has none."""
 
 
 def parse_train_config(arguments: list[str]) -> TrainConfig:
-    """Return the config that `arguments` of `openddpm train` spell, with underscores or hyphens alike.
+    """Return the config that `arguments` of `openddpm train` give, with underscores or hyphens in their names.
 
-    tyro only parses; the config itself validates, so that the command line and Python say the same of a wrong value.
+    tyro only parses; the config itself validates, so that errors are the same on the command line and in Python.
 
     Raises:
-        UserError: unknown recipe, values out of range, or options by the names that other scripts have for them.
-        SystemExit: status 2 for an unknown option, with the nearest known; status 0 after --help.
+        UserError: unknown recipe, values out of range, or names of options from other scripts.
+        SystemExit: status 2 for an unknown option, with the closest known one; status 0 after --help.
     """
     return TrainConfig(**parse_options(arguments, "openddpm train", _DESCRIPTION)[1])
 
@@ -52,16 +52,16 @@ def parse_options(
     groups: dict[str, Any] = OPTION_GROUPS,
     without: Collection[str] = (),
 ) -> tuple[Any, dict[str, Any]]:
-    """Return an `own` and the options of `TrainConfig` that `arguments` give, and no others.
+    """Return an instance of `own`, and the options of `TrainConfig` that `arguments` give explicitly.
 
     Args:
-        defaults: whose values the help text shows for what is not given; else those of the recipe.
-        own: dataclass of the options that are none of `TrainConfig`.
-        groups: title -> the group of options.
+        defaults: values that the help text shows as defaults; None shows those of the recipe.
+        own: dataclass of the command's additional options.
+        groups: title -> group of options.
         without: options of these groups that the command does not take.
 
     Raises:
-        UserError: unknown recipe, or options by the names that other scripts have for them.
+        UserError: unknown recipe, or names of options from other scripts.
         SystemExit: as `parse_train_config`.
     """
     names = [name for group in groups.values() for name in group.model_fields if name not in without]
@@ -79,17 +79,17 @@ def parse_options(
 
 
 def _recipe_among(arguments: list[str]) -> _Recipe:
-    """Return the recipe that `arguments` name, if they do; what is wrong with them is found by who parses them all."""
+    """Return the recipe that `arguments` name, if any; errors are left to the parser of all options."""
     with suppress(SystemExit):
         return tyro.cli(_Recipe, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False)[0]
     return {}
 
 
 def _refuse_other_names(arguments: list[str], known: Collection[str], see: str) -> None:
-    """Answer options by the names that other scripts have for them, all at once.
+    """Refuse names of options from other scripts, all at once.
 
     Raises:
-        UserError: with what stands here for each.
+        UserError: naming what replaces each.
     """
     options = [
         argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--help"
@@ -101,7 +101,7 @@ def _refuse_other_names(arguments: list[str], known: Collection[str], see: str) 
 
 
 def _parsable(group: Any, defaults: TrainConfig, without: Collection[str]) -> Any:
-    """Return a dict type with a group's options, none of them required, for tyro to parse without validating."""
+    """Return a TypedDict of a group's options, none of them required, which tyro parses without validating."""
     options = {name: _option(name, field, getattr(defaults, name)) for name, field in group.model_fields.items()}
     parsable: Any = TypedDict(  # type: ignore[misc]
         group.__name__, {name: option for name, option in options.items() if name not in without}, total=False
@@ -113,11 +113,11 @@ def _parsable(group: Any, defaults: TrainConfig, without: Collection[str]) -> An
 def _option(name: str, field: Any, default: Any) -> Any:
     """Return the type of an option, annotated with its help."""
     kind, shown = field.annotation, {"help": field.description}
-    if type(None) in typing.get_args(kind):  # shown as what may be given, without tyro's {None}|
+    if type(None) in typing.get_args(kind):  # shown without tyro's {None}|
         given = next(entry for entry in typing.get_args(kind) if entry is not type(None))
         kind_name = " ".join(part.__name__ for part in typing.get_args(given) or [given])
         shown["metavar"] = "{" + ",".join(RECIPES) + "}" if name == "recipe" else kind_name.upper()
     values = default if isinstance(default, tuple) else (default,)
     label = " ".join(shlex.quote(str(value)) for value in values)
-    shown["help_behavior_hint"] = "" if default in (None, "") else f"(default: {label})"  # else the help says what
+    shown["help_behavior_hint"] = "" if default in (None, "") else f"(default: {label})"  # the help explains None
     return Annotated[kind, tyro.conf.arg(**shown)]

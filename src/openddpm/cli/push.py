@@ -4,7 +4,7 @@ from openddpm.cli.arguments import OptionalText, RunFolder, call
 
 
 def run(arguments: list[str]) -> int:
-    """Parse and push."""
+    """Parse `arguments` and push the run."""
     return call(_push, "push", arguments)
 
 
@@ -15,12 +15,12 @@ def _push(
     hub_private_repo: bool = False,
     hub_token: OptionalText = None,
 ) -> int:
-    """Upload weights, record, report and card of a run, never its checkpoints. Can be repeated.
+    """Upload weights, record, report and card of a run, but no checkpoints. Can be repeated.
 
     Args:
         run: The run folder.
-        hub_model_id: Repository to push to (default: the one of the run's own config, or else the run folder's name,
-            under your account).
+        hub_model_id: Repository to push to (default: the one in the run's options, or else the run folder's name, under
+            your account).
         hub_private_repo: Create the repository as private.
         hub_token: Access token; better given by HF_TOKEN or `hf auth login`.
     """

@@ -4,7 +4,7 @@ from openddpm.cli.arguments import RunFolder, call
 
 
 def run(arguments: list[str]) -> int:
-    """Parse and rebuild."""
+    """Parse `arguments` and rebuild the report."""
     return call(_report, "report", arguments)
 
 

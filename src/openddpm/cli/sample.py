@@ -13,7 +13,7 @@ _OptionalSteps = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavio
 
 
 def run(arguments: list[str]) -> int:
-    """Parse and sample."""
+    """Parse `arguments` and make samples."""
     return call(_sample, "sample", arguments)
 
 
@@ -30,25 +30,25 @@ def _sample(
     checkpoint: _OptionalStep = None,
     npz: bool = False,
 ) -> int:
-    """Make images with the weights of a run: each as a PNG in a folder of their own, and a grid beside it.
+    """Generate images with the weights of a run: a folder with a PNG file for each, and a grid of them next to it.
 
-    Each batch is written before the next is begun. After Ctrl-C, a SIGTERM, a crash or a full disk the same command
-    goes on; with a larger --num_images it adds to what is there. A GPU that has bfloat16 computes in it.
+    Each batch is written before the next begins. After Ctrl-C, SIGTERM, a crash or a full disk the same command
+    continues; with a larger --num_images it adds to the images that exist. A GPU that has bfloat16 computes in it.
 
     Args:
         run: The run folder.
-        output_dir: Folder of the images and of nothing else; .png (a grid of at most 64), .json (how they were made)
-            and .npz of the same name lie beside it. One that holds anything else is refused
+        output_dir: Folder for the images; one that holds anything else is refused. A .png (grid of at most 64), a .json
+            (how the images were made) and the .npz are written next to it, under the same name
             (default: RUN/generated/step-STEP-WEIGHTS-SOLVER-STEPS-seed-SEED).
-        num_images: Images that the folder holds in the end.
-        solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm wants as many as there are timesteps.
-        num_inference_steps: Calls of the model an image (default: 50, or all timesteps where there are fewer).
-        seed: Image number N of a seed is the same whatever num_images is; up to rounding, also whatever batch_size is.
-        batch_size: Images made at a time; lower it where memory is short.
-        weights: Name of the weights: ema, an average of them, or raw (default: ema, or raw where the run keeps no
+        num_images: Number of images in the folder at the end.
+        solver: Sampler; dpmsolver++ and unipc need the fewest steps, ddpm should get all timesteps.
+        num_inference_steps: Sampling steps, each one call of the model (default: 50, or all timesteps if fewer).
+        seed: Image number N of a seed does not depend on num_images, nor, up to rounding, on batch_size.
+        batch_size: Images generated at a time; lower it if memory runs out.
+        weights: Which weights to take: ema, their moving average, or raw (default: ema, or raw if the run keeps no
             average).
-        checkpoint: Step of the checkpoint whose weights are taken (default: the newest).
-        npz: Write the images into one file, too, as guided-diffusion's evaluator reads it: arr_0, uint8, (N, H, W, 3).
+        checkpoint: Step of the checkpoint to take the weights from (default: the newest).
+        npz: Also write all images to one file, as guided-diffusion's evaluator reads it: arr_0, uint8, (N, H, W, 3).
     """
     from openddpm.sampling_run import sample_run
 

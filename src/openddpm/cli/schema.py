@@ -6,15 +6,15 @@ from openddpm.cli.arguments import call
 
 
 def run(arguments: list[str]) -> int:
-    """Parse and write."""
+    """Parse `arguments` and write the schemas."""
     return call(_schema, "schema", arguments)
 
 
 def _schema(output_dir: Path = Path("docs/schema")) -> int:
-    """Write a JSON Schema of each file of a run's record; of a JSON Lines file, that of a line.
+    """Write a JSON Schema of each file of a run's record; for a JSON Lines file, that of a line.
 
     Args:
-        output_dir: Folder of the schemas; those that are there are replaced.
+        output_dir: Folder of the schemas; existing ones are replaced.
     """
     from openddpm.record.files import write_json
     from openddpm.record.writer import SCHEMAS

@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Train; returns 0, or 128 + N after signal N."""
+    """Train a model; return 0, or 128 + N after signal N."""
     config = parse_train_config(arguments)
     if not config.dataset:
-        raise UserError("no data set is named", "Name one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
+        raise UserError("no data set is given", "Give one: --dataset FOLDER or a Hub id; or --recipe avatars-16.")
     from openddpm.api import train
 
     return report_result(train(config), config)
 
 
 def report_result(result: "TrainResult", config: TrainConfig) -> int:
-    """Say what there is to look at and what to do next; returns the exit status."""
+    """Print where the results are and what to do next; return the exit status."""
     status = 128 + result.signal if result.status == "interrupted" and result.signal else 0
     if int(os.environ.get("RANK", "0")) != 0:
         return status
     folder: Path = result.folder
     quoted = shlex.quote(str(folder))
     if status:
-        print(f"saved; go on with: openddpm resume {quoted}")
+        print(f"saved; continue with: openddpm resume {quoted}")
         return status
     previews = list_previews(folder)
     picture = previews[-1].shown if previews else "none"

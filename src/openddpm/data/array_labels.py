@@ -16,7 +16,7 @@ _NAMES = COLUMN_NAMES | {"y"}
 def labels_beside(
     images: Sequence[ArrayFile], opened: Mapping[Path, Sequence[ArrayFile]]
 ) -> tuple[list[ArrayFile | None], LabelSource]:
-    """Return an array of labels for each array of images; None for all, where one has none or several.
+    """Return an array of labels for each array of images; None for all if one has none or several.
 
     Args:
         opened: all arrays of each file.
@@ -40,12 +40,12 @@ def labels_among(arrays: Sequence[ArrayFile], images: ArrayFile) -> list[ArrayFi
     return [
         one
         for one in arrays
-        if (one.is_labels or _is_named_so(one.name, images.name)) and one.shape in counts and one.dtype.kind in "iuU"
+        if (one.is_labels or _names_labels(one.name, images.name)) and one.shape in counts and one.dtype.kind in "iuU"
     ]
 
 
 def read_labels(array: ArrayFile | None) -> Generator[Label, None, None]:
-    """Yield the labels in an array; without one, none for ever."""
+    """Yield the labels in an array; without an array, None for ever."""
     while array is None:
         yield None
     with contextlib.closing(array.entries()) as entries:
@@ -53,17 +53,17 @@ def read_labels(array: ArrayFile | None) -> Generator[Label, None, None]:
             yield plain_label(entry.reshape(()))
 
 
-def _is_named_so(name: str, images: str) -> bool:
+def _names_labels(name: str, images: str) -> bool:
     words = re.split("[^a-z]+", name.lower())
     return not _NAMES.isdisjoint(words) and splits.named_in(name) in (None, splits.named_in(images))
 
 
 def _idx_labels(images: Path) -> list[ArrayFile]:
-    """Return the labels of an idx file of images, as MNIST's files are called, packed or not."""
+    """Return the labels of an idx file of images, in the file that is named as in MNIST, compressed or not."""
     name, num_changed = re.subn(r"images([-.])idx3", r"labels\1idx1", images.name, flags=re.IGNORECASE)
     plain = images.with_name(name.removesuffix(".gz"))
     path = next((path for path in (plain, plain.with_name(f"{plain.name}.gz")) if path.is_file()), None)
     if num_changed and path is not None:
-        with contextlib.suppress(UserError, OSError):  # what is wrong with labels is no obstacle to training
+        with contextlib.suppress(UserError, OSError):  # training does not need labels
             return [array for array in open_arrays(path) if array.is_labels]
     return []

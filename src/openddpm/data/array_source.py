@@ -20,19 +20,19 @@ from openddpm.data.left_out import LeftOutCounts
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
 
-NUM_SAMPLED = 64  # images whose values are named where they are no pixels
+NUM_SAMPLED = 64  # images whose values are checked
 MAX_NAMED = 8  # arrays in a message
 
 
 def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """Return the images in files of arrays, file after file.
 
-    An array of shape (N, H, W), (N, H, W, C) or (N, C, H, W) is N images; of a file of several arrays the one that
-    can be images is taken, or the one that --image_column or the split names. Files whose names differ by more than
-    numbers are no parts of one data set.
+    An array of shape (N, H, W), (N, H, W, C) or (N, C, H, W) is N images. From a file with several arrays the only one
+    that can be images is taken, or the one that --image_column or the split names. Files are parts of one data set if
+    their names differ in numbers alone.
 
     Raises:
-        UserError: a file is damaged, holds no such array or several, or its numbers are no 8-bit pixels and there is
+        UserError: a file is damaged, holds no such array or several, or its numbers are not 8-bit pixels and there is
             no --pixel_range.
     """
     where, left_out = as_text(options.dataset) or "the data set", LeftOutCounts()
@@ -58,7 +58,7 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         for (array, layout), label_array in zip(stacks, label_arrays, strict=True):
             stem = f"{array.path.relative_to(root).as_posix()} {array.name}".strip()
             with contextlib.closing(array.entries()) as entries, contextlib.closing(read_labels(label_array)) as labels:
-                for index, (entry, label) in enumerate(zip(entries, labels, strict=False)):  # labels may have no end
+                for index, (entry, label) in enumerate(zip(entries, labels, strict=False)):  # labels may be endless
                     image = entry.transpose(1, 2, 0) if layout == "CHW" else entry
                     yield Example(as_text(f"{stem} {index}"), image, label)
 
@@ -75,8 +75,8 @@ def array_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
 
 
 def count_images(path: Path) -> int:
-    """Return how many images a file of arrays holds beyond the one that it is packed from, 1 if that cannot be told."""
-    if _is_packed_copy(path):
+    """Return the number of images in a file of arrays: 0 for a compressed copy of a file there, 1 if not known."""
+    if _is_compressed_copy(path):
         return 0
     try:
         return sum(array.shape[0] for array in open_arrays(path) if array.may_be_images)
@@ -85,18 +85,19 @@ def count_images(path: Path) -> int:
 
 
 def _image_files(paths: Sequence[Path], where: str, left_out: LeftOutCounts) -> tuple[list[Path], list[Path]]:
-    """Return the files of images and those of labels, without packed ones that lie beside what they unfold to."""
-    packed = set(filter(_is_packed_copy, paths)) if len(paths) > 1 else set()
-    left_out.add("packed copies of files beside them", [path.name for path in paths if path in packed], is_data=False)
+    """Return the files of images and those of labels, without compressed copies of files that are there."""
+    copies = set(filter(_is_compressed_copy, paths)) if len(paths) > 1 else set()
+    names = [path.name for path in paths if path in copies]
+    left_out.add("compressed copies of files beside them", names, is_data=False)
     labels = [path for path in paths if re.search(r"[.-]idx1-ubyte(\.gz)?$", path.name, re.IGNORECASE)]
     if len(labels) == len(paths):
         raise UserError(f"'{where}' holds labels, not images", "Give the file of images, such as ...-idx3-ubyte.")
-    unpacked = [path for path in paths if path not in packed]
-    return [path for path in unpacked if path not in labels], [path for path in unpacked if path in labels]
+    kept = [path for path in paths if path not in copies]
+    return [path for path in kept if path not in labels], [path for path in kept if path in labels]
 
 
-def _is_packed_copy(path: Path) -> bool:
-    """Whether what a file unfolds to lies beside it."""
+def _is_compressed_copy(path: Path) -> bool:
+    """Return whether a file is compressed and lies beside its decompressed copy."""
     return path.suffix.lower() == ".gz" and path.with_suffix("").is_file()
 
 
@@ -106,18 +107,18 @@ def _several(where: str, paths: Sequence[Path], opened: dict[Path, list[ArrayFil
     more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
     return UserError(
         f"'{where}' holds several array files that can be images: {listed}{more}",
-        f"Give the one to train on: --dataset '{as_text(paths[0])}'. Parts of one data set are named by numbers alone, "
-        "such as images-0.npy, images-1.npy.",
+        f"Give the one to train on: --dataset '{as_text(paths[0])}'. The names of parts of one data set differ in "
+        "numbers alone, such as images-0.npy, images-1.npy.",
     )
 
 
 def _choose(
     arrays: list[ArrayFile], path: Path, options: DataOptions, left_out: LeftOutCounts
 ) -> tuple[ArrayFile, str | None]:
-    """Return the array of images in a file, and the split that its name tells."""
+    """Return the array of images in a file, and the split in its name."""
     where = as_text(path)
     if not arrays:
-        raise UserError(f"'{where}' holds no array that can be read", f"It takes {_EXPECTED}.")
+        raise UserError(f"'{where}' holds no array that can be read", f"Expected are {_EXPECTED}.")
     split, place_of = None, {}
     if options.image_column is not None and arrays[0].name:
         candidates = [array for array in arrays if array.name == options.image_column]
@@ -137,7 +138,7 @@ def _choose(
     if len(candidates) != 1:
         listed = ", ".join(f"{as_text(array.name)} {array.shape}" for array in (candidates or arrays)[:MAX_NAMED])
         found = f"'{where}' holds {'several arrays' if candidates else 'no array'} that can be images: {listed}"
-        raise UserError(found, "Choose one: --image_column NAME." if candidates else f"It takes {_EXPECTED}.")
+        raise UserError(found, "Choose one: --image_column NAME." if candidates else f"Expected are {_EXPECTED}.")
     labels = labels_among(arrays, candidates[0])
     used = [candidates[0], *labels] if len(labels) == 1 else candidates
     others = [one.name for one in arrays if one.name and one not in used and one.name not in place_of]
@@ -148,7 +149,7 @@ def _choose(
 def _of_split(
     candidates: list[ArrayFile], place_of: dict[str, str], where: str, options: DataOptions, left_out: LeftOutCounts
 ) -> tuple[list[ArrayFile], str]:
-    """Return the arrays of the split that is asked for, and what it is called."""
+    """Return the arrays of the requested split, and its name."""
     wanted = splits.split_of(options.dataset_split)
     counts = {array.name: array.shape[0] for array in candidates if array.name in place_of}
     if wanted not in place_of.values():
@@ -165,18 +166,19 @@ _EXPECTED = "uint8 images as an array (N, H, W), (N, H, W, C) or (N, C, H, W), w
 
 
 def _layout(array: ArrayFile, options: DataOptions) -> Layout:
-    """Return how each image of an array lies in it, once it is known to be images of 8 bits."""
+    """Return the layout of each image in an array, after a check that it holds 8-bit images."""
     what = f"'{as_text(array.path)}'" + (f", array '{as_text(array.name)}'," if array.name else "")
     shape = array.shape
     layouts = layouts_of(shape[1:]) if len(shape) in (3, 4) and 0 not in shape[1:] else []
     if layouts and len(shape) == 3 and shape[2] in CHANNELS:
         found = f"{what} has the shape {shape}: a single image, or {shape[0]} gray ones of {shape[1]}x{shape[2]}?"
-        raise UserError(found, "Save it with an axis more: numpy.save(FILE, x[None]) for a single one in colour.")
+        raise UserError(found, "Save it with one more axis: numpy.save(FILE, x[None]) for a single one in colour.")
     if len(layouts) == 2:
         hint = "Save it as (N, H, W, C) with images of another width, or write image files."
-        raise UserError(f"{what} has the shape {shape}: which axis holds the channels cannot be told", hint)
+        raise UserError(f"{what} has the shape {shape}: it is not clear which axis holds the channels", hint)
     if not layouts:
-        raise UserError(f"{what} has the shape {shape}", f"It takes {_EXPECTED}: numpy.save(FILE, x.reshape(...)).")
+        hint = f"Expected are {_EXPECTED}: numpy.save(FILE, x.reshape(...))."
+        raise UserError(f"{what} has the shape {shape}", hint)
     if shape[1] * shape[2] * (shape[3] if len(shape) == 4 else 1) > 4 * MAX_PIXELS:
         raise UserError(f"{what} has images of {shape[1:]}", f"The limit is {MAX_PIXELS:,} pixels.")
     if options.pixel_range is not None and array.dtype.kind in "iuf" and array.dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""Images in the cells of a table's column: bytes, names of files, arrays of pixels, or lists of these."""
+"""Images in the cells of a table: bytes, names of files, arrays of pixels, or lists of these."""
 
 import contextlib
 import itertools
@@ -24,16 +24,16 @@ ONE_OF_SEVERAL = "one of several in its row"
 MAX_VALUES = 4 * MAX_PIXELS  # of an array in a cell
 
 _GRAY_MODES, _COLOUR_MODES = ("L", "LA"), ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-_FILE_MODES = ("I", "F")  # and 16-bit ones: more bits than are trained on, so that the file's own pixels say it best
+_FILE_MODES = ("I", "F")  # and 16-bit ones: deeper than training uses, so the files themselves decide
 
 
 def channels_of_mode(mode: str | None, column: str) -> Literal["L", "RGB"] | None:
-    """Return gray or colour for the mode of a column's `datasets.Image` feature; None where it demands neither.
+    """Return gray or colour for the mode of a column's `datasets.Image` feature; None if it demands neither.
 
-    Transparency is composited in any case, where the `datasets` library may drop it and show what lies beneath.
+    Transparency is composited in any case, whereas the `datasets` library may drop it and show the hidden colours.
 
     Raises:
-        UserError: a mode of which training images cannot be.
+        UserError: the mode cannot be trained on.
     """
     if mode is None or mode.startswith(_FILE_MODES):
         return None
@@ -44,7 +44,7 @@ def channels_of_mode(mode: str | None, column: str) -> Literal["L", "RGB"] | Non
     name = as_text(column)
     raise UserError(
         f"the column '{name}' is declared as Image(mode='{as_text(mode)}'), which is neither gray nor colour",
-        f"Declare it anew: dataset.cast_column('{name}', datasets.Image(mode='L')), or mode='RGB'.",
+        f"Declare it again: dataset.cast_column('{name}', datasets.Image(mode='L')), or mode='RGB'.",
     )
 
 
@@ -58,9 +58,9 @@ def images_in_cells(
 
     Args:
         columns: cells, and the labels of their rows.
-        stem: of the names of images that have none.
-        roots: the folders of which cells may name files; None stands for all folders.
-        mode: gray or colour, where the column declares it.
+        stem: first part of the names of images that have none.
+        roots: the folders in which cells may name files; None allows all folders.
+        mode: gray or colour if the column declares it.
     """
     with contextlib.closing(NamedFiles(roots)) as files:
         rows = itertools.chain.from_iterable(zip(_plain(column), labels, strict=False) for column, labels in columns)
@@ -83,12 +83,12 @@ def images_in_cells(
 
 
 def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, LeftOutCounts]:
-    """Return how many images a column of lists holds, and the rows that hold none."""
+    """Return the number of images in a column of lists, and the rows that hold none."""
     import pyarrow.compute as pc
 
     num_images, row, left_out = 0, 0, LeftOutCounts()
     for column in map(_plain, columns):
-        lengths = pc.fill_null(pc.list_value_length(column), 1).to_pylist()  # a missing list is an item, and refused
+        lengths = pc.fill_null(pc.list_value_length(column), 1).to_pylist()  # a missing list is a refused item
         num_images += sum(lengths)
         empty = [f"row {row + index}" for index, length in enumerate(lengths) if not length]
         left_out.add("rows whose list holds no image", empty, is_data=False)
@@ -97,20 +97,20 @@ def count_images(columns: Iterable["pa.Array | pa.ChunkedArray"]) -> tuple[int, 
 
 
 def holds_lists(kind: "pa.DataType") -> bool:
-    """Whether each cell of a column of this type holds several images, and not one as an array of pixels."""
+    """Return whether the cells of a column of this type are lists of images, not single images as arrays."""
     kind = storage_of(kind)
     return _is_list(kind) and not _is_array(kind)
 
 
 def storage_of(kind: "pa.DataType") -> "pa.DataType":
-    """Return the type in which values lie, without what the `datasets` library makes of them."""
+    """Return the type in which values are stored, without extension types of the `datasets` library."""
     import pyarrow as pa
 
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def array_depth(kind: "pa.DataType") -> tuple[int, "pa.DataType"]:
-    """Return how deep lists are nested in a type, and what lies in them."""
+    """Return how deep lists are nested in a type, and the type of their innermost values."""
     depth, kind = 0, storage_of(kind)
     while _is_list(kind):
         depth, kind = depth + 1, storage_of(kind.value_type)
@@ -118,7 +118,7 @@ def array_depth(kind: "pa.DataType") -> tuple[int, "pa.DataType"]:
 
 
 def is_number(kind: "pa.DataType") -> bool:
-    """Whether a type is one of whole or real numbers."""
+    """Return whether a type is an integer or floating-point one."""
     import pyarrow as pa
 
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
@@ -132,7 +132,7 @@ def _is_list(kind: "pa.DataType") -> bool:
 
 
 def _is_array(kind: "pa.DataType") -> bool:
-    """Whether a type is one image as lists of rows of pixels; lists nested once more are several of these."""
+    """Return whether a type is one image as nested lists of pixels; with one more level it is several images."""
     depth, value = array_depth(kind)
     return depth in (2, 3) and is_number(value)
 
@@ -147,7 +147,7 @@ def _plain(column: Any) -> Any:
 
 
 def _array_in(values: Any) -> np.ndarray | RefusedImage:
-    """Return the image that nested lists hold, if all rows are of one length, and none is missing."""
+    """Return the image in nested lists, if all rows are of one length and no value is missing."""
     import pyarrow.compute as pc
 
     if values is None:
@@ -165,7 +165,7 @@ def _array_in(values: Any) -> np.ndarray | RefusedImage:
 
 
 def _encoded_in(cell: Any, default: str, files: NamedFiles) -> tuple[str, bytes | RefusedImage]:
-    """Return the name of an image and the bytes of its file, which the cell holds or names."""
+    """Return the name of an image, and its file's bytes, which the cell holds or names."""
     name, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
     name = name if isinstance(name, str) else ""
     if content is None and name:

@@ -1,4 +1,4 @@
-"""What is met in decoding a data set, and whether it is still the data set that was meant."""
+"""Statistics of a decoded data set, and checks that it can be trained on."""
 
 import heapq
 from collections import Counter
@@ -18,12 +18,12 @@ from openddpm.record.schema import CUT_MUCH, CutImage, DataRecord, ImageFinding
 
 DUPLICATE = "exact duplicate"
 GRAY_TO_COLOUR = "gray to colour"
-MUCH_CUT_SHARE = 0.25  # of the area; a photograph of 4 by 3 loses just as much
+MUCH_CUT_SHARE = 0.25  # of the area; a 4:3 photograph loses just as much
 NUM_EXAMPLES = 5
 
 
 class DatasetStatistics:
-    """Gathers the data record, image by image, in the order of the source."""
+    """Collects the data record image by image, in the order of the source."""
 
     def __init__(self, drop_duplicates: bool = False, labels: LabelSource = NO_LABELS) -> None:
         self._drop_duplicates = drop_duplicates
@@ -45,7 +45,7 @@ class DatasetStatistics:
         self.kinds = Kinds()
 
     def add(self, example: Example, result: Decoded | RefusedImage) -> bool:
-        """Count an image, note what is to be said of it, and return whether it is to be one of the data set."""
+        """Count an image, record its findings, and return whether it belongs to the data set."""
         path = example.path
         if isinstance(result, RefusedImage):
             action: Literal["refused", "dropped"] = "dropped" if isinstance(result, TooSmall) else "refused"
@@ -87,15 +87,15 @@ class DatasetStatistics:
         self._cut_sum += share
         if share > MUCH_CUT_SHARE:
             self._counts[CUT_MUCH] += 1
-            heapq.heappush(self._most_cut, (share, -self.num_images, path))  # of equals the first
+            heapq.heappush(self._most_cut, (share, -self.num_images, path))  # the first of equal ones
             self._most_cut = heapq.nlargest(NUM_EXAMPLES, self._most_cut)
 
     def _add_range(self, raw_range: tuple[float, float]) -> None:
         ranges = [*self._raw_ranges, raw_range]
         self._raw_ranges = [(min(least for least, _ in ranges), max(greatest for _, greatest in ranges))]
 
-    def _settle_channels(self) -> np.ndarray:
-        """Return how often each value occurs, once it is known whether gray images become colour, and note that."""
+    def _merge_channels(self) -> np.ndarray:
+        """Return how often each value occurs; if there is colour, record that gray images become colour."""
         gray, colour = self._value_counts[1], self._value_counts[3]
         if not colour.any() or not gray.any():
             return gray + colour
@@ -106,10 +106,10 @@ class DatasetStatistics:
         return 3 * gray + colour
 
     def record(self) -> DataRecord:
-        """Return the content of data.json, once all images are added; without a usable one, its brightness is null."""
+        """Return the content of data.json after the last image; without a usable one, its brightness is null."""
         brightness: dict[str, float] = {}
         if self.num_images:
-            values, counts = np.arange(256), self._settle_channels()
+            values, counts = np.arange(256), self._merge_channels()
             mean = float(np.average(values, weights=counts))
             variance = float(np.average((values - mean) ** 2, weights=counts))
             brightness = {"pixel_mean": round(mean, 3), "pixel_std": round(variance**0.5, 3)}
@@ -130,14 +130,14 @@ class DatasetStatistics:
 
 
 def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_refused_share: float) -> None:
-    """Check that so many of a data set's images can be used that it is worth training on.
+    """Check that enough images of a data set can be used.
 
     Args:
-        name: of the data set, for the message.
-        max_refused_share: the largest share, 0..1, of the images that may be refused; dropped ones are no part of it.
+        name: name of the data set, for messages.
+        max_refused_share: the largest share, 0..1, of the images that may be refused; dropped ones do not count.
 
     Raises:
-        UserError: too many were refused, some are smaller than small_images="error" accepts, or none is left.
+        UserError: too many were refused, some are too small and small_images is "error", or none is left.
     """
     refused = [finding for finding in data.images if finding.action == "refused"]
     too_small = [finding for finding in data.images if finding.action == "dropped"]
@@ -146,12 +146,12 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
             f"{len(too_small)} of {data.num_images + len(refused) + len(too_small)} images in '{name}' "
             f"{'is' if len(too_small) == 1 else 'are'} smaller than the resolution of {preprocessing.resolution}:\n"
             f"{_examples(too_small)}",
-            "Choose what becomes of them: --small_images upscale or --small_images drop; or a lower --resolution.",
+            "Choose what to do with them: --small_images upscale or --small_images drop; or a lower --resolution.",
         )
     num_judged = data.num_images + len(refused)
     num_pointers = sum(finding.reason == RUN_GIT_LFS for finding in refused)
     repair = "Remove or repair them, check that this is the data set you mean, or set the limit: --max_refused_share."
-    fetch = "Fetch the files that Git LFS pointers stand for: run git lfs pull in the data set's folder."
+    fetch = "Fetch the files behind the Git LFS pointers: run git lfs pull in the data set's folder."
     if refused and not data.num_images:
         none = (
             f"none of the {num_judged} images in '{name}' can"
@@ -164,8 +164,8 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
         )
     if len(refused) > max_refused_share * num_judged:
         raise UserError(
-            f"{len(refused)} of {num_judged} images in '{name}' cannot be used, {_percent(len(refused) / num_judged)} "
-            f"where {_percent(max_refused_share)} is the limit:\n{_examples(refused)}",
+            f"{len(refused)} of {num_judged} images in '{name}' cannot be used, {_percent(len(refused) / num_judged)}, "
+            f"but the limit is {_percent(max_refused_share)}:\n{_examples(refused)}",
             fetch if 2 * num_pointers > len(refused) else _range_hint(data) or repair,
         )
     if preprocessing.pixel_range is not None and data.num_images and data.raw_max is None:
@@ -177,15 +177,15 @@ def check_usable(name: str, data: DataRecord, preprocessing: Preprocessing, max_
         found = f"{images} in '{name}' {are_smaller} of {preprocessing.resolution}"
         raise UserError(found, "Choose a lower --resolution, or --small_images upscale.")
     if not data.num_images:
-        raise UserError(f"no images in '{name}'", "Name a data set that holds image files.")
+        raise UserError(f"no images in '{name}'", "Give a data set that holds image files.")
 
 
 def _range_hint(data: DataRecord) -> str:
-    """Return what to do about images whose black and white are not known; nothing where that is not what is wrong."""
+    """Return what to do if images were refused because their black and white are not known; else ""."""
     if not any(NEEDS_RANGE in finding.reason for finding in data.images if finding.action == "refused"):
         return ""
     found = f"they hold {data.raw_min or 0:.6g} to {data.raw_max or 0:.6g}"
-    return f"Say which of their numbers become black and white, such as {data.range_option} ({found})."
+    return f"Give the values that become black and white, such as {data.range_option} ({found})."
 
 
 def _examples(findings: list[ImageFinding]) -> str:

@@ -1,4 +1,4 @@
-"""What a data set's README.md declares of its files, as on the Hub: configurations, and the files of each split."""
+"""Declarations in a data set's README.md, as on the Hub: configurations, and the files of each split."""
 
 import fnmatch
 import re
@@ -19,7 +19,7 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOT
 
 
 class OddReadmeError(Exception):
-    """The YAML of a README.md that is damaged, or declares files in a way that is not known."""
+    """Error of a README.md whose YAML is damaged, or declares files in an unknown way."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +27,35 @@ class _Config:
     name: str
     is_default: bool
     folder: PurePosixPath
-    """data_dir: where its files lie."""
+    """data_dir: the folder of its files."""
     patterns: dict[str, list[PurePosixPath]] | None
-    """By split; None where the names of files tell the splits."""
+    """Patterns of files by split; None if the names of files tell the splits."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The files of one configuration, and what becomes of the others."""
+    """The files of one configuration."""
 
     split: str | None
-    """The split that was asked for, as it is spelled there; None where the names of files tell the splits."""
+    """The requested split, as it is spelled there; None if the names of files tell the splits."""
     places: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    """The split of each file that is of one."""
+    """The split of each file that is in one."""
     outside: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    """The other configuration that a file is of."""
+    """The configuration of each file that is in another one."""
     unmatched: tuple[str, ...] = ()
-    """Patterns of that split that no file in the folder matches."""
+    """Patterns of the split that no file in the folder matches."""
 
 
 def declared_files(
     folder: Path, paths: Collection[PurePosixPath], unlisted: Iterable[PurePosixPath], config: str | None, split: str
 ) -> Declared | None:
-    """Return what the README.md in a folder declares of `paths`, None where there is none or it declares no files.
+    """Return what the README.md in a folder declares about `paths`; None without one, or if it declares no files.
 
-    A pattern matches as in the `datasets` library, but nothing that lies outside of the folder.
+    A pattern matches as in the `datasets` library, but nothing outside the folder.
 
     Args:
-        paths: all files there.
-        unlisted: the folders there that cannot be listed; of the split if its patterns may match in them.
+        paths: all files in the folder.
+        unlisted: folders in it that cannot be listed; they belong to the split if its patterns may match in them.
         config: the value of --dataset_config.
         split: the value of --dataset_split.
 
@@ -84,8 +84,8 @@ def declared_files(
     taken = _matching(paths, patterns) + [path for path in unlisted if _may_hold(path, patterns)]
     if not taken:
         shown = ", ".join(as_text(str(one)) for one in patterns[:3])
-        found = f"'{where}' declares {shown} for the split '{as_text(wanted)}', and no file in the folder matches that"
-        raise UserError(found, "Fetch the whole data set, or give the folder of the images as --dataset.")
+        found = f"'{where}' declares {shown} for the split '{as_text(wanted)}', but no file in the folder matches that"
+        raise UserError(found, "Download the whole data set, or give the folder of the images as --dataset.")
     present = set(paths)
     unmatched = [str(one) for one in patterns if not (_matching(paths, [one]) if _is_glob(one) else one in present)]
     return Declared(wanted, own | dict.fromkeys(taken, wanted), outside, tuple(unmatched))
@@ -136,7 +136,7 @@ def _config(declared: object) -> _Config:
 
 
 def _choose(configs: list[_Config], asked: str | None, where: str) -> _Config:
-    """Return the configuration that is asked for, the default one, or the only one."""
+    """Return the requested configuration, the default one, or the only one."""
     names = [as_text(one.name) for one in configs]
     if asked is not None:
         for one in configs:
@@ -152,7 +152,7 @@ def _choose(configs: list[_Config], asked: str | None, where: str) -> _Config:
 
 
 def _of_config(config: _Config, paths: Collection[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """Return the split of each file of a configuration; "" where that is not declared."""
+    """Return the split of each file of a configuration; "" if that is not declared."""
     if config.patterns is None:
         return {path: "" for path in paths if path.is_relative_to(config.folder)}
     return {path: split for split, patterns in config.patterns.items() for path in _matching(paths, patterns)}
@@ -173,8 +173,8 @@ def _matching(paths: Collection[PurePosixPath], patterns: Collection[PurePosixPa
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a path matches a pattern, in which ** stands for any number of folders."""
-    reached = {0}  # how many parts of the path the pattern can have used up
+    """Return whether a path matches a pattern, in which ** stands for any number of folders."""
+    reached = {0}  # numbers of parts of the path that the pattern so far can match
     for one in pattern:
         if one == "**":
             reached = set(range(min(reached), len(parts) + 1)) if reached else reached
@@ -184,6 +184,6 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _may_hold(folder: PurePosixPath, patterns: Iterable[PurePosixPath]) -> bool:
-    """Whether what lies in a folder could match."""
+    """Return whether files in a folder could match."""
     above = [one.parts if one.name == "**" else one.parts[:-1] for one in patterns]
     return any(_matches(folder.parts, parts[:end]) for parts in above for end in range(1, len(parts) + 1))

@@ -1,4 +1,4 @@
-"""One encoded image in, one uint8 array out, with a word on whatever had to be changed."""
+"""Decoding of one encoded image to a uint8 array, with the reasons for all changes to it."""
 
 import contextlib
 import io
@@ -18,13 +18,13 @@ from openddpm.data.refused import RefusedImage as RefusedImage
 from openddpm.data.refused import TooSmall as TooSmall
 from openddpm.errors import UserError
 
-MAX_PIXELS = 89_000_000  # assumed, below the size at which Pillow warns: a bomb, or in need of cropping first
+MAX_PIXELS = 89_000_000  # assumed: just below the size at which Pillow warns of a decompression bomb
 MAX_ENCODED_BYTES = 8 * MAX_PIXELS  # what four uncompressed 16-bit channels take
 MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS  # over all threads; a pixel takes up to 20 bytes while alpha is composited
-MAX_SCANNED_PIXELS = 100 * MAX_PIXELS  # of a JPEG, over its scans; measured: seven seconds. A photo has ten scans
+MAX_SCANNED_PIXELS = 100 * MAX_PIXELS  # of a JPEG, over its scans; measured: 7 seconds. A photo has ten scans
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 2 to 8 are mirrored or turned
-_UPRIGHT = {  # what makes each orientation upright: EXIF 2.32, table 6
+_UPRIGHT = {  # the transform that makes each orientation upright: EXIF 2.32, table 6
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,7 +38,7 @@ _CONVERTED = {"CMYK": "CMYK to RGB", "YCbCr": "YCbCr to RGB", "LAB": "LAB to RGB
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every image before it is stored; part of the store's digest."""
+    """Settings for preparing every image before it is stored; part of the store's digest."""
 
     resolution: int
     image_mode: Literal["auto", "rgb", "gray"]
@@ -50,7 +50,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, options: DataOptions) -> "Preprocessing":
-        """Return what `options` ask for."""
+        """Return the settings in `options`."""
         given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
         return cls(**given)
 
@@ -60,39 +60,39 @@ class Preprocessing:
             return ImageColor.getrgb(self.background)[:3]
         except ValueError:
             hint = "Use a name such as white, or a code such as #ffcc00."
-            raise UserError(f"--background '{self.background}' is no colour", hint) from None
+            raise UserError(f"--background '{self.background}' is not a colour", hint) from None
 
 
 class Decoding(NamedTuple):
-    """What one image became."""
+    """One decoded image."""
 
     pixels: np.ndarray
     """(C, resolution, resolution), uint8; one channel for gray images, or as image_mode forces."""
     changes: list[str]
-    """Reasons, such as "alpha composited", for all that was done beyond resizing downwards and cropping."""
+    """Changes other than downscaling and cropping, such as "alpha composited"."""
     cut_share: float
-    """Of the upright image's area, what cropping cuts away: 0..1."""
+    """Share of the upright image's area that cropping cuts away, 0..1."""
     raw_range: Range | None
-    """Least and greatest number of an image of more than 8 bits."""
+    """Smallest and largest number of an image of more than 8 bits."""
 
 
 @dataclass(frozen=True)
 class SourcedImage:
-    """An encoded image, with what its source says of it beyond its pixels."""
+    """An encoded image, with what its source knows about it."""
 
     encoded: bytes | Image.Image | np.ndarray | RefusedImage
     mode: Literal["L", "RGB"] | None = None
-    """Gray or colour, where the source declares it; None leaves it as the pixels are."""
+    """Gray or colour if the source declares it; None leaves it as the pixels are."""
     changes: tuple[str, ...] = ()
-    """What the source did to it already, or chose, as `decode_image` names changes."""
+    """Changes that the source made, in the style of `Decoding.changes`."""
 
 
 EncodedImage = bytes | Image.Image | np.ndarray | RefusedImage | SourcedImage
-"""The bytes of a file, a Pillow image, a uint8 array, one of these with a word on it, or why there is none."""
+"""The bytes of a file, a Pillow image, a uint8 array, one of these with its source, or why there is none."""
 
 
 def without_source(encoded: EncodedImage) -> bytes | Image.Image | np.ndarray | RefusedImage:
-    """Return what holds the pixels, without what its source says of it."""
+    """Return the encoded image without what its source knows about it."""
     return encoded.encoded if isinstance(encoded, SourcedImage) else encoded
 
 
@@ -100,15 +100,15 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> Decodin
     """Decode, orient, flatten, crop or pad to a square, and resize one image.
 
     Args:
-        encoded: the bytes of a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8;
-            with a pixel_range of any numbers, but for alpha; a refusal is raised again, and a mode that its source
-            declares is applied before image_mode.
+        encoded: the bytes of a file, a Pillow image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); with a
+            pixel_range an array of any numbers, without alpha. A refusal is raised; a mode that the source declares is
+            applied before image_mode.
 
     Raises:
         RefusedImage: the image cannot be decoded in full.
-        UnknownRange: it has numbers for pixels that need a pixel_range.
+        UnknownRange: its numbers need a pixel_range.
         TooSmall: it is smaller than the resolution, and small_images is not "upscale".
-        UserError: the background is no colour.
+        UserError: the background is not a colour.
     """
     background, pixel_range = preprocessing.background_rgb(), preprocessing.pixel_range
     sourced = encoded if isinstance(encoded, SourcedImage) else SourcedImage(encoded)
@@ -131,7 +131,7 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> Decodin
             return Decoding(_fit(image, preprocessing, changes), changes, cut_share, array_range or raw_range)
     except RefusedImage:
         raise
-    except Image.DecompressionBombError as error:  # Pillow has a limit of its own, where sizes are absurd
+    except Image.DecompressionBombError as error:  # Pillow's own limit
         raise RefusedImage(f"more pixels than the limit of {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
         if isinstance(encoded, bytes) and encoded.startswith((b"II*\0", b"MM\0*")):
@@ -144,9 +144,9 @@ def decode_image(encoded: EncodedImage, preprocessing: Preprocessing) -> Decodin
 
 @contextlib.contextmanager
 def pillow_warnings_ignored() -> Iterator[None]:
-    """Silence Pillow on odd metadata, which harms no pixel, and on sizes, which are refused in any case.
+    """Ignore Pillow's warnings about odd metadata, which do not matter, and about large images, which are refused.
 
-    The filter holds for all threads: enter it once, around all the decoding.
+    The filter applies to all threads: enter it once, around all decoding.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -154,7 +154,7 @@ def pillow_warnings_ignored() -> Iterator[None]:
 
 
 class _PixelBudget:
-    """Makes threads wait while the images being decoded have too many pixels in sum for the memory."""
+    """Bounds memory: threads wait while the images being decoded have too many pixels in total."""
 
     def __init__(self, num_pixels: int) -> None:
         self._num_free = num_pixels
@@ -173,7 +173,7 @@ class _PixelBudget:
                 self._changed.notify_all()
 
 
-_memory = _PixelBudget(MAX_PIXELS_AT_ONCE)  # the process has one memory, whoever decodes
+_memory = _PixelBudget(MAX_PIXELS_AT_ONCE)  # shared by all decoding in the process
 
 
 def _open(encoded: bytes | Image.Image | np.ndarray | RefusedImage) -> Image.Image:
@@ -197,7 +197,7 @@ def _open(encoded: bytes | Image.Image | np.ndarray | RefusedImage) -> Image.Ima
         raise RefusedImage(f"{len(encoded):,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
     image = _checked_size(Image.open(io.BytesIO(encoded), formats=image_formats()))
     num_scans = encoded.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
-    if num_scans * image.width * image.height > MAX_SCANNED_PIXELS:  # each takes a pass over the whole image
+    if num_scans * image.width * image.height > MAX_SCANNED_PIXELS:  # each scan is a pass over the whole image
         raise RefusedImage(f"a JPEG of {image.width}x{image.height} pixels in {num_scans:,} scans")
     return image
 
@@ -227,16 +227,16 @@ def _load(
 
 
 def _orientation(image: Image.Image, changes: list[str]) -> int:
-    """Return the EXIF orientation; damaged EXIF makes no image unusable, and is taken for upright."""
+    """Return the EXIF orientation; an image with damaged EXIF is treated as upright."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # as with damaged pixels, of almost any kind
+    except Exception:  # on damaged files Pillow raises errors of almost any kind
         changes.append("damaged EXIF ignored")
         return 1
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing, changes: list[str]) -> np.ndarray:
-    """Return `image`, L or RGB, in the mode and at the resolution asked for, as (C, resolution, resolution)."""
+    """Return `image`, L or RGB, in the requested mode and resolution, as (C, resolution, resolution)."""
     background = preprocessing.background_rgb()
     is_padded = preprocessing.fit == "pad" and image.width != image.height
     turns_colour = is_padded and preprocessing.image_mode == "auto" and len(set(background)) > 1
@@ -259,7 +259,7 @@ def _fit(image: Image.Image, preprocessing: Preprocessing, changes: list[str]) -
 
 
 def _padded(image: Image.Image, resolution: int, background: tuple[int, int, int]) -> Image.Image:
-    """Return the whole of `image` in the middle of a square, what is left of it filled with `background`."""
+    """Return the whole `image` in the middle of a square, the rest filled with `background`."""
     width, height = (max(1, round(side * resolution / max(image.size))) for side in image.size)
     square = Image.new("RGB", (resolution, resolution), background).convert(image.mode)
     square.paste(

@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits, or signed: the numbers that a file holds, and how they become 8 bits."""
+"""Pixels of more than 8 bits, or signed ones: reading their numbers and scaling them to 8 bits."""
 
 import sys
 from collections.abc import Callable
@@ -9,21 +9,21 @@ from PIL import Image, ImageFile
 
 from openddpm.data.refused import RefusedImage
 
-WHITE = 65535  # of 16 bits, where nothing else is asked for
-ROWS_AT_ONCE = 256  # assumed: bounds the memory that scaling takes beyond the numbers themselves
+WHITE = 65535  # of unsigned 16 bits, by default
+ROWS_AT_ONCE = 256  # assumed: bounds the extra memory that scaling takes
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF 6.0 tags; formats: 1 unsigned, 2 signed, 3 floating point
 _SIGNED = 2
 
 SCALED_16_BITS, SCALED_BY_RANGE = "16 bits scaled to 8", "scaled to 8 bits by --pixel_range"
 BEYOND_RANGE = "cut off at the ends of --pixel_range"
-NEEDS_RANGE = "say which are black and white, --pixel_range LOW HIGH"
+NEEDS_RANGE = "give the values of black and white: --pixel_range LOW HIGH"
 
 Range = tuple[float, float]
 
 
 class UnknownRange(RefusedImage):
-    """This one image has numbers for pixels of which nothing says which are black and white."""
+    """Refusal of an image whose black and white are not known."""
 
     def __init__(self, kind: str, values: np.ndarray) -> None:
         self.raw_range = _range_of(values)
@@ -34,11 +34,11 @@ class UnknownRange(RefusedImage):
 def in_8_bits(
     image: Image.Image, reopened: Callable[[], Image.Image] | None, pixel_range: Range | None, changes: list[str]
 ) -> tuple[Image.Image, Range | None]:
-    """Load `image`, scale what has more than 8 bits, and return it with the range of that.
+    """Load `image`, scale it to 8 bits if it has more, and return it with its original range.
 
     Args:
-        reopened: gives the same image, not loaded yet; None where there is no file to read it from again.
-        changes: gets a reason for what was done.
+        reopened: returns the same image, not loaded yet; None if there is no file to read it from again.
+        changes: a reason for each change is appended.
     """
     has_deep_channels = _has_deep_channels(image)
     values = _deep_values(image, as_stored=pixel_range is not None)
@@ -55,7 +55,7 @@ def in_8_bits(
             256.0 * max(most for _, most in extrema[:3]) + 255,
         )
     if reopened is None:
-        raise RefusedImage("16 bits in each of several channels, which --pixel_range takes as the bytes of a file only")
+        raise RefusedImage("16 bits in each of several channels: --pixel_range needs it as the bytes of a file")
     pixels, raw_range = _scaled(_deep_channels(image, reopened())[..., :3], pixel_range, changes)
     scaled = Image.fromarray(pixels)
     if image.has_transparency_data:
@@ -64,12 +64,12 @@ def in_8_bits(
 
 
 def scaled_array(values: np.ndarray, pixel_range: Range | None, changes: list[str]) -> tuple[np.ndarray, Range | None]:
-    """Return an array of other numbers than uint8 as uint8, and its range; as it is where that cannot be."""
+    """Return an array of numbers other than uint8 as uint8, with its range; unchanged if that is not possible."""
     has_known_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
     if values.dtype.kind not in "iuf" or values.size == 0:
         return values, None
     if pixel_range is None and values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255:
-        return values.astype(np.uint8), None  # as of lists of numbers, which the `datasets` library keeps as int64
+        return values.astype(np.uint8), None  # such as lists of numbers, which the `datasets` library keeps as int64
     if not has_known_shape:
         return values, None
     _check_finite(values)
@@ -93,20 +93,20 @@ def _scaled(values: np.ndarray, pixel_range: Range | None, changes: list[str]) -
 
 def _check_finite(values: np.ndarray) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise RefusedImage("pixels that are no finite numbers")
+        raise RefusedImage("pixels that are not finite numbers")
 
 
 def _has_deep_channels(image: Image.Image) -> bool:
-    """Tell whether an image that is not loaded yet has several channels of 16 bits: Pillow gives their upper 8."""
+    """Return whether an image, not loaded yet, has several channels of 16 bits, of which Pillow gives the upper 8."""
     is_deep = any(";16" in str(tile[3]) or _white_of(tile) is not None for tile in getattr(image, "tile", ()))
     return is_deep and not image.mode.startswith(("I", "F"))
 
 
 def _deep_values(image: Image.Image, as_stored: bool) -> np.ndarray | None:
-    """Load an image and return its numbers, (H, W), unsigned only if it declares no sign; None where they are 8 bits.
+    """Load an image and return its numbers, (H, W), unsigned only if it declares no sign; None if they are 8 bits.
 
     Args:
-        as_stored: return numbers of a PGM file whose white is not 65535 as they stand there, not stretched to that.
+        as_stored: return the numbers of a PGM file as stored, even if its white is not 65535, not stretched to that.
     """
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     is_signed = _SIGNED in tags.get(_SAMPLE_FORMAT, ())
@@ -129,13 +129,13 @@ def _deep_values(image: Image.Image, as_stored: bool) -> np.ndarray | None:
 
 
 def _deep_channels(upper: Image.Image, again: Image.Image) -> np.ndarray:
-    """Return all 16 bits of each channel, (H, W, C) uint16, where Pillow gives the upper 8 as `upper`.
+    """Return all 16 bits of each channel, (H, W, C) uint16; Pillow gives the upper 8 as `upper`.
 
     Args:
-        again: the same image, not loaded yet. Read as if its bytes stood in the other order, it gives the lower 8.
+        again: the same image, not loaded yet. Read with the other byte order, it gives the lower 8.
 
     Raises:
-        RefusedImage: Pillow reads it in one order only.
+        RefusedImage: Pillow reads it in one byte order only.
     """
     assert isinstance(again, ImageFile.ImageFile)
     swapped = []
@@ -152,17 +152,17 @@ def _deep_channels(upper: Image.Image, again: Image.Image) -> np.ndarray:
 
 
 def _has_known_white(values: np.ndarray) -> bool:
-    """Tell whether black and white go without saying: of unsigned integers that fit 16 bits."""
+    """Return whether black and white are known: for unsigned integers that fit 16 bits."""
     return values.dtype.kind == "u" and values.max() <= WHITE
 
 
 def _range_of(values: np.ndarray) -> Range:
-    """Return the least and the greatest number."""
+    """Return the smallest and the largest number."""
     return float(values.min()), float(values.max())
 
 
 def _scaled_to_8_bits(values: np.ndarray, pixel_range: Range | None) -> np.ndarray:
-    """Return numbers as uint8: linear from black to white, cut off beyond; without a range, 16 bits divided by 257."""
+    """Return numbers as uint8: linear from black to white, clipped outside; without a range, divided by 257."""
     scaled = np.empty(values.shape, np.uint8)
     exact: Any = np.float32 if values.dtype.itemsize <= 2 else np.float64
     for first in range(0, len(values), ROWS_AT_ONCE):
@@ -177,7 +177,7 @@ def _scaled_to_8_bits(values: np.ndarray, pixel_range: Range | None) -> np.ndarr
 
 
 def _white_of(tile: tuple[Any, ...]) -> int | None:
-    """Return what a PGM or PPM file of more than 8 bits takes for white; Pillow stretches it to 65535, or to 255."""
+    """Return the white value of a PGM or PPM file of more than 8 bits; Pillow stretches it to 65535, or to 255."""
     codec, arguments = tile[0], tile[3]
-    has_white = codec.startswith("ppm") and isinstance(arguments, tuple)  # a bitmap in digits has a mode alone
+    has_white = codec.startswith("ppm") and isinstance(arguments, tuple)  # for a PBM file it is the mode alone
     return arguments[1] if has_white and arguments[1] > 255 else None

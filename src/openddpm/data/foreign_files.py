@@ -1,28 +1,28 @@
-"""Formats that are not read, and the way from each to one that is."""
+"""Formats that are not read, and how to convert each to one that is."""
 
 from typing import NamedTuple
 
 
 class NotRead(NamedTuple):
-    """A format that is not read, and the way from it to one that is."""
+    """A format that is not read, and what to do with it."""
 
     what: str
-    way: str
-    recipe: str = ""
-    """How to go that way, where it takes a program of one's own."""
+    advice: str
+    code: str = ""
+    """Python code that converts it."""
 
     @property
     def hint(self) -> str:
-        """Return the way and the recipe as a sentence."""
-        return f"{self.way[0].upper()}{self.way[1:]}{f': {self.recipe}' if self.recipe else ''}."
+        """Return the advice and the code as a sentence."""
+        return f"{self.advice[0].upper()}{self.advice[1:]}{f': {self.code}' if self.code else ''}."
 
 
-_SAVE = "where you trust it, save its images, (N, H, W, C) or (N, C, H, W), as a .npy file"
+_SAVE = "if you trust it, save its images, (N, H, W, C) or (N, C, H, W), as a .npy file"
 _PICKLE = NotRead(
     "a pickle, which is never loaded, since it could run any program",
     _SAVE,
-    "numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb')))). For CIFAR get the binary files, which are "
-    "read: cifar-10-binary.tar.gz, unpacked",
+    "numpy.save('images.npy', numpy.array(pickle.load(open(FILE, 'rb')))). For CIFAR take the binary files instead: "
+    "cifar-10-binary.tar.gz, unpacked",
 )
 _TORCH = NotRead(
     "a pickle of PyTorch, which is never loaded, since it could run any program",
@@ -45,15 +45,15 @@ _LMDB = NotRead(
 _SAFETENSORS = NotRead(
     "a safetensors file", _SAVE, "numpy.save('images.npy', safetensors.numpy.load_file(FILE)['images'])"
 )
-_STREAMED = NotRead("a file of a loader that is not read", "give the images from which it was written")
+_STREAMED = NotRead("a file of a data loader that is not supported", "give the images from which it was written")
 _MEDICAL = NotRead("a medical image", "convert it to TIFF or PNG, and give its values as --pixel_range")
-_VIDEO = NotRead("a video", "take pictures out of it first, such as by: ffmpeg -i VIDEO FOLDER/%06d.png")
-_ARCHIVE = NotRead("archives beside or inside of others are not opened", "unpack them, or give one as --dataset")
-_OTHER_ARCHIVE = NotRead("an archive of a kind that is not opened", "unpack it, or pack it as a zip or tar file")
+_VIDEO = NotRead("a video", "extract its frames first, such as by: ffmpeg -i VIDEO FOLDER/%06d.png")
+_ARCHIVE = NotRead("archives beside or inside others are not opened", "unpack them, or give one as --dataset")
+_OTHER_ARCHIVE = NotRead("an archive of a kind that is not opened", "unpack it, or convert it to a zip or tar file")
 _CONVERT = NotRead("a format that is not read", "convert it to PNG")
-_MISNAMED = NotRead("a file that is read under a name with this suffix only, and in a folder", "rename it")
+_MISNAMED = NotRead("a file that is read only if its name has this suffix, or in a folder", "rename it")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".tfrecord", ".tfrecords")
-NOT_READ = {  # suffixes of what may hold images, or be meant as one
+NOT_READ = {  # by suffix: formats that may hold images
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"), _VIDEO),
     **dict.fromkeys(ARCHIVE_SUFFIXES, _ARCHIVE),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".lz4", ".rar", ".7z"), _OTHER_ARCHIVE),

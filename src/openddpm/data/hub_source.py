@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub (or of the mirror that HF_ENDPOINT names), pinned to a commit."""
+"""Data sets of the Hugging Face Hub (or of the mirror in HF_ENDPOINT), pinned to a commit."""
 
 import hashlib
 import re
@@ -13,14 +13,14 @@ from openddpm.names import as_text
 if TYPE_CHECKING:
     import datasets
 
-CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps parquet files that it made of a data set
+CONVERTED = "refs/convert/parquet"  # the branch with the parquet files into which the Hub converts a data set
 
 
 def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None, str]:
-    """Download one split, or take it from the cache where the Hub cannot be reached.
+    """Download one split, or load it from the cache if the Hub cannot be reached.
 
     Returns:
-        the data set; its commit (None when the Hub did not tell it); a digest of what was loaded.
+        the data set; its commit (None if it is not known); a digest of what was loaded.
 
     Raises:
         UserError: no such data set, configuration or split; no access; no connection.
@@ -28,8 +28,8 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
     commit: str | None
     try:
         commit = _commit(options)
-    except _NoAnswerError as silence:
-        dataset, commit = _load_from_cache(options, silence)
+    except _NoAnswerError as error:
+        dataset, commit = _load_from_cache(options, error)
     else:
         dataset = _download(options, commit)
     identity = f"{options.dataset} {dataset.config_name} {dataset.split} {commit or dataset._fingerprint}"
@@ -37,7 +37,7 @@ def load_from_hub(options: DataOptions) -> tuple["datasets.Dataset", str | None,
 
 
 def cache_folders(options: DataOptions) -> list[Path]:
-    """Return the folders that a download fills: the only ones of which a data set of the Hub may name files."""
+    """Return the folders of downloads: the only ones in which a data set of the Hub may name files."""
     import datasets
     from huggingface_hub import constants
 
@@ -47,7 +47,7 @@ def cache_folders(options: DataOptions) -> list[Path]:
 
 
 def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
-    """Return the asked configuration and split of the data set at `commit`."""
+    """Return the requested configuration and split of the data set at `commit`."""
     import datasets
     from datasets.exceptions import DataFilesNotFoundError
 
@@ -67,20 +67,20 @@ def _download(options: DataOptions, commit: str) -> "datasets.Dataset":
         )
     except UserError:
         raise
-    except Exception as error:  # what lies below has no common base for all that goes wrong on the way
+    except Exception as error:  # the libraries' errors have no common base class
         cause = _cause(error)
         is_empty = isinstance(error, DataFilesNotFoundError | datasets.data_files.EmptyDatasetError)
         if not is_empty and (_status(cause) is not None or isinstance(cause, OSError)):
             raise UserError(
                 f"the Hub did not deliver the data set {_named(options)}: {_first_line(cause)}",
-                "Check the connection and the space on the disk, then run the same command again.",
+                "Check the connection and the disk space, then run the same command again.",
             ) from error
         if re.search("scripts? .*supported", str(error)):
             raise UserError(
-                f"the data set {_named(options)} is made by a program that it brings along, and none is run: "
+                f"the data set {_named(options)} needs its own loading script, and such scripts are never run: "
                 f"{_first_line(error)}",
-                f"Take the parquet files that the Hub made of it, if it did: --dataset_revision {CONVERTED}. Else ask "
-                "its authors for parquet files, or run their program yourself and give the folder of images.",
+                f"Take the Hub's conversion to parquet files, if there is one: --dataset_revision {CONVERTED}. Else "
+                "ask its authors for parquet files, or run their script yourself and give the folder of images.",
             ) from error
         raise UserError(
             f"the data set {_named(options)} of the Hub cannot be loaded: {_first_line(error)}",
@@ -97,37 +97,37 @@ def _folders(options: DataOptions, commit: str) -> list[str]:
     return sorted(entry.path for entry in entries if isinstance(entry, RepoFolder))
 
 
-def _load_from_cache(options: DataOptions, silence: Exception) -> tuple["datasets.Dataset", str | None]:
-    """Return what an earlier download left, and its commit where the cache tells it."""
+def _load_from_cache(options: DataOptions, no_answer: Exception) -> tuple["datasets.Dataset", str | None]:
+    """Return the data set of an earlier download, and its commit if the cache has it."""
     import datasets
 
-    online = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True  # or `datasets` asks the silent Hub for half a minute more
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True  # else `datasets` waits for the Hub for another half minute
     try:
         by_split = datasets.load_dataset(options.dataset, options.dataset_config, cache_dir=options.cache_dir)
     except Exception as error:
-        raise _unreachable(options, silence) from error
+        raise _unreachable(options, no_answer) from error
     finally:
-        datasets.config.HF_HUB_OFFLINE = online
+        datasets.config.HF_HUB_OFFLINE = was_offline
     dataset = by_split[_choose_split(options, list(by_split))]
     folder = Path(dataset.cache_files[0]["filename"]).parent.name if dataset.cache_files else ""
     commit = folder if re.fullmatch("[0-9a-f]{40}", folder) else None
     if options.dataset_revision not in (None, commit):
-        raise _unreachable(options, silence)
+        raise _unreachable(options, no_answer)
     return dataset, commit
 
 
 class _NoAnswerError(Exception):
-    """The Hub could not be asked: no connection, an offline mode, or trouble of its own."""
+    """Error of a Hub that does not answer: no connection, offline mode, or an error of the Hub."""
 
 
 def _commit(options: DataOptions) -> str:
-    """Return the commit that the asked revision stands for.
+    """Return the commit of the requested revision.
 
-    The Hub's API is asked before `datasets` is, which reports a Hub in trouble as a data set without files.
+    The Hub's API is asked before `datasets`, which reports a failing Hub as a data set without files.
 
     Raises:
-        UserError: the Hub answers that there is no such data set or revision, or that it may not be read.
+        UserError: the Hub has no such data set or revision, or does not permit reading it.
         _NoAnswerError: the Hub does not answer.
     """
     from huggingface_hub import HfApi
@@ -143,7 +143,7 @@ def _commit(options: DataOptions) -> str:
         ) from error
     except RevisionNotFoundError as error:
         hint = (
-            "The Hub made no parquet files of it; ask on its page, or its authors for parquet files."
+            "The Hub has not converted it to parquet files; ask its authors for them on its page."
             if options.dataset_revision == CONVERTED
             else "Check --dataset_revision: a branch, a tag or a commit."
         )
@@ -167,10 +167,10 @@ def _named(options: DataOptions) -> str:
 
 
 def _not_found(options: DataOptions, status: int) -> str:
-    nowhere = f"{_named(options)} is no local file or folder and no built-in name"
+    not_local = f"{_named(options)} is no local file or folder and no built-in name"
     if status == 404:
-        return f"{nowhere}, and the Hub has no data set of that name that you may read (404)"
-    return f"{nowhere}, and the Hub lets you read no data set of that name ({status})"
+        return f"{not_local}, and the Hub has no data set of that name that you may read (404)"
+    return f"{not_local}, and the Hub lets you read no data set of that name ({status})"
 
 
 def _hint(status: int) -> str:
@@ -179,13 +179,13 @@ def _hint(status: int) -> str:
     return "Check the name, and your token (HF_TOKEN, or hf auth login): it may be wrong, expired or without access."
 
 
-def _unreachable(options: DataOptions, silence: Exception) -> UserError:
-    """Say that the Hub failed, without claiming that the data set does not exist."""
+def _unreachable(options: DataOptions, no_answer: Exception) -> UserError:
+    """Return the error of a Hub that does not answer; it does not claim that the data set does not exist."""
     from huggingface_hub import constants
 
     return UserError(
         f"{_named(options)} is no local file or folder and no built-in name, and the Hub ({constants.ENDPOINT}) "
-        f"could not be asked for it: {_first_line(silence)}",
+        f"could not be asked for it: {_first_line(no_answer)}",
         "Give the path of an existing folder; or check the connection, HF_ENDPOINT and HF_HUB_OFFLINE and try again.",
     )
 
@@ -195,12 +195,12 @@ def _choose(asked: str | None, names: list[str], option: str, default: str | Non
         return str(asked)
     if asked is None and (default or len(names) == 1):
         return default or names[0]
-    found = f"{option} '{as_text(asked)}' is not there" if asked else f"there are several to choose from with {option}"
+    found = f"{option} '{as_text(asked)}' does not exist" if asked else f"{option} is needed: there are several"
     raise UserError(found, closest(asked or "", [as_text(name) for name in names]))
 
 
 def _choose_split(options: DataOptions, names: list[str]) -> str:
-    """Return the split that is asked for, or the only one that spells it in another way."""
+    """Return the requested split, or the only one that spells it in another way."""
     asked = options.dataset_split
     alike = [name for name in names if split_of(name) == split_of(asked)]
     return _choose(alike[0] if asked not in names and len(alike) == 1 else asked, names, "--dataset_split", None)
@@ -217,7 +217,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that made `error`, if one did."""
+    """Return the HTTP status that caused `error`, if any."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -1,4 +1,4 @@
-"""A file of decoded images in one shape, which is gray until an image in colour comes."""
+"""A file of decoded images in one shape, which is gray until the first image in colour."""
 
 import hashlib
 import os
@@ -12,10 +12,10 @@ _CHANNELS = 3  # of colour
 
 
 class ImageFile:
-    """Writes images to `path`, one after another; close it by `finish`, or `close` when giving up.
+    """Writer of images to `path`, one after another; end with `finish`, or with `close` after an error.
 
-    Gray images are written with one channel. With the first image in colour what was written is written once more, in
-    three channels, and later gray images are too: what stands in the file is what an image_mode "rgb" would write.
+    Gray images are written with one channel. The first image in colour rewrites the file with three channels, as later
+    gray images have, so that the file is as with image_mode "rgb".
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class ImageFile:
             self._write_waiting()
 
     def finish(self) -> str:
-        """Bring all to disk, close the file, and return the sha256 of its content."""
+        """Write everything to disk, close the file, and return the sha256 of its content."""
         self._write_waiting()
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -1,4 +1,4 @@
-"""What every source of images comes down to, and what the sources share."""
+"""The common interface of all sources of images, and functions that they share."""
 
 import contextlib
 import hashlib
@@ -22,9 +22,9 @@ class Example(NamedTuple):
     """One item of a source."""
 
     path: str
-    """Or another name."""
+    """Path or another name."""
     image: EncodedImage
-    """Or the reason why it cannot be read."""
+    """Encoded image, or the reason why it cannot be read."""
     label: Label = None
 
 
@@ -32,7 +32,7 @@ class Example(NamedTuple):
 class ImageSource:
     """A finite sequence of encoded images, which may have labels.
 
-    `digest` changes when images or labels may have; None says that nothing can tell. `items` starts from the first
+    `digest` changes if images or labels may have changed; None if that is not known. `items` starts from the first
     image at every call.
     """
 
@@ -44,7 +44,7 @@ class ImageSource:
     split: str | None = None
     labels: LabelSource = NO_LABELS
     left_out: tuple[LeftOut, ...] = ()
-    """What lies there besides and is not among the items, each kind once."""
+    """What was found but is not among the items, each kind once."""
 
 
 def with_labels(source: ImageSource, labels: Sequence[Label], origin: LabelSource) -> ImageSource:
@@ -62,12 +62,12 @@ def read_encoded(path: Path) -> bytes | RefusedImage:
     """Return a file's content, or why it cannot be read."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # to read from a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # reading from a pipe could wait for ever
             return RefusedImage("no regular file")
         if refusal := too_large(status.st_size):
             return refusal
         with path.open("rb") as file:
-            return file.read(status.st_size)  # and no more, should it grow
+            return file.read(status.st_size)  # no more, even if the file grows
     except OSError as error:
         return RefusedImage(f"cannot be read: {error.strerror}")
     except ValueError:
@@ -75,14 +75,14 @@ def read_encoded(path: Path) -> bytes | RefusedImage:
 
 
 def too_large(num_bytes: int) -> RefusedImage | None:
-    """Refuse a file by its size, before it fills the memory."""
+    """Return a refusal if a file is too large to be read into memory."""
     if num_bytes <= MAX_ENCODED_BYTES:
         return None
     return RefusedImage(f"{num_bytes:,} bytes, more than the limit of {MAX_ENCODED_BYTES:,}")
 
 
 def digest_files(paths: Sequence[Path]) -> str:
-    """Return a digest of names, sizes and times of change: quick, and different when a file is."""
+    """Return a digest of names, sizes and modification times: quick, and different if a file is."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(path.absolute()))
@@ -95,16 +95,16 @@ def digest_files(paths: Sequence[Path]) -> str:
 
 
 def digest_names(digest: str, names: Iterable[str]) -> str:
-    """Return a digest that differs from `digest` by the names of what was chosen there."""
+    """Return a digest of `digest` and the names of what was chosen from its files."""
     parts = (name.encode("utf-8", "surrogatepass") for name in names)
     return hashlib.sha256(b"\0".join([digest.encode(), *parts])).hexdigest()
 
 
 def check_no_lfs_pointer(path: Path) -> None:
-    """Check that a file that cannot be read is not merely a stand-in for itself.
+    """Check that a file that cannot be read is not a Git LFS pointer.
 
     Raises:
-        UserError: it is a Git LFS pointer.
+        UserError: it is one.
     """
     try:
         with path.open("rb") as file:
@@ -112,13 +112,13 @@ def check_no_lfs_pointer(path: Path) -> None:
     except OSError:
         return
     if head == LFS_POINTER:
-        hint = f"Fetch the files themselves: git -C '{as_text(path.parent)}' lfs pull"
+        hint = f"Download the files themselves: git -C '{as_text(path.parent)}' lfs pull"
         raise UserError(f"'{as_text(path)}' is a Git LFS pointer in place of the file", hint)
 
 
 @contextlib.contextmanager
 def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
-    """Turn what reading a damaged file raises, which is of almost any kind, into one message with its name."""
+    """Turn any error from reading a damaged file into a UserError with the file's name."""
     try:
         yield
     except UserError:
@@ -131,47 +131,47 @@ def damage_named(path: Path, found: str = "cannot be read") -> Iterator[None]:
 
 
 def check_permitted(path: Path, error: Exception) -> None:
-    """Check that what went wrong with a file is not merely that it may not be read.
+    """Check that an error is not that a file may not be read.
 
     Raises:
-        UserError: it is; to make or download the file again would be of no use.
+        UserError: it is; making or downloading the file again would not help.
     """
     if isinstance(error, PermissionError):
-        hint = f"Make it readable, such as by: chmod u+r '{as_text(path)}'; or ask its owner."
+        hint = f"Make it readable: chmod u+r '{as_text(path)}'; or ask its owner."
         raise UserError(f"'{as_text(path)}' cannot be read: permission denied", hint) from error
 
 
 def check_no_hub_options(options: DataOptions, where: str, but: str = "") -> None:
-    """Check that local data is not asked for what data sets of the Hub alone have.
+    """Check that options for data sets of the Hub are not given for local data.
 
     Args:
-        but: what would make a difference, for the message.
+        but: condition under which they could be given, for the message.
 
     Raises:
-        UserError: it is.
+        UserError: one is.
     """
     for name in ("dataset_config", "dataset_revision"):
         if (value := getattr(options, name)) is not None:
-            found = f"--{name} '{as_text(value)}' is of data sets of the Hub, and {where} is local{but}"
+            found = f"--{name} '{as_text(value)}' is for data sets of the Hub, but {where} is local{but}"
             raise UserError(found, f"Leave --{name} out, or give the name of a data set of the Hub as --dataset.")
 
 
 def check_no_columns(options: DataOptions, where: str) -> None:
-    """Check that plain image files are not asked for a column of a table.
+    """Check that no column of a table is requested of plain image files.
 
     Raises:
-        UserError: --image_column names one.
+        UserError: --image_column is given.
     """
     if options.image_column is not None:
-        found = f"{where} holds plain image files, which have no columns, and --image_column asks for"
+        found = f"{where} holds plain image files, which have no columns, but --image_column asks for"
         raise UserError(f"{found} '{as_text(options.image_column)}'", "Leave --image_column out.")
 
 
 def choose_column(candidates: list[str], columns: list[str], options: DataOptions) -> str:
-    """Return the column that is asked for, or the only one with images.
+    """Return the requested column, or the only one with images.
 
     Raises:
-        UserError: no such column, none with images, or several.
+        UserError: there is no such column, none with images, or several.
     """
     asked = options.image_column
     if asked is not None:
@@ -184,7 +184,7 @@ def choose_column(candidates: list[str], columns: list[str], options: DataOption
     if not candidates:
         raise UserError(
             f"no image column{where}: its columns are {as_text(', '.join(columns))}",
-            "Name the one with images, if there is one: --image_column NAME.",
+            "Give the one with images, if there is one: --image_column NAME.",
         )
     found = f"several image columns{where}: {as_text(', '.join(candidates))}"
     raise UserError(found, "Choose one: --image_column NAME.")

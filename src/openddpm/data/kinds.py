@@ -1,4 +1,4 @@
-"""Whether masks, depth maps or the like lie beside the images they belong to: nobody means to train on both."""
+"""Detection of masks, depth maps and the like among the images they belong to, which should not be trained on."""
 
 import functools
 import re
@@ -8,37 +8,37 @@ from openddpm.errors import UserError
 
 Named = tuple[str, bool]  # path of an image, and whether it is gray
 
-_WORDS = frozenset(  # what sets for segmentation, depth and matting call what is no picture; plurals go without saying
+_WORDS = frozenset(  # names of masks and the like in data sets for segmentation, depth and matting; plurals also match
     ("mask", "label", "labelid", "annotation", "seg", "segmap")
     + ("segmentation", "segmentationclass", "segmentationobject")
     + ("depth", "disparity", "matte", "trimap", "groundtruth", "truth", "gt", "gtfine")
 )
-_WEAK_WORDS = frozenset({"alpha", "edge"})  # that classes of images are called too
+_WEAK_WORDS = frozenset({"alpha", "edge"})  # also names of classes
 _PICTURE_WORDS = frozenset({"image", "img", "rgb", "color", "colour", "photo", "picture"})
 _ALL_WORDS = _WORDS | _WEAK_WORDS
 _UNSPECIFIC_WORDS = _ALL_WORDS | _PICTURE_WORDS
-_NONE: frozenset[str] = frozenset()  # one for all images without a word
+_NONE: frozenset[str] = frozenset()  # shared by all images without such words, to save memory
 _BETWEEN_TOKENS = re.compile(r"[\W_]+")
-_PAIRED_SHARE = 0.5  # assumed: fewer names in common are chance, as of classes that number their images
-_FEW_SHARE = 0.1  # assumed: fewer are odd ones among the images
+_PAIRED_SHARE = 0.5  # assumed: fewer common names are chance, such as numbers of images in several classes
+_FEW_SHARE = 0.1  # assumed: fewer are exceptions among the images
 
 
 class Kinds:
-    """Remembers of each image its name and whether it is gray, and finds two kinds of data in one set."""
+    """Names of all images and whether they are gray, to find two kinds of data in one set."""
 
     def __init__(self) -> None:
         self._images: list[Named] = []
 
     def add(self, path: str, is_gray: bool) -> None:
-        """Remember an image."""
+        """Add an image."""
         self._images.append((path, is_gray))
 
     def question(self, name: str) -> UserError | None:
-        """Return what to ask of the data set `name` before training on it as one; None where it is clear.
+        """Return the error that the data set `name` seems to mix images with their masks; None if it does not.
 
-        It is asked where images of which a folder, or an end of the file's name, says mask, depth or the like are gray
-        beside colour, or bear the names of the others; and where gray images and images in colour lie in folders of
-        their own and bear the same names.
+        It does if images whose folder, or either end of whose file name, says mask, depth or the like are gray while
+        the others are in colour, or have the names of the others; and if gray images and images in colour have the same
+        names in separate folders.
         """
         found = [_words_of(path) or _NONE for path, _ in self._images]
         for words in (_WORDS, _ALL_WORDS):
@@ -55,7 +55,7 @@ class Kinds:
         return None
 
     def _split_by_folder(self) -> tuple[list[Named], list[Named]]:
-        """Return the gray images and those in colour; none where a folder holds both."""
+        """Return the gray images and those in colour; none if a folder holds both."""
         modes: dict[str, bool] = {}
         if any(modes.setdefault(_folder_of(path), is_gray) != is_gray for path, is_gray in self._images):
             return [], []
@@ -77,12 +77,12 @@ def _tokens(text: str) -> list[str]:
 
 
 def _words_of(path: str) -> frozenset[str]:
-    """Return which of the words are in the names of an image's folders, or begin or end its own name."""
+    """Return the words in the names of an image's folders, or at the beginning or end of its own name."""
     own = _tokens(_stem_of(path))
     return _words_of_folder(_folder_of(path)) | _ALL_WORDS.intersection(own[:1] + own[-1:])
 
 
-@functools.lru_cache(maxsize=1024)  # of images in one folder, which follow each other
+@functools.lru_cache(maxsize=1024)  # images in one folder follow each other
 def _words_of_folder(folder: str) -> frozenset[str]:
     return _ALL_WORDS.intersection(_tokens(folder))
 
@@ -92,13 +92,13 @@ def _num_gray(images: list[Named]) -> int:
 
 
 def _num_paired(one: list[Named], other: list[Named]) -> int:
-    """Count the images of `one` that have the name of one of `other`, each of which is taken once."""
+    """Return the number of images in `one` that have the name of one in `other`, each of which counts once."""
     counts = [Counter(map(_key, images)) for images in (one, other)]
     return (counts[0] & counts[1]).total()
 
 
 def _key(image: Named) -> tuple[str, ...]:
-    """Return what a picture and its mask have in common: 01.jpg and 01_mask.png, rgb_1.png and depth_1.png."""
+    """Return the part of a name that an image and its mask share: 01.jpg and 01_mask.png, rgb_1.png and depth_1.png."""
     return tuple(token for token in _tokens(_stem_of(image[0])) if token not in _UNSPECIFIC_WORDS)
 
 
@@ -114,6 +114,6 @@ def _question(name: str, *kinds: list[Named]) -> UserError:
         described.append(f"{len(images):,} {place} ({mode})")
     return UserError(
         f"'{name}' holds images and what seem to be their masks or the like: {'; '.join(described)}",
-        "Give the folder that you mean as --dataset (unpacked, if it lies in an archive); or train on all of them: "
+        "Give the folder that you mean as --dataset (unpack it if it is in an archive); or train on all of them: "
         "--image_mode rgb, or gray.",
     )

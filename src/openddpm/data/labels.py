@@ -1,4 +1,4 @@
-"""Labels of images: where a source has them, and how the store numbers them. Nothing is guessed: a choice is none."""
+"""Labels of images: where a source has them, and how the store numbers them. Ambiguous labels are not taken."""
 
 from array import array
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from openddpm.names import as_text
 from openddpm.record.schema import LabelsRecord
 
 Label = int | str | None
-"""A name; or a number, of which the source may know the name; or none."""
+"""A name; a number, whose name the source may know; or None."""
 
 NONE = -1  # number of an image without a label, as the `datasets` library has it
-MAX_LABELS = 10_000  # assumed: more are no classes, but numbers or captions of single images
-MAX_LABEL_CHARS = 200  # assumed: what is longer is a caption
+MAX_LABELS = 10_000  # assumed: more are numbers or captions of single images
+MAX_LABEL_CHARS = 200  # assumed: longer texts are captions
 MAX_NAMED = 100  # labels that are counted by name in data.json
 COLUMN_NAMES = frozenset(
     ("label", "labels", "class", "classes", "class_name", "class_label", "class_id", "category", "target", "targets")
@@ -28,27 +28,27 @@ class LabelSource:
     """Where the labels of a source come from."""
 
     origin: str = ""
-    """For people: "sub-folders", "the column 'label'"; empty where no labels are taken."""
+    """Text for people: "sub-folders", "the column 'label'"; empty if no labels are taken."""
     names: tuple[str, ...] = ()
-    """Names of labels that are numbers from 0 on, where the source has them."""
+    """Names of labels that are numbers from 0 on, if the source has them."""
     note: str = ""
-    """Why no labels are taken, where there may be some."""
+    """Why no labels are taken although there may be some."""
 
 
 NO_LABELS = LabelSource()
 
 
 def names_labels(name: str) -> bool:
-    """Tell whether a column is called as columns of labels are."""
+    """Return whether a column has a usual name of label columns."""
     return name.strip().lower() in COLUMN_NAMES
 
 
 def chosen_labels(candidates: Sequence[str], what: str, names: tuple[str, ...] = ()) -> LabelSource:
-    """Return the only one of some columns that may hold labels, if it is the only one.
+    """Return the labels in the only candidate; no labels if there are none or several.
 
     Args:
-        what: what they are, for people.
-        names: of its labels.
+        what: what the candidates are, for people.
+        names: names of its labels.
     """
     if len(candidates) > 1:
         listed = as_text(", ".join(candidates[:MAX_NAMED]))
@@ -57,14 +57,14 @@ def chosen_labels(candidates: Sequence[str], what: str, names: tuple[str, ...] =
 
 
 def plain_label(value: Any) -> Label:
-    """Return a label as Python's own number or text; none of anything else that may stand in its place."""
-    if getattr(value, "ndim", None) == 0:  # of numpy or torch
+    """Return a label as a Python int or str; None for any other type."""
+    if getattr(value, "ndim", None) == 0:  # numpy or torch scalar
         value = value.item()
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def labels_of_folders(paths: Sequence[PurePosixPath]) -> tuple[list[Label], LabelSource]:
-    """Return the sub-folder that each of some files lies in, if their folders differ in one level alone."""
+    """Return the sub-folder of each file as its label, if the folders differ in one level alone."""
     parents = [str(path).rpartition("/")[0] for path in paths]
     folders = {parent: PurePosixPath(parent).parts for parent in dict.fromkeys(parents)}
     none: list[Label] = [None] * len(paths)
@@ -79,15 +79,15 @@ def labels_of_folders(paths: Sequence[PurePosixPath]) -> tuple[list[Label], Labe
 
 
 class LabelTable:
-    """Gathers the labels of images, one after the other, and numbers them.
+    """Collects the labels of images, one after the other, and numbers them.
 
-    The numbers are those that the source gives names to, or else places in the sorted order of all that come.
+    The numbers are those of the source's names, or else positions in the sorted order of all labels.
     """
 
     def __init__(self, source: LabelSource) -> None:
         self._source, self._note = source, source.note
         if len(set(source.names)) < len(source.names):
-            self._note = f"no labels are taken from {source.origin}: two of them have one name"
+            self._note = f"no labels are taken from {source.origin}: two of them have the same name"
         self._names: dict[str, int] = {as_text(name): number for number, name in enumerate(source.names)}
         self._known: dict[int | str, int] = dict(enumerate(range(len(source.names))))
         self._numbers = array("i")
@@ -98,7 +98,7 @@ class LabelTable:
         self._numbers.append(NONE if label is None or self._note else self._number(label))
 
     def finish(self) -> tuple[np.ndarray, list[str], LabelsRecord | None]:
-        """Return each image's number, (N,) int32, the names of the numbers, and what data.json says of them."""
+        """Return each image's number, (N,) int32, the names of the numbers, and their record in data.json."""
         numbers, names = np.array(self._numbers, np.int32), list(self._names)
         if self._note or not names:
             record = LabelsRecord(origin="", note=self._note) if self._note else None

@@ -1,4 +1,4 @@
-"""Keeps count of what a source passes over, reason by reason."""
+"""Counts of what a source leaves out, by reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from openddpm.record.schema import LeftOut
 
 NUM_EXAMPLES = 3
 MAX_LINES = 6
-MAX_REASONS = 64  # assumed: of what may be meant, and again of the rest; each file of an archive can bring its own
+MAX_REASONS = 64  # assumed: for data and for other files each; an archive can have as many reasons as files
 
 
 @dataclass
-class _Tally:
+class _Count:
     is_data: bool
     is_text: bool
     count: int = 0
@@ -21,34 +21,34 @@ class _Tally:
 
 @dataclass
 class LeftOutCounts:
-    """What a source holds and does not take, each reason once, with the names of the first few."""
+    """Counts of what a source holds but does not take, each reason once, with the names of the first few."""
 
-    _by_reason: dict[str, _Tally] = field(default_factory=dict)
+    _by_reason: dict[str, _Count] = field(default_factory=dict)
 
     def add(
         self, reason: str, names: Iterable[str], is_data: bool, count: int | None = None, is_text: bool = False
     ) -> None:
-        """Count what is called `names`, or `count` images of it.
+        """Count the files called `names`, or `count` images in them.
 
         Args:
-            is_data: whether these may be images that were meant.
-            is_text: whether they are texts, of which people need not be told.
+            is_data: whether the user may have meant them as images.
+            is_text: whether they are texts, which need not be mentioned.
         """
         names = list(names)
         total = len(names) if count is None else count
         if total:
-            tally = self._by_reason.setdefault(as_text(reason), _Tally(is_data, is_text))
-            tally.count += total
-            tally.examples += map(as_text, names[: NUM_EXAMPLES - len(tally.examples)])
+            entry = self._by_reason.setdefault(as_text(reason), _Count(is_data, is_text))
+            entry.count += total
+            entry.examples += map(as_text, names[: NUM_EXAMPLES - len(entry.examples)])
 
     def extend(self, others: Iterable[LeftOut]) -> None:
-        """Add what another source passes over."""
+        """Add what another source leaves out."""
         for other in others:
             self.add(other.reason, other.examples, other.is_data, other.count, other.is_text)
 
     def listed(self) -> tuple[LeftOut, ...]:
-        """Return all of it: what may be images that were meant first, then the most; the last of very many in sum."""
-        known = [LeftOut(reason=reason, **vars(tally)) for reason, tally in self._by_reason.items()]
+        """Return all counts: data first, then by number; beyond MAX_REASONS the rest in one entry."""
+        known = [LeftOut(reason=reason, **vars(entry)) for reason, entry in self._by_reason.items()]
         known.sort(key=lambda one: (-one.count, one.reason))
         return tuple(
             one
@@ -57,9 +57,9 @@ class LeftOutCounts:
         )
 
     def summary(self) -> str:
-        """Return what there is and why it is not taken, in lines for an error."""
-        told = [one for one in self.listed() if not one.is_text] or self.listed()
-        return "".join(f"\n  {one.count:,}  {one.reason}" for one in told[:MAX_LINES])
+        """Return counts and reasons, in lines for an error."""
+        shown = [one for one in self.listed() if not one.is_text] or self.listed()
+        return "".join(f"\n  {one.count:,}  {one.reason}" for one in shown[:MAX_LINES])
 
 
 def _with_rest_in_sum(reasons: list[LeftOut]) -> list[LeftOut]:

@@ -1,4 +1,4 @@
-"""One rule for folders and archives: which of the files that lie there are the data, and what is passed over."""
+"""Selection of the data among the files of a folder or an archive."""
 
 import itertools
 import re
@@ -27,10 +27,10 @@ from openddpm.names import as_text
 from openddpm.record.writer import RUN_FILE
 
 SAVED_DICT_FILE = "dataset_dict.json"  # of datasets.DatasetDict.save_to_disk: every sub-folder is a split
-CLEAR_RATIO = 5  # assumed: what is so many times as much leaves no doubt which of two kinds is the data
+CLEAR_RATIO = 5  # assumed: of two kinds of data, the one that is so many times as large is meant
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")  # as the `datasets` library has them beside images
 
-_DATASETS_CACHE = re.compile(r"cache-[0-9a-f]{16}.*\.arrow")  # what map and filter made of a data set beside it
+_DATASETS_CACHE = re.compile(r"cache-[0-9a-f]{16}.*\.arrow")  # results of map and filter beside a data set
 _SYSTEM_NAMES = frozenset(
     ("@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle", "#snapshot")
     + ("system volume information", "__pycache__")
@@ -38,32 +38,32 @@ _SYSTEM_NAMES = frozenset(
 
 
 class _Place(NamedTuple):
-    """Where a file stands among the splits."""
+    """The split of a file, and where its name was found."""
 
     split: str
     folder: PurePosixPath | None
-    """The folder that is called so; None where the file itself is."""
+    """The folder with the split's name; None if it is in the file's own name."""
 
     @property
     def shown(self) -> str:
-        """Return the split as it is spelled there."""
+        """Return the split as the folder spells it."""
         return self.folder.name if self.folder else self.split
 
 
 @dataclass
 class Selection(Generic[File]):
-    """What of a listing is the data: the files of each kind in the order of their paths."""
+    """The data of a folder or archive: the files of each kind in the order of their paths."""
 
     by_kind: dict[str, list[Entry[File]]] = field(default_factory=dict)
     others: list[Entry[File]] = field(default_factory=list)
-    """What is no data of a known kind, and already counted as left out, but for METADATA_NAMES."""
+    """Files that are no data of a known kind; counted as left out, except METADATA_NAMES."""
     other_splits: list[Entry[File]] = field(default_factory=list)
-    """Data of splits that were not asked for, already counted as left out."""
+    """Data of splits that were not requested; counted as left out."""
     left_out: LeftOutCounts = field(default_factory=LeftOutCounts)
     split: str | None = None
-    """The split that was chosen, where there are several."""
+    """The chosen split, if there are splits."""
     root: PurePosixPath = field(default_factory=PurePosixPath)
-    """The folder of that split, where it has just one."""
+    """The folder of that split, if it has just one."""
     text_heads: TextHeads = field(default_factory=TextHeads)
 
     def all_data(self) -> list[Entry[File]]:
@@ -79,15 +79,15 @@ def select(
     own_split: str | None = None,
     declared: Declared | None = None,
 ) -> Selection[File]:
-    """Choose the data among all that lies in a folder or an archive.
+    """Select the data among all files of a folder or an archive.
 
     Args:
         entries: all files, in the order of their paths.
         asked_split: the value of --dataset_split.
         where: the name of the folder or archive, for messages.
-        count_images: tells how many images a file holds that is of another split, or of none.
-        own_split: the split that the name of an archive speaks of, which counts where it holds no splits.
-        declared: the splits, where they are declared and not told by names.
+        count_images: returns the number of images in a file of another split, or of none.
+        own_split: the split in the name of an archive, which counts if it holds no splits.
+        declared: the files of each split, if a README.md declares them.
 
     Raises:
         UserError: there is no such split, or a folder of it cannot be listed.
@@ -104,13 +104,13 @@ def select(
         places = _splits(kinds)
         chosen = _choose_split(asked_split, places, kinds, where, count_images, own_split)
     has_splits = any(kinds[entry] for entry in places)
-    passed_over: dict[str, list[Entry[File]]] = defaultdict(list)
+    by_other_split: dict[str, list[Entry[File]]] = defaultdict(list)
     folders: set[PurePosixPath | None] = set()
     within = [entry for entry in unlisted if entry in kinds]
     if needed := [one for one in within if chosen is None or (one in places and places[one].split == chosen)]:
         raise cannot_list(where, needed)
     names = [str(entry.path) for entry in unlisted]
-    selection.left_out.add("folders outside of the split that cannot be listed", names, is_data=False)
+    selection.left_out.add("folders outside the split that cannot be listed", names, is_data=False)
     for entry, kind in kinds.items():
         place = places.get(entry)
         if entry.is_unlisted_folder:
@@ -119,13 +119,13 @@ def select(
             _take(entry, kind, selection)
             folders.add(place.folder if place else None)
         elif place is not None:
-            passed_over[place.shown] += [entry] if kind else []
+            by_other_split[place.shown] += [entry] if kind else []
         elif kind:
-            reason = "outside of the splits" if has_splits else f"beside what --dataset_split {asked_split} names"
+            reason = "outside the splits" if has_splits else f"not in --dataset_split {asked_split}"
             selection.left_out.add(reason, [str(entry.path)], is_data=has_splits, count=count_images(entry))
         else:
-            _pass_over(entry, selection)
-    for split, members in passed_over.items():
+            _leave_out(entry, selection)
+    for split, members in by_other_split.items():
         names = [str(entry.path) for entry in members]
         count = sum(map(count_images, members))
         selection.left_out.add(f"split '{split}': --dataset_split chooses one", names, is_data=False, count=count)
@@ -137,11 +137,11 @@ def select(
 
 
 def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind] = KINDS, hint: str = "") -> UserError:
-    """Return the error of a source that holds no images, with what it holds instead and the way from there.
+    """Return the error of a source without images, with what it holds instead and what to do.
 
     Args:
         kinds: the kinds of data that were looked for.
-        hint: what to do, if that is known.
+        hint: what to do, if known.
     """
     held = f"; it holds{summary}" if (summary := selection.left_out.summary()) else ""
     formats = (foreign_format(entry.path.name, entry.read_head) for entry in selection.others)
@@ -151,46 +151,46 @@ def nothing_to_read(where: str, selection: Selection[File], kinds: Sequence[Kind
 
 
 def cannot_list(where: str, unlisted: Sequence[Entry[File]]) -> UserError:
-    """Return the error of folders that may hold any number of images, a whole class, and cannot be looked into."""
+    """Return the error of folders that cannot be listed, and may hold many images, such as a whole class."""
     others = f" and {len(unlisted) - 1:,} more" if len(unlisted) > 1 else ""
     return UserError(
-        f"cannot list the folder '{as_text(str(unlisted[0].path))}'{others} in '{where}', so that all images in it "
-        "would be missing",
-        "Make it readable (chmod u+rx, or as its owner), move it out, or give another folder as --dataset.",
+        f"cannot list the folder '{as_text(str(unlisted[0].path))}'{others} in '{where}', so all images in it would be "
+        "missing",
+        "Make it readable (chmod u+rx, or ask its owner), move it out, or give another folder as --dataset.",
     )
 
 
 def check_no_larger_archives(where: str, num_bytes: int, archives: Mapping[str, int]) -> None:
-    """Check that the images that are taken are not a mere preview of what unopened archives beside them hold.
+    """Check that the selected images are not merely examples of the data in unopened archives beside them.
 
     Args:
-        num_bytes: of the images beside them, of all splits.
-        archives: the bytes of each archive, by name.
+        num_bytes: size of the images, of all splits.
+        archives: bytes of each archive, by name.
 
     Raises:
-        UserError: an archive is CLEAR_RATIO times as large as all of the images.
+        UserError: an archive is CLEAR_RATIO times as large as all images.
     """
     name = max(archives, key=lambda name: archives[name], default=None)
     if name is not None and archives[name] > CLEAR_RATIO * num_bytes:
         found = f"'{where}' holds images of {num_bytes:,} bytes beside '{as_text(name)}' of {archives[name]:,} bytes, "
-        hint = "Unpack it and give its folder as --dataset, or give the folder of the images alone."
+        hint = "Unpack it and give its folder as --dataset, or give a folder with the images alone."
         raise UserError(f"{found}which is not opened and may be the data", hint)
 
 
 def num_images(entries: Sequence[Entry[File]]) -> int:
-    """Return how many of the files are images, without what is hidden or of a system."""
+    """Return the number of image files, without hidden ones and those of a system."""
     return sum(kind_of(entry) is IMAGES for entry in _visible(entries, LeftOutCounts()))
 
 
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
-    """Yield what is neither hidden nor left by a system nor part of a run's folder; count the rest."""
+    """Yield files that are neither hidden, nor of a system, nor part of a run's folder; count the others."""
     runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
     for entry in entries:
         hidden = next((part for part in entry.path.parts if _is_hidden(part)), None)
         if hidden is not None:
             is_folder = hidden != entry.path.name or entry.is_unlisted_folder
             what = f"folder {hidden}" if is_folder else "._* files" if hidden.startswith("._") else "files"
-            left_out.add(f"hidden or of a system: {what}", [str(entry.path)], is_data=False)
+            left_out.add(f"hidden or system files: {what}", [str(entry.path)], is_data=False)
         elif runs and not runs.isdisjoint(entry.path.parents):
             if kind := named_kind(entry.path):
                 what = "pictures" if kind is IMAGES else f"{kind.noun}s, by {RUN_FILE} beside or above them,"
@@ -207,7 +207,7 @@ def _within(
     left_out: LeftOutCounts,
     count_images: Callable[[Entry[File]], int],
 ) -> dict[Entry[File], Kind | None]:
-    """Return what is declared, with what is no data in any case, and count the rest."""
+    """Return the declared files, with those that are no data in any case, and count the others."""
     within: dict[Entry[File], Kind | None] = {}
     for entry, kind in kinds.items():
         if entry.path in declared.places or not (kind or entry.is_unlisted_folder):
@@ -229,11 +229,11 @@ def _take(entry: Entry[File], kind: Kind | None, selection: Selection[File]) -> 
     if kind is not None:
         selection.by_kind.setdefault(kind.name, []).append(entry)
     else:
-        _pass_over(entry, selection)
+        _leave_out(entry, selection)
 
 
-def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
-    """Count a file of no kind that is read."""
+def _leave_out(entry: Entry[File], selection: Selection[File]) -> None:
+    """Count a file that is of no kind that is read."""
     suffix = suffix_of(entry.path.name)
     reason, is_data = why_left_out(suffix)
     is_text = suffix in TEXT_SUFFIXES
@@ -241,28 +241,28 @@ def _pass_over(entry: Entry[File], selection: Selection[File]) -> None:
     if not is_data:
         head = selection.text_heads.read(suffix, entry.read_head) if is_text else entry.read_head()
     if is_image_head(head):
-        reason, is_data = f"{suffix}: images by their content, not by their names; rename them", True
+        reason, is_data = f"{suffix}: images under the names of other files; rename them", True
         is_text = False
     elif not suffix and (by_content := suffix_of_head(head)):
         reason, is_data = why_left_out(by_content)
         reason = f"no suffix, but by their content {reason}"
     elif not suffix:
         is_text = b"\0" not in head
-        reason += "" if is_text else " that are no texts"
+        reason += "" if is_text else " that are not text"
     selection.others.append(entry)
     if entry.path.name not in METADATA_NAMES:
         selection.left_out.add(reason, [str(entry.path)], is_data, is_text=is_text)
 
 
 def _splits(kinds: Mapping[Entry[File], Kind | None]) -> dict[Entry[File], _Place]:
-    """Return the split of each file that is of one, by the names of its folders, or of itself if it holds many."""
+    """Return the split of each file that is in one, by its folders' names, or its own if it holds many images."""
     all_folders: set[tuple[PurePosixPath, ...]] = set()
     subfolders: dict[PurePosixPath, set[str]] = defaultdict(set)
     siblings: dict[tuple[PurePosixPath, str], set[str]] = defaultdict(set)
     saved = {entry.path.parent for entry in kinds if entry.path.name == SAVED_DICT_FILE}
     for entry, kind in kinds.items():
         if kind is None and not entry.is_unlisted_folder and not why_left_out(suffix_of(entry.path.name))[1]:
-            continue  # a text makes no split
+            continue  # folders of texts are no splits
         all_folders.add(entry.folders)
         if kind is not None and kind.is_container:
             siblings[entry.path.parent, kind.name].add(entry.path.stem)
@@ -297,9 +297,9 @@ def _choose_split(
     count_images: Callable[[Entry[File]], int],
     own_split: str | None,
 ) -> str | None:
-    """Return the split that is asked for, None where there are none and none is asked for.
+    """Return the requested split; None if there are no splits and none is requested.
 
-    A sub-folder or a table whose name is asked for is a split even without its like, and is added to `places`.
+    A sub-folder or a table with the requested name is a split even without others, and is added to `places`.
     """
     wanted = splits.split_of(asked)
     present = {place.split: None for entry, place in places.items() if kinds[entry] or entry.is_unlisted_folder}
@@ -319,16 +319,16 @@ def _choose_split(
             raise cannot_list(where, [entry for entry in places if entry.is_unlisted_folder])
         raise splits.no_such_split(where, asked, counts, "; or give a sub-folder as --dataset")
     if (found := {kind for kind in kinds.values() if kind}) and all(kind.has_splits for kind in found):
-        return None  # that of each file is chosen by its own reader
+        return None  # each file's reader chooses its split
     subfolders = dict.fromkeys(as_text(entry.folders[0].name) for entry in kinds if entry.folders)
     raise UserError(
-        f"'{where}' has no sub-folder, and no files of tables, of the split '{as_text(asked)}'",
+        f"'{where}' has no sub-folder or table of the split '{as_text(asked)}'",
         f"Leave --dataset_split out, or give one of: {', '.join(subfolders) or 'no sub-folders there'}.",
     )
 
 
 def _named(wanted: str, kinds: Mapping[Entry[File], Kind | None]) -> Iterator[tuple[Entry[File], _Place]]:
-    """Yield what lies in a folder of that name, at most one folder deeper, or is a table of that name."""
+    """Yield files in a folder of that name, in the first two levels, and tables of that name."""
     for entry, kind in kinds.items():
         folder = next((folder for folder in entry.folders[:2] if splits.split_of(folder.name) == wanted), None)
         is_table = kind is not None and kind.is_container and splits.named_in(entry.path.stem) == wanted

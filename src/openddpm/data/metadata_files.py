@@ -1,4 +1,4 @@
-"""What metadata.csv and metadata.jsonl, as the `datasets` library has them beside images, say of these images."""
+"""Files metadata.csv and metadata.jsonl beside images, in the format of the `datasets` library."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from openddpm.data.left_out import NUM_EXAMPLES
 from openddpm.data.listing import METADATA_NAMES, Selection
 from openddpm.record.schema import LeftOut
 
-MAX_BYTES = 64 * 2**20  # assumed: a line for each of half a million images
+MAX_BYTES = 64 * 2**20  # assumed: lines for half a million images
 
 
 Row = dict[str, Label]
@@ -24,13 +24,13 @@ Row = dict[str, Label]
 def described(
     selection: Selection[File], images: Sequence[PurePosixPath], read: Callable[[File], bytes | RefusedImage]
 ) -> tuple[list[Label], LabelSource]:
-    """Return the label of each image: what metadata files say of it, or else the sub-folder that it lies in.
+    """Return the label of each image: from metadata files, or else its sub-folder.
 
-    All images are taken whether they are named there or not. Count as left out which of the images each metadata file
-    names, and which it names that are not there.
+    All images are taken, whether metadata files name them or not. What these name, and what of it is missing, is
+    counted as left out.
 
     Args:
-        images: the paths of those that are taken.
+        images: the paths of the images that are taken.
     """
     rows: dict[PurePosixPath, Row] = {}
     selection.left_out.extend(_described(selection, images, read, rows))
@@ -39,7 +39,7 @@ def described(
     if not columns:
         return labels_of_folders(images)
     labels = [rows.get(path, {}).get(columns[0]) if source.origin else None for path in images]
-    if all(_is_number(label) for label in labels):  # in a csv file all is text
+    if all(_is_number(label) for label in labels):  # csv files hold text only
         labels = [None if label is None else int(label) for label in labels]
     return labels, source
 
@@ -54,7 +54,7 @@ def _described(
     read: Callable[[File], bytes | RefusedImage],
     rows: dict[PurePosixPath, Row],
 ) -> Iterator[LeftOut]:
-    """Yield what to say of each metadata file, and add to `rows` what may be labels in it, by the paths of images."""
+    """Yield notes on each metadata file, and add its possible labels to `rows`, by the paths of images."""
     entries = [entry for entry in selection.others if entry.path.name in METADATA_NAMES]
     if not entries:
         return
@@ -70,25 +70,25 @@ def _described(
         named = set(described)
         num_beside = num_below[entry.path.parent]
         reason = f"{entry.path.name}: names {len(named & taken):,} of the {num_beside:,} images beside it"
-        reason += "; all of these are taken, captions are not"
+        reason += "; all images are taken, but no captions"
         yield LeftOut(reason=reason, count=1, examples=[str(entry.path)], is_data=False)
         if missing := sorted(map(str, named - present)):
             yield LeftOut(
-                reason=f"named by {entry.path.name} and not there", count=len(missing), examples=missing[:NUM_EXAMPLES]
+                reason=f"named by {entry.path.name}, but missing", count=len(missing), examples=missing[:NUM_EXAMPLES]
             )
 
 
 def _rows(suffix: str, content: bytes) -> Iterator[tuple[str, Row]]:
-    """Yield the names of files in a table, by the column that `datasets` reads them from, and what may be labels there.
+    """Yield file names from a table's column "file_name", as `datasets` does, with possible labels.
 
-    Nothing more where it is damaged.
+    Ends where the table is damaged.
     """
     text = content.decode("utf-8-sig", "replace")
     try:
         if suffix == ".csv":
             rows: Iterator[object] = iter(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            rows = (json.loads(line) for line in text.split("\n") if line.strip())  # others may stand in texts
+            rows = (json.loads(line) for line in text.split("\n") if line.strip())  # texts may hold other line ends
         for row in rows:
             name = row.get("file_name") if isinstance(row, dict) else None
             if isinstance(row, dict) and isinstance(name, str) and name:

@@ -1,4 +1,4 @@
-"""Image files that the cells of a table name instead of holding them."""
+"""Image files that a table names instead of holding them."""
 
 import os
 import zipfile
@@ -9,14 +9,14 @@ from openddpm.data.decode import RefusedImage
 from openddpm.data.image_source import read_encoded
 from openddpm.data.zip_source import UNREADABLE, read_member
 
-_IN_ZIP = "zip://"  # as the `datasets` library names what lies in an archive: zip://MEMBER::ARCHIVE
+_IN_ZIP = "zip://"  # the `datasets` library's name of a file in an archive: zip://MEMBER::ARCHIVE
 
 
 class NamedFiles:
-    """Reads files by their names, if they lie in given folders: an untrusted table may name any file there is.
+    """Reader of files by their names, in given folders only, since an untrusted table may name any file.
 
     Args:
-        roots: the folders, relative names being taken from the first; None stands for all folders.
+        roots: the folders; relative names start from the first. None allows all folders.
     """
 
     def __init__(self, roots: Sequence[Path] | None) -> None:
@@ -31,11 +31,11 @@ class NamedFiles:
             self._archive = None
 
     def read(self, name: str) -> bytes | RefusedImage:
-        """Return a file's content, links followed, or why it is not to be read or cannot be."""
+        """Return a file's content, with links resolved, or why it may not or cannot be read."""
         member, _, archive = name.removeprefix(_IN_ZIP).partition("::") if name.startswith(_IN_ZIP) else ("", "", "")
         path = self._allowed(archive or name)
         if path is None:
-            return RefusedImage("names a file outside of the data set's folder")
+            return RefusedImage("names a file outside the data set's folder")
         return self._read_from_zip(path, member) if archive else read_encoded(path)
 
     def _allowed(self, name: str) -> Path | None:

@@ -1,7 +1,7 @@
 """Held-out images that are nearly a training image: shifted, mirrored, recompressed or recoloured.
 
-Small digests of brightness and of edges find candidates, which are judged by their pixels. How well, docs/baselines.md
-says.
+Small digests of brightness and of edges find candidates, whose pixels are then compared. docs/baselines.md says how
+well this works.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from openddpm.data.store import ImageStore
 from openddpm.record.files import write_json
 from openddpm.record.schema import NearDuplicateRecord
 
-VERSION = 2  # part of the cache's key: raise it when other pairs are found
+VERSION = 2  # part of the cache's key: raise it when a change finds other pairs
 SIDE = 32  # images are compared at this size, or at their own if they are smaller
-DIGEST_SIDE = 8  # smaller images are not looked at: they hold too little to tell likeness from chance
+DIGEST_SIDE = 8  # smaller images are not compared: they are too often similar by chance
 NUM_CANDIDATES = 8  # measured: the true one is among the first 4 of 8,000
 MAX_HELDOUT = 512  # evenly spaced ones where there are more
-MAX_DIFFERENCE = 15.0  # of brightness, 0..255, anywhere; measured: JPEG of quality 75 makes 13, another mouth 16 to 44
-MAX_CONTRAST_SHARE = 0.5  # of the image's standard deviation: faint images differ by less
-CLEAR_EDGE = 24  # of 255; measured: 10, 40, and roots of how much neighbours differ tell less well
+MAX_DIFFERENCE = 15.0  # of brightness, 0..255, anywhere; measured: 13 by JPEG of quality 75, 16 to 44 by another mouth
+MAX_CONTRAST_SHARE = 0.5  # of the image's standard deviation: images of low contrast differ by less
+CLEAR_EDGE = 24  # of 255; measured: 10, 40, and roots of differences of neighbours separate less well
 MIN_EDGE_CORRELATION = 0.996  # measured: of 512 different faces 4 or 5 reach it, of recoloured ones 98 %
 COMMON_SHARE, COMMON_CORRELATION = 0.25, 0.95  # assumed: of training images, by digest; then all have one layout
 CHUNK_IMAGES, CHUNK_BYTES = 2048, 2**25  # assumed
@@ -38,7 +38,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A held-out image and the training image that it is most like, by their indices in the store."""
+    """A held-out image and the training image most similar to it, by their indices in the store."""
 
     heldout: int
     train: int
@@ -48,7 +48,7 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What was found; `num_compared` is the number of held-out images that were looked for."""
+    """The pairs that were found, and the number of held-out images that were compared."""
 
     pairs: list[NearDuplicate]
     num_compared: int
@@ -57,7 +57,7 @@ class NearDuplicates:
 def near_duplicates_across(
     store: ImageStore, train: np.ndarray, heldout: np.ndarray, cache_dir: Path, quiet: bool = True
 ) -> NearDuplicates:
-    """Return `find_near_duplicates` of a store, from the cache if an earlier run has found them."""
+    """Return `find_near_duplicates` of a store, from the cache of an earlier run if possible."""
     digest = hashlib.sha256(json.dumps([VERSION, store.sha256, store.images.shape]).encode())
     for indices in (train, heldout):
         digest.update(np.ascontiguousarray(indices).tobytes())
@@ -75,7 +75,7 @@ def near_duplicates_across(
 
 
 def with_near_duplicates(store: ImageStore, near: NearDuplicates) -> ImageStore:
-    """Return `store` with pairs found in it in its data record, by their names."""
+    """Return `store` with the pairs in its data record, by the images' names."""
     heldout = store.names([pair.heldout for pair in near.pairs])
     train = store.names([pair.train for pair in near.pairs])
     pairs = [
@@ -88,11 +88,11 @@ def with_near_duplicates(store: ImageStore, near: NearDuplicates) -> ImageStore:
 def find_near_duplicates(
     images: np.ndarray, train: np.ndarray, heldout: np.ndarray, quiet: bool = True
 ) -> NearDuplicates:
-    """Return the held-out images that are nearly the same picture as a training image.
+    """Return the held-out images that are nearly the same as a training image.
 
-    Two images are, if their brightness differs nowhere by more than a recompression makes it differ, once one is
-    shifted by a pixel (two, of images larger than SIDE) or mirrored; or if their edges lie at the same places, once one
-    is mirrored: recolouring leaves those where they are.
+    Two images are if, possibly after mirroring or a shift by one pixel (two for images larger than SIDE), their
+    brightness differs nowhere by more than recompression changes it; or if, possibly after mirroring, their edges are
+    at the same places, which recolouring does not change.
 
     Args:
         images: uint8, (N, C, H, W), H = W.
@@ -109,14 +109,14 @@ def find_near_duplicates(
         block = np.arange(start, min(start + BLOCK_QUERIES, len(heldout)))
         for number, twin, how in (
             *queries.recoloured(own := block[has_own_layout[block]], images, recoloured[own]),
-            *queries.alike(block, images, alike[block]),  # last, as it says more
+            *queries.alike(block, images, alike[block]),  # last, since it is more specific
         ):
             found[number] = NearDuplicate(int(heldout[number]), twin, how)
     return NearDuplicates([found[number] for number in sorted(found)], len(heldout))
 
 
 class _Queries:
-    """Held-out images in every way that a training image may lie."""
+    """Held-out images in all alignments with a training image."""
 
     def __init__(self, images: np.ndarray) -> None:
         thinned = _thinned(images)
@@ -130,11 +130,11 @@ class _Queries:
         self.edge_digests = [_edge_digest(ways) for ways in edges]
 
     def alike(self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[int, int, str]]:
-        """Yield (query, image, how) where one is the other but for shift, mirroring and noise.
+        """Yield (query, image, how) for pairs that are equal up to shift, mirroring and noise.
 
         Args:
             block: numbers of queries, (b,).
-            candidates: indices into `images` of what may be like them, (b, k).
+            candidates: indices into `images` of possible near duplicates, (b, k).
         """
         numbers = np.repeat(block, candidates.shape[1])
         theirs = _shrunk(_luma(_thinned(images[candidates.ravel()])))
@@ -145,7 +145,7 @@ class _Queries:
         for alignment in np.unique(alignments):
             chosen = np.flatnonzero(alignments == alignment)
             moved = _moved(self._luma[numbers[chosen]], *self._alignments[alignment])
-            ours = _shrunk(moved)[:, 1:-1, 1:-1]  # what is moved in at the border is none of it
+            ours = _shrunk(moved)[:, 1:-1, 1:-1]  # without the border, which the shift fills
             difference = np.abs(_box_means(ours - theirs[chosen, 1:-1, 1:-1])).max((1, 2))
             limit = np.minimum(MAX_DIFFERENCE, MAX_CONTRAST_SHARE * ours.std((1, 2)))
             worst[chosen] = np.where(difference <= limit, difference, np.inf)
@@ -159,7 +159,7 @@ class _Queries:
     def recoloured(
         self, block: np.ndarray, images: np.ndarray, candidates: np.ndarray
     ) -> Iterator[tuple[int, int, str]]:
-        """Yield (query, image, how) where both have their edges at the same places; arguments as for `alike`."""
+        """Yield (query, image, how) for pairs with edges at the same places; arguments as for `alike`."""
         edges = _edges(_thinned(images[candidates.ravel()]))
         theirs = _normalised(edges).reshape(*candidates.shape, self._edges[0].shape[1])
         likeness = np.stack([np.einsum("bd,bkd->bk", ours[block], theirs) for ours in self._edges], 1)
@@ -175,8 +175,8 @@ def _candidates(
     """Find the training images nearest to each query.
 
     Returns:
-        by brightness, and by edges, indices of (n, NUM_CANDIDATES) each; whether a query's edges are no layout that
-        much of the set has, (n,).
+        indices by brightness and by edges, (n, NUM_CANDIDATES) each; whether a query's layout of edges is rare in the
+        set, (n,).
     """
     luma_queries = [_extended(digest, is_query=True) for digest in queries.luma_digests]
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // images[0].size))
@@ -201,14 +201,14 @@ def _candidates(
 
 
 class _Nearest:
-    """The NUM_CANDIDATES best of all that was added, for each of `num_queries`."""
+    """The NUM_CANDIDATES best of all added images, for each of `num_queries`."""
 
     def __init__(self, num_queries: int) -> None:
         self._scores = np.empty((num_queries, 0), np.float32)
         self.indices = np.empty((num_queries, 0), np.int64)
 
     def add(self, scores: np.ndarray, indices: np.ndarray) -> None:
-        """Take in the images at `indices`, (n,), with their scores, (num_queries, n); more is nearer."""
+        """Add the images at `indices`, (n,), with their scores, (num_queries, n); a higher score is nearer."""
         kept = min(NUM_CANDIDATES, scores.shape[1])
         first = np.argpartition(scores, -kept, axis=1)[:, -kept:]
         scores = np.concatenate([self._scores, np.take_along_axis(scores, first, 1)], 1)
@@ -218,18 +218,18 @@ class _Nearest:
 
 
 def _thinned(images: np.ndarray) -> np.ndarray:
-    """Return every so many pixels of (n, C, H, H) that the side is below 8 SIDE."""
+    """Return (n, C, H, H) subsampled to a side below 8 SIDE."""
     step = max(1, images.shape[-1] // (4 * SIDE))
     return np.ascontiguousarray(images[..., ::step, ::step])
 
 
 def _shrunk(values: np.ndarray) -> np.ndarray:
-    """Return the area means of (..., T, T) at SIDE, or the values of what is no larger."""
+    """Return the area means of (..., T, T) at SIDE, or the values if they are no larger."""
     return _area_means(values, min(SIDE, values.shape[-1]))
 
 
 def _area_means(values: np.ndarray, side: int) -> np.ndarray:
-    """Return (..., side, side), each the mean over its share of the area of (..., H, H)."""
+    """Return (..., side, side), each the mean over its part of the area of (..., H, H)."""
     size = values.shape[-1]
     if size == side:
         return values
@@ -249,9 +249,9 @@ def _luma(thinned: np.ndarray) -> np.ndarray:
 
 
 def _edges(thinned: np.ndarray) -> np.ndarray:
-    """Return how much neighbours differ in the channel that differs most, CLEAR_EDGE at most, (n, 2, S, S) float32.
+    """Return the differences of neighbours, in the channel where they are largest, up to CLEAR_EDGE, (n, 2, S, S).
 
-    Recolouring changes how strong edges are, but seldom where they are.
+    Recolouring changes the strength of edges, but seldom their places. The result is float32.
     """
     edges = np.zeros((len(thinned), 2, *thinned.shape[2:]), np.float32)
     left, right, upper, lower = thinned[..., :-1], thinned[..., 1:], thinned[..., :-1, :], thinned[..., 1:, :]
@@ -261,7 +261,7 @@ def _edges(thinned: np.ndarray) -> np.ndarray:
 
 
 def _moved(luma: np.ndarray, mirrored: bool, dy: int, dx: int) -> np.ndarray:
-    """Return (n, T, T) mirrored, and shifted with its border repeated."""
+    """Return (n, T, T), mirrored if asked, and shifted with its border repeated."""
     border = max(abs(dy), abs(dx))
     padded = np.pad(luma[..., ::-1] if mirrored else luma, ((0, 0), (border, border), (border, border)), "edge")
     side = luma.shape[-1]
@@ -281,7 +281,7 @@ def _luma_digest(luma: np.ndarray) -> np.ndarray:
 
 
 def _edge_digest(edges: np.ndarray) -> np.ndarray:
-    """Return (n, 64) means of areas, an edge counted to the pixels on both of its sides, of mean 0 and length 1."""
+    """Return (n, 64) means of areas, normalised; an edge counts for the pixels on both of its sides."""
     both = edges.sum(1)
     both[..., :-1] += edges[:, 0, :, 1:]
     both[..., :-1, :] += edges[:, 1, 1:, :]
@@ -289,7 +289,7 @@ def _edge_digest(edges: np.ndarray) -> np.ndarray:
 
 
 def _normalised(values: np.ndarray) -> np.ndarray:
-    """Return (n, D), each row of mean 0 and length 1; 0 where nothing varies."""
+    """Return (n, D), each row of mean 0 and norm 1; 0 for constant rows."""
     flat = values.reshape(len(values), math.prod(values.shape[1:]))
     flat = flat - flat.mean(1, keepdims=True)
     scaled: np.ndarray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
@@ -297,7 +297,7 @@ def _normalised(values: np.ndarray) -> np.ndarray:
 
 
 def _extended(digests: np.ndarray, is_query: bool) -> np.ndarray:
-    """Return digests whose inner products, query by other, are minus half their squared distance."""
+    """Return digests such that the inner product of a query and another is minus half their squared distance."""
     halves = -np.square(digests).sum(1, keepdims=True) / 2
     ones = np.ones_like(halves)
     return np.concatenate([digests, ones, halves] if is_query else [digests, halves, ones], axis=1)

@@ -1,4 +1,4 @@
-"""Decodes images on all cores, in their order, and within bounds of memory."""
+"""Decoding of images on all cores, in order, with bounded memory."""
 
 import contextlib
 import hashlib
@@ -20,29 +20,29 @@ from openddpm.data.decode import (
 )
 from openddpm.data.image_source import Example
 
-SAMPLED_SIDE = 128  # rows and columns, evenly spaced, that an image's mean brightness is taken from at most
-DIGEST_BYTES = 16  # of a pixel digest: two different images share one as good as never
-MAX_BYTES_AHEAD = 256 * 2**20  # assumed: plenty to keep all cores at work
+SAMPLED_SIDE = 128  # at most so many rows and columns, evenly spaced, enter an image's mean brightness
+DIGEST_BYTES = 16  # of a pixel digest: makes equal digests of different images practically impossible
+MAX_BYTES_AHEAD = 256 * 2**20  # assumed: enough to keep all cores busy
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image, and what of it the data record is made of."""
+    """A decoded image, with its statistics for the data record."""
 
     pixels: np.ndarray
     """(C, H, W), uint8, contiguous."""
     changes: list[str]
-    """What was done beyond resizing downwards, as `decode_image` names it."""
+    """Changes other than downscaling and cropping; see `Decoding.changes`."""
     digest: bytes
-    """By `pixel_digest`: the same for exact duplicates, be they gray or gray stored as colour."""
+    """Result of `pixel_digest`: equal for exact duplicates, also if one is gray and the other gray stored as colour."""
     least: int
     greatest: int
     value_counts: np.ndarray
-    """(256,), of the sampled pixels."""
+    """Histogram of the sampled pixels, (256,)."""
     cut_share: float
-    """Of the image's area, what cropping has cut away: 0..1."""
+    """Share of the image's area that cropping has cut away, 0..1."""
     raw_range: tuple[float, float] | None
-    """Least and greatest number of an image of more than 8 bits."""
+    """Smallest and largest number of an image of more than 8 bits."""
 
 
 def decoded_in_order(
@@ -50,14 +50,14 @@ def decoded_in_order(
 ) -> Generator[tuple[Example, Decoded | RefusedImage], None, None]:
     """Decode on all cores (Pillow releases the lock while it works) and yield in the order of `items`.
 
-    Of `items` it reads ahead 16 images a core at most, and MAX_BYTES_AHEAD of encoded bytes but for the last image.
-    Close it when you stop early: it holds threads.
+    At most 16 images per core and MAX_BYTES_AHEAD encoded bytes (plus one image) are read ahead of time.
+    Close the generator if you stop early: it holds threads.
 
     Args:
-        items: as `ImageSource.items` yields them.
+        items: examples as from `ImageSource.items`.
 
     Yields:
-        each of them, and what it was decoded to, or why it is refused.
+        each example, with the decoded image or the reason why it is refused.
     """
     waiting: deque[tuple[Example, int, Future[Decoded]]] = deque()
     num_threads = os.cpu_count() or 1
@@ -88,11 +88,11 @@ def _num_bytes(encoded: EncodedImage) -> int:
     encoded = without_source(encoded)
     if isinstance(encoded, np.ndarray):
         return encoded.nbytes
-    return len(encoded) if isinstance(encoded, bytes) else 0  # a Pillow image is the caller's, or still in its file
+    return len(encoded) if isinstance(encoded, bytes) else 0  # a Pillow image is the user's, or still in its file
 
 
 def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoded:
-    """Decode an image and measure it, on a thread of its own."""
+    """Decode an image and compute its statistics; runs on a thread of the pool."""
     pixels, changes, cut_share, raw_range = decode_image(encoded, preprocessing)
     step = -(-pixels.shape[-1] // SAMPLED_SIDE)
     counts = np.bincount(pixels[:, ::step, ::step].ravel(), minlength=256)
@@ -101,6 +101,6 @@ def _decode(encoded: EncodedImage, preprocessing: Preprocessing) -> Decoded:
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:
-    """Return 16 bytes of BLAKE2b of an image, (C, H, W) uint8; gray counts as colour of three like channels."""
+    """Return 16 bytes of BLAKE2b of an image, (C, H, W) uint8; gray counts as colour with three equal channels."""
     content = bytes(pixels) * 3 if pixels.shape[0] == 1 else np.ascontiguousarray(pixels).data
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()

@@ -1,14 +1,14 @@
-"""Why one image cannot be used."""
+"""Refusals of single images."""
 
 from openddpm.names import as_text
 
 
 class RefusedImage(Exception):
-    """This one image cannot be used; the message says why, with nothing harmful to a terminal in it."""
+    """Error of one image that cannot be used; the message says why, and is safe to print to a terminal."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(as_text(reason))
 
 
 class TooSmall(RefusedImage):
-    """This one image is smaller than the resolution, and is not to be enlarged."""
+    """Refusal of an image that is smaller than the resolution and must not be enlarged."""

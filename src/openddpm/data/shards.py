@@ -1,4 +1,4 @@
-"""Data sets in several files, numbered as train-00000-of-00003.parquet or as images-0.npy."""
+"""Data sets in several numbered files, such as train-00000-of-00003.parquet or images-0.npy."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from openddpm.data.formats import TAR_SUFFIXES
 
-NOT_THERE = "parts of the data set that are not there, by the numbers in their names"
+MISSING = "parts of the data set that are missing, by the numbers in their names"
 _NUMBERED = re.compile(r"(?P<stem>.*?-)(?P<index>\d{5})-of-(?P<total>\d{5})(?P<end>.*)", re.DOTALL)
 _INDEXED = re.compile(r"(?P<stem>.*?)(?P<index>\d+)(?P<end>\D*)", re.DOTALL)  # by the last number in a name
 _END_WITH_NUMBER = re.compile(r"[.-]idx\d-ubyte(\.gz)?$", re.IGNORECASE)
-_YEARS = range(1900, 2100)  # of which nobody has to have all
-MAX_SHARDS = 10_000  # assumed: a name that promises more is not believed
-MAX_DIGITS = 9  # assumed: longer numbers are names of another kind
+_YEARS = range(1900, 2100)  # need not be complete
+MAX_SHARDS = 10_000  # assumed: larger numbers in names do not count shards
+MAX_DIGITS = 9  # assumed: longer numbers do not count parts
 
 
 def other_shards(path: Path) -> list[Path]:
-    """Return the other files of the data set that `path` is a numbered part of, whether they are there or not."""
+    """Return the other files of the data set of which `path` is a numbered part, whether they exist or not."""
     match = _NUMBERED.fullmatch(path.name)
     if not match or int(match["total"]) > MAX_SHARDS:
         return []
@@ -26,16 +26,16 @@ def other_shards(path: Path) -> list[Path]:
 
 
 def missing_shards(paths: Sequence[Path]) -> list[str]:
-    """Return the names of numbered parts that are not among `paths` though others of theirs are."""
+    """Return the names of numbered parts that are missing from `paths`."""
     present = set(paths)
     expected: Iterable[Path] = dict.fromkeys(shard for path in _first_of_each(paths) for shard in other_shards(path))
     return [path.name for path in expected if path not in present] + _gaps(paths)
 
 
 def _gaps(paths: Sequence[Path]) -> list[str]:
-    """Return the names that fill the gaps between names that are equal but for their last number.
+    """Return the names in the gaps between names that differ in their last number alone.
 
-    Where more are not there than there are, the numbers are taken for something else, such as dates.
+    If more are missing than present, the numbers are considered something else, such as dates.
     """
     series: dict[tuple[Path, str, str], dict[int, str]] = {}
     for path in paths:
@@ -55,7 +55,7 @@ def _gaps(paths: Sequence[Path]) -> list[str]:
 
 
 def _without_suffix(name: str) -> tuple[str, str]:
-    """Split a file's name before its suffix: numbers in .tar.bz2 and -idx3-ubyte number no parts."""
+    """Split a file's name before its suffix: the numbers in .tar.bz2 and -idx3-ubyte do not count parts."""
     if match := _END_WITH_NUMBER.search(name):
         return name[: match.start()], match[0]
     suffix = next((end for end in TAR_SUFFIXES if name.lower().endswith(end)), Path(name).suffix)

@@ -1,4 +1,4 @@
-"""Where images come from: a built-in name, a folder, a zip, parquet or arrow files, the Hub, or the caller's own."""
+"""Sources of images: a built-in name, a folder, files, the Hub, or a user-supplied data set."""
 
 import contextlib
 import re
@@ -25,7 +25,7 @@ from openddpm.data.formats import (
 )
 from openddpm.data.image_source import ImageSource, check_no_hub_options
 from openddpm.data.left_out import LeftOutCounts
-from openddpm.data.shards import NOT_THERE, other_shards
+from openddpm.data.shards import MISSING, other_shards
 from openddpm.data.splits import check_split, named_in
 from openddpm.data.tables import arrow_source, count_rows, dataset_source, parquet_source
 from openddpm.data.tar_source import tar_source
@@ -37,7 +37,7 @@ from openddpm.record.schema import LeftOut
 
 __all__ = ["ImageSource", "open_source"]
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a single letter is a drive of Windows
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a single letter is a Windows drive
 _HUB_ADDRESS = re.compile(r"(https?://huggingface\.co/|hf://)datasets/(?P<name>[^/?#@]+/[^/?#@]+)/?$", re.IGNORECASE)
 
 BUILT_IN = ("avatars-16",)
@@ -46,27 +46,27 @@ FILE_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES, *ARRAY_SUFFIXES)
 
 
 def open_source(options: DataOptions, user_dataset: Any = None) -> ImageSource:
-    """Find the images that `options` name, or wrap the caller's own data set.
+    """Open the images that `options` name, or a user-supplied data set.
 
     Args:
         user_dataset: a `datasets.Dataset`, or any sequence of Pillow images, of uint8 arrays (H, W, C), or of tuples
             or dicts that hold one.
 
     Raises:
-        UserError: nothing there, no image column, several of them, or a Hub that says no.
+        UserError: there are no such data, no image column or several, or the Hub refuses.
     """
     if user_dataset is not None:
         check_no_hub_options(options, "the data set given from Python")
         return user_source(user_dataset, options)
     if not options.dataset:
-        raise UserError("no data set is named", "Name one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
+        raise UserError("no data set is given", "Give one: --dataset FOLDER, a Hub id, or --recipe avatars-16.")
     if options.dataset in BUILT_IN:
         check_split(options, None, f"the built-in set '{options.dataset}'")
         check_no_hub_options(options, f"the built-in set '{options.dataset}'")
         with resources.as_file(resources.files("openddpm.data") / "builtin" / f"{options.dataset}.parquet") as path:
             return parquet_source([path], options)
     if _ADDRESS.match(options.dataset):
-        raise _no_address(options.dataset)
+        raise _url_given(options.dataset)
     path = Path(options.dataset)
     with contextlib.suppress(RuntimeError):  # no such user
         path = path.expanduser()
@@ -88,7 +88,7 @@ def open_source(options: DataOptions, user_dataset: Any = None) -> ImageSource:
 
 
 def _can_only_be_a_path(dataset: str) -> bool:
-    """Tell a path that leads nowhere from what may be a name on the Hub, whichever system the path is of."""
+    """Return whether a name is a path, of any system, and cannot be a name on the Hub."""
     of_windows = PureWindowsPath(dataset)
     return (
         bool(of_windows.anchor)  # a slash or backslash first, or a drive
@@ -98,20 +98,20 @@ def _can_only_be_a_path(dataset: str) -> bool:
     )
 
 
-def _no_address(dataset: str) -> UserError:
-    """Return the error of a file or page that is given by its address."""
+def _url_given(dataset: str) -> UserError:
+    """Return the error of a data set that is given by a URL."""
     hint = "Download it first, and give the path of the file or folder as --dataset."
     if dataset.lower().startswith("file:"):
-        from urllib.request import url2pathname  # which takes the slash from /C:/images on Windows
+        from urllib.request import url2pathname  # removes the slash from /C:/images on Windows
 
         hint = f"Give the plain path: --dataset '{as_text(url2pathname(urlsplit(dataset).path))}'."
     elif hub := _HUB_ADDRESS.match(dataset):
-        hint = f"Give the name that the Hub has it by: --dataset '{as_text(hub['name'])}'."
-    return UserError(f"'{as_text(dataset)}' is an address, and no path or name of a data set of the Hub", hint)
+        hint = f"Give its name on the Hub: --dataset '{as_text(hub['name'])}'."
+    return UserError(f"'{as_text(dataset)}' is a URL, not a path or the name of a data set on the Hub", hint)
 
 
 def _other_splits(dataset: Any) -> tuple[LeftOut, ...]:
-    """Count the images of a Hub data set's other splits, as far as the Hub tells."""
+    """Count the images of a Hub data set's other splits, as far as known."""
     left_out = LeftOutCounts()
     for name, info in (dataset.info.splits or {}).items():
         if name != str(dataset.split):
@@ -121,7 +121,7 @@ def _other_splits(dataset: Any) -> tuple[LeftOut, ...]:
 
 
 def _mode_of(path: Path) -> int:
-    """Return what kind of thing a path leads to, 0 where there is nothing or cannot be."""
+    """Return the file mode of a path; 0 if it does not exist."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):
@@ -142,24 +142,24 @@ def _file_source(path: Path, options: DataOptions) -> ImageSource:
         return array_source([path], options)
     if suffix_of(path.name) not in NOT_READ and suffix not in image_suffixes() and read_head(path)[:4] == ZIP_START:
         return zip_source(path, options)
-    found, hint = f"'{as_text(path)}' is no data set that can be read", "Give a folder of images, or a .zip, .tar, "
+    found, hint = f"'{as_text(path)}' is not a data set that can be read", "Give a folder of images, or a .zip, .tar, "
     hint += ".parquet, .arrow, .npz or .npy file, or an idx file of MNIST."
     if suffix in image_suffixes():
         hint = f"It is one image; give the folder of images: --dataset '{as_text(path.parent)}'."
     elif suffix in TEXT_SUFFIXES:
-        hint = f"It is a text. {hint}"
+        hint = f"It is a text file. {hint}"
     elif foreign := foreign_format(path.name, lambda: read_head(path)):
         found, hint = f"{found}: {foreign.what}", foreign.hint
     raise UserError(found, hint)
 
 
 def _other_parts(path: Path) -> tuple[LeftOut, ...]:
-    """Count the rest of the data set that a file is a numbered part of."""
+    """Count the other parts of the data set of which a file is a numbered part."""
     left_out = LeftOutCounts()
     others = other_shards(path)
     present = {other: None for other in others if other.is_file()}
-    reason = f"other parts, beside this one of {len(others) + 1:,} that is taken alone; give their folder for all"
+    reason = f"other parts: only this one of {len(others) + 1:,} is taken; give their folder to take all"
     left_out.add(reason, [other.name for other in present], is_data=True, count=sum(map(count_rows, present)))
     missing = [other.name for other in others if other not in present]
-    left_out.add(NOT_THERE, missing, is_data=True)
+    left_out.add(MISSING, missing, is_data=True)
     return left_out.listed()

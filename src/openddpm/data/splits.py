@@ -1,4 +1,4 @@
-"""Splits of a data set by the names of folders and files: train beside test, val and their other spellings."""
+"""Splits of a data set by the names of folders and files: train, test, val and their other spellings."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,25 +16,22 @@ _SPELLINGS = {
     "dev": ("dev",),
 }
 _SPLIT_OF = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
-_IN_NAMES = {**_SPLIT_OF, "data": "train"}  # data_batch_1 beside test_batch, in CIFAR
+_IN_NAMES = {**_SPLIT_OF, "data": "train"}  # CIFAR has data_batch_1 and test_batch
 _WORDS = "|".join([*sorted(_SPLIT_OF, key=len, reverse=True), "data(?=_batch)"])
-_WORD = re.compile(rf"(?<![A-Za-z])(?i:{_WORDS})(?![a-z])")  # a word of its own, as in seg_train, train2017 and trainA
-_NUMBERING = re.compile(r"[\d._\s-]+|of(?![A-Za-z])")  # what tells shards, years and copies apart
+_WORD = re.compile(rf"(?<![A-Za-z])(?i:{_WORDS})(?![a-z])")  # a separate word, as in seg_train, train2017 and trainA
+_NUMBERING = re.compile(r"[\d._\s-]+|of(?![A-Za-z])")  # of shards, years and copies
 
 
 def split_of(name: str) -> str:
-    """Return the split that `name` spells in any case of letters, or the name itself: Val -> validation, boat -> boat.
-
-    Two names of one split are equal after this.
-    """
+    """Return the split that `name` spells in any case, or else the name: Val -> validation, boat -> boat."""
     return _SPLIT_OF.get(name.lower(), name)
 
 
 def splits_among(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each of `names` that stands beside its like, by name.
+    """Return the split of each of `names` that names one.
 
-    A name is of a split if another one differs from it by the split alone: train beside test, train2017 beside
-    val2017, set-train-00000-of-00002 beside set-test-00000-of-00001. A class called train beside boat is none.
+    A name does if another one differs from it in the split alone: train and test, train2017 and val2017,
+    set-train-00000-of-00002 and set-test-00000-of-00001. A class called train beside boat does not.
     """
     alike: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
@@ -47,18 +44,18 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
 
 
 def named_in(name: str) -> str | None:
-    """Return the split that a file's name alone speaks of, if it does of just one: test-00000-of-00001 -> test."""
+    """Return the only split that a file's name contains, if any: test-00000-of-00001 -> test."""
     words = {_IN_NAMES[word[0].lower()] for word in _WORD.finditer(name)}
     return words.pop() if len(words) == 1 else None
 
 
 def counted(num_by_split: Mapping[str, int]) -> str:
-    """{"train": 30, "test": 12} -> train (30), test (12)"""
+    """Return counts as text: {"train": 30, "test": 12} -> train (30), test (12)."""
     return ", ".join(f"{split} ({number:,})" for split, number in num_by_split.items())
 
 
 def no_such_split(where: str, asked: str, num_by_split: Mapping[str, int], else_hint: str = "") -> UserError:
-    """Return the error of a source that has splits, but not the one that is asked for."""
+    """Return the error of a source that has splits, but not the requested one."""
     return UserError(
         f"'{where}' has no split '{as_text(asked)}'; its splits are {as_text(counted(num_by_split))}",
         f"Choose one: --dataset_split {as_text(next(iter(num_by_split)))}{else_hint}.",
@@ -66,15 +63,15 @@ def no_such_split(where: str, asked: str, num_by_split: Mapping[str, int], else_
 
 
 def alike_but_for_numbers(names: Iterable[str]) -> bool:
-    """Whether names differ by numbers alone, as those of the parts of one data set do: data_batch_1, data_batch_2."""
+    """Return whether names differ in numbers alone, like parts of one data set: data_batch_1, data_batch_2."""
     return len({_NUMBERING.sub("", name).lower() for name in names}) < 2
 
 
 def check_split(options: DataOptions, split: str | None, where: str) -> None:
-    """Check that a source that is all of one piece is not asked for a part of it.
+    """Check that no other split is requested of a source that has no several splits.
 
     Args:
-        split: what it is by its own name, if that tells.
+        split: the split in the source's own name, if any.
 
     Raises:
         UserError: --dataset_split names another split.
@@ -82,4 +79,4 @@ def check_split(options: DataOptions, split: str | None, where: str) -> None:
     asked = options.dataset_split
     if asked != DEFAULT_SPLIT and (split is None or split_of(asked) != split_of(split)):
         known = f"{where} is the split '{as_text(split)}'" if split is not None else f"{where} has no splits"
-        raise UserError(f"{known}, and --dataset_split asks for '{as_text(asked)}'", "Leave --dataset_split out.")
+        raise UserError(f"{known}, but --dataset_split asks for '{as_text(asked)}'", "Leave --dataset_split out.")

@@ -1,4 +1,4 @@
-"""Decoded images on disk: one uint8 array, memory-mapped, keyed by a digest of where it came from and how."""
+"""Decoded images on disk: a memory-mapped uint8 array, cached by a digest of its source and preprocessing."""
 
 import contextlib
 import hashlib
@@ -40,37 +40,37 @@ __all__ = [
     "open_store",
 ]
 
-STORE_VERSION = 4  # part of the digest: raise it when decoding changes what it makes
+STORE_VERSION = 4  # part of the digest: raise it when the results of decoding change
 
 Check = Callable[[DataRecord], None]
-"""Raises where a data set is not worth training on."""
+"""Raises UserError if a data set cannot be trained on."""
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Decoded images and what was met while decoding them; arrays are read from disk as they are used."""
+    """Decoded images and their data record; arrays are read from disk as they are used."""
 
     images: np.ndarray
     """(N, C, H, W), uint8."""
     digests: np.ndarray
-    """(N, 16), uint8: of each image by `pixel_digest`, equal for exact duplicates alone."""
+    """(N, 16), uint8: `pixel_digest` of each image, equal for exact duplicates only."""
     sha256: str
     data: DataRecord
     names_utf8: np.ndarray | None = None
-    """Bytes of the images' names, a line each."""
+    """The images' names as UTF-8 bytes, one name per line."""
     labels: np.ndarray | None = None
-    """(N,), int32: numbers of the images' labels, -1 where there is none."""
+    """(N,), int32: numbers of the images' labels, -1 for images without one."""
     label_names: tuple[str, ...] = ()
-    """By their numbers; empty without labels."""
+    """Names of the labels by their numbers; empty without labels."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
+        """Return channels, height and width of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        """Return what the images at `indices` are called in their source."""
+        """Return the names of the images at `indices`, as in their source."""
         lines = [] if self.names_utf8 is None else self.names_utf8.tobytes().decode().split("\n")[:-1]
         return [lines[index] if index < len(lines) else f"image {index}" for index in indices]
 
@@ -82,12 +82,12 @@ def default_cache_dir() -> Path:
 
 
 def cache_dir_of(options: DataOptions) -> Path:
-    """Return where `options` have images and baselines kept."""
+    """Return the folder in which `options` keep images and baselines."""
     return Path(options.cache_dir).expanduser() if options.cache_dir else default_cache_dir()
 
 
 def open_images(options: DataOptions, user_dataset: Any = None, quiet: bool = False) -> tuple[ImageSource, ImageStore]:
-    """Return where the images of `options` come from, and what they are once decoded.
+    """Return the source of the images that `options` name, and the decoded images.
 
     Raises:
         UserError: see open_source and open_store.
@@ -104,28 +104,28 @@ def open_store(
     max_refused_share: float,
     quiet: bool = False,
 ) -> ImageStore:
-    """Return the decoded images of `source`, decoding them if no earlier run has.
+    """Return the decoded images of `source`, decoding them unless an earlier run has.
 
-    Several processes may call this at once: one decodes, the others wait for it.
+    Several processes may call this at the same time: one decodes, the others wait for it.
 
     Args:
         max_refused_share: the largest share, 0..1, of the images that may be unusable.
 
     Raises:
-        UserError: no image, masks beside the images, too many refused or too small, or no room on disk.
+        UserError: no image, masks among the images, too many refused or too small, or no space on the disk.
     """
     preprocessing.background_rgb()
 
     def check(data: DataRecord) -> None:
         check_usable(source.name, data, preprocessing, max_refused_share)
 
-    if source.digest is None:  # nothing says that the images are the same next time
+    if source.digest is None:  # the images may be others next time: do not cache them
         with _disk_errors(tempfile.gettempdir(), "Set TMPDIR to one."), _temporary_folder(None, "openddpm-") as folder:
             _decode_all(source, preprocessing, folder, check, quiet)
             return _read(folder, source)  # the memory map outlives the folder
     key = json.dumps(
         [STORE_VERSION, source.digest, asdict(preprocessing), image_formats()]
-    )  # Pillow's plugins come and go
+    )  # Pillow's plugins may differ next time
     folder = cache_dir / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.exists():
         with _disk_errors(cache_dir, "Choose one: --cache_dir FOLDER."):
@@ -140,11 +140,11 @@ def open_store(
 def _decode_into_cache(
     source: ImageSource, preprocessing: Preprocessing, folder: Path, check: Check, quiet: bool
 ) -> None:
-    """Fill `folder`, which appears at once and whole, unless another process has while we waited for the lock."""
+    """Create `folder` atomically, unless another process has done so while we waited for the lock."""
     if folder.exists():
         return
     prefix = f"{folder.name}-"
-    for abandoned in folder.parent.glob(f"{prefix}*"):  # by a process that was killed while it held the lock
+    for abandoned in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed while it held the lock
         shutil.rmtree(abandoned, ignore_errors=True)
     with _temporary_folder(folder.parent, prefix) as temporary:
         _decode_all(source, preprocessing, temporary, check, quiet)
@@ -163,7 +163,7 @@ def _disk_errors(folder: Path | str, hint: str) -> Iterator[None]:
         yield
     except OSError as error:
         found = f"cannot keep decoded images in '{folder}': {error.strerror or error}"
-        raise UserError(found, f"It takes a folder with room and write access. {hint}") from error
+        raise UserError(found, f"They need a folder with free space and write access. {hint}") from error
 
 
 def _read(folder: Path, source: ImageSource) -> ImageStore:
@@ -182,8 +182,8 @@ def _read(folder: Path, source: ImageSource) -> ImageStore:
 def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path, check: Check, quiet: bool) -> None:
     """Decode every item of `source` in order into `folder`, and write its header last."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    census = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
-    console = Console(stderr=True)  # in a notebook no bar: rich would ask for ipywidgets at each
+    statistics = DatasetStatistics(preprocessing.duplicates == "drop", source.labels)
+    console = Console(stderr=True)  # no bar in a notebook, where rich would ask for ipywidgets each time
     with (
         Progress(*columns, disable=quiet or not console.is_terminal, transient=True, console=console) as progress,
         contextlib.closing(ImageFile(folder / "images.uint8")) as file,
@@ -194,17 +194,17 @@ def _decode_all(source: ImageSource, preprocessing: Preprocessing, folder: Path,
         task = progress.add_task("decoding images", total=source.num_items)
         for example, result in decoded:
             progress.advance(task)
-            if census.add(example, result) and not isinstance(result, RefusedImage):
+            if statistics.add(example, result) and not isinstance(result, RefusedImage):
                 names.write(f"{example.path}\n".encode())
                 digests.write(result.digest)
                 file.add(result.pixels)
         sha256 = file.finish()
-    data = census.record()
+    data = statistics.record()
     check(data)
-    question = census.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
+    question = statistics.kinds.question(source.name) if preprocessing.image_mode == "auto" else None
     if question is not None:
         raise question
-    labels, label_names, _ = census.labels.finish()
+    labels, label_names, _ = statistics.labels.finish()
     labels.astype("<i4").tofile(folder / "labels.int32")
     shape = [data.num_images, *file.shape]
     header = {"shape": shape, "sha256": sha256, "data": data.model_dump(), "label_names": label_names}

@@ -1,4 +1,4 @@
-"""Which images come when, and how they reach the device: all a function of position."""
+"""The order of the training images, and their way to the device; both are functions of the position in training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ DEFAULT_MAX_HELDOUT = 512
 IMAGES_MOVED_AT_ONCE = 4096  # assumed
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
-"""A caller's augmentation: uint8 (B, C, H, W) on the device in, the same shape out."""
+"""A user-supplied augmentation: uint8 (B, C, H, W) on the device in, the same shape out."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Split:
 
 
 def split_heldout(digests: np.ndarray, num_heldout: int | None, evaluation_seed: int) -> Split:
-    """Keep `num_heldout` images out of training, or as many as exact duplicates allow, which stay on one side.
+    """Split off `num_heldout` images, or fewer if exact duplicates, which stay together, do not add up to that.
 
-    Whole groups of duplicates are held out, in the order of a keyed hash of their digest, each that still fits: neither
-    the names nor the order of the images matter.
+    Groups of duplicates are held out as long as they fit, in the order of a keyed hash of their digest: neither the
+    names nor the order of the images matter.
 
     Args:
-        digests: of the images, (N, 16) uint8.
-        num_heldout: one in ten, at most 512, where it is None.
+        digests: digests of the images, (N, 16) uint8.
+        num_heldout: None for one in ten, at most 512.
 
     Raises:
         UserError: nothing would be left to train on.
@@ -43,7 +43,7 @@ def split_heldout(digests: np.ndarray, num_heldout: int | None, evaluation_seed:
     if num_heldout is None:
         num_heldout = min(DEFAULT_MAX_HELDOUT, num_images // DEFAULT_HELDOUT_SHARE)
     if num_heldout >= num_images:
-        hint = "Hold out fewer, or bring more images."
+        hint = "Hold out fewer, or give more images."
         raise UserError(
             f"--heldout_images {num_heldout} leaves none of {num_images} image{'s' * (num_images != 1)} to train on",
             hint,
@@ -60,16 +60,16 @@ def split_heldout(digests: np.ndarray, num_heldout: int | None, evaluation_seed:
 
 
 def keyed_order(digests: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
-    """Return the indices, (N,) int64, that bring images of `digests` into an order by their content alone.
+    """Return the indices, (N,) int64, that sort images by a keyed hash of their content alone.
 
-    Exact duplicates come next to each other, in the order that they have here.
+    Exact duplicates are next to each other, in their original order.
     """
     low, high = np.ascontiguousarray(digests).view("<u8").T
     return np.lexsort((high, low, keyed_hashes(digests, seed, purpose)))
 
 
 def _taken_as_they_fit(sizes: np.ndarray, room: int) -> np.ndarray:
-    """Return which of some groups are taken, (G,) bool, if each is that fits into what the earlier ones leave."""
+    """Return which groups are taken, (G,) bool, if each is taken that fits into the room the earlier ones leave."""
     is_taken = np.zeros(len(sizes), bool)
     groups = np.flatnonzero(sizes <= room)
     while len(groups):
@@ -83,7 +83,7 @@ def _taken_as_they_fit(sizes: np.ndarray, room: int) -> np.ndarray:
 
 
 class TrainingOrder:
-    """The endless order of training images: epoch after epoch, each a keyed permutation of its own."""
+    """The endless order of training images: epoch after epoch, each with its own keyed permutation."""
 
     def __init__(self, num_images: int, seed: int) -> None:
         self.num_images = num_images
@@ -103,15 +103,15 @@ class TrainingOrder:
             permutation = np.arange(self.num_images, dtype=np.int32)  # half the memory of `permutation(num_images)`
             numpy_generator(self._seed, Purpose.ORDER, epoch).shuffle(permutation)
             kept = {key: value for key, value in self._permutations.items() if key >= epoch - 1}
-            self._permutations = {**kept, epoch: permutation}  # replaced whole: two threads may look things up
+            self._permutations = {**kept, epoch: permutation}  # a new dict, since two threads may read it
         return permutation
 
 
 class BatchStream:
     """Turns positions of the training order into augmented float images on the device.
 
-    On a GPU all images lie there if `on_device` and there is room; else a thread brings the next micro-batch into
-    pinned memory.
+    On a GPU all images are kept in its memory if `on_device` and they fit; else a thread loads the next micro-batch
+    into pinned memory.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class BatchStream:
 
     @property
     def on_device(self) -> bool:
-        """Tell whether all images lie on the device."""
+        """Return whether all images are in the device's memory."""
         return self._on_device is not None
 
     def image_indices(self, start: int, count: int) -> np.ndarray:
@@ -170,7 +170,7 @@ class BatchStream:
     def _load(self, start: int, count: int) -> torch.Tensor:
         if self._on_device is not None:
             indices = torch.from_numpy(self.image_indices(start, count))
-            if self._device.type == "cuda":  # from other memory a copy would wait for the device
+            if self._device.type == "cuda":  # copies from unpinned memory wait for the device
                 indices = indices.pin_memory()
             return self._on_device[indices.to(self._device, non_blocking=True)]
         if self._loader is None:
@@ -186,7 +186,7 @@ class BatchStream:
 
 
 def _moved_if_there_is_room(images: np.ndarray, device: torch.device) -> torch.Tensor | None:
-    """Return all of a store on `device`, without a second copy of it in memory; None if the device has no room."""
+    """Return all images on `device`, without a second copy in memory; None if they do not fit."""
     try:
         return _moved(images, device)
     except torch.OutOfMemoryError:
@@ -212,8 +212,8 @@ def _checked(transformed: object, shape: torch.Size) -> torch.Tensor:
 
 def load_images(images: np.ndarray, indices: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the images at `indices` of a store as uint8 (B, C, H, W) on `device`."""
-    may_go_on = device.type == "cuda"  # on Apple GPUs it reads memory that is freed by then (PyTorch issue 189690)
-    return torch.from_numpy(np.ascontiguousarray(images[indices])).to(device, non_blocking=may_go_on)
+    is_async = device.type == "cuda"  # on Apple GPUs such a copy reads memory that is already freed (PyTorch 189690)
+    return torch.from_numpy(np.ascontiguousarray(images[indices])).to(device, non_blocking=is_async)
 
 
 def uint8_to_signed_unit(images: torch.Tensor) -> torch.Tensor:

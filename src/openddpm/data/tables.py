@@ -1,4 +1,4 @@
-"""Images in the columns of tables: parquet and arrow files, and the `datasets` library's data sets."""
+"""Images in columns of tables: parquet and arrow files, and data sets of the `datasets` library."""
 
 import contextlib
 import hashlib
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-PARQUET_BATCH_ROWS = 1  # a page of kilobytes can unfold to an image of megabytes in every row
-ARROW_BATCH_ROWS = 64  # these lie in the file as they are used
+PARQUET_BATCH_ROWS = 1  # a page of kilobytes can decompress to megabytes per row
+ARROW_BATCH_ROWS = 64  # arrow files are not compressed
 _NONE_LEFT_OUT: tuple[LeftOut, ...] = ()
 
 
 def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     """Return the images in a column that all of `paths` have, file after file.
 
-    Cells may name image files instead of holding them, if these lie in the folder of the parquet file; they may hold
-    arrays of pixels, or lists of images, of which each is an image.
+    Cells may name image files in the folder of the parquet file instead of holding them; they may hold arrays of
+    pixels, or lists of images.
 
     Raises:
         UserError: a file is damaged, or has no such column.
@@ -45,14 +45,14 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
         column = column or choose_column(_image_columns(schema), schema.names, options)
         if column not in schema.names:
             found = f"'{as_text(path)}' has no column '{as_text(column)}': its columns are {', '.join(schema.names)}"
-            raise UserError(as_text(found), "Keep files of one kind in a folder of their own.")
+            raise UserError(as_text(found), "Keep files with the same columns in a separate folder.")
         label_columns.append(_label_column(schema, _class_names(_features(schema)), schema.names, column))
         modes.append(channels_of_mode(_declared_images(schema).get(column), column))
         has_lists = has_lists or holds_lists(schema.field(column).type)
 
     label_column, labels = label_columns[0]
     if any(one != label_columns[0] for one in label_columns):
-        label_column, labels = None, LabelSource(note="no labels are taken: the files have other columns of labels")
+        label_column, labels = None, LabelSource(note="no labels are taken: the files have different columns of labels")
 
     def columns(path: Path) -> "Iterator[tuple[pa.Array, Iterable[Label]]]":
         with _open_parquet(path) as file:
@@ -74,9 +74,9 @@ def parquet_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
 
 
 def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
-    """Return the images in arrow files that the `datasets` library wrote, file after file.
+    """Return the images in arrow files of the `datasets` library, file after file.
 
-    Cells may name image files instead of holding them, if these lie in the folder of one of the files.
+    Cells may name image files in the folder of one of the files instead of holding them.
 
     Raises:
         UserError: a file is damaged, has other columns than the first, or has no image column.
@@ -87,17 +87,17 @@ def arrow_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
     for path in paths:
         with damage_named(path):
             part = datasets.Dataset.from_file(str(path))
-            part.data.table.validate(full=True)  # or a damaged offset reads whatever lies in memory there
+            part.data.table.validate(full=True)  # else a damaged offset would read other memory
         if parts and part.features != parts[0].features:
             found = f"'{as_text(path)}' has other columns than '{as_text(paths[0])}': {', '.join(part.column_names)}"
-            raise UserError(as_text(found), "Keep files of one kind in a folder of their own.")
+            raise UserError(as_text(found), "Keep files with the same columns in a separate folder.")
         parts.append(part)
     folders = list(dict.fromkeys(path.parent for path in paths))
     return dataset_source(datasets.concatenate_datasets(parts), None, digest_files(paths), options, folders)
 
 
 def with_images(paths: Sequence[Path], options: DataOptions) -> list[Path]:
-    """Return those of `paths` that have a column which may hold images, or the column that is asked for.
+    """Return those of `paths` that have a column that may hold images, or the requested column.
 
     Raises:
         UserError: one of them is damaged.
@@ -107,7 +107,7 @@ def with_images(paths: Sequence[Path], options: DataOptions) -> list[Path]:
 
 
 def count_rows(path: Path) -> int:
-    """Return the number of rows of a table, 1 for any other file or one that cannot be read."""
+    """Return the number of rows of a table, 1 for other files or if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,10 +143,10 @@ def dataset_source(
 
     Args:
         digest: changes when the rows do.
-        roots: the folders of which cells may name files instead of holding images; None stands for all folders.
+        roots: the folders in which cells may name files instead of holding images; None allows all folders.
 
     Raises:
-        UserError: no image column, or several.
+        UserError: there is no image column, or several.
     """
     import datasets
 
@@ -175,7 +175,7 @@ def dataset_source(
     first_cells = encoded[:1].column(column).to_pylist()
     can_change_unseen = revision is None and any(_names_files(cell) for cell in first_cells)
     return ImageSource(
-        name=as_text(options.dataset or f"own: {dataset.builder_name or 'datasets.Dataset'}"),
+        name=as_text(options.dataset or f"user-supplied: {dataset.builder_name or 'datasets.Dataset'}"),
         digest=None if can_change_unseen else _digest(digest, column, mode, label_column),
         num_items=num_items,
         items=items,
@@ -204,21 +204,21 @@ def _images_in_lists(columns: "Iterator[pa.Array | pa.ChunkedArray]") -> tuple[i
 
 
 def _names_files(cell: object) -> bool:
-    """Whether a cell, or an image in its list, names a file instead of holding its content."""
+    """Return whether a cell, or an image in its list, names a file instead of holding its content."""
     if isinstance(cell, list):
         return any(isinstance(image, dict) and _names_files(image) for image in cell)
     return isinstance(cell, dict) and cell.get("bytes") is None and bool(cell.get("path"))
 
 
 def _visible_columns(dataset: "datasets.Dataset") -> list[str]:
-    """Return the columns that rows of `dataset` show: a format may leave some out."""
+    """Return the columns in the rows of `dataset`: its format may omit some."""
     form = dataset.format
     shown = dataset.column_names if form["output_all_columns"] else form["columns"] or []
     return [name for name in dataset.column_names if name in shown]
 
 
 def _feature_columns(dataset: "datasets.Dataset") -> list[str]:
-    """Return the columns of images; where there are none those of lists of images, or else of arrays of pixels."""
+    """Return the columns of images; if there are none those of lists of images, or else of arrays of pixels."""
     import datasets
 
     features = dataset.features
@@ -240,7 +240,7 @@ def _image_feature(feature: Any) -> "datasets.Image | None":
 
 
 def _image_columns(schema: "pa.Schema") -> list[str]:
-    """Return the columns that the `datasets` library wrote as images; in files by others, those that may hold some."""
+    """Return the columns declared as images by the `datasets` library; in other files, those that may hold images."""
     declared = _declared_images(schema)
     in_lists = [name for name in declared if holds_lists(schema.field(name).type)]
     return (
@@ -253,7 +253,7 @@ def _image_columns(schema: "pa.Schema") -> list[str]:
 
 
 def _declared_images(schema: "pa.Schema") -> dict[str, str | None]:
-    """Return the mode of each column that the `datasets` library wrote as images, or as lists of images."""
+    """Return the mode of each column declared as images, or lists of images, by the `datasets` library."""
     declared = {}
     try:
         for name, feature in _features(schema).items():
@@ -266,7 +266,7 @@ def _declared_images(schema: "pa.Schema") -> dict[str, str | None]:
 
 
 def _features(schema: "pa.Schema") -> dict[str, Any]:
-    """Return the features of the `datasets` library that a file says it has; of one by others, or damaged, none."""
+    """Return a file's features of the `datasets` library; none in other files, or if they are damaged."""
     try:
         return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
@@ -286,7 +286,7 @@ def _class_names(features: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def _label_column(
     schema: "pa.Schema", class_names: Mapping[str, tuple[str, ...]], columns: Sequence[str], image_column: str
 ) -> tuple[str | None, LabelSource]:
-    """Return the column of labels: the one that is declared as such, or else the one that is called so."""
+    """Return the column of labels: the one declared as such, or else the one with a usual name."""
     import pyarrow as pa
 
     def may_hold(kind: "pa.DataType") -> bool:
@@ -320,7 +320,7 @@ def _may_hold_lists(kind: "pa.DataType") -> bool:
 
 
 def _may_hold_pixels(kind: "pa.DataType") -> bool:
-    """Whether a column may hold arrays of pixels: nested three deep, or of bytes; boxes are tables of numbers."""
+    """Return whether a column may hold arrays of pixels: nested three deep, or bytes two deep (not boxes)."""
     import pyarrow as pa
 
     depth, value = array_depth(kind)

@@ -1,4 +1,4 @@
-"""Images in tar files, WebDataset shards among them, read one after the other without unpacking to the disk."""
+"""Images in tar files, including WebDataset shards, read one after the other without unpacking to the disk."""
 
 import bz2
 import contextlib
@@ -39,14 +39,14 @@ from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
 
-MAX_HEADER_BYTES = 2**20  # assumed: of a header with a name in it; tarfile reads one whole, however long it says it is
-_UNFOLDING: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by first bytes
+MAX_HEADER_BYTES = 2**20  # assumed, for a header with a name; tarfile reads one whole, of any length that it declares
+_DECOMPRESSION: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by first bytes
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
 NO_END = "the end of the tar file is missing: it may be cut off; make or download it again"
-MAX_ROLES = 8  # assumed: kinds of images in a sample; names with dots in them make more
+MAX_ROLES = 8  # assumed: images per sample; more suffixes come from dots in names
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +56,28 @@ class _Member:
     offset: int
     num_bytes: int
     head: bytes = b""
-    """Its first bytes, where its suffix does not tell what it is: they cannot be read later."""
+    """Its first bytes, if its suffix does not tell what it is."""
 
     @property
     def role(self) -> str:
-        """What follows the first dot of its name: what a WebDataset calls its column."""
+        """Return the part of its name after the first dot, which is the column of a WebDataset."""
         return PurePosixPath(self.name).name.lower().partition(".")[2]
 
     @property
     def sample(self) -> tuple[Path, str]:
-        """What the members of one sample have in common."""
+        """Return what the members of one sample have in common: the shard, and the name up to its first dot."""
         path = PurePosixPath(self.name)
         return self.shard, str(path.with_name(path.name.partition(".")[0] or path.name))
 
 
 def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
-    """Return the images in tar files, file after file, in the order in which they lie there.
+    """Return the images in tar files, file after file, in the order of each file.
 
-    They are chosen by the rule that folders are read by. Of a WebDataset's samples with several images each,
-    --image_column names the one to take, by its suffix.
+    They are selected as in folders. If a WebDataset's samples have several images each, --image_column names the
+    suffix of the one to take.
 
     Raises:
-        UserError: a file is damaged or unfolds as no images do, or there are no images, or a choice is needed.
+        UserError: a file is damaged or expands too much, there are no images, or a choice is needed.
     """
     entries: list[Entry[_Member]] = []
     links: list[str] = []
@@ -119,26 +119,26 @@ def tar_source(paths: Sequence[Path], options: DataOptions) -> ImageSource:
 
 
 def count_images(path: Path) -> int:
-    """Return how many images a tar file holds, 1 where only unpacking it or nothing at all can tell."""
+    """Return the number of images in a tar file, 1 if that is not known without decompressing it."""
     try:
         with path.open("rb") as file:
-            is_packed = file.read(6).startswith(tuple(_UNFOLDING))
-        return 1 if is_packed else num_images(_list(path, [])[0])
-    except Exception:  # damaged in one of many ways; opening it as data says which
+            is_compressed = file.read(6).startswith(tuple(_DECOMPRESSION))
+        return 1 if is_compressed else num_images(_list(path, [])[0])
+    except Exception:  # damaged; opening it as data says how
         return 1
 
 
 def _list(path: Path, links: list[str]) -> tuple[list[Entry[_Member]], bool]:
-    """Return the files in a tar file, and whether its end is there; add the names of what is no file to `links`."""
+    """Return the files in a tar file, and whether its end is there; add names of links and devices to `links`."""
     found = []
     most = max(HARMLESS_BYTES, MAX_SHRINKAGE * path.stat().st_size)
     texts = TextHeads()
     with _opened(path) as file, tarfile.open(fileobj=cast(IO[bytes], _ShortReads(file)), mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # or millions of them fill the memory
-            if archive.offset > most:  # where the next header is, all headers counted
+            archive.members.clear()  # type: ignore[attr-defined]  # else millions of them could fill the memory
+            if archive.offset > most:  # position of the next header
                 raise UserError(
-                    f"'{as_text(path)}' unfolds to more than {most:,} bytes, as no images do",
+                    f"'{as_text(path)}' decompresses to more than {most:,} bytes, more than images do",
                     "Make or download it again; an untrusted file may be meant to fill your memory or disk.",
                 )
             if member.isreg() and not member.issparse():
@@ -150,7 +150,7 @@ def _list(path: Path, links: list[str]) -> tuple[list[Entry[_Member]], bool]:
 
 
 def _entry(file: IO[bytes], member: _Member, texts: TextHeads) -> Entry[_Member]:
-    """Return a member with its first bytes, where its suffix does not tell what it is: they cannot be read later."""
+    """Return a member, with its first bytes if its suffix does not tell what it is: they cannot be read later."""
     path = member_path(member.name)
     suffix = suffix_of(path.name)
 
@@ -164,7 +164,7 @@ def _entry(file: IO[bytes], member: _Member, texts: TextHeads) -> Entry[_Member]
 
 
 class _ShortReads:
-    """A file for `tarfile`, which reads whatever length a header demands in one go: none but short ones are given."""
+    """A file for `tarfile` that refuses long reads, since `tarfile` reads whatever length a header declares."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -177,32 +177,32 @@ class _ShortReads:
 
 
 def _has_end(file: IO[bytes], offset: int) -> bool:
-    """Return whether zeros follow the last member, as they end every tar file: one that was cut off has none.
+    """Return whether zeros follow the last member, as at the end of every tar file that is not cut off.
 
     Raises:
-        ReadError: something else follows it: `tarfile` takes a damaged header for the end, without a word.
+        ReadError: something else follows it: `tarfile` silently takes a damaged header for the end.
     """
     file.seek(offset)
     num_zeros = 0
     while block := file.read(MAX_HEADER_BYTES):
         if block.strip(b"\0"):
             raise tarfile.ReadError(
-                "what follows its last whole member is no member: damaged, or several tar files behind each other"
+                "unknown data follow its last whole member: it is damaged, or several tar files in one"
             )
         num_zeros += len(block)
-    return num_zeros >= tarfile.BLOCKSIZE  # there ought to be two of them, but some programs write one
+    return num_zeros >= tarfile.BLOCKSIZE  # the format asks for two of them, but some programs write one
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a tar file, unfolding it if it is compressed, by its first bytes."""
+    """Open a tar file, and decompress it if its first bytes say that it is compressed."""
     with contextlib.ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(path.open("rb"))
         start = file.read(6)
         file.seek(0)
-        for magic, unfold in _UNFOLDING.items():
+        for magic, decompressed in _DECOMPRESSION.items():
             if start.startswith(magic):
-                file = stack.enter_context(unfold(file))
+                file = stack.enter_context(decompressed(file))
         yield file
 
 
@@ -220,7 +220,7 @@ def _read_alone(member: _Member) -> bytes | RefusedImage:
 
 
 def _of_one_role(members: list[_Member], options: DataOptions, left_out: LeftOutCounts) -> list[_Member]:
-    """Return one image of each sample; all images where each has one, under whatever suffix."""
+    """Return one image of each sample; all images if each sample has one, under any suffix."""
     roles = sorted({member.role for member in members})
     has_choice = len({member.sample for member in members}) < len(members) and 1 < len(roles) <= MAX_ROLES
     if not has_choice:

@@ -1,4 +1,4 @@
-"""The caller's own data set, given from Python: as its items show themselves to the caller, transforms included."""
+"""User-supplied data sets, given from Python: items as the user sees them, with their transforms applied."""
 
 import contextlib
 import sys
@@ -19,35 +19,36 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 
 TRANSFORMED = "as the data set's transform gives it"
-NUM_REPEATED, NUM_REPEATS = 8, 3  # a flip of every second image, by chance, passes unseen once in 65,000 times
+NUM_REPEATED, NUM_REPEATS = 8, 3  # items, reads: a random flip goes unnoticed once in 65,000 times
 _KINDS = "Pillow images, the bytes of image files, or uint8 arrays (H, W, C)"
 
 
 def user_source(own: Any, options: DataOptions) -> ImageSource:
-    """Wrap what the caller gives: a `datasets.Dataset`, or a sequence.
+    """Return the images of a user-supplied `datasets.Dataset` or sequence.
 
-    A `datasets.Dataset` with a transform set is read through it, row by row; other formats change only the type in
-    which the same images come, so that these are read as they are stored, of the columns that the format shows.
+    A `datasets.Dataset` with a transform is read through it, row by row. Other formats only convert images, so these
+    are read as stored, from the columns that the format shows.
 
     Raises:
-        UserError: it is no sequence, has no images, or gives another image each time.
+        UserError: it is no sequence, has no images, or gives another image each time it is read.
     """
-    if isinstance(own, Mapping):  # among them datasets.DatasetDict
-        raise UserError(f"several data sets, by the names {', '.join(map(str, own))}", "Give one of them.")
-    datasets = sys.modules.get("datasets")  # loaded, if the caller has a data set of that library
+    if isinstance(own, Mapping):  # such as datasets.DatasetDict
+        raise UserError(f"several data sets, with the names {', '.join(map(str, own))}", "Give one of them.")
+    datasets = sys.modules.get("datasets")  # loaded if the user has a data set of that library
     is_dataset = datasets is not None and isinstance(own, datasets.Dataset)
     check_split(options, str(own.split) if is_dataset and own.split else None, "the data set given from Python")
     if is_dataset:
         if own.format["type"] != "custom":
             return dataset_source(own, None, own._fingerprint, options)
         split = as_text(str(own.split)) if own.split else None
-        return _sequence_source(own, options, "own: datasets.Dataset with a transform", (TRANSFORMED,), split)
+        name = "user-supplied: datasets.Dataset with a transform"
+        return _sequence_source(own, options, name, (TRANSFORMED,), split)
     if not (hasattr(own, "__len__") and hasattr(own, "__getitem__")):
         raise UserError(
             f"a data set of type {type(own).__name__} has no length or no items",
             "Give a datasets.Dataset, or a sequence of Pillow images or uint8 arrays (H, W, C).",
         )
-    return _sequence_source(own, options, f"own: {type(own).__name__}", (), None)
+    return _sequence_source(own, options, f"user-supplied: {type(own).__name__}", (), None)
 
 
 def _sequence_source(
@@ -70,9 +71,9 @@ def _sequence_source(
 
 
 def _labels_of(own: Any) -> tuple[Any, LabelSource]:
-    """Return where in each item its label stands: a key that is called so, or in pairs beside the `classes` of own.
+    """Return the place of the label in each item: a key with a usual name, or 1 in pairs if there are `classes`.
 
-    The latter is how torchvision's data sets have it; the second of other pairs may be anything.
+    torchvision's data sets have such pairs; the second entry of other pairs may be anything.
     """
     first = _item_at(own, 0) if len(own) else None
     if isinstance(first, dict):
@@ -91,7 +92,7 @@ def _labels_of(own: Any) -> tuple[Any, LabelSource]:
 def _item_at(own: Any, index: int) -> Any:
     try:
         return own[index]
-    except OSError as error:  # what Pillow raises for a file that is damaged
+    except OSError as error:  # Pillow's error for a damaged file
         return RefusedImage(f"cannot be read: {error}")
 
 
@@ -125,7 +126,7 @@ def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.nd
     """Return the image in an array.
 
     Raises:
-        UserError: its numbers are floating-point, as tensors are that were made for a model, and have no known range.
+        UserError: its numbers are floating-point, such as in tensors made for a model, and their range is not known.
     """
     if options.pixel_range is None and array.dtype.kind == "f" and (reason := refusal_of(array.dtype, array)):
         raise UserError(
@@ -137,15 +138,15 @@ def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.nd
 
 
 def _check_repeatable(own: Any, options: DataOptions) -> None:
-    """Refuse items that are made by chance: each is decoded once, so that one draw would be trained on all along."""
+    """Refuse random items: each is decoded once, so training would see a single draw."""
     for index in range(min(len(own), NUM_REPEATED)):
         reads = [_image_in(_item_at(own, index), options) for _ in range(NUM_REPEATS)]
         if any(read is not reads[0] for read in reads) and len(set(map(_content, reads))) > 1:
             raise UserError(
-                f"the data set's item {index} is another image each time it is read, as of a random transform; each "
-                "image is decoded once, so that training would see a single draw of it",
-                "Leave out what is random: --random_flip mirrors images at every step, and more augmentation is for "
-                "train(..., transform=...).",
+                f"the data set's item {index} is another image each time it is read, as with a random transform; but "
+                "each image is decoded once, so training would see a single draw of it",
+                "Leave out what is random: --random_flip mirrors images at every step, and train(..., transform=...) "
+                "takes other augmentation.",
             )
 
 
@@ -158,5 +159,5 @@ def _content(image: bytes | Image.Image | np.ndarray | RefusedImage) -> bytes:
         return b""
     try:
         return str(image.size).encode() + image.tobytes()
-    except Exception:  # a damaged file, of which Pillow raises almost anything, is refused when it is decoded
+    except Exception:  # a damaged file, on which Pillow raises almost any error, is refused when it is decoded
         return b""

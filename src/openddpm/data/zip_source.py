@@ -1,4 +1,4 @@
-"""Images in a zip file, read without unpacking it, however hostile the archive."""
+"""Images in a zip file, which may be untrusted, read without unpacking it."""
 
 import contextlib
 import functools
@@ -28,16 +28,16 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 
 ZIP_START = b"PK\3\4"
-UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # what opening a damaged archive raises
-ENCRYPTED = 1  # of a member's flags
-KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unfolds others past the size that is declared
+UNREADABLE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)  # errors on opening a damaged archive
+ENCRYPTED = 1  # bit of a member's flags
+KNOWN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses others beyond the declared size
 
 
 def zip_source(path: Path, options: DataOptions) -> ImageSource:
-    """Return the images in a zip file, in the order of their names, by the rule that folders are read by.
+    """Return the images in a zip file, in the order of their names, selected as in folders.
 
     Raises:
-        UserError: it is damaged, its members share their bytes, none of them is an image, or a split is not there.
+        UserError: it is damaged, its members overlap, none of them is an image, or a split is missing.
     """
     where = as_text(path)
     with _opened(path) as archive:
@@ -50,7 +50,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
         )
     check_no_columns(options, f"'{where}'")
     if sum(entry.file.compress_size for entry in taken) > path.stat().st_size:
-        found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are made up"
+        found = f"the members of '{where}' are larger than the file: they overlap, or their sizes are false"
         raise UserError(found, "Make or download it again; an untrusted file may be meant to fill your memory.")
 
     def items() -> Iterator[Example]:
@@ -70,7 +70,7 @@ def zip_source(path: Path, options: DataOptions) -> ImageSource:
 
 
 def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Return the first bytes of a member, none where it is not to be read or cannot be."""
+    """Return the first bytes of a member, none if it may not or cannot be read."""
     try:
         if misplaced(member.filename) or member.compress_type not in KNOWN_METHODS:
             return b""
@@ -81,19 +81,19 @@ def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | RefusedImage:
-    """Return what a member holds, or why it is not to be read or cannot be."""
+    """Return a member's content, or why it may not or cannot be read."""
     try:
-        if refusal := misplaced(member.filename) or _shrunk_too_far(member) or too_large(member.file_size):
+        if refusal := misplaced(member.filename) or _expands_too_much(member) or too_large(member.file_size):
             return refusal
         if member.compress_type not in KNOWN_METHODS:
             return RefusedImage(
-                "packed by a method that is not read: unpack the zip file and give the folder, or pack it with deflate"
+                "compressed by a method that is not read: unpack the zip file and give the folder, or use deflate"
             )
         if member.flag_bits & ENCRYPTED:
             return RefusedImage("encrypted: unpack the zip file with its password, and give the folder as --dataset")
         with archive.open(member) as file:
-            return file.read(member.file_size)  # without a size it would unfold all that there is
-    except Exception as error:  # damaged: every kind of compression has errors of its own
+            return file.read(member.file_size)  # no more than declared
+    except Exception as error:  # damaged: every kind of compression has its own errors
         return RefusedImage(f"cannot be read: {error}")
 
 
@@ -110,7 +110,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _shrunk_too_far(member: zipfile.ZipInfo) -> RefusedImage | None:
+def _expands_too_much(member: zipfile.ZipInfo) -> RefusedImage | None:
     if member.file_size <= max(HARMLESS_BYTES, MAX_SHRINKAGE * member.compress_size):
         return None
-    return RefusedImage(f"{member.compress_size:,} bytes unfold to {member.file_size:,}, as in no picture")
+    return RefusedImage(f"{member.compress_size:,} bytes decompress to {member.file_size:,}, more than an image does")

@@ -1,4 +1,4 @@
-"""What becomes of a data set's images, seen before any training. Imports no torch."""
+"""Inspection of a data set: what training would do with its images. Imports no torch."""
 
 from openddpm.inspection.page import write_page
 from openddpm.inspection.survey import Inspection, inspect_images

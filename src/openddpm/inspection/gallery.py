@@ -1,4 +1,4 @@
-"""Pictures of what decoding meets: a few of the whole set, and the first of every kind of finding."""
+"""Pictures for the page: a few of the whole data set, and the first of every kind of finding."""
 
 import bisect
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from openddpm.inspection.thumbnails import data_uri, original_size, original_thu
 from openddpm.pictures import to_picture
 from openddpm.record.schema import CUT_MUCH, ImageFinding
 
-MAX_SHOWN = 40  # images of a finding
+MAX_SHOWN = 40  # images per section
 GALLERY_SIZE = 60  # images that stand for the whole set
 
 Size = tuple[int, int]  # width and height
@@ -24,30 +24,30 @@ class Shown:
 
     path: str
     note: str
-    """What there is to say of this one image beside its section's title."""
+    """What is particular to this image, in addition to its section's title."""
     size: Size | None
-    """Of the original."""
+    """Size of the original."""
     picture: str | None
-    """As the model will see it; None where it will not."""
+    """The image as the model will see it; None if it is not used."""
     original: str | None = None
-    """As the file holds it; None where that is not of interest."""
+    """The image as the file holds it; None if that is not shown."""
     repeats: str | None = None
     """Path of the earlier image that this one is a duplicate of."""
 
 
 @dataclass
 class Section:
-    """The images that one thing was found of."""
+    """The images with one finding."""
 
     num_images: int = 0
     shown: list[Shown] = field(default_factory=list)
-    """The first of them, MAX_SHOWN at most."""
+    """The first MAX_SHOWN of them."""
 
 
 class Gallery:
-    """Gathers pictures image by image, in the order of the source.
+    """Collects pictures image by image, in the order of the source.
 
-    `gallery` stands for the whole set; `sections` are by the action for what is not used, by the reason for the rest.
+    `gallery` shows the whole set; `sections` are named by the action for unused images, by the reason for the others.
     """
 
     def __init__(self, num_items: int) -> None:
@@ -68,12 +68,12 @@ class Gallery:
         findings: list[ImageFinding],
         cut_share: float = 0.0,
     ) -> None:
-        """Keep what is to be shown of an image.
+        """Keep what the page shows of an image.
 
         Args:
-            pixels: what it was decoded to; None if it is not used.
-            findings: of this image.
-            cut_share: of its area, what cropping cuts away.
+            pixels: the decoded image; None if it is not used.
+            findings: those of this image.
+            cut_share: share of its area that cropping cuts away.
         """
         views = _Views(encoded, pixels)
         if not any(finding.action == "refused" for finding in findings):
@@ -93,8 +93,8 @@ class Gallery:
         self._num_seen += 1
 
     def finish(self) -> None:
-        """Add the sections of which nothing is known before the last image."""
-        if len(self.by_mode) > 1:  # then gray images become colour too
+        """Add the sections that are known only after the last image."""
+        if len(self.by_mode) > 1:  # gray images become colour
             gray, section = self.by_mode["gray"], self.sections.setdefault(GRAY_TO_COLOUR, Section())
             section.num_images += gray.num_images
             section.shown = (section.shown + gray.shown)[:MAX_SHOWN]
@@ -107,7 +107,7 @@ class Gallery:
         section.num_images += 1
         if len(self._most_cut) < MAX_SHOWN or -share < self._most_cut[-1][0]:
             shown = Shown(path, f"{share:.0%} cut away", views.size, views.picture, views.original)
-            bisect.insort(self._most_cut, (-share, section.num_images, shown))  # of equals the first stays first
+            bisect.insort(self._most_cut, (-share, section.num_images, shown))  # equal shares keep their order
             del self._most_cut[MAX_SHOWN:]
 
     def _measure(self, size: Size | None) -> None:
@@ -117,7 +117,7 @@ class Gallery:
 
 
 class _Views:
-    """Pictures of one image, made when first asked for."""
+    """Pictures of one image, each made on first use."""
 
     def __init__(self, encoded: EncodedImage, pixels: np.ndarray | None) -> None:
         self._encoded = encoded
@@ -141,13 +141,13 @@ def _area(size: Size) -> int:
 
 
 def _has_room(section: Section) -> bool:
-    """Count one image more, and say whether it will be shown."""
+    """Count one more image, and return whether it will be shown."""
     section.num_images += 1
     return section.num_images <= MAX_SHOWN
 
 
 def _section_name(finding: ImageFinding) -> str:
-    """Name a section: what is converted or kept by its reason, what is not used by its action."""
+    """Return the section of a finding: its reason if the image is converted, DUPLICATE, or its action if unused."""
     match finding.action:
         case "converted":
             return finding.reason

@@ -1,4 +1,4 @@
-"""The page: self-contained, without scripts, for phones and desktops, light and dark."""
+"""HTML page of an inspection: self-contained, without scripts, for phones and desktops, light and dark."""
 
 import re
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from openddpm.inspection.survey import Inspection
 from openddpm.record.files import write_atomically
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-STYLES = ("report/report.css", "inspection/inspection.css")  # those of the report, and what they lack
+STYLES = ("report/report.css", "inspection/inspection.css")  # the second adds to those of the report
 
 
 def write_page(path: Path, inspection: Inspection) -> None:
-    """Write the page of `inspection`, replacing what stands at `path`.
+    """Write the page of `inspection`, replacing any file at `path`.
 
     Raises:
         OSError: it cannot be written there.
@@ -47,5 +47,5 @@ def render_page(inspection: Inspection, built: datetime) -> str:
 
 
 def _with_options(text: str) -> Markup:
-    """Mark up what is typed on a command line, escaping all the rest."""
+    """Return escaped text with options marked up as code."""
     return Markup(re.sub(r"--\w[\w-]*", r"<code>\g<0></code>", str(escape(text))))

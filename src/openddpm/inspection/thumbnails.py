@@ -1,4 +1,4 @@
-"""Small pictures of images, as data URIs, before and after decoding."""
+"""Thumbnails of images before and after decoding, as data URIs."""
 
 import base64
 import io
@@ -9,8 +9,8 @@ from PIL import Image
 from openddpm.data.decode import EncodedImage, without_source
 from openddpm.data.formats import image_formats
 
-SIDE = 128  # pixels, at most: sharp where a page shows it at 96 on a screen of more than one pixel to each of its own
-EXACT_SIDE = 64  # up to here a picture shows every pixel, at no more bytes than a lossy one of SIDE takes
+SIDE = 128  # pixels, at most; the page shows them at 96 CSS pixels, which is sharp on high-resolution screens too
+EXACT_SIDE = 64  # up to this side thumbnails are lossless, at no more bytes than a lossy one of SIDE takes
 
 
 def data_uri(image: Image.Image) -> str:
@@ -27,7 +27,7 @@ def data_uri(image: Image.Image) -> str:
 
 
 def original_size(encoded: EncodedImage) -> tuple[int, int] | None:
-    """Return width and height as the file states them, not turned upright; None where it states none."""
+    """Return width and height as stored, before EXIF orientation; None if they cannot be read."""
     encoded = without_source(encoded)
     if isinstance(encoded, np.ndarray):
         return (encoded.shape[1], encoded.shape[0]) if encoded.ndim > 1 else None
@@ -38,25 +38,25 @@ def original_size(encoded: EncodedImage) -> tuple[int, int] | None:
 
 
 def original_thumbnail(encoded: EncodedImage) -> str | None:
-    """Return an image as its file holds it: not turned, not flattened, not cropped; None where it cannot be shown.
+    """Return an image as its file holds it: not turned, not flattened, not cropped; None if it cannot be shown.
 
-    Pixels of more than 8 bits are stretched from their darkest to their brightest, so that what is there can be seen.
+    Pixels of more than 8 bits are stretched from their darkest to their brightest, so that all can be seen.
     """
     try:
         image = _opened(encoded)
         if image.mode.startswith(("I", "F")):
             return data_uri(_stretched(np.asarray(image)))
         mode = "RGBA" if image.has_transparency_data else "RGB"
-        if image.mode in ("P", "PA", "1") or "transparency" in image.info:  # where shades between colours do not exist
+        if image.mode in ("P", "PA", "1") or "transparency" in image.info:  # modes that cannot be interpolated
             image = image.convert(mode)
-        image.thumbnail((SIDE, SIDE))  # a JPEG is decoded no larger than that takes
+        image.thumbnail((SIDE, SIDE))  # decodes a JPEG at a reduced size
         return data_uri(image.convert(mode))
-    except Exception:  # as above; the page then shows what the image became, alone
+    except Exception:  # as above; the page then shows only the decoded image
         return None
 
 
 def _opened(encoded: EncodedImage) -> Image.Image:
-    """Return `encoded` as a Pillow image, which decodes no pixel yet where it can wait."""
+    """Return `encoded` as a Pillow image, without decoding its pixels yet if possible."""
     encoded = without_source(encoded)
     if isinstance(encoded, bytes):
         return Image.open(io.BytesIO(encoded), formats=image_formats())
@@ -68,7 +68,7 @@ def _opened(encoded: EncodedImage) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> Image.Image:
-    """Return some of the numbers, of any range, as gray from black to white."""
+    """Return every so many of the values, scaled from their own range to gray from black to white."""
     step = max(1, max(values.shape) // SIDE)
     values = values[::step, ::step].astype(np.float64)
     least, greatest = values.min(), values.max()

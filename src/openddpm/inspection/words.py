@@ -1,4 +1,4 @@
-"""What the page and the terminal both say of an inspection."""
+"""Texts about an inspection, for the page and the terminal."""
 
 from openddpm.analysis import left_out
 from openddpm.analysis.data_checks import DARK_MAX, LOW_CONTRAST_STD, labels_text, seen_characters
@@ -9,11 +9,11 @@ from openddpm.inspection.gallery import Section, Size
 from openddpm.inspection.survey import Inspection
 from openddpm.record.schema import CUT_MUCH, DataRecord
 
-__all__ = ["left_out"]  # what the page says of it is the terminal's
+__all__ = ["left_out"]  # the page's template uses it
 
 TITLES = {"refused": "Refused", "dropped": "Dropped", DUPLICATE: "Exact duplicates"}
 UNUSED = ("refused", "dropped")
-ORDER = (*UNUSED, CUT_MUCH, DUPLICATE)  # then what was converted, the commonest first
+ORDER = (*UNUSED, CUT_MUCH, DUPLICATE)  # conversions follow, the most frequent first
 
 
 def verdict_sentence(inspection: Inspection) -> str:
@@ -22,7 +22,7 @@ def verdict_sentence(inspection: Inspection) -> str:
 
 
 def facts(inspection: Inspection) -> dict[str, str]:
-    """Return what was counted and measured, name by name."""
+    """Return counts and measurements by name."""
     data, gallery = inspection.data, inspection.gallery
     num_unused = {name: gallery.sections[name].num_images for name in UNUSED if name in gallery.sections}
     total = data.num_images + sum(num_unused.values()) + data.num_duplicates_left_out
@@ -54,7 +54,7 @@ def facts(inspection: Inspection) -> dict[str, str]:
 
 
 def ordered_sections(inspection: Inspection) -> list[tuple[str, Section]]:
-    """Return names and sections: what is not used or has to be decided first, then the commonest."""
+    """Return names and sections: those of ORDER first, then the most frequent."""
     names = list(ORDER)
     return sorted(
         inspection.gallery.sections.items(),
@@ -63,7 +63,7 @@ def ordered_sections(inspection: Inspection) -> list[tuple[str, Section]]:
 
 
 def converted(inspection: Inspection) -> list[tuple[str, Section]]:
-    """Return names and sections of what was converted, the commonest first."""
+    """Return names and sections of conversions, the most frequent first."""
     return [(name, section) for name, section in ordered_sections(inspection) if name not in ORDER]
 
 
@@ -77,7 +77,7 @@ def explanation(name: str, inspection: Inspection) -> str:
     options = inspection.options
     match name:
         case "refused":
-            return "These cannot be used, and training goes on without them if they are few (--max_refused_share)."
+            return "These cannot be used; training continues without them if they are few (--max_refused_share)."
         case "dropped":
             asked = "accepts none" if options.small_images == "error" else "leaves them out"
             return f"Smaller than {options.resolution} pixels, and --small_images {options.small_images} {asked}."
@@ -98,49 +98,49 @@ def explanation(name: str, inspection: Inspection) -> str:
             low, high = options.pixel_range
             return f"Values from {low:g}, black, to {high:g}, white, as --pixel_range asks."
         case _ if name == BEYOND_RANGE:
-            return "They hold values beyond, which are plain black or white."
+            return "Values outside the range become plain black or white."
         case _ if name == CUT_MUCH:
-            return "Cut to their middle: what lies beyond is never seen. --fit pad shrinks the whole image instead."
+            return "Only the middle is kept; the model never sees the rest. --fit pad shrinks the whole image instead."
         case "padded to a square":
             return f"Shrunk as a whole; around it is the background, {options.background}, as --fit pad asks."
         case "EXIF orientation applied":
-            return "Turned or mirrored upright, as the camera noted."
+            return "Turned or mirrored upright, as the camera recorded."
         case "damaged EXIF ignored":
-            return "What the camera noted cannot be read, so these may lie on their side."
+            return "The orientation that the camera recorded cannot be read, so these may lie on their side."
         case "first frame of several":
-            return "Of what moves, or has pages, the first frame is used."
+            return "Only the first frame or page is used."
         case "gray by its column's mode" | "colour by its column's mode":
-            return "The column declares its images so, by the mode of its Image feature."
+            return "The mode of the column's Image feature asks for it."
         case "one of several in its row":
-            return "Each image of a row's list is an image of its own."
+            return "Each image of a row's list counts as one image."
         case _ if name == GRAY_TO_COLOUR and options.image_mode == "auto":
-            return "Gray among images in colour: all three channels are alike. --image_mode gray makes all images gray."
+            return "Gray among images in colour: all three channels are equal. --image_mode gray makes all images gray."
         case "gray to colour" | "colour to gray":
             return f"As --image_mode {options.image_mode} asks."
     if name.endswith(" to RGB"):
         return "Stored in another colour space."
     if name == DUPLICATE:
         if options.duplicates == "drop":
-            return "Alike to the last pixel once decoded, and left out."
+            return "Equal pixel for pixel once decoded, and left out."
         return (
-            "Alike to the last pixel once decoded. They are trained on more often than the rest; --duplicates drop "
+            "Equal pixel for pixel once decoded. They are trained on more often than the rest; --duplicates drop "
             "leaves them out."
         )
     return ""
 
 
 def size_text(size: Size) -> str:
-    """(640, 480) -> 640x480"""
+    """Return a size as text: (640, 480) -> 640x480."""
     return f"{size[0]}x{size[1]}"
 
 
 def summary(inspection: Inspection) -> str:
-    """Return the data set in one line."""
+    """Return one line about the data set."""
     images = number_of(inspection.source.num_items, "image")
     if inspection.image_shape is None:
-        return f"{images}, none of which is usable at {inspection.options.resolution}"
+        return f"{images}, none of them usable at {inspection.options.resolution}"
     _, height, width = inspection.image_shape
-    return f"{images}, seen at {size_text((width, height))}"
+    return f"{images}, used at {size_text((width, height))}"
 
 
 def _channels(num_by_mode: dict[str, int]) -> str:

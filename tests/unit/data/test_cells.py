@@ -83,7 +83,7 @@ def test_arrays_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
         ([[[300, 0, 0]] * 5] * 5, "int64.*numbers from 0 to 300: .*--pixel_range"),
         ([[[1, 2, 3]] * 4, [[1, 2, 3]] * 3], "rows of several lengths"),
         ([[[1, 2, None]] * 5] * 5, "with gaps"),
-        ([[[1] * 3] * 4] * 3, "which axis holds the channels cannot be told"),
+        ([[[1] * 3] * 4] * 3, "not clear which axis holds the channels"),
         ([[[1] * 5] * 4] * 5, "expected .H, W."),
     ):
         (encoded,) = tones(open_path(write_parquet(tmp_path / "a.parquet", x=[values]))).values()

@@ -83,11 +83,11 @@ def test_tables_are_counted_by_their_rows(tmp_path: Path) -> None:
         (SPLITS, {"dataset_split": "val"}, "declares no split 'val'; its splits are train, test"),
         (SPLITS, {"dataset_config": "x"}, r"no configuration 'x'\n.*known: default"),
         (CONFIGS, {}, "several configurations: big, small, folder"),
-        ("\n- data_files: ../*", {}, r"\.\./\* for the split 'train', and no file"),
-        ("\n- data_files: /etc/*", {}, r"/etc/\* for the split 'train', and no file"),
+        ("\n- data_files: ../*", {}, r"\.\./\* for the split 'train', but no file"),
+        ("\n- data_files: /etc/*", {}, r"/etc/\* for the split 'train', but no file"),
         ("\n- data_files: https://example.org/a.png", {}, "no file in the folder matches"),
-        ("\n- data_files: README.md", {}, r"8  not among the files that README.md declares[\s\S]*take 'configs' out"),
-        (" 3", {"dataset_config": "x"}, "--dataset_config 'x' is of data sets of the Hub, and .* is local"),
+        ("\n- data_files: README.md", {}, r"8  not among the files that README.md declares[\s\S]*remove 'configs'"),
+        (" 3", {"dataset_config": "x"}, "--dataset_config 'x' is for data sets of the Hub, but .* is local"),
     ],
 )
 def test_what_is_not_declared_or_not_there_is_the_users_error(
@@ -108,7 +108,7 @@ def test_a_damaged_readme_is_told_and_not_used(configs: str, tmp_path: Path) -> 
     """What cannot be understood is no declaration: names decide, and that is said."""
     source = open_path(write_set(tmp_path, configs))
     assert set(tones(source).values()) == {6}, "train beside test"
-    assert any(one.reason.startswith("what README.md declares of files, which cannot") for one in source.left_out)
+    assert any(one.reason.startswith("declarations in README.md, which cannot") for one in source.left_out)
 
 
 @pytest.mark.parametrize("text", ["", "# Images", "---\nlicense: mit\n---", "---\nconfigs: []\n---", "---\n[1]\n---"])
@@ -123,7 +123,7 @@ def test_a_readme_that_declares_nothing_changes_nothing(text: str, tmp_path: Pat
 def test_declared_files_that_are_missing_are_told(tmp_path: Path) -> None:
     """Of several patterns of a split, those that match nothing are named."""
     source = open_path(write_set(tmp_path, "\n- data_files: [one/*, gone/*, gone.png]"))
-    (told,) = [one for one in source.left_out if one.reason == "named by README.md and not there"]
+    (told,) = [one for one in source.left_out if one.reason == "named by README.md, but missing"]
     assert (told.count, told.examples, told.is_data) == (2, ["gone/*", "gone.png"], True)
 
 

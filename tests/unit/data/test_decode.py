@@ -83,13 +83,13 @@ def test_arrays_of_the_right_size_are_kept_exactly(shape: tuple[int, ...]) -> No
         (encode(noise(64, 64, 3))[:900], "cannot be decoded"),
         (
             encode(Image.new("F", (8, 8), 0.5), "TIFF"),
-            "floating-point pixels from 0.5 to 0.5: say which are black and white",
+            "floating-point pixels from 0.5 to 0.5: give the values of black and white",
         ),
         (
             encode(Image.new("I", (8, 8), 70_000), "TIFF"),
-            "signed pixels from 70000 to 70000: say which are black and white",
+            "signed pixels from 70000 to 70000: give the values of black and white",
         ),
-        (encode(Image.new("F", (8, 8), np.nan), "TIFF"), "no finite numbers"),
+        (encode(Image.new("F", (8, 8), np.nan), "TIFF"), "not finite numbers"),
         (b"II*\0" + bytes(60), "a TIFF of a kind that Pillow does not read"),
         (np.zeros((8, 8, 3)), "array of float64 (8, 8, 3), expected uint8"),
         (np.zeros((3, 8, 9), np.uint8), "array of uint8 (3, 8, 9), expected uint8"),
@@ -414,7 +414,7 @@ def test_resizing_is_an_antialiased_centre_crop() -> None:
 
 def test_a_background_that_is_no_colour_is_the_users_error() -> None:
     """An unknown colour is reported as the option's fault, not as that of each image."""
-    with pytest.raises(UserError, match="'blau' is no colour"):
+    with pytest.raises(UserError, match="'blau' is not a colour"):
         decode(noise(8, 8), background="blau")
 
 

@@ -90,7 +90,7 @@ def test_without_a_range_nothing_is_guessed(encoded: EncodedImage, reason: str) 
     """Where black and white are not known, an image is refused with the range found in it and the option to give."""
     with pytest.raises(UnknownRange) as refusal:
         decode(encoded, None)
-    assert str(refusal.value) == f"{reason}say which are black and white, --pixel_range LOW HIGH"
+    assert str(refusal.value) == f"{reason}give the values of black and white: --pixel_range LOW HIGH"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_numbers_that_are_none_are_refused() -> None:
     """An image with a pixel that is no finite number is refused: nothing says how bright that is."""
     values = ramp(0, 1, np.float32)
     values[1, 2] = np.nan
-    with pytest.raises(RefusedImage, match="no finite numbers"):
+    with pytest.raises(RefusedImage, match="not finite numbers"):
         decode(tiff_of(values), (0, 1))
 
 

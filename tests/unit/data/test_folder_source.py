@@ -72,7 +72,7 @@ def test_rows_of_a_table_that_is_left_out_are_counted(tmp_path: Path) -> None:
     """A table beside the splits counts as its rows."""
     for name, number in (("train", 2), ("test", 3), ("train_old", 5)):
         write_parquet(tmp_path / f"{name}.parquet", image=[png(n) for n in range(number)])
-    assert counts(open_path(tmp_path)) == {"outside of the splits": 5, "split 'test'": 3}
+    assert counts(open_path(tmp_path)) == {"outside the splits": 5, "split 'test'": 3}
 
 
 @both
@@ -166,8 +166,8 @@ def test_what_is_passed_over_is_counted_by_suffix(make: Make, tmp_path: Path) ->
     if heic:  # the plugin may be there
         assert [(one.count, one.is_data) for one in heic] == [(2, True)]
     assert found == {
-        ".png~: images by their content, not by their names; rename them": (1, True),
-        ".txt: images by their content, not by their names; rename them": (1, True),
+        ".png~: images under the names of other files; rename them": (1, True),
+        ".txt: images under the names of other files; rename them": (1, True),
     }
 
 
@@ -280,7 +280,7 @@ def test_what_links_lead_to_is_not_taken_twice(tmp_path: Path) -> None:
     (tmp_path / "snapshots" / "a.png").symlink_to("../blobs/0f0f")
     source = open_path(tmp_path)
     assert list(tones(source).values()) == [1]
-    assert counts(source) == {"what links beside them lead to": 1}
+    assert counts(source) == {"targets of links in the folder": 1}
 
 
 def test_parts_of_a_table_are_named(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_several_columns_are_no_choice(tmp_path: Path) -> None:
     write_parquet(tmp_path / "set" / "1.parquet", image=images(2), label=[1, 2])
     write_parquet(tmp_path / "set" / "2.parquet", image=images(2), target=[1, 2])
     other = open_path(tmp_path / "set")
-    assert set(labels(other).values()) == {None} and "other columns of labels" in other.labels.note
+    assert set(labels(other).values()) == {None} and "different columns of labels" in other.labels.note
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "own"])

@@ -45,7 +45,7 @@ def test_a_saved_set_with_a_lost_shard_is_refused(tmp_path: Path) -> None:
     """Where a shard is gone, the rest is not taken for the whole."""
     image_dataset(1, 2, 3).save_to_disk(tmp_path, num_shards=3)
     (tmp_path / "data-00001-of-00003.arrow").unlink()
-    with pytest.raises(UserError, match=r"not whole: 'data-00001-of-00003\.arrow' is not there"):
+    with pytest.raises(UserError, match=r"incomplete: 'data-00001-of-00003\.arrow' is missing"):
         open_path(tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_a_saved_set_names_files_of_its_folder_only(name: object, tmp_path: Path
     state = json.loads((tmp_path / "set" / "state.json").read_text())
     state["_data_files"] = [{"filename": name}]
     (tmp_path / "set" / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"cannot be read: .*outside of its folder"):
+    with pytest.raises(UserError, match=r"cannot be read: .*outside its folder"):
         open_path(tmp_path / "set")
 
 

@@ -67,12 +67,12 @@ def test_names_with_commands_in_them_are_shown_spelled_out(kind: str, tmp_path: 
         (lambda folder: folder / "missing", "no file or folder"),
         (lambda folder: "./missing", "no file or folder"),
         (lambda folder: "missing.parquet", "no file or folder"),
-        (lambda folder: write(folder / "list.csv", b"a,b"), "is no data set that can be read"),
+        (lambda folder: write(folder / "list.csv", b"a,b"), "is not a data set that can be read"),
         (lambda folder: write(folder / "a.zip", b"PK\3\4 torn"), "is not a whole zip file"),
         (lambda folder: write(folder / "a.parquet", b"PAR1 torn"), "cannot be read"),
         (lambda folder: write(folder / "a.arrow", b"ARROW1 torn"), "cannot be read"),
         (lambda folder: write_zip(folder / "a.ZIP", [("notes.txt", b"")]), "no images in"),
-        (lambda folder: "", "no data set is named"),
+        (lambda folder: "", "no data set is given"),
     ],
     ids=[
         *("empty", "missing", "relative", "missing parquet", "csv"),
@@ -189,7 +189,7 @@ def test_a_locked_folder_of_another_split_is_told(locked: str, tmp_path: Path) -
     (tmp_path / "test" / locked).mkdir()
     source = open_path(tmp_path)
     assert tones(source) == {"a.png": 1}
-    assert ("folders outside of the split that cannot be listed", ["test/closed"]) in [
+    assert ("folders outside the split that cannot be listed", ["test/closed"]) in [
         (one.reason, one.examples) for one in source.left_out
     ]
     with pytest.raises(UserError, match="cannot list the folder 'test/closed'"):
@@ -275,7 +275,7 @@ def test_sequences_of_ones_own_are_read(own: object, options: dict[str, str]) ->
 @pytest.mark.parametrize("own", [[Image.new("L", (4, 4), 7)], image_dataset(7)], ids=["list", "Dataset"])
 def test_own_data_sets_refuse_a_split(own: object) -> None:
     """A data set given from Python has no splits to choose from, and says so where one is asked for."""
-    with pytest.raises(UserError, match="no splits, and --dataset_split asks for 'test'"):
+    with pytest.raises(UserError, match="no splits, but --dataset_split asks for 'test'"):
         open_source(DataOptions(dataset_split="test"), own)
 
 
@@ -286,7 +286,7 @@ def test_local_data_refuses_options_of_the_hub(kind: str, option: str, tmp_path:
     path = write_zip(tmp_path / "a.zip", [("a.png", png(1))])
     dataset = {"folder": str(tmp_path), "file": str(path), "built-in": "avatars-16", "own": ""}[kind]
     options = DataOptions(dataset=dataset, **{option: "main"})
-    with pytest.raises(UserError, match=rf"--{option} 'main' is of data sets of the Hub, and .* is local"):
+    with pytest.raises(UserError, match=rf"--{option} 'main' is for data sets of the Hub, but .* is local"):
         open_source(options, None if dataset else [Image.new("L", (4, 4))])
 
 
@@ -298,7 +298,7 @@ def test_plain_images_refuse_a_column(kind: str, tmp_path: Path) -> None:
         path = write_zip(tmp_path / "a.zip", [("a.png", png(1))])
     elif kind == "tar":
         path = write_tar(tmp_path / "a.tar", [("a.png", png(1))])
-    with pytest.raises(UserError, match=r"no columns, and --image_column asks for 'photo'"):
+    with pytest.raises(UserError, match=r"no columns, but --image_column asks for 'photo'"):
         open_path(path, image_column="photo")
 
 

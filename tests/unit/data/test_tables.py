@@ -190,7 +190,7 @@ def test_tables_name_files_of_their_own_folder_only(kind: str, tmp_path: Path) -
             stream.write_table(own.data.table)
     source = open_path(folder / f"a.{kind}")
     found = [tone(encoded) for _, encoded, _ in source.items()]
-    assert found == [1, 1, *["names a file outside of the data set's folder"] * len(outside)]
+    assert found == [1, 1, *["names a file outside the data set's folder"] * len(outside)]
     assert source.digest is None  # the files may change while the table does not
 
 
@@ -209,7 +209,7 @@ def test_tables_name_members_of_zips(tmp_path: Path) -> None:
     source = open_path(write_parquet(tmp_path / "set" / "a.parquet", image=column))
     found = [tone(encoded) for _, encoded, _ in source.items()]
     assert found[:4] == [1, 2, 6, 2]
-    assert found[4:6] == ["names a file outside of the data set's folder"] * 2
+    assert found[4:6] == ["names a file outside the data set's folder"] * 2
     assert found[6:9] == ["not in its archive", "cannot be read: File is not a zip file", "no regular file"]
     assert found[9:] == ["cannot be read: No such file or directory"] * 2
 

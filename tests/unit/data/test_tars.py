@@ -45,11 +45,11 @@ def test_what_is_no_image_is_counted_by_kind(tmp_path: Path) -> None:
     assert tones(open_path(path)) == {"a.png": 1, "noext": 2}
     assert left_out(path) == [
         (".tga: a format that is not read; convert it to PNG", 2, True),
-        ("array files inside of an archive are not read; unpack it and give its folder", 1, True),
+        ("array files inside an archive are not read; unpack it and give its folder", 1, True),
         ("links and devices in the archive, which are not followed", 1, True),
         *((".txt files", 1, False), ("files without a suffix", 1, False)),
-        ("hidden or of a system: ._* files", 1, False),
-        ("hidden or of a system: folder .thumbnails", 1, False),
+        ("hidden or system files: ._* files", 1, False),
+        ("hidden or system files: folder .thumbnails", 1, False),
     ]
 
 
@@ -165,7 +165,7 @@ def test_packed_bombs_are_refused_unread(tmp_path: Path) -> None:
     header = tmp_path / "header.tar.gz"
     with tarfile.open(header, "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 9_000_000}) as archive:
         archive.addfile(tarfile.TarInfo("a.png"))
-    for path, found in ((bomb, "unfolds to more than"), (header, "a header of 9,")):
+    for path, found in ((bomb, "decompresses to more than"), (header, "a header of 9,")):
         tracemalloc.start()
         try:
             with pytest.raises(UserError, match=found):
@@ -179,7 +179,7 @@ def test_packed_bombs_are_refused_unread(tmp_path: Path) -> None:
 def test_headers_count_as_what_a_tar_unfolds_to(tmp_path: Path) -> None:
     """A packed tar of empty members, whose headers alone would fill the memory, is refused."""
     path = write_tar(tmp_path / "a.tar.bz2", [("a.png", b"")] * 20_000, "w:bz2")
-    with pytest.raises(UserError, match="unfolds to more than"):
+    with pytest.raises(UserError, match="decompresses to more than"):
         open_path(path)
 
 

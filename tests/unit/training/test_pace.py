@@ -163,7 +163,7 @@ def test_minutes_are_recorded_as_steps(tmp_path: Path, unhurried: Callable[[floa
 
 def test_minutes_and_steps_contradict_each_other() -> None:
     """Both lengths are refused; minutes beside a recipe win over its steps."""
-    with pytest.raises(UserError, match="max_minutes: found 3 beside max_train_steps 100; give one of them"):
+    with pytest.raises(UserError, match="max_minutes: found 3 as well as max_train_steps 100; give only one"):
         TrainConfig(max_minutes=3, max_train_steps=100)
     assert TrainConfig(recipe="avatars-16", max_minutes=3).max_train_steps is None
 
