@@ -16,7 +16,7 @@ from openddpm.training.distributed import say
 from openddpm.training.performance import EAGER_STEP_SECONDS
 from openddpm.training.probe import Probe, is_out_of_memory
 from openddpm.training.run import StepParts
-from openddpm.training.timetable import Timetable, make_timetable
+from openddpm.training.timetable import Timetable, forward_cost, make_timetable
 
 MAX_SECONDS, MAX_STEPS = 2.0, 8  # of timing, after the first step
 LONG_SECONDS = 10.0  # assumed: if the first step takes longer on a CPU, its time is used alone
@@ -29,10 +29,12 @@ class Pace:
     """The time of a training step on this machine."""
 
     step_seconds: float
+    pause_factor: float = 1.0
+    """Measured time of previews and evaluation over what a timetable assumes."""
 
     def total_seconds(self, timetable: Timetable) -> float:
         """Return the seconds of a run from its first step on, with previews and evaluation, without saving."""
-        return self.step_seconds * (timetable.total_steps + timetable.pauses_in_steps)
+        return self.step_seconds * (timetable.total_steps + self.pause_factor * timetable.pauses_in_steps)
 
     def record(self, timetable: Timetable) -> PaceRecord:
         """Return its entry in run.json."""
@@ -81,7 +83,8 @@ def measure_pace(parts: StepParts) -> Pace:
     """
     probe = Probe(replace(parts, stream=_OneBatch(parts)))  # type: ignore[arg-type]
     try:
-        return Pace(_seconds_a_step(probe, parts))
+        step_seconds = _seconds_a_step(probe, parts)
+        return Pace(step_seconds, _pause_factor(probe, parts, step_seconds))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -103,6 +106,23 @@ def _seconds_a_step(probe: Probe, parts: StepParts) -> float:
     if _may_choose_threads(parts.accelerator):
         seconds = _with_fewer_threads(probe, num_micro_batches, seconds, cores_used)
     return seconds
+
+
+def _pause_factor(probe: Probe, parts: StepParts, step_seconds: float) -> float:
+    """Return the time to denoise an image of a preview, over the assumed one.
+
+    It is 1 where steps are too slow for measuring more, and where memory is too small for a preview.
+    """
+    config, num_images = parts.config, parts.config.eval_batch_size
+    if step_seconds > LONG_SECONDS:
+        return 1.0
+    assumed = forward_cost(config) * step_seconds / config.global_batch_size(num_processes=1)
+    try:
+        return probe.seconds_a_forward(num_images) / num_images / assumed
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or parts.accelerator.num_processes > 1:
+            raise
+        return 1.0
 
 
 def _fitting_hint(probe: Probe, parts: StepParts) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
+from openddpm.diffusion.unet import image_shape
 from openddpm.record.schema import RAW
 from openddpm.training.loop import micro_batch_loss
 from openddpm.training.performance import undo_compile
@@ -58,6 +59,18 @@ class Probe:
         for _ in range(min(max_steps, max(1, int(max_seconds / first)))):
             timed.append(self._timed_step(num_micro_batches))
         return self._max_over_processes(statistics.median(timed))
+
+    def seconds_a_forward(self, num_images: int, times: int = 3) -> float:
+        """Return the median time of the uncompiled UNet on `num_images`, as previews call it. A collective call."""
+        unet, device = self.parts.state.unet, self.parts.accelerator.device
+        noisy = torch.zeros((num_images, *image_shape(unet.config)), device=device)
+        timesteps, timed = torch.zeros(num_images, dtype=torch.long, device=device), list[float]()
+        with torch.no_grad(), self.parts.accelerator.autocast():
+            while not timed or (timed[0] < 1.0 and len(timed) <= times):  # the first allocates memory
+                start = time.perf_counter()
+                float(unet.forward(noisy, timesteps).sample.sum())  # which waits for the device
+                timed.append(time.perf_counter() - start)
+        return self._max_over_processes(statistics.median(timed[1:] or timed))
 
     def undo(self) -> None:
         """Restore the state before the first step, of weights, optimizer and scaler."""

@@ -108,6 +108,11 @@ class Timetable:
         return -(-next_preview * self.images_per_preview // self.global_batch_size)
 
 
+def forward_cost(config: TrainConfig) -> float:
+    """Return the time of a forward pass over that of a training step, per image."""
+    return FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
+
+
 def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_processes: int) -> Timetable:
     """Return the timetable that keeps evaluation within MAX_SHARE_OF_TIME of training, and previews within theirs.
 
@@ -115,8 +120,7 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
     MAX_SHARE_FOR_A_TREND, without the early evaluations.
     """
     global_batch_size = config.global_batch_size(num_processes)
-    forward_cost = FORWARD_COST if config.mixed_precision == "no" else FORWARD_COST_MIXED
-    cost = forward_cost * (1 + len(average_names(config.model_dump())))  # of all sets of weights
+    cost = forward_cost(config) * (1 + len(average_names(config.model_dump())))  # of all sets of weights
     fixed_sample_images = 2 * cost  # held-out and training; shared by the processes, like training
     total_fixed_samples = total_steps * global_batch_size / fixed_sample_images  # in the time of training
     affordable = MAX_SHARE_OF_TIME * total_fixed_samples

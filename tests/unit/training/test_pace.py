@@ -16,7 +16,7 @@ from openddpm.training.loop import fit
 from openddpm.training.pace import Pace, keep_threads
 from openddpm.training.probe import Probe
 from openddpm.training.setup import prepare
-from openddpm.training.timetable import MOST_PREVIEWS, make_timetable
+from openddpm.training.timetable import MOST_PREVIEWS, forward_cost, make_timetable
 from tiny import differing, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 
@@ -114,6 +114,19 @@ def test_accumulated_steps_have_one_update(tmp_path: Path, monkeypatch: pytest.M
     assert counted["losses"] == 3 * counted["updates"] > 0
 
 
+@pytest.mark.parametrize("mixed", ["no", "bf16"])
+def test_previews_take_the_measured_time(tmp_path: Path, mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planned time of previews and evaluation follows the time of a forward pass, whatever a step takes."""
+    monkeypatch.setattr(Probe, "seconds_a_step", lambda self, *how, **most: 0.5)
+    monkeypatch.setattr(Probe, "seconds_a_forward", lambda self, num_images: 0.25 * num_images)
+    training = prepare(tiny_config(tmp_path, mixed_precision=mixed, max_train_steps=6), dataset=tiny_images())
+    training.close()
+    pace, table = training.recorder.run.session.environment.pace, training.timetable
+    denoised = table.pauses_in_steps * table.global_batch_size / forward_cost(training.config)  # images
+    assert pace is not None
+    assert pace.planned_seconds == pytest.approx(6 * 0.5 + 0.25 * denoised, abs=0.1)
+
+
 @pytest.mark.parametrize("minutes", [0.001, 0.4, 3, 90])
 def test_as_many_steps_are_planned_as_fit(minutes: float) -> None:
     """One step more would take longer than the minutes, previews and evaluation included; at least one is planned."""
@@ -128,7 +141,7 @@ def test_minutes_in_which_no_step_fits_are_told(capsys: pytest.CaptureFixture[st
     table = make_timetable(TrainConfig(), 1, 5488, 1)
     seconds = Pace(2.0).total_seconds(table)
     assert Pace(2.0).remarks(table, seconds / 60) == Pace(2.0).remarks(table, None) == []
-    prepare(tiny_config(tmp_path, max_train_steps=None, max_minutes=1e-9), own_dataset=tiny_images()).close()
+    prepare(tiny_config(tmp_path, max_train_steps=None, max_minutes=1e-9), dataset=tiny_images()).close()
     assert "--max_minutes 1e-09 is too short: one step" in capsys.readouterr().err
 
 
