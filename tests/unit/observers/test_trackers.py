@@ -183,7 +183,7 @@ def test_steps_that_are_not_told_again_are_named(tmp_path: Path, notes: list[Any
     observer = TrackersObserver(build_trackers(config), Console(file=output))
     observer.started(run, folder)
     assert output.getvalue().count("keeps steps") == 1
-    assert "notes keeps steps 5 to 6 as it was told them before" in output.getvalue()
+    assert "notes keeps steps 5 to 6 as they were sent before" in output.getvalue()
 
 
 class Failing(Notes):
@@ -214,7 +214,7 @@ def test_a_tracker_that_fails_ends_no_run(
     config = tiny_config(tmp_path, report_to="failing,notes,tensorboard", max_train_steps=4)
     assert train(config, dataset=tiny_images()).status == "finished"
     printed = capsys.readouterr().err
-    assert printed.count("failing failed, and is told no more of this run: RuntimeError: 503 from the server") == 1
+    assert printed.count("failing failed, and gets no more of this run: RuntimeError: 503 from the server") == 1
     assert [step for step, _ in curves(notes)["train/train_loss"]] == [1, 2, 3, 4]
     assert steps_in(tmp_path / "logs" / "run") == [1, 2, 3, 4]
 
