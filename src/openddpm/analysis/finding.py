@@ -17,7 +17,7 @@ class Finding:
     """Name for programs; unique among the findings on a run."""
     severity: Severity
     what: str
-    """What was found, with its numbers."""
+    """Statement of what was found, with its numbers."""
     why: str
     """Why it matters."""
     hint: str

@@ -1,4 +1,4 @@
-"""What a data set's source holds and is left out, in words: for the terminal, inspect, doctor and pages."""
+"""Texts about what is left out of a data set's source, for the terminal, inspect, doctor and pages."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from openddpm.record.schema import DataRecord, LeftOut
 MAX_LINES = 6
 
 
-def num_meant(data: DataRecord) -> int:
+def num_possible_images(data: DataRecord) -> int:
     """Return how many of the files left out may be images that should be trained on."""
     return sum(one.count for one in data.left_out if one.is_data)
 
 
 def is_more_than_taken(data: DataRecord) -> bool:
     """Whether more possible images were left out than were used."""
-    return num_meant(data) > data.num_images
+    return num_possible_images(data) > data.num_images
 
 
 def without_texts(data: DataRecord) -> list[LeftOut]:
@@ -57,7 +57,8 @@ def check_left_out(data: DataRecord) -> Iterator[Finding]:
         yield Finding(
             "left_out",
             "warning",
-            f"more was left out ({count(num_meant(data))}) than used ({number_of(data.num_images, 'image')}): {named}",
+            f"more was left out ({count(num_possible_images(data))}) than used "
+            f"({number_of(data.num_images, 'image')}): {named}",
             "The model will learn from the smaller part of what is there.",
             "Check that this is the right data set; data.json and openddpm inspect --json give examples.",
         )

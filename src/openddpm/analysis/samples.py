@@ -1,4 +1,4 @@
-"""Whether the samples look like the training images: brightness, contrast, colour and structure, from the record."""
+"""Comparison of the samples with the training images, from the record: brightness, contrast, colour, structure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class SamplesFinding:
-    """What the samples show: the evidence, and a sentence for the verdict if they contradict a good loss."""
+    """Evidence from the samples, and a sentence for the verdict if they contradict a good loss."""
 
     evidence: Evidence
     sentence: str = ""
@@ -95,7 +95,7 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     if "transform" in course.run.user_supplied:
         text += ", which are measured without your transform."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
-    if not _skill_when_drawn(course, row) >= 0:
+    if not _skill_when_sampled(course, row) >= 0:
         text += ", as expected of a model that is not yet as good as a linear filter."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
     text += f"; \N{PLUS-MINUS SIGN} is the standard error for {number_of(row.num_samples, 'image')}."
@@ -110,7 +110,7 @@ def _errors_apart(one: SampleStatistic) -> float:
     return difference / one.error if one.error else np.inf * difference if difference else 0.0
 
 
-def _skill_when_drawn(course: Course, row: SamplesRow) -> float:
+def _skill_when_sampled(course: Course, row: SamplesRow) -> float:
     """Return the skill at the last evaluation up to the step of these samples; NaN if there is none."""
     skills = course.skill(row.weights)[np.array(course.steps, dtype=np.int64) <= row.step]
     return float(skills[-1]) if len(skills) else np.nan

@@ -45,7 +45,7 @@ class Preview:
 
     step: int
     pictures: dict[Weights, Path]
-    """In the order of `weights_in_order`; at least one."""
+    """Paths in the order of `weights_in_order`; at least one."""
 
     @property
     def shown(self) -> Path:

@@ -129,7 +129,7 @@ class SpeedRecord(_Record):
     """The settings that `--speed` chose."""
 
     images_on_device: bool
-    """Whether all images lie on the device as bytes."""
+    """Whether all images are stored on the device as bytes."""
     tf32: bool
     """Whether float32 factors are rounded to 10 bits of mantissa (TF32)."""
     autotune: bool
@@ -171,7 +171,7 @@ class Session(_Record):
     """One start of the run: its beginning, a resumption, or a rollback in the same process."""
 
     time: str
-    """When it started, UTC, ISO 8601."""
+    """Start of the session, UTC, ISO 8601."""
     environment: EnvironmentRecord
     num_processes: Size
     first_step: Count
@@ -189,7 +189,7 @@ class Resumption(_Record):
     skipped_checkpoints: list[str] = []
     """Newer checkpoints that were not valid, with the reason."""
     changes: list[str] = []
-    """What differs from before: options and images, if --accept_changes was given, and the number of processes."""
+    """Differences from before: options and images, if --accept_changes was given, and the number of processes."""
     rolled_back_from: Count | None = None
     """Step whose loss or gradient was not finite, if the run went back because of it."""
     learning_rate_factor: float = 1.0
@@ -197,7 +197,7 @@ class Resumption(_Record):
 
 
 class EvaluationPlan(_Record):
-    """How much is evaluated, and how often."""
+    """Number of fixed samples, and the steps at which they are evaluated."""
 
     num_fixed_samples: Size
     """Fixed samples of held-out images, and as many of training images, for each set of weights."""
@@ -208,7 +208,7 @@ class EvaluationPlan(_Record):
 
 
 class PreviewPlan(_Record):
-    """When previews are made."""
+    """Steps at which previews are made."""
 
     steps: list[Count]
     """Steps in increasing order, without the last step of the run, which always has one."""
@@ -402,7 +402,7 @@ class Evidence(_Record):
     """One observation that a verdict is based on."""
 
     name: str
-    """What was observed, for programs: "skill_trend", "train_heldout_gap", ..."""
+    """Name of the observation, for programs: "skill_trend", "train_heldout_gap", ..."""
     kind: Literal["good", "note", "warning"]
     text: str
     """The observation as a sentence."""
@@ -412,7 +412,7 @@ class Evidence(_Record):
 
 
 class Forecast(_Record):
-    """When the skill will flatten if training continues as it does: a range, not a promise."""
+    """Forecast of when the skill will flatten if training continues as it does: a range, not a promise."""
 
     images_low: Annotated[int, Field(ge=0)]
     images_high: Annotated[int, Field(ge=0)]
@@ -460,7 +460,7 @@ class LeftOut(_Record):
     """Files, rows or images of a source that are skipped before any decoding."""
 
     reason: str
-    """What they are and why they are skipped, in words: "split 'test'", ".heic", "hidden folder"."""
+    """Kind of the files, or why they are skipped, in words: "split 'test'", ".heic", "hidden folder"."""
     count: Count
     examples: list[str] = []
     """Names of the first few."""
@@ -488,7 +488,7 @@ class LabelsRecord(_Record):
     """Labels of the images, which training does not use."""
 
     origin: str
-    """Where they are from, in words: "sub-folders", "the column 'label'"; empty if none are used."""
+    """Origin of the labels in words: "sub-folders", "the column 'label'"; empty if none are used."""
     note: str = ""
     """Why none are used although there may be some: the choice would be a guess."""
     num_labels: Count = 0
@@ -516,7 +516,7 @@ class DataRecord(_Record):
     counts: dict[str, Count]
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
-    """What else the source holds, and is not trained on."""
+    """Other content of the source, which is not trained on."""
     labels: LabelsRecord | None = None
     """Null if the source has none."""
     near_duplicates: list[NearDuplicateRecord] = []

@@ -134,7 +134,7 @@ TERMS: dict[str, Term] = {
         "bands",
     ),
     "brightness": Term("brightness", "The mean of all pixels: 0 is black, 1 is white.", "samples"),
-    "contrast": Term("contrast", "How far the pixels of an image lie from its mean brightness.", "samples"),
+    "contrast": Term("contrast", "How far the pixels of an image are from its mean brightness.", "samples"),
     "colour": Term(
         "colour", "The strongest colour channel minus the weakest, mean over the pixels: 0 is gray.", "samples"
     ),
