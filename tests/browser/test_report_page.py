@@ -208,7 +208,7 @@ def test_needles_stand_where_the_gauges_say(visit: Any, report: Path) -> None:
 def test_baselines_and_skill_are_drawn(visit: Any, report: Path) -> None:
     """At first the noise plot has the EMA weights and three baselines, the skill plot both weights."""
     page = visit.open(report)
-    assert [one["name"] for one in drawn(page, "plot-noise")] == ["knows nothing", "linear filter", "by heart", "EMA"]
+    assert [one["name"] for one in drawn(page, "plot-noise")] == ["knows nothing", "linear filter", "memorizes", "EMA"]
     assert [one["name"] for one in drawn(page, "plot-skill")] == ["raw", "EMA"]
     for curve in ("noise_raw", "memorizing_heldout", "layout"):
         page.locator(f"[data-curve='{curve}']").click()

@@ -75,7 +75,7 @@ def test_resume_from_checkpoint_latest(cli: Cli, flags: Flags, tmp_path: Path, m
     monkeypatch.undo()
     outcome = cli(*command)
     assert outcome.status == 0
-    assert "going on from step 4" in outcome.err
+    assert "continuing from step 4" in outcome.err
     assert read_run_record(tmp_path / "run").status == "finished"
 
 

@@ -70,7 +70,7 @@ def test_the_default_folder_is_named(cli: Cli, flags: Flags, tmp_path: Path) -> 
     assert outcome.status == 0
     assert outcome.out == f"grid:   {folder}.png\nimages: {folder}\n"
     assert "Loading" not in outcome.err
-    assert "keeps no averaged weights" in outcome.err
+    assert "has no averaged weights" in outcome.err
     assert read_images(folder).shape == (3, 8, 8)
     outcome = cli("sample", run, "--weights", "ema")
     assert outcome.status == 2
@@ -164,13 +164,13 @@ def test_a_signal_costs_one_batch(
         before_batch(patch, 2, lambda: os.kill(os.getpid(), sent))
         outcome = cli(*command)
     assert outcome.status == status
-    assert "stopped: 4 of 7 images are there; the same command goes on" in outcome.err
+    assert "stopped: 4 of 7 images are there; the same command continues" in outcome.err
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [f"0000{n}.png" for n in range(4)]
     (tmp_path / "stopped" / "00001.png").unlink()  # its batch is made again, and 00000.png is kept
     made = before_batch(monkeypatch, 99, lambda: None)
     outcome = cli(*command)
     assert outcome.status == 0, outcome.err
-    assert "going on: 3 of 7 images are there" in outcome.err
+    assert "continuing: 3 of 7 images are there" in outcome.err
     assert made == [2, 2, 1]
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
     assert outcome.out.splitlines()[-1] == f"npz:    {tmp_path / 'stopped.npz'}"
@@ -198,7 +198,7 @@ def test_a_signal_among_the_files_of_a_batch(
 
 
 def test_a_full_disk(cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk without room is told in one message with status 2; once there is room the same command goes on."""
+    """A disk without room is told in one message with status 2; once there is room the same command continues."""
     command = ("sample", finished_run, *BATCHES, "--output_dir", tmp_path / "out")
     write_bytes = Path.write_bytes
 
@@ -286,7 +286,7 @@ def test_weights_and_checkpoints(cli: Cli, finished_run: Path, tmp_path: Path) -
         last = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
-    for extra, words in ((("--checkpoint", str(step)), "is not whole"), (("--weights", "raw"), "no whole one")):
+    for extra, words in ((("--checkpoint", str(step)), "is not valid"), (("--weights", "raw"), "no valid one")):
         outcome = cli(*common, *extra)
         assert outcome.status == 2
         assert words in outcome.err and "unet.safetensors has another sha256" in outcome.err
@@ -301,7 +301,7 @@ def test_a_run_without_its_checkpoints(cli: Cli, finished_run: Path, tmp_path: P
     common = ("sample", run, "--num_images", "1", "--num_inference_steps", "1")
     assert cli(*common).status == 0
     assert (run / "generated" / f"step-{step:08d}-ema-ddim-1-seed-0").is_dir()
-    assert "has no whole one" in cli(*common, "--weights", "raw").err
+    assert "has no valid one" in cli(*common, "--weights", "raw").err
     record = run / "run.json"
     record.write_text(record.read_text().replace('"status": "finished"', '"status": "running"'))
     outcome = cli(*common)

@@ -46,7 +46,7 @@ def test_each_start_is_a_session_with_its_environment(tmp_path: Path, monkeypatc
     assert [session.num_processes for session in record.sessions] == [1, 1]
     assert record.sessions[0].environment.pace is not None and record.session.environment.pace is None
     assert record.session.time == record.resumptions[-1].time
-    assert "on cuda" in said.getvalue() and "going on from step 12" in said.getvalue()
+    assert "on cuda" in said.getvalue() and "continuing from step 12" in said.getvalue()
     assert not {"environment", "num_processes"} & json.loads((tmp_path / "run" / "run.json").read_text()).keys()
     facts = header_facts(read_run_folder(tmp_path / "run"), datetime.now(timezone.utc)).facts
     assert [fact.value for fact in facts if fact.label == "device"] == ["second machine"]

@@ -297,7 +297,7 @@ def test_what_is_left_out_stands_on_the_page(tmp_path: Path) -> None:
     inspection = inspected(folder)
     assert [(one.count, one.is_data) for one in inspection.data.left_out] == [(4, True)]
     page = render_page(inspection, BUILT)
-    assert "more was left out than taken" in page
+    assert "more was left out than used" in page
     assert "&lt;b&gt;clip0.mp4" in page and "<b>clip" not in page
     (folder / "<b>clip0.mp4").unlink()
-    assert "more was left out than taken" not in render_page(inspected(folder), BUILT)
+    assert "more was left out than used" not in render_page(inspected(folder), BUILT)

@@ -1,4 +1,4 @@
-"""The course of a run as arrays: what verdict and forecast look at."""
+"""The course of a run as arrays, for verdict and forecast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from openddpm.record.schema import (
 
 Column = NDArray[np.float64]
 
-RECENT = 3.0  # a trend is read off the evaluations since a third of the images so far
+RECENT = 3.0  # a trend is fitted to the evaluations after the first third of the images
 MIN_TREND_POINTS = 4  # evaluations; assumed: fewer show no trend
 
 
 @dataclass(frozen=True)
 class Trend:
-    """How a quantity changes each time that the number of images doubles, by least squares."""
+    """Change of a quantity each time that the number of images doubles, by least squares."""
 
     per_doubling: float
     error: float
@@ -45,7 +45,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Course:
-    """A run's record, whole or still growing. Columns have an entry an evaluated step, NaN where nothing is known."""
+    """A run's record, complete or still growing. Columns have an entry per evaluated step, NaN if there is no value."""
 
     run: RunRecord
     metrics: Sequence[MetricsRow]
@@ -76,7 +76,7 @@ class Course:
 
     @cached_property
     def has_heldout(self) -> bool:
-        """Whether anything was held out to measure on; if not, training images stand in."""
+        """Whether images are held out; if not, training images are used in their place."""
         return self.run.dataset.num_heldout > 0
 
     def loss(self, weights: Weights) -> Column:
@@ -84,7 +84,7 @@ class Course:
         return self._column(weights, "heldout_loss" if self.has_heldout else "fixed_train_loss")
 
     def fixed_train_loss(self, weights: Weights) -> Column:
-        """Return the loss on the fixed training tuples."""
+        """Return the loss on the fixed training samples."""
         return self._column(weights, "fixed_train_loss")
 
     def skill(self, weights: Weights) -> Column:
@@ -98,14 +98,14 @@ class Course:
 
     @cached_property
     def last(self) -> EvaluationRow | None:
-        """The best row of the last evaluation; where nothing tells, the first in the order of `weights`."""
+        """The row with the best skill of the last evaluation; without a skill, the first in the order of `weights`."""
         last = {row.weights: row for row in self.evaluations if row.step == self.steps[-1]}
         rows = [last[name] for name in self.weights if name in last]
         return max(rows, key=lambda row: _number(self._skill_of(row), -np.inf), default=None)
 
     @cached_property
     def trend(self) -> Trend | None:
-        """How the skill of the better weights changes; None while there are too few evaluations."""
+        """Trend of the skill of the best weights; None while there are too few evaluations."""
         return fit_trend(self.images, self.better_skill)
 
     @cached_property
@@ -115,12 +115,12 @@ class Course:
 
     @cached_property
     def loss_trend(self) -> Trend | None:
-        """How the logarithm to base 2 of the better loss changes."""
+        """Trend of the logarithm to base 2 of `better_loss`."""
         return fit_trend(self.images, np.log2(self.better_loss))
 
     @cached_property
     def skill_at_end(self) -> float | None:
-        """The skill that the loss will have come to, at most, at the run's last step if its trend holds."""
+        """The highest skill expected at the run's last step if the trend of the loss holds."""
         if self.loss_trend is None:
             return None
         doublings = max(0.0, float(np.log2(self.run.total_steps / self.steps[-1])))
@@ -129,9 +129,9 @@ class Course:
 
     @cached_property
     def train_heldout_gap(self) -> tuple[float, float] | None:
-        """How much more skill the better weights have on training images than on held-out ones, and its error.
+        """Skill of the best weights on training images minus that on held-out ones, and its standard error.
 
-        Of the last evaluation; None where one of the two is not known.
+        Taken from the last evaluation; None if one of the two is not known.
         """
         last = self.last
         if last is None or last.skill is None or last.train_skill is None:
@@ -140,7 +140,7 @@ class Course:
 
     @cached_property
     def images_per_second(self) -> float | None:
-        """Pace of the run as a whole, pauses included; None before anything is logged."""
+        """Mean rate of the whole run, pauses included; None before anything is logged."""
         if not self.metrics or self.metrics[-1].wall_seconds <= 0:
             return None
         return self.metrics[-1].images_seen / self.metrics[-1].wall_seconds
@@ -154,7 +154,7 @@ class Course:
 
 
 def fit_trend(images: Column, values: Column) -> Trend | None:
-    """Fit a line against the logarithm of the images, to the recent entries that are numbers; None if too few."""
+    """Fit a line over the logarithm of the images to the recent finite values; None if there are too few."""
     images, values = images[np.isfinite(values)], values[np.isfinite(values)]
     if len(images) < MIN_TREND_POINTS:
         return None

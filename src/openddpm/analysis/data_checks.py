@@ -1,4 +1,4 @@
-"""What can be said of the images of a planned run."""
+"""Checks of the images of a planned run."""
 
 import math
 import re
@@ -10,10 +10,10 @@ from openddpm.record.schema import CUT_MUCH, DataRecord, LabelsRecord, NearDupli
 
 FEW_IMAGES = 200  # assumed: a hundred images are memorized (Kadkhodaie et al., 2024)
 MEMORIZING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to
-MEMORIZING_WEIGHTS_PER_VALUE = 10  # generalise; weights counted against all pixel values of the training images
+MEMORIZING_WEIGHTS_PER_VALUE = 10  # generalise; weights divided by all pixel values of the training images
 FEW_HELDOUT = 48  # assumed: the standard error of a mean over fewer hides most of what training gains late
 DUPLICATE_SHARE = 0.02  # assumed
-NEAR_DUPLICATE_SHARE = 0.02  # measured: in sets where no two images are alike, up to 1 % are taken for alike
+NEAR_DUPLICATE_SHARE = 0.02  # measured: in sets without near duplicates up to 1 % are taken for some
 MIN_CHARACTER_CLASSES = 3  # assumed: 0 and 1 alone are more often no and yes
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CHARACTER_NAMES = re.compile(
@@ -23,18 +23,18 @@ CHARACTER_NAMES = re.compile(
 MAX_NAMED, MAX_LABELS_NAMED = 3, 12  # images, and labels, in a sentence
 UPSCALED_SHARE = 0.25  # assumed
 DARK_MAX = 20  # 12-bit images in 16-bit files end at 4095 / 257 = 15.9, and resizing overshoots by a tenth
-CUT_SHARE, CUT_MEAN = 0.25, 0.5  # assumed: of images cut by a quarter; of what they lose, where 16 by 9 loses 0.44
-FEW_BITS_MAX = 2**14 - 1  # assumed: a quarter of the range of 16 bits, at most, is a camera's or a scanner's 14 bits
+CUT_SHARE, CUT_MEAN = 0.25, 0.5  # assumed: share of images cut by a quarter; mean area lost (16 by 9 loses 0.44)
+FEW_BITS_MAX = 2**14 - 1  # assumed: 16-bit images with smaller values are from cameras or scanners with 14 bits
 LOW_CONTRAST_STD = 12.75  # assumed: a tenth of the range on either side of gray; photographs have 50 to 80
 
 
 def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> Iterator[Finding]:
-    """Check how many images there are, duplicates not counted, for a run that consumes `total_images`."""
+    """Check the number of images, without duplicates, for a run that consumes `total_images`."""
     dataset, num_weights = run.dataset, run.model.num_parameters
     num_distinct, distinct = dataset.num_train, ""
     if data is not None and data.num_duplicates:
         num_distinct = max(1, round(dataset.num_train * (1 - data.num_duplicates / data.num_images)))
-        distinct = f" (some {num_distinct:,} distinct)"
+        distinct = f" (about {num_distinct:,} distinct)"
     epochs = total_images / num_distinct
     weights_per_value = num_weights / (num_distinct * math.prod(dataset.image_shape))
     memorizes = epochs >= MEMORIZING_EPOCHS and weights_per_value >= MEMORIZING_WEIGHTS_PER_VALUE
@@ -45,22 +45,22 @@ def check_images(run: RunRecord, data: DataRecord | None, total_images: int) -> 
             "warning",
             f"{number_of(dataset.num_train, 'training image')}{distinct}, each seen "
             f"{number_of(max(1, round(epochs)), 'time')}, for {num_weights:,} weights "
-            f"({num_weights / num_distinct:,.0f} an image)",
-            "So few images can be memorized: samples would be copies of them, and the training loss looks fine.",
-            f"Bring more images, take a smaller --model or fewer steps{judge}.",
+            f"({num_weights / num_distinct:,.0f} per image)",
+            "So few images can be memorized: samples would be copies of them, while the training loss looks fine.",
+            f"Use more images, a smaller --model or fewer steps{judge}.",
         )
     if dataset.num_heldout < FEW_HELDOUT:
         yield Finding(
             "heldout",
             "note" if dataset.num_heldout else "warning",
             number_of(dataset.num_heldout, "held-out image") if dataset.num_heldout else "no held-out images",
-            "Only images that are never trained on tell learning from memorization, and few of them tell it vaguely.",
+            "Only images that are never trained on can show memorization, and few of them give an uncertain answer.",
             f"Hold out {FEW_HELDOUT} or more, if there are enough: --heldout_images N.",
         )
 
 
 def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
-    """Check what decoding met: duplicates, changes, brightness."""
+    """Check what decoding found: duplicates, conversions, brightness."""
     if data.num_duplicates:
         yield _duplicates(data, data.num_duplicates)
     elif data.num_duplicates_left_out:
@@ -68,17 +68,17 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "duplicates",
             "note",
             f"{number_of(data.num_duplicates_left_out, 'exact duplicate')} left out",
-            "The same images are in the data set once already.",
-            "--duplicates keep trains on them, too.",
+            "An equal image of each is in the data set.",
+            "To train on them, too, give --duplicates keep.",
         )
     yield from _changed(run, data)
     if num_gray := data.counts.get("gray to colour", 0):
         yield Finding(
             "gray",
             "note",
-            f"{num_gray:,} of {data.num_images:,} images are gray and become colour",
-            "Samples will be now gray, now coloured, as the images are.",
-            "Remove them if they are not meant; --image_mode gray makes all images gray.",
+            f"{num_gray:,} of {data.num_images:,} images are gray and converted to colour",
+            "Some samples will be gray and others coloured, like the images.",
+            "Remove them if they should not be there; --image_mode gray makes all images gray.",
         )
     if data.counts.get(CUT_MUCH):
         yield _cropped(data, data.counts[CUT_MUCH])
@@ -89,39 +89,39 @@ def check_pixels(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
             "warning",
             f"{upscaled:,} of {number_of(data.num_images, 'image')} {'is' if upscaled == 1 else 'are'} smaller than "
             f"{min(run.dataset.image_shape[1:])} pixels and {'was' if upscaled == 1 else 'were'} enlarged",
-            "The model learns their blur, and pays for pixels that hold nothing.",
-            "Take a lower --resolution, or larger images.",
+            "The model learns their blur, and spends time on pixels without content.",
+            "Use a lower --resolution, or larger images.",
         )
     yield from _brightness(data)
 
 
 def _changed(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
-    """Name what was changed on the way in, in a way that may not be meant."""
+    """Name conversions that may not be intended."""
     background = run.config["background"]
     reasons = {
         "alpha composited": (
-            f"Transparent pixels become the background, {background}; the model learns what it is shown.",
+            f"Transparent pixels get the background colour, {background}, and the model learns it.",
             "Look at samples/training-data.png in the run's folder; choose another --background if these look wrong.",
         ),
         "16 bits scaled to 8": (
-            f"White is 65535, the greatest value here {data.raw_max or 0:g}: images that use fewer bits come out dark.",
-            f"Look at samples/training-data.png in the run's folder; if these are dark, {data.range_option}.",
+            f"White is 65535, the largest value here {data.raw_max or 0:g}: images that use fewer bits become dark.",
+            f"Look at samples/training-data.png in the run's folder; if these are dark, give {data.range_option}.",
         ),
         "one of several in its row": (
-            "Each image of a row's list is an image of its own.",
-            "If only one of them is meant, write it to a column of its own.",
+            "Each image in a row's list is trained on as a separate image.",
+            "If only one of them should be, write it to a separate column.",
         ),
         "gray by its column's mode": (
             "The column declares its images as gray: Image(mode='L').",
-            "For their colours declare it anew: dataset.cast_column(NAME, datasets.Image()).",
+            "To keep their colours, redeclare it: dataset.cast_column(NAME, datasets.Image()).",
         ),
         "colour by its column's mode": (
             "The column declares its images as colour: Image(mode='RGB').",
-            "If all are gray, declare it anew: dataset.cast_column(NAME, datasets.Image()).",
+            "If all are gray, redeclare it: dataset.cast_column(NAME, datasets.Image()).",
         ),
         "as the data set's transform gives it": (
-            "The data set's transform makes these images, once for all.",
-            "If it is meant for another program, take it off: dataset.reset_format().",
+            "The data set's transform makes these images, once before training.",
+            "If it is for another program, remove it: dataset.reset_format().",
         ),
     }
     changed = [reason for reason in reasons if data.counts.get(reason)]
@@ -130,11 +130,11 @@ def _changed(run: RunRecord, data: DataRecord) -> Iterator[Finding]:
         why, hint = (" ".join(texts) for texts in zip(*(reasons[reason] for reason in changed), strict=True))
         is_dim = data.raw_max is not None and 0 < data.raw_max <= FEW_BITS_MAX and (data.pixel_max or 0) > DARK_MAX
         severity: Severity = "warning" if is_dim and data.counts.get("16 bits scaled to 8") else "note"
-        yield Finding("converted", severity, f"images changed on the way in: {counted}", why, hint)
+        yield Finding("converted", severity, f"images were converted: {counted}", why, hint)
 
 
 def counts_text(data: DataRecord) -> str:
-    """Return what was counted of the images, in words; empty where nothing was."""
+    """Return the counts of images by reason as text; empty if there are none."""
     num_unused = data.counts.get("refused", 0) + data.counts.get("dropped", 0) + data.num_duplicates_left_out
     total = data.num_images + num_unused
     counted = ", ".join(f"{reason} {number:,}" for reason, number in data.counts.items() if number)
@@ -148,7 +148,7 @@ def _cropped(data: DataRecord, num_cut: int) -> Finding:
         "cropped",
         "warning" if is_grave else "note",
         f"{CUT_MUCH}: {num_cut:,} of {data.num_images:,} images; most of all {most}",
-        "Images are cut to their middle square; what lies beyond is never seen.",
+        "Images are cropped to their middle square; the model never sees the rest.",
         "Look at samples/training-data.png in the run's folder; --fit pad shrinks whole images into the square.",
         tuple(image.path for image in data.most_cut),
     )
@@ -160,20 +160,20 @@ def check_split(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
     if not share:
         return
     pairs = [] if data is None else data.near_duplicates
-    named = "; ".join(_in_words(pair) for pair in pairs[:MAX_NAMED])
+    named = "; ".join(_pair_text(pair) for pair in pairs[:MAX_NAMED])
     yield Finding(
         "near_duplicates",
         "warning" if share >= NEAR_DUPLICATE_SHARE else "note",
         near_duplicates_text(run) + (f": {named}{'; ...' * (len(pairs) > MAX_NAMED)}" if named else ""),
-        "What was memorized looks like learning on these: the held-out loss is better than on new images.",
-        "Hold out whole groups of images that belong together: train on a set without them, or read the held-out loss "
-        "with care. data.json in a run's folder lists all pairs.",
+        "On these, memorization looks like learning: the held-out loss is better than on new images.",
+        "Hold out whole groups of images that belong together by training on a set without them, or read the held-out "
+        "loss with care. data.json in a run's folder lists all pairs.",
         tuple(pair.heldout for pair in pairs),
     )
 
 
 def near_duplicate_share(run: RunRecord) -> float:
-    """Return the share of the held-out images that are nearly a training image; 0 where there is none."""
+    """Return the share of held-out images that are nearly a training image; 0 without held-out images."""
     return run.dataset.num_near_duplicates / max(run.dataset.num_compared, 1)
 
 
@@ -188,16 +188,16 @@ def near_duplicates_text(run: RunRecord) -> str:
     )
 
 
-def _in_words(pair: NearDuplicateRecord) -> str:
+def _pair_text(pair: NearDuplicateRecord) -> str:
     how = "nearly " if pair.how == "nearly identical" else ""
     return f"{pair.heldout} is {how}{pair.train}{'' if how else f', {pair.how}'}"
 
 
 def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding]:
-    """Check whether images are mirrored at random without anybody having asked for it."""
+    """Check whether images are mirrored at random by default."""
     if "random_flip" in run.chosen_options or not run.config.get("random_flip"):
         return
-    why = "A mirrored letter, digit or text is none; samples will have mirrored ones, too."
+    why = "A mirrored letter, digit or text is wrong; samples will have mirrored ones, too."
     characters = seen_characters(run.dataset.source, None if data is None else data.labels)
     if characters:
         what = f"half of the images are mirrored at random, and {characters}: they may be digits, letters or text"
@@ -205,11 +205,11 @@ def check_mirroring(run: RunRecord, data: DataRecord | None) -> Iterator[Finding
         yield Finding("mirroring", "warning", what, why, hint)
         return
     hint = "Give --no-random_flip if left and right mean something in these images."
-    yield Finding("mirroring", "note", "half of the images are mirrored at random, as is the default", why, hint)
+    yield Finding("mirroring", "note", "half of the images are mirrored at random, by default", why, hint)
 
 
 def labels_text(labels: LabelsRecord) -> str:
-    """Return how many images each label has, or why there are no labels, in words."""
+    """Return the number of images of each label as text, or why there are no labels."""
     if not labels.origin:
         return labels.note
     named = [f"{name} {number:,}" for name, number in labels.counts.items()]
@@ -221,7 +221,7 @@ def labels_text(labels: LabelsRecord) -> str:
 
 
 def seen_characters(source: str, labels: LabelsRecord | None) -> str:
-    """Return why images look as if they were of digits, letters or text, by their names; empty if they do not."""
+    """Return why names suggest images of digits, letters or text; empty if they do not."""
     label_names = [] if labels is None or labels.are_numbers else list(labels.counts)
     names = [name.strip().lower() for name in label_names]
     singles = [name for name in names if (len(name) == 1 and name.isalnum()) or name in NUMERALS]
@@ -239,14 +239,14 @@ def _duplicates(data: DataRecord, num_duplicates: int) -> Finding:
     hint = "--duplicates drop leaves them out; data.json in a run's folder lists all of them."
     if num_duplicates == data.num_images - 1:
         what = f"all {data.num_images:,} images are the same, pixel for pixel{named}"
-        return Finding("duplicates", "error", what, "There is but one image to learn.", hint, paths)
+        return Finding("duplicates", "error", what, "There is only one image to learn.", hint, paths)
     share = num_duplicates / data.num_images
     are_duplicates = "is an exact duplicate of another" if num_duplicates == 1 else "are exact duplicates of others"
     return Finding(
         "duplicates",
         "warning" if share > DUPLICATE_SHARE else "note",
         f"{num_duplicates:,} of {data.num_images:,} images ({share:.1%}) {are_duplicates}{named}",
-        "They are trained on more often than the rest, or count more among the held-out images.",
+        "They are trained on more often than others, or count more among the held-out images.",
         hint,
         paths,
     )
@@ -270,7 +270,7 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
             "brightness",
             "error",
             f"nearly black images: {values}",
-            "They were probably written in another range, such as 0 to 1 or 12 bits; next to the noise they vanish.",
+            "They were probably written in another range, such as 0 to 1 or 12 bits; the noise hides them.",
             "Write them again with values from 0 to 255." if data.raw_max is None else f"Try {data.range_option}.",
         )
     elif data.pixel_std < LOW_CONTRAST_STD:
@@ -278,7 +278,7 @@ def _brightness(data: DataRecord) -> Iterator[Finding]:
             "brightness",
             "warning",
             f"hardly any contrast: {values}",
-            "The noise schedule expects images that fill their range; faint ones drown at the first noise levels.",
-            "Stretch their contrast, if it carries no meaning"
+            "The noise schedule expects images that fill their range; faint ones are hidden by the least noise.",
+            "Stretch their contrast, if it has no meaning"
             + ("." if data.raw_max is None else f": {data.range_option}."),
         )

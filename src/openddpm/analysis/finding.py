@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The result of a check."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""The gravest first."""
+"""The most severe first."""
 
 
 @dataclass(frozen=True)
@@ -14,17 +14,17 @@ class Finding:
     """Something about a run that its author should know."""
 
     name: str
-    """For programs; no two findings on one run share it."""
+    """Name for programs; unique among the findings on a run."""
     severity: Severity
     what: str
-    """What was found, with the numbers."""
+    """Statement of what was found, with its numbers."""
     why: str
     """Why it matters."""
     hint: str
     images: tuple[str, ...] = ()
-    """Paths of all images it is about, where it names some; for programs."""
+    """Paths of all images it is about, if it names some; for programs."""
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Return `findings`, the gravest first."""
+    """Return `findings`, the most severe first."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,4 +1,4 @@
-"""When the skill will flatten: a power law through its recent course, and the range that fits it about as well."""
+"""Forecast of when the skill will flatten: power laws fitted to its recent course, and the range of those that fit."""
 
 import numpy as np
 
@@ -6,20 +6,20 @@ from openddpm.analysis.course import Column, Course
 from openddpm.analysis.text import duration, short_count
 from openddpm.record.schema import Forecast
 
-MIN_POINTS = 8  # fewer fit anything
-REACH_BACK = 8.0  # the fit takes in the evaluations since an eighth of the images so far
-FLAT = 0.02  # of skill gained by a doubling of the images: assumed to be too little to train for
+MIN_POINTS = 8  # any curve fits fewer
+REACH_BACK = 8.0  # the fit uses the evaluations after the first eighth of the images
+FLAT = 0.02  # gain of skill per doubling of the images: assumed to be too little to train for
 EXPONENTS = np.linspace(0.2, 2.0, 37)  # assumed: of power laws that losses have been seen to follow
-MARGIN = 0.1  # assumed: of each end, for what a single exponent leaves open
-MAX_REACH = 30.0  # times the images so far: farther is guessing
-MAX_SPREAD = 8.0  # between the ends of the range: wider says nothing
+MARGIN = 0.1  # assumed: share added at each end, since no single power law fits exactly
+MAX_REACH = 30.0  # times the images so far: further ahead is guessing
+MAX_SPREAD = 8.0  # ratio of the ends of the range: a wider one says nothing
 
 
 def forecast(course: Course) -> Forecast | None:
-    """Return when doubling the images will gain less than FLAT; None when the curve does not support saying so.
+    """Return when doubling the images will gain less than FLAT; None if the curve does not support a forecast.
 
     skill(n) = limit - c n^-p. All exponents count whose sum of squares is within three standard errors of the least
-    one: F(1, N - 3) = 9, where 4 would do if the evaluations, on the same tuples, did not err together.
+    one: F(1, N - 3) = 9, where 4 would do if evaluations on the same fixed samples had independent errors.
     """
     pace = course.images_per_second
     if pace is None or course.trend is None or not course.trend.is_rising:
@@ -56,10 +56,10 @@ def _fit(images: Column, skill: Column, exponent: float) -> tuple[float, float]:
 def _sentence(low: float, high: float, hours_low: float, hours_high: float, planned: float) -> str:
     images = _range(*(short_count(float(f"{end:.2g}")) for end in (low, high)))
     time = _range(_hours(hours_low), _hours(hours_high))
-    text = f"If it goes on like this, the skill flattens after {images} images, {time} from here: "
-    text += f"from then on, twice as many gain less than {FLAT}."
+    text = f"If it continues like this, the skill flattens after {images} images, {time} from now: "
+    text += f"after that, doubling the images gains less than {FLAT}."
     if low > planned:
-        text += f" The run is planned to end before that, after {short_count(planned)}."
+        text += f" The run will end before that, after {short_count(planned)}."
     return text
 
 

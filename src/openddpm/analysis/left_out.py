@@ -1,4 +1,4 @@
-"""What a data set's source holds and does not take, in words: for the terminal, inspect, doctor and pages."""
+"""Texts about what is left out of a data set's source, for the terminal, inspect, doctor and pages."""
 
 from collections.abc import Iterator
 
@@ -9,63 +9,64 @@ from openddpm.record.schema import DataRecord, LeftOut
 MAX_LINES = 6
 
 
-def num_meant(data: DataRecord) -> int:
-    """Return the number of what was left out though it may be images that were meant."""
+def num_possible_images(data: DataRecord) -> int:
+    """Return how many of the files left out may be images that should be trained on."""
     return sum(one.count for one in data.left_out if one.is_data)
 
 
 def is_more_than_taken(data: DataRecord) -> bool:
-    """Whether more was left out, of what may be images that were meant, than there are images."""
-    return num_meant(data) > data.num_images
+    """Whether more possible images were left out than were used."""
+    return num_possible_images(data) > data.num_images
 
 
-def to_tell(data: DataRecord) -> list[LeftOut]:
-    """Return what people are told of: all but texts."""
+def without_texts(data: DataRecord) -> list[LeftOut]:
+    """Return what was left out except texts, which are not shown to people."""
     return [one for one in data.left_out if not one.is_text]
 
 
-WARNING = "more was left out than taken: check that this is the data set you mean"
+WARNING = "more was left out than used: check that this is the right data set"
 
 
 def headline(data: DataRecord) -> str:
-    """Return what the lines are about."""
-    num_left_out = sum(one.count for one in to_tell(data))
+    """Return the heading of `lines`."""
+    num_left_out = sum(one.count for one in without_texts(data))
     return f"left out, beside {number_of(data.num_images, 'image')}: {count(num_left_out)}"
 
 
 def lines(data: DataRecord, max_lines: int = MAX_LINES) -> list[tuple[str, bool]]:
-    """Return a line for each kind of what was left out, what may be meant first, the last ones in sum.
+    """Return a line for each reason why something was left out, possible images first, the last reasons summed up.
 
     Returns:
-        the line, and whether it is of what may be images that were meant.
+        the line, and whether it is about possible images.
     """
-    reasons = to_tell(data)
+    reasons = without_texts(data)
     shown = reasons if len(reasons) <= max_lines else reasons[: max_lines - 1]
-    told = [(f"{count(one.count):>7}  {one.reason}", one.is_data) for one in shown]
+    result = [(f"{count(one.count):>7}  {one.reason}", one.is_data) for one in shown]
     if rest := reasons[len(shown) :]:
         num_rest = count(sum(one.count for one in rest))
-        told.append((f"{num_rest:>7}  for {number_of(len(rest), 'other reason')}", any(one.is_data for one in rest)))
-    return told
+        result.append((f"{num_rest:>7}  for {number_of(len(rest), 'other reason')}", any(one.is_data for one in rest)))
+    return result
 
 
 def check_left_out(data: DataRecord) -> Iterator[Finding]:
-    """Check whether the source holds more than was taken of it."""
-    if not to_tell(data):
+    """Check whether the source holds more than was used."""
+    if not without_texts(data):
         return
     named = "; ".join(line.strip() for line, _ in lines(data))
     if is_more_than_taken(data):
         yield Finding(
             "left_out",
             "warning",
-            f"more was left out ({count(num_meant(data))}) than taken ({number_of(data.num_images, 'image')}): {named}",
-            "The model will learn from the smaller part of what lies there.",
-            "Check that this is the data set you mean; data.json and openddpm inspect --json give examples.",
+            f"more was left out ({count(num_possible_images(data))}) than used "
+            f"({number_of(data.num_images, 'image')}): {named}",
+            "The model will learn from the smaller part of what is there.",
+            "Check that this is the right data set; data.json and openddpm inspect --json give examples.",
         )
     else:
         yield Finding(
             "left_out",
             "note",
-            f"beside {number_of(data.num_images, 'image')} there were left out: {named}",
+            f"left out, beside {number_of(data.num_images, 'image')}: {named}",
             "None of these is trained on.",
-            "Nothing, if that is what you mean; data.json and openddpm inspect --json give examples.",
+            "If that is intended, do nothing; data.json and openddpm inspect --json give examples.",
         )

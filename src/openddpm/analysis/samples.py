@@ -1,4 +1,4 @@
-"""Whether the samples look like the training images: brightness, contrast, colour and structure, from the record."""
+"""Comparison of the samples with the training images, from the record: brightness, contrast, colour, structure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NAMES: dict[StatisticName, str] = {
     "medium": "medium structure",
     "fine": "fine structure",
 }
-WORDS: dict[StatisticName, tuple[str, str]] = {  # what samples are that have more of it, and less
+WORDS: dict[StatisticName, tuple[str, str]] = {  # samples with more of it, with less of it
     "brightness": ("brighter", "darker"),
     "contrast": ("of stronger contrast", "of weaker contrast"),
     "colour": ("more colourful", "grayer"),
@@ -25,12 +25,12 @@ WORDS: dict[StatisticName, tuple[str, str]] = {  # what samples are that have mo
 }
 VISIBLE = 0.03  # of 0..1, assumed: a smaller difference is not seen, however sure it is
 VISIBLE_STRUCTURE = (0.01, 0.2)  # of medium and fine: absolute, and as a share of the training images'; assumed
-DRAWING = ("brightness", "contrast", "colour")  # where these are off and the loss is good, the drawing is at fault
+SAMPLER_STATISTICS = ("brightness", "contrast", "colour")  # if these are off at a good loss, the sampler is the cause
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A statistic in which the samples are off."""
+    """A statistic in which the samples differ visibly from the training images."""
 
     name: StatisticName
     word: str
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """Return it with its numbers: brightness 0.12 beside 0.49 ± 0.04."""
+        """The difference with its numbers: darker (brightness 0.120 beside 0.490 ± 0.040)."""
         one = self.statistic
         numbers = f"{level(one.samples)} beside {level(one.data)} \N{PLUS-MINUS SIGN} {level(one.error)}"
         return f"{self.word} ({NAMES[self.name]} {numbers})"
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class SamplesFinding:
-    """What the samples show: the evidence, and what the verdict's sentence adds where they belie a good run."""
+    """Evidence from the samples, and a sentence for the verdict if they contradict a good loss."""
 
     evidence: Evidence
     sentence: str = ""
@@ -59,12 +59,12 @@ def level(number: float) -> str:
 
 
 def latest_samples(rows: Sequence[SamplesRow], weights: Weights | None) -> SamplesRow | None:
-    """Return the newest row, of these weights if that step has one; None without rows."""
+    """Return the newest row, that of these weights if its step has one; None without rows."""
     return max(rows, key=lambda row: (row.step, row.weights == weights), default=None)
 
 
 def differences(row: SamplesRow) -> list[Difference]:
-    """Return what is off: further than any group of as many training images, and far enough to be seen."""
+    """Return the statistics that differ by more than any group of as many training images, and visibly."""
     found = []
     for name, one in row.statistics.items():
         visible = max(VISIBLE_STRUCTURE[0], VISIBLE_STRUCTURE[1] * one.data) if name in ("medium", "fine") else VISIBLE
@@ -74,9 +74,9 @@ def differences(row: SamplesRow) -> list[Difference]:
 
 
 def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFinding | None:
-    """Return what the newest samples of the better weights show; None before there are any.
+    """Return what the newest samples of the best weights show; None before there are any.
 
-    Samples that are off are a warning once the weights that drew them are better than a linear filter: before that
+    Samples that differ are a warning once the weights that made them are better than a linear filter: before that
     they cannot be expected to look right.
     """
     row = latest_samples(rows, course.last.weights if course.last else None)
@@ -87,7 +87,7 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     value = furthest if np.isfinite(furthest) else None
     if not off:
         text = (
-            f"As far as {number_of(row.num_samples, 'sample')} can tell, brightness and sharpness are as in the data."
+            f"As far as {number_of(row.num_samples, 'sample')} can show, brightness and sharpness are as in the data."
         )
         return SamplesFinding(Evidence(name="samples", kind="good", text=text, value=value))
     words = listed([one.word for one in off])
@@ -95,12 +95,12 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     if "transform" in course.run.user_supplied:
         text += ", which are measured without your transform."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
-    if not _skill_when_drawn(course, row) >= 0:
-        text += ", as is to be expected of a model that is not yet as good as a linear filter."
+    if not _skill_when_sampled(course, row) >= 0:
+        text += ", as expected of a model that is not yet as good as a linear filter."
         return SamplesFinding(Evidence(name="samples", kind="note", text=text, value=value))
-    text += f"; \N{PLUS-MINUS SIGN} is the standard error of so many images, {row.num_samples}."
-    if any(one.name in DRAWING for one in off):
-        text += " Where the loss is good, look at how they are drawn: the solver, its steps, the noise schedule."
+    text += f"; \N{PLUS-MINUS SIGN} is the standard error for {number_of(row.num_samples, 'image')}."
+    if any(one.name in SAMPLER_STATISTICS for one in off):
+        text += " If the loss is good, check how they are sampled: the solver, its steps, the noise schedule."
     sentence = f"But its samples are {words} than the training images."
     return SamplesFinding(Evidence(name="samples", kind="warning", text=text, value=value), sentence)
 
@@ -110,7 +110,7 @@ def _errors_apart(one: SampleStatistic) -> float:
     return difference / one.error if one.error else np.inf * difference if difference else 0.0
 
 
-def _skill_when_drawn(course: Course, row: SamplesRow) -> float:
-    """Return the skill at the last evaluation up to the step of these samples; NaN where there is none."""
+def _skill_when_sampled(course: Course, row: SamplesRow) -> float:
+    """Return the skill at the last evaluation up to the step of these samples; NaN if there is none."""
     skills = course.skill(row.weights)[np.array(course.steps, dtype=np.int64) <= row.step]
     return float(skills[-1]) if len(skills) else np.nan

@@ -1,10 +1,10 @@
-"""Numbers as people write them."""
+"""Numbers as text for people."""
 
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-HUGE = 10_000.0  # beyond it digits say no more than the power of ten
+HUGE = 10_000.0  # beyond it only the power of ten is informative
 
 
 def count(number: int) -> str:

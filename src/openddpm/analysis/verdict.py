@@ -24,13 +24,13 @@ from openddpm.record.schema import (
     VerdictCode,
 )
 
-LEVEL = 0.005  # of skill: shown as none
-FLAT_PER_DOUBLING = 0.01  # of skill; with its error, no more than three times that
+LEVEL = 0.005  # skill below this is shown as none
+FLAT_PER_DOUBLING = 0.01  # gain of skill per doubling of the images; with its error, at most three times that
 MIN_PLATEAU_EVALUATIONS = 8
 
-GOOD_CODES = ("learning", "plateaued", "finished")  # what samples that are off would belie
+GOOD_CODES = ("learning", "plateaued", "finished")  # codes that bad samples would contradict
 
-BAND_WORDS: dict[Band, tuple[str, str]] = {  # what it is, what is seen while it is bad
+BAND_WORDS: dict[Band, tuple[str, str]] = {  # its name, what samples look like while it is bad
     "layout": ("layout", "wrong colours and composition"),
     "shape": ("shape", "parts that do not fit together"),
     "detail": ("fine detail", "speckle or blur"),
@@ -39,7 +39,7 @@ BAD_SKILL: dict[Band, float] = {"layout": -1.0, "shape": -0.3, "detail": 0.0}
 """Measured: below it, samples show it. A linear filter is so good at strong noise that little is lost above it."""
 
 
-@np.errstate(all="ignore")  # of what cannot be reckoned, such as the logarithm of a loss of 0, nothing is told
+@np.errstate(all="ignore")  # what cannot be computed, such as the logarithm of a loss of 0, is left out
 def judge(
     run: RunRecord,
     metrics: Sequence[MetricsRow],
@@ -47,7 +47,7 @@ def judge(
     baselines: BaselinesRecord | None,
     samples: Sequence[SamplesRow] = (),
 ) -> Verdict:
-    """Return the verdict on a run from its record, whole or still growing."""
+    """Return the verdict on a run from its record, complete or still growing."""
     course = Course(run, metrics, evaluations, baselines)
     last = course.last
     is_lost = bool(np.isnan(course.better_skill[-1:]).any())  # no need to wait for a trend
@@ -60,7 +60,7 @@ def judge(
     step = max([run.progress.step, *(row.step for row in metrics[-1:])])
     stopped = [f"The run was ended by an error after step {step:,}."] if run.status == "failed" else []
     shown = samples_finding(course, samples) if course.last and course.baselines else None
-    told = [
+    sentences = [
         *stopped,
         sentence,
         *([shown.sentence] if shown and shown.sentence and code in GOOD_CODES else []),
@@ -68,7 +68,7 @@ def judge(
     ]
     return Verdict(
         code=code,
-        sentence=" ".join(told),
+        sentence=" ".join(sentences),
         evidence=[
             *(symptom.evidence for symptom in symptoms),
             *([shown.evidence] if shown else []),
@@ -83,15 +83,15 @@ def judge(
 
 
 def _state(course: Course) -> tuple[VerdictCode, str]:
-    """Return code and sentence of a run that has no decisive trouble."""
+    """Return code and sentence of a run without a decisive symptom."""
     if course.baselines is None:
-        return "too_early", "There are no baselines in this record, so nothing says what its losses are worth."
+        return "too_early", "This record has no baselines, so its losses cannot be judged."
     if course.last is None or not np.isfinite(course.better_skill[-1]):
         return "too_early", "Too early to tell: nothing has been measured yet."
     skill, trend = float(course.better_skill[-1]), course.trend
     so_far = f"On images it has never seen it is {skill_words(skill)}"
     if not course.has_heldout:
-        so_far = f"On its own training images, as none is held out, it is {skill_words(skill)}"
+        so_far = f"On its training images, as none is held out, it is {skill_words(skill)}"
     is_flat = trend is not None and _is_flat(course, trend)
     if course.run.status == "finished" and not (is_flat and skill < 0):
         if skill < 0:
@@ -129,7 +129,7 @@ def _still_rises(trend: Trend | None) -> bool:
 
 
 def _evidence(course: Course, named: set[str]) -> list[Evidence]:
-    """Return what else the verdict rests on; `named` is what troubles have told already."""
+    """Return the other evidence of the verdict; `named` are the names that symptoms have given already."""
     if course.last is None or course.baselines is None:
         return []
     found = [_skill(course), _trend(course), _bands(course.last), _gap(course, named), _better_weights(course, named)]
@@ -149,7 +149,7 @@ def _trend(course: Course) -> Evidence | None:
     if trend is None:
         return None
     change = signed(trend.per_doubling, plus=True)
-    text = f"Doubling the images lately changed the skill by {change} \N{PLUS-MINUS SIGN} {2 * trend.error:.2f}."
+    text = f"Recently, doubling the images changed the skill by {change} \N{PLUS-MINUS SIGN} {2 * trend.error:.2f}."
     kind: Literal["good", "note"] = "good" if trend.is_rising else "note"
     return Evidence(name="skill_trend", kind=kind, text=text, value=trend.per_doubling, error=trend.error)
 
@@ -176,7 +176,7 @@ def _gap(course: Course, named: set[str]) -> Evidence | None:
     if course.train_heldout_gap is None or "train_heldout_gap" in named or not course.better_skill[-1] > -1:
         return None  # where nothing is learned, nothing is memorized
     gap, error = course.train_heldout_gap
-    if abs(gap) + 2 * error > 2 * GAP:  # too uncertain to say so
+    if abs(gap) + 2 * error > 2 * GAP:  # too uncertain
         return None
     difference = signed(gap, plus=True)
     text = f"Training images are denoised about as well as held-out ones (skill differs by {difference}): "
@@ -201,7 +201,7 @@ def _near_duplicates(run: RunRecord) -> list[Evidence]:
     share = near_duplicate_share(run)
     if share < NEAR_DUPLICATE_SHARE:
         return []
-    text = f"{near_duplicates_text(run)}. The held-out loss flatters the model."
+    text = f"{near_duplicates_text(run)}. This makes the held-out loss too good."
     return [Evidence(name="near_duplicates", kind="warning", text=text, value=share)]
 
 
@@ -212,7 +212,7 @@ def _gradients(course: Course) -> list[Evidence]:
     recent = norms[-max(10, len(norms) // 3) :]
     limit = float(course.run.config.get("max_grad_norm", np.inf))
     clipped = float((recent > limit).mean())
-    text = f"The gradient norm is {np.median(recent):.2g}, its largest {recent.max():.2g} lately; "
+    text = f"The gradient norm is {np.median(recent):.2g}, recently at most {recent.max():.2g}; "
     text += f"{100 * clipped:.0f} % of steps are clipped at {limit:g}."
     return [Evidence(name="grad_norm", kind="note", text=text, value=float(np.median(recent)))]
 

@@ -119,7 +119,7 @@ def _show(inspection: "Inspection", page: Path) -> None:
     lines += [("converted", f"{name}: {section.num_images:,}") for name, section in words.converted(inspection)]
     for name, value in lines:
         console.print(f"  {name:12}{escape(value)}")
-    if left_out.to_tell(data):
+    if left_out.without_texts(data):
         console.print(f"\n{left_out.headline(data)}")
         for line, is_data in left_out.lines(data):
             console.print(f"[bold yellow]{escape(line)}[/]" if is_data else escape(line))

@@ -1,1 +1,1 @@
-"""What looks on while a run trains: the terminal, trackers, the report, the Hub."""
+"""Observers of a run in training: the terminal, trackers, the report, the Hub."""

@@ -1,4 +1,4 @@
-"""The run in the terminal: progress, rate, time left, smoothed loss, held-out loss, and where the last preview is."""
+"""The run in the terminal: progress, rate, time left, smoothed loss, held-out loss and the last preview's path."""
 
 import time
 from pathlib import Path
@@ -19,14 +19,14 @@ from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRec
 from openddpm.record.writer import DATA_FILE
 from openddpm.training.observer import Observer
 
-_SMOOTHING = 0.9  # of the shown loss, a logged line
-_PLAIN_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
+_SMOOTHING = 0.9  # share of the shown loss that each logged line keeps
+_PLAIN_EVERY_SECONDS = 15.0  # between lines if the output is not a terminal
 _VERDICT_EVERY_SECONDS = 60.0  # between verdicts there, unless it changes
 _VERDICT_STYLES = {"learning": "green", "finished": "green", "plateaued": "yellow", "too_early": "dim"}  # else red
 
 
 class Display(Observer):
-    """A live view on a terminal; plain lines, now and then, where output goes to a file."""
+    """A live view on a terminal; occasional plain lines if output goes to a file."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
@@ -67,8 +67,8 @@ class Display(Observer):
             for change in last.changes:
                 say(f"[bold]changed:[/] {escape(change)}")
             if last.rolled_back_from is not None:
-                say(f"[bold red]rolled back[/] from step {last.rolled_back_from:,}, to a lower learning rate")
-            say(f"going on from step {last.step:,}")
+                say(f"[bold red]rolled back[/] from step {last.rolled_back_from:,}, with a lower learning rate")
+            say(f"continuing from step {last.step:,}")
         elif run.config["resume_from_checkpoint"]:
             say(f"[bold]nothing to resume in {escape(str(folder))} yet: starting a new run[/]")
         kinds = "held-out and training images" if dataset.num_heldout else "training images (none is held out)"
@@ -92,8 +92,8 @@ class Display(Observer):
             self._live.start()
 
     def _say_left_out(self, data: DataRecord | None) -> None:
-        """Tell what the data set's source holds besides the images that are taken."""
-        if data is None or not left_out.to_tell(data):
+        """Say what the data set's source holds and is left out."""
+        if data is None or not left_out.without_texts(data):
             return
         if left_out.is_more_than_taken(data):
             self._say(f"[bold red]warning:[/] {left_out.WARNING}")
@@ -129,7 +129,7 @@ class Display(Observer):
         self._verdict, self._has_news = verdict, True
 
     def record_grown(self) -> None:
-        """Show a new verdict: in the live view, or as a line if it changed or none was shown for long."""
+        """Show a new verdict: in the live view, or as a line if it changed or none was shown for a while."""
         if self._verdict is None or not self._has_news:
             return
         self._has_news = False
@@ -186,7 +186,7 @@ class Display(Observer):
         return "".join(f"  held-out {weights} {loss:.4f}" for weights, loss in known.items())
 
     def _time_left(self) -> str:
-        """Return the time left at the rate of the last logged lines, pauses included; nothing while it is not known."""
+        """Return the time left at the rate of the last logged lines, pauses included; empty while it is not known."""
         (first_seconds, first_step), (seconds, step) = self._rates[0], self._rates[-1]
         if step == first_step:
             return ""

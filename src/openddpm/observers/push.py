@@ -1,4 +1,4 @@
-"""Pushes the run to the Hub when it ends; a failing push never ends a run."""
+"""Pushes the run to the Hub when it ends; a failed push never ends a run."""
 
 import shlex
 from pathlib import Path
@@ -14,7 +14,7 @@ from openddpm.training.observer import Observer
 
 
 class PushObserver(Observer):
-    """Checks the repository when made, raising a HubError, and uploads at the end of a finished run."""
+    """Checks the repository at the start (else HubError) and uploads a finished run at its end."""
 
     def __init__(self, config: TrainConfig, console: Console) -> None:
         self._config = config

@@ -15,12 +15,12 @@ _MAX_SHARE_OF_TIME = 0.02  # assumed: a long run's report takes seconds to build
 
 
 class ReportObserver(Observer):
-    """Keeps the run folder's pages in step with its record; a page that cannot be built never ends a run."""
+    """Keeps the run folder's pages up to date with its record; a page that cannot be built never ends a run."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._folder: Path | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._build_at = float("-inf")
 
     def started(self, run: RunRecord, folder: Path) -> None:
@@ -49,8 +49,8 @@ class ReportObserver(Observer):
             write(self._folder)
         except Exception as error:
             warning = f"{page} could not be built ({type(error).__name__}: {error}); try later: openddpm report"
-            if warning not in self._told:
-                self._told.add(warning)
+            if warning not in self._warned:
+                self._warned.add(warning)
                 self._console.print(
                     f"[bold red]warning:[/] {escape(warning)} {escape(str(self._folder))}", soft_wrap=True
                 )

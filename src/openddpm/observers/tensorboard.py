@@ -15,22 +15,22 @@ from openddpm.errors import UserError
 from openddpm.record.schema import RunRecord
 
 OWNER_FILE = "run-folder.txt"
-"""Beside the events: the path of the run folder that they are of."""
+"""File beside the events with the path of their run folder."""
 
-ROOM_BYTES = 1_000_000  # free on the disk, below which nothing is written; assumed: more than a preview takes
+MIN_FREE_BYTES = 1_000_000  # with less on the disk nothing is written; assumed: more than a preview takes
 
 
 class TensorBoard:
     """Writes events to LOGGING_DIR/NAME-OF-RUN, so that one TensorBoard shows every run.
 
-    Accelerate's own class would die of a full disk, and has no way to take back the steps that a resumption repeats.
+    Accelerate's class fails on a full disk, and cannot remove the steps that a resumption repeats.
     """
 
     name = "tensorboard"
-    takes_back_steps = True
+    replaces_steps = True
 
     def __init__(self, logging_dir: Path) -> None:
-        """Find, before anything is trained, that events can be written to `logging_dir`.
+        """Check before training that events can be written to `logging_dir`.
 
         Raises:
             UserError: they cannot.
@@ -47,12 +47,12 @@ class TensorBoard:
             raise UserError(f"cannot write to --logging_dir '{logging_dir}': {error.strerror}", hint) from error
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin a file of events, from which TensorBoard takes back later steps of the run than it goes on from."""
+        """Begin a file of events; TensorBoard then removes events of steps after the one that the run resumes from."""
         step = run.progress.step
         events = _events_folder(self._logging_dir, run.name, folder)
         if step == 0:
             for old in events.glob("events.out.tfevents.*"):
-                old.unlink()  # of the run that stood in this run folder before
+                old.unlink()  # of an earlier run in this run folder
         self._events, self._writer = events, SummaryWriter(str(events), purge_step=step + 1 if step else None)
         self._options = options
         rows = [f"| {name} | {value} |" for name, value in options.items()]
@@ -63,7 +63,7 @@ class TensorBoard:
         self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Add a text, which is shown as Markdown."""
+        """Add a text, shown as Markdown."""
         self._write(lambda writer: writer.add_text(name, text, step))
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
@@ -72,18 +72,18 @@ class TensorBoard:
         self._write(lambda writer: [writer.add_image(name, pixels, step, dataformats="HWC"), writer.flush()])
 
     def finish(self, run: RunRecord) -> None:
-        """Add the options as hyper-parameters, and write what is left."""
+        """Add the options as hyper-parameters, and write what is waiting."""
         scores = {"hparam/epochs": run.progress.epoch}
         self._write(lambda writer: writer.add_hparams(self._options, scores, run_name="."))
         self._write(lambda writer: writer.close())
 
     def _write(self, add: Callable[[Any], Any]) -> None:
-        """Give SummaryWriter something to write, or keep it until there is room: its thread dies of a full disk.
+        """Give SummaryWriter something to write, or keep it until the disk has space: a full disk ends its thread.
 
-        Where it died all the same, the next call begins a new file.
+        If the thread ends all the same, the next call begins a new file.
         """
         self._waiting.append(add)
-        if self._events is None or shutil.disk_usage(self._events).free < ROOM_BYTES:
+        if self._events is None or shutil.disk_usage(self._events).free < MIN_FREE_BYTES:
             return
         try:
             self._writer = self._writer or SummaryWriter(str(self._events))
@@ -95,7 +95,7 @@ class TensorBoard:
 
 
 def _events_folder(logging_dir: Path, name: str, run_folder: Path) -> Path:
-    """Return LOGGING_DIR/NAME, or NAME-2 and so on where the events of another run folder of that name stand."""
+    """Return LOGGING_DIR/NAME, or NAME-2 and so on if that has the events of another run folder of this name."""
     ours = str(run_folder.resolve())
     for number in itertools.count(1):
         events = logging_dir / (name if number == 1 else f"{name}-{number}")

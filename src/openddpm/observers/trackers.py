@@ -22,60 +22,58 @@ from openddpm.record.writer import TRACKERS_FILE
 from openddpm.training.observer import Observer
 
 PROJECT = "openddpm"
-"""The project, in trackers that have several, that all runs belong to."""
+"""The project of all runs, in trackers that have projects."""
 
 
 class Tracker(Protocol):
-    """A tracker, which is told the numbers, texts and pictures of a run by the same names as every other."""
+    """A tracker, which gets the numbers, texts and pictures of a run by the same names as every other."""
 
     name: str
-    takes_back_steps: bool
-    """Whether a resumed run may tell steps again, since the tracker drops those from the step on where it starts."""
+    replaces_steps: bool
+    """Whether a resumed run may send steps again, because the tracker drops those after the step it resumes from."""
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin a run of the tracker, or continue the one that this run has there."""
+        """Begin a run in the tracker, or continue the one that belongs to this run."""
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Add a point to each curve."""
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Add a text, where the tracker takes any."""
+        """Add a text, if the tracker supports texts."""
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Add an RGB picture, where the tracker takes any."""
+        """Add an RGB picture, if the tracker supports pictures."""
 
     def finish(self, run: RunRecord) -> None:
-        """Hand over what is left."""
+        """Send what is left, and end the tracker's run."""
 
 
 class TrackersObserver(Observer):
-    """Tells trackers of a run; one that fails is named once and told no more of it.
+    """Sends a run to trackers; one that fails is named once and gets nothing more.
 
-    The last step that each was told is kept in the run folder, so that a resumed run tells no step twice.
+    The last step that was sent to each is kept in the run folder, so that a resumed run sends no step twice.
     """
 
     def __init__(self, trackers: Sequence[Tracker], console: Console | None = None) -> None:
         self._ready = list(trackers)
         self._trackers: list[Tracker] = []
         self._console = console or Console(stderr=True, highlight=False)
-        self._told: dict[str, dict[str, int]] = {}
+        self._sent: dict[str, dict[str, int]] = {}
         self._has_news = False
 
     def started(self, run: RunRecord, folder: Path) -> None:
         self._file, self._trackers = folder / TRACKERS_FILE, self._ready
         with suppress(OSError, ValueError):
-            self._told = json.loads(self._file.read_bytes())
+            self._sent = json.loads(self._file.read_bytes())
         options = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in run.config.items()
         }
         self._each(lambda tracker: tracker.start(run, folder, options))
         for tracker in self._trackers:
-            last = max(self._told.get(tracker.name, {}).values(), default=0)
-            if not tracker.takes_back_steps and last > run.progress.step:
-                self._say(
-                    f"{tracker.name} keeps steps {run.progress.step + 1:,} to {last:,} as it was told them before"
-                )
+            last = max(self._sent.get(tracker.name, {}).values(), default=0)
+            if not tracker.replaces_steps and last > run.progress.step:
+                self._say(f"{tracker.name} keeps steps {run.progress.step + 1:,} to {last:,} as they were sent before")
 
     def logged(self, row: MetricsRow) -> None:
         names = ("train_loss", "learning_rate", "grad_norm", "ema_decay", "images_per_second", "epoch")
@@ -92,7 +90,7 @@ class TrackersObserver(Observer):
         self._scalars(f"samples_{row.weights}", {k: one.samples for k, one in row.statistics.items()}, row.step)
 
     def judged(self, verdict: Verdict) -> None:
-        """Tell a verdict as text, and, of a new evaluation, the numbers that it rests on."""
+        """Send a verdict as text and, after a new evaluation, the numbers that it is based on."""
         text = f"**{verdict.code}** {verdict.sentence}"
         again = self._behind("verdict", verdict.step + 1)  # the end of a session judges its last evaluation again
         self._each(lambda tracker: tracker.text("verdict", text, verdict.step), again)
@@ -117,40 +115,40 @@ class TrackersObserver(Observer):
     def _picture(self, name: str, picture: Image.Image, step: int) -> None:
         self._once(name, step, lambda tracker: tracker.picture(name, picture, step))
 
-    def _once(self, what: str, step: int, tell: Callable[[Tracker], None]) -> None:
-        """Tell a group of curves or a picture to all trackers but those that know it of this step or a later one."""
+    def _once(self, what: str, step: int, send: Callable[[Tracker], None]) -> None:
+        """Send a group of curves or a picture to all trackers except those that have this step or a later one of it."""
         new = self._behind(what, step)
-        kept = [one for one in new if not one.takes_back_steps]
+        kept = [one for one in new if not one.replaces_steps]
         for tracker in kept:
-            self._told.setdefault(tracker.name, {})[what] = step
+            self._sent.setdefault(tracker.name, {})[what] = step
         if kept:
             with suppress(OSError):  # a full disk; the next step is noted again
                 temporary = self._file.with_suffix(".tmp")
-                temporary.write_text(json.dumps(self._told), "utf-8")
+                temporary.write_text(json.dumps(self._sent), "utf-8")
                 temporary.replace(self._file)
-        self._each(tell, new)
+        self._each(send, new)
 
     def _behind(self, what: str, step: int) -> list[Tracker]:
-        """Return the trackers that were told `what` of no step from `step` on, and those that take steps back."""
-        last = {one.name: self._told.get(one.name, {}).get(what, -1) for one in self._trackers}
-        return [one for one in self._trackers if one.takes_back_steps or step > last[one.name]]
+        """Return the trackers that have no `what` from `step` on, and those that replace steps."""
+        last = {one.name: self._sent.get(one.name, {}).get(what, -1) for one in self._trackers}
+        return [one for one in self._trackers if one.replaces_steps or step > last[one.name]]
 
-    def _each(self, tell: Callable[[Tracker], None], trackers: Sequence[Tracker] | None = None) -> None:
+    def _each(self, send: Callable[[Tracker], None], trackers: Sequence[Tracker] | None = None) -> None:
         for tracker in list(self._trackers if trackers is None else trackers):
             try:
-                tell(tracker)
+                send(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                self._say(f"{tracker.name} failed, and is told no more of this run: {type(error).__name__}: {error}")
+                self._say(f"{tracker.name} failed, and gets no more of this run: {type(error).__name__}: {error}")
 
     def _say(self, warning: str) -> None:
         self._console.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 class AccelerateTracker:
-    """A tracker behind Accelerate's class for it."""
+    """A tracker used through Accelerate's class for it."""
 
-    takes_back_steps = False
+    replaces_steps = False
 
     def __init__(self, name: str, config: TrainConfig) -> None:
         self.name = name
@@ -159,7 +157,7 @@ class AccelerateTracker:
         self._tracker: Any = None
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin a run of the tracker, or continue the one that this run has there."""
+        """Begin a run in the tracker, or continue the one that belongs to this run."""
         kind = LOGGER_TYPE_TO_CLASS[self.name]
         place = (self._logging_dir,) if kind.requires_logging_directory else ()
         self._tracker = kind(PROJECT, *place, **self.arguments(run))
@@ -168,7 +166,7 @@ class AccelerateTracker:
         self._tracker.store_init_configuration(options)
 
     def arguments(self, run: RunRecord) -> dict[str, Any]:
-        """Return what the tracker's class is given, by which it knows a run again."""
+        """Return the arguments of the tracker's class that identify the run."""
         return {}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
@@ -176,29 +174,29 @@ class AccelerateTracker:
         self._tracker.log(values, step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Do nothing: most trackers take numbers alone."""
+        """Do nothing: most trackers support numbers only."""
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Add a picture, where Accelerate's class for the tracker takes any."""
+        """Add a picture, if Accelerate's class for the tracker supports pictures."""
         if hasattr(self._tracker, "log_images"):
             takes_one = self.name in ("aim", "clearml")
             self._tracker.log_images({name: picture if takes_one else [picture]}, step=step)
 
     def finish(self, run: RunRecord) -> None:
-        """Hand over what is left."""
+        """Send what is left, and end the tracker's run."""
         self._tracker.finish()
 
 
 class WandB(AccelerateTracker):
-    """Weights & Biases, whose curves are drawn over our own steps: its own can never go back."""
+    """Weights & Biases, with the run's steps as x axis: its own steps can never go back."""
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin or continue the run whose id is that of ours."""
+        """Begin or continue the tracker's run with the id of this run."""
         super().start(run, folder, options)
         self._tracker.tracker.define_metric("*", step_metric="step")
 
     def arguments(self, run: RunRecord) -> dict[str, Any]:
-        """Return the id; what is printed is not captured, as the terminal's live view would fill its log."""
+        """Return the id and name; W&B does not capture the output, as the live view would fill its log."""
         return {"id": run.run_id, "name": run.name, "resume": "allow", "settings": {"console": "off"}}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
@@ -217,7 +215,7 @@ class WandB(AccelerateTracker):
 
 
 class Trackio(AccelerateTracker):
-    """trackio, which knows a run by its name alone: ours have a part of the id in theirs."""
+    """trackio, which identifies a run by its name only, so the name contains a part of the run id."""
 
     def arguments(self, run: RunRecord) -> dict[str, Any]:
         """Return the name."""
@@ -234,20 +232,20 @@ class Trackio(AccelerateTracker):
         self._tracker.log({name: trackio.Image(picture)}, step=step)
 
 
-_OWN_WAYS: dict[str, type[AccelerateTracker]] = {"wandb": WandB, "trackio": Trackio}
+_SPECIAL_CLASSES: dict[str, type[AccelerateTracker]] = {"wandb": WandB, "trackio": Trackio}
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse names that Accelerate has no tracker of, and trackers that are not installed.
+    """Refuse trackers that Accelerate does not know, or that are not installed.
 
     Raises:
-        UserError: naming what is known, or the command that installs what is missing.
+        UserError: naming the known ones, or the command that installs what is missing.
     """
     known, available = list(LOGGER_TYPE_TO_CLASS), [str(one) for one in get_available_trackers()]
     for name in names:
         if name not in known:
-            hint = f"Name some of these with --report_to, by commas: {closest(name, [*known, 'none'])}"
-            raise UserError(f"--report_to: no tracker '{name}'", hint)
+            hint = f"Give --report_to some of these, separated by commas: {closest(name, [*known, 'none'])}"
+            raise UserError(f"--report_to: unknown tracker '{name}'", hint)
     missing = [name for name in names if name in LoggerType.list() and name not in available]
     if missing:
         found = f"--report_to {','.join(names)}: not installed: {', '.join(missing)}"
@@ -255,7 +253,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def build_trackers(config: TrainConfig) -> list[Tracker]:
-    """Return the trackers that `--report_to` names, none of which has begun.
+    """Return the trackers that `--report_to` names, not yet started.
 
     Raises:
         UserError: one is not known or not installed, or the logging folder cannot be written.
@@ -264,23 +262,23 @@ def build_trackers(config: TrainConfig) -> list[Tracker]:
     return [
         TensorBoard(Path(config.logging_dir))
         if name == TensorBoard.name
-        else _OWN_WAYS.get(name, AccelerateTracker)(name, config)
+        else _SPECIAL_CLASSES.get(name, AccelerateTracker)(name, config)
         for name in config.trackers
     ]
 
 
 @contextmanager
 def _without(secrets: Sequence[str]) -> Iterator[None]:
-    """Take secrets out of the command line for a while: trackers note it as they start."""
-    whole = sys.argv
-    sys.argv = [_masked(word, secrets) for word in whole]
+    """Mask secrets in the command line while trackers start, since they record it."""
+    original = sys.argv
+    sys.argv = [_masked(argument, secrets) for argument in original]
     try:
         yield
     finally:
-        sys.argv = whole
+        sys.argv = original
 
 
-def _masked(word: str, secrets: Sequence[str]) -> str:
+def _masked(argument: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
-        word = word.replace(secret, "...")
-    return word
+        argument = argument.replace(secret, "...")
+    return argument

@@ -1,1 +1,1 @@
-"""The run made public: a model card, and an upload to the Hugging Face Hub."""
+"""Upload of a run to the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Uploads a run to the Hugging Face Hub: weights, record, report and card, by an allow-list."""
+"""Uploads a run to the Hugging Face Hub: only weights, record, report and card, by an allow-list."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ ALLOWED_FILES = (
     *("data.json", "baselines.json", "verdict.json"),
     *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
-"""Everything else stays at home: checkpoints and optimizer states above all."""
+"""Everything else is not uploaded, above all checkpoints and optimizer states."""
 
-_DEEPER_FILES = "*/*/*"  # a star of the patterns above matches slashes too
+_DEEPER_FILES = "*/*/*"  # a star of the patterns above matches slashes, too
 
 
 class HubError(UserError):
-    """The Hub said no or could not be reached; nothing local is lost."""
+    """The Hub refused or could not be reached; nothing local is lost."""
 
 
 def prepare_repository(config: TrainConfig) -> str:
-    """Find out, before hours are spent, that the token works and the repository can be written; returns its id.
+    """Check before training that the token works and the repository can be written; return the repository's id.
 
     Raises:
         HubError: no token, no permission, or no connection.
@@ -41,7 +41,7 @@ def prepare_repository(config: TrainConfig) -> str:
 
 
 def push_run(folder: Path, repository: str, token: str | None = None, private: bool = False) -> str:
-    """Upload a run's folder, creating the repository if need be; returns the address of the commit.
+    """Upload a run's folder, creating the repository if need be; return the address of the commit.
 
     Raises:
         HubError: the upload failed; it can be repeated.
@@ -65,11 +65,11 @@ def push_run(folder: Path, repository: str, token: str | None = None, private: b
 
 
 def _hub_error(found: str, error: Exception) -> HubError:
-    """Describe whatever the client raised; it has no common base for answers, connections and local state."""
+    """Return the error for any exception of the client: it has no common base class."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
-        hint = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
+        hint = "Log in with a token that has write access: hf auth login, or set HF_TOKEN."
     elif isinstance(error, HFValidationError):
         hint = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:

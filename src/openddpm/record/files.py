@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""File writing that survives crashes: a reader never meets half of a file."""
 
 import contextlib
 import json
@@ -26,33 +26,33 @@ def sync_file(path: Path) -> None:
 
 
 def replace_path(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, over a file that is there; on Windows wait a little for whoever has it open.
+    """Rename `source` to `target`, replacing an existing file; on Windows wait a little for a program that has it open.
 
     Raises:
-        OSError: it cannot be done, or is in use for longer.
+        OSError: the rename failed, or the file stays in use.
     """
-    _patiently(lambda: source.replace(target))
+    _retry_while_in_use(lambda: source.replace(target))
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it; on Windows wait a little for whoever has a file of it open.
+    """Remove a folder and all in it; on Windows wait a little for a program that has a file of it open.
 
     Raises:
-        OSError: it cannot be done, or is in use for longer; a part of it may be gone.
+        OSError: the removal failed, or a file stays in use; a part of the folder may be gone.
     """
-    _patiently(lambda: shutil.rmtree(folder))
+    _retry_while_in_use(lambda: shutil.rmtree(folder))
 
 
-def _patiently(act: Callable[[], object]) -> None:
+def _retry_while_in_use(action: Callable[[], object]) -> None:
     for seconds in _WAITS:
         try:
-            act()
+            action()
             return
         except PermissionError as error:
             if getattr(error, "winerror", None) not in _IN_USE:
                 raise
             time.sleep(seconds)
-    act()
+    action()
 
 
 def fsync_folder(folder: Path) -> None:
@@ -76,7 +76,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` once it is written whole; after an error nothing is left of it."""
+    """Yield a temporary file that replaces `path` once it is completely written, and is removed after an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
@@ -90,22 +90,22 @@ def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def unlink_held_lock(lock_file: Path) -> None:
-    """Remove the file of a lock while it is held, so that nobody else has it; locks of Windows do so by themselves."""
+    """Remove the file of a lock that is held, so that no other process can hold it; Windows does so by itself."""
     with contextlib.suppress(PermissionError):
         lock_file.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of whoever was killed while it wrote in `folder` or just below."""
+    """Remove the temporary files of processes that were killed while writing in `folder` or its sub-folders."""
     for path in (*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")):
         path.unlink(missing_ok=True)
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Add `content` at the end of a file, or nothing of it.
+    """Append `content` to a file, completely or not at all.
 
     Raises:
-        OSError: no room; the file is as it was.
+        OSError: the disk is full; the file is unchanged.
     """
     with path.open("ab", buffering=0) as file:
         size = file.tell()
@@ -129,14 +129,14 @@ def json_text(value: Any) -> str:
 
 
 def read_file(path: Path) -> bytes | None:
-    """Return the content of a file, None if there is none.
+    """Return the content of a file; None if it does not exist.
 
     Raises:
         UserError: it cannot be read, or is a folder, a device or a pipe.
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"'{path}' is no file", "Remove it, or put the file that it stands for in its place.")
+            raise UserError(f"'{path}' is not a file", "Remove it, or replace it by the file that should be there.")
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -145,16 +145,16 @@ def read_file(path: Path) -> bytes | None:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return what JSON says: no more than 200 levels and, unlike with Python's own parser, no NaN, no half characters.
+    """Return the value of a JSON text; unlike Python's own parser, refuse NaN, lone surrogates and over 200 levels.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: it is not such JSON.
     """
     return from_json(content, allow_inf_nan=False)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON Lines file; a torn last line is left out, a missing file has none.
+    """Return the complete lines of a JSON Lines file: no torn last line; none if the file is missing.
 
     Raises:
         UserError: another line is damaged, or the file cannot be read.

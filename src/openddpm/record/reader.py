@@ -1,4 +1,4 @@
-"""Reads a run folder, whole or still growing."""
+"""Reads a run folder, complete or still growing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from openddpm.record.writer import (
     list_preview_files,
 )
 
-MAX_REASON = 1000  # characters of what is wrong, which may be as long as the file
+MAX_REASON = 1000  # characters of an error's reason, which may be as long as the file
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -45,11 +45,11 @@ class Preview:
 
     step: int
     pictures: dict[Weights, Path]
-    """In the order of `weights_in_order`; at least one."""
+    """Paths in the order of `weights_in_order`; at least one."""
 
     @property
     def shown(self) -> Path:
-        """The picture where there is room for one: by the weights that are exported, or the next that have one."""
+        """The picture to show alone: that of the exported weights, or of the next in order if they have none."""
         return next(iter(self.pictures.values()))
 
 
@@ -73,7 +73,7 @@ def read_run_record(folder: Path) -> RunRecord:
     """Read run.json.
 
     Raises:
-        UserError: no run there, a damaged record, or one of another schema.
+        UserError: no run there, a damaged record, or another schema version.
     """
     path = folder / RUN_FILE
     content = read_file(path)
@@ -90,14 +90,14 @@ def read_run_record(folder: Path) -> RunRecord:
 
 
 def _check_version(path: Path, fields: Any) -> None:
-    """Refuse a record of another schema, of which nothing else may be understood."""
+    """Refuse a record of another schema version, before the errors that its other fields would give."""
     version = fields.get("schema_version") if isinstance(fields, dict) else SCHEMA_VERSION
     if version == SCHEMA_VERSION or not isinstance(version, int | None):
-        return  # what is wrong with it, if anything, the schema says
+        return  # validation names what is wrong, if anything
     hint = "Upgrade openddpm: pip install --upgrade openddpm"
     if version is None or version < SCHEMA_VERSION:
         hint = (
-            "It was written before the first release of openddpm. Train again, into another --output_dir or with "
+            "It was written before the first release of openddpm. Train again, with another --output_dir or with "
             "--overwrite_output_dir; or use the openddpm that wrote it."
         )
     has = "no schema version" if version is None else f"schema version {version}"
@@ -154,23 +154,23 @@ def _read_record(path: Path, kind: type[Record]) -> Record | None:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
-    """Refuse values that no run was begun with; options of another openddpm may be anything.
+    """Refuse option values that no run can start with; options that this openddpm does not know may be anything.
 
     Raises:
-        UserError: naming each option that is wrong.
+        UserError: naming each wrong option.
     """
     odd_names = [name for name in config if not name.isprintable() or len(name) > MAX_REASON]
     known = {name: config[name] for name in TrainConfig.model_fields if name in config}
     try:
         if odd_names:
-            raise UserError(f"config: {odd_names[0]!r} is no name of an option")
+            raise UserError(f"config: {odd_names[0]!r} is not the name of an option")
         TrainConfig.model_validate({**known, "recipe": None}, strict=True)
     except UserError as error:
         raise _damaged(path, error) from error
 
 
 def _read_verdict(folder: Path) -> Verdict | None:
-    """Return the last verdict, or None if it is damaged: it can be reached again from the rest."""
+    """Return the last verdict; None if it is damaged, since it can be derived again from the other files."""
     try:
         return _read_record(folder / VERDICT_FILE, Verdict)
     except UserError:
@@ -182,7 +182,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong, of a record that does not fit the schema the first place where it does not."""
+    """Return what is wrong; for a record that does not fit the schema, the first field that does not."""
     text = str(error)
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]

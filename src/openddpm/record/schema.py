@@ -1,4 +1,4 @@
-"""What stands in a run folder, file by file. docs/run-record.md explains it to readers.
+"""Schema of the files in a run folder, explained to readers by docs/run-record.md.
 
 The docstrings are the descriptions in the JSON Schemas that `openddpm schema` writes.
 """
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from openddpm.record.bands import Band
 
 SCHEMA_VERSION: Final = 2
-MAX_COUNT = 2**53  # up to here every JSON reader keeps whole numbers exactly
+MAX_COUNT = 2**53  # up to here every JSON reader keeps integers exactly
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
@@ -24,7 +24,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 Derived = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A number reckoned from a record, null where that leads to none: odd records have a verdict, too."""
+"""A number computed from a record; null where it is not finite, since odd records have a verdict, too."""
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 StatisticName = Literal["brightness", "contrast", "colour", "medium", "fine"]
@@ -36,16 +36,16 @@ RAW = "raw"
 AVERAGE_NAME = r"ema(?:-[a-z0-9.]{1,24})?"
 WEIGHTS_NAME = rf"(?:{RAW}|{AVERAGE_NAME})"
 Weights = Annotated[str, StringConstraints(pattern=f"^{WEIGHTS_NAME}$")]
-"""A name of weights: "raw", those in training, or of an average of them, "ema", "ema-0.050"."""
+"""Name of a set of weights: "raw", those in training, or an average of them, "ema", "ema-0.050"."""
 
 
 def weights_in_order(names: Iterable[Weights]) -> list[Weights]:
-    """Return each name of weights once: averages first, by name, then the raw ones."""
+    """Return each name of a set of weights once: averages first, by name, then "raw"."""
     return sorted(set(names), key=lambda name: (name == RAW, name))
 
 
 def exported_weights(names: Iterable[Weights]) -> Weights:
-    """Return which of a run's weights its pipeline has: the first average, the raw ones without any."""
+    """Return which of a run's sets of weights is exported to its pipeline: the first average, or "raw" without any."""
     return next(iter(weights_in_order(names)), RAW)
 
 
@@ -64,9 +64,9 @@ class DatasetRecord(_Record):
     """The decoded images a run was trained on."""
 
     source: str
-    """Name of a built-in set, path, or Hub id."""
+    """Name of a built-in data set, path, or Hub id."""
     revision: str | None
-    """Commit of a data set of the Hub."""
+    """Commit of a data set on the Hub."""
     split: str | None
     num_images: Size
     num_train: Size
@@ -81,11 +81,11 @@ class DatasetRecord(_Record):
     """Held-out images that are nearly a training image (shifted, mirrored, recompressed, recoloured). Exact duplicates
     are on one side of the split."""
     num_compared: Count
-    """Held-out images that were looked at for it."""
+    """Held-out images that were compared with the training images."""
 
     @property
     def size(self) -> str:
-        """Width and height, in pixels, for people."""
+        """Width and height in pixels, as text."""
         _, height, width = self.image_shape
         return f"{width}x{height}"
 
@@ -96,11 +96,11 @@ class InitRecord(_Record):
     source: str
     """Folder or Hub id, as given to --init_from."""
     revision: str | None
-    """Commit of a model of the Hub."""
+    """Commit of a model on the Hub."""
     sha256: str
     """Digest of the file with the weights."""
     resolution: Size | None
-    """Image size that they were made for, where their config says so."""
+    """Image size that they were trained on, if their config says so."""
 
 
 class ModelRecord(_Record):
@@ -108,17 +108,17 @@ class ModelRecord(_Record):
 
     num_parameters: Size
     gflops_per_image: float
-    """Work of a forward and a backward pass, a multiply and an add counted as two."""
+    """Work of a forward and a backward pass; a multiply and an add count as two operations."""
     config: dict[str, Any]
     """Config of the UNet2DModel."""
     signal_left: float
     """Share of an image that is left at the last timestep, a_T of a_T x_0 + s_T e."""
     init_from: InitRecord | None = None
-    """Null where the weights began at random, or were given from Python."""
+    """Null if the weights were initialized at random, or given from Python."""
 
 
 class Progress(_Record):
-    """Where a run stands. `images_seen`, the number of training images consumed, is the one that defines the others."""
+    """Position of a run. `images_seen`, the number of training images consumed, determines the other two."""
 
     step: Count
     images_seen: Count
@@ -126,56 +126,56 @@ class Progress(_Record):
 
 
 class SpeedRecord(_Record):
-    """What `--speed` came to."""
+    """The settings that `--speed` chose."""
 
     images_on_device: bool
-    """Whether all images lie on the device as bytes."""
+    """Whether all images are stored on the device as bytes."""
     tf32: bool
-    """Whether factors are rounded to 10 bits in float32."""
+    """Whether float32 factors are rounded to 10 bits of mantissa (TF32)."""
     autotune: bool
-    """Whether cuDNN tries its algorithms and takes the fastest."""
+    """Whether cuDNN tries its algorithms and uses the fastest."""
     deterministic: bool
     """Whether only kernels that give the same bits each time are used."""
     compile_mode: str | None
-    """Mode of torch.compile; null where nothing is compiled."""
+    """Mode of torch.compile; null if nothing is compiled."""
     compile_seconds: Seconds
 
 
 class PaceRecord(_Record):
-    """The time of a step, measured before the run began, and what was planned with it."""
+    """Time of a step, measured before the run began, and the run time planned from it."""
 
     step_seconds: Seconds
     planned_seconds: Seconds
-    """Time of the whole run, from its first step on."""
+    """Time of the whole run from its first step on."""
 
 
 class EnvironmentRecord(_Record):
     """The machine and the software of a session."""
 
     device: str
-    """Name of the GPU, or of the processor."""
+    """Name of the GPU or CPU."""
     device_type: str
     """"cpu", "cuda" or "mps"."""
     cpu_threads: Size
-    """Threads of torch."""
+    """CPU threads that torch uses."""
     python: str
     platform: str
     packages: dict[str, str]
     """Versions of openddpm and of the libraries that the numbers depend on."""
     speed: SpeedRecord
     pace: PaceRecord | None = None
-    """Null where no steps were timed: in a run that goes on."""
+    """Null if no steps were timed, as in a resumed run."""
 
 
 class Session(_Record):
-    """One start of the run: its beginning, a resumption, or a return to an earlier checkpoint in the same process."""
+    """One start of the run: its beginning, a resumption, or a rollback in the same process."""
 
     time: str
-    """When it started, UTC, ISO 8601."""
+    """Start of the session, UTC, ISO 8601."""
     environment: EnvironmentRecord
     num_processes: Size
     first_step: Count
-    """Step that the session starts from: 0, or that of its checkpoint."""
+    """Step that the session starts from: 0, or the step of its checkpoint."""
     last_step: Count
     """Step of its last evaluation, preview or checkpoint."""
 
@@ -189,29 +189,29 @@ class Resumption(_Record):
     skipped_checkpoints: list[str] = []
     """Newer checkpoints that were not valid, with the reason."""
     changes: list[str] = []
-    """What is other than before: options and images, if --accept_changes let them be, and the number of processes."""
+    """Differences from before: options and images, if --accept_changes was given, and the number of processes."""
     rolled_back_from: Count | None = None
-    """Step whose loss or gradient was not finite, where that is why the run went back."""
+    """Step whose loss or gradient was not finite, if the run went back because of it."""
     learning_rate_factor: float = 1.0
     """Factor on all learning rates from `step` on."""
 
 
 class EvaluationPlan(_Record):
-    """How much is evaluated, and how often."""
+    """Number of fixed samples, and the steps at which they are evaluated."""
 
     num_fixed_samples: Size
     """Fixed samples of held-out images, and as many of training images, for each set of weights."""
     evaluation_steps: Size
-    """Length of a stretch of steps, each of which has an evaluation: at its first preview, or at its end."""
+    """Interval in steps; each interval has one evaluation, at its first preview or at its end."""
     early_steps: list[Count]
     """Steps of extra early evaluations."""
 
 
 class PreviewPlan(_Record):
-    """When previews are made."""
+    """Steps at which previews are made."""
 
     steps: list[Count]
-    """Steps in rising order, without the last step of the run, which always has one."""
+    """Steps in increasing order, without the last step of the run, which always has one."""
 
 
 class RunRecord(_Record):
@@ -219,7 +219,7 @@ class RunRecord(_Record):
 
     schema_version: Literal[2] = SCHEMA_VERSION
     run_id: str
-    """16 random hexadecimal digits; checkpoints carry them too."""
+    """16 random hexadecimal digits, also stored in checkpoints."""
     name: str
     """Name of the run's folder."""
     status: Status
@@ -228,25 +228,25 @@ class RunRecord(_Record):
     seed: int
     total_steps: Size
     config: dict[str, Any]
-    """Every option of `openddpm train`, but no token."""
+    """Every option of `openddpm train` except tokens."""
     dataset: DatasetRecord
     model: ModelRecord
     progress: Progress
-    """Where the run stood at its last evaluation, preview or checkpoint."""
+    """Position of the run at its last evaluation, preview or checkpoint."""
     sessions: list[Session] = Field(min_length=1)
-    """Starts of the run, the present one last."""
+    """Starts of the run, the latest one last."""
     resumptions: list[Resumption] = []
     chosen_options: list[str]
-    """Names of the options that were given, or that the recipe gives."""
+    """Names of the options that were given, or that the recipe sets."""
     user_supplied: list[str] = []
-    """What was given from Python and is not in the config: "dataset", "transform", "unet"."""
+    """Objects that were given from Python and are not in the config: "dataset", "transform", "unet"."""
     evaluation: EvaluationPlan
     previews: PreviewPlan | None = None
-    """Null where --save_images_epochs says when."""
+    """Null if --save_images_epochs is given."""
     failure: Literal["loss_not_finite", "gradient_not_finite"] | None = None
-    """Why `status` is failed, where training itself failed."""
+    """Why `status` is failed, if training itself failed."""
     failure_text: str | None = None
-    """The same for people: the step, the timesteps and the images that it was met at."""
+    """The failure in words: its step, timesteps and images."""
 
     @property
     def global_batch_size(self) -> int:
@@ -257,7 +257,7 @@ class RunRecord(_Record):
 
     @property
     def session(self) -> Session:
-        """The present session, or the last."""
+        """The latest session."""
         return self.sessions[-1]
 
 
@@ -268,7 +268,7 @@ class MetricsRow(_Record):
     images_seen: Count
     """Training images consumed."""
     epoch: float
-    """Images consumed over training images."""
+    """Images consumed divided by training images."""
     wall_seconds: Seconds
     """Time of the run, earlier sessions included."""
     train_loss: float
@@ -276,41 +276,41 @@ class MetricsRow(_Record):
     timesteps."""
     learning_rate: float
     grad_norm: float | None
-    """Norm before clipping, of the last step; null where fp16 overflowed and the step was skipped."""
+    """Norm of the last step's gradient before clipping; null if fp16 overflowed and the step was skipped."""
     ema_decay: float | None
-    """Decay of the average that is exported; null without any."""
+    """Decay of the exported average; null without one."""
     images_per_second: Annotated[float, Field(ge=0)]
-    """Rate of training alone, previews and checkpoints left out."""
+    """Rate of training alone, without previews and checkpoints."""
 
 
 class CheckpointRow(_Record):
-    """A line of checkpoints.jsonl: a checkpoint that was published, whether it is kept or was pruned since."""
+    """A line of checkpoints.jsonl: a checkpoint that was published, whether it is kept or was pruned later."""
 
     step: Count
     images_seen: Count
     sha256: dict[str, str]
-    """Digest of each of its files, by name."""
+    """Digest of each file of the checkpoint, by name."""
     exported_sha256: str
-    """Digest of the weights as they are exported: of unet/diffusion_pytorch_model.safetensors while this checkpoint is
-    the newest."""
+    """Digest of the exported weights: of unet/diffusion_pytorch_model.safetensors while this checkpoint is the
+    newest."""
 
 
 class BandScore(_Record):
-    """Mean squared noise error in one band of the signal-to-noise ratio, beside its baselines on the same tuples."""
+    """Mean squared error of the noise in one band of the signal-to-noise ratio, and that of the baselines."""
 
     loss: float | None
     linear: float | None = None
     memorizing: float | None = None
-    """Loss of the memorizing denoiser on training tuples: the floor that memorization would reach."""
+    """Loss of the memorizing denoiser on the fixed training samples: the floor that memorization would reach."""
     skill: float | None = None
     """1 - loss / linear."""
 
 
 class EvaluationRow(_Record):
-    """A line of evaluations.jsonl: mean squared noise error on fixed (image, timestep, noise) tuples.
+    """A line of evaluations.jsonl: mean squared error of the noise on fixed samples (image, timestep, noise).
 
-    Null stands for what could not be measured: no held-out images, or weights that are no longer finite. Without
-    held-out images, `bands` and `by_timestep` are of the training tuples.
+    Null stands for what could not be measured: no held-out images, or weights that are not finite. Without held-out
+    images, `bands` and `by_timestep` are of the fixed training samples.
     """
 
     step: Count
@@ -318,37 +318,37 @@ class EvaluationRow(_Record):
     weights: Weights
     heldout_loss: float | None
     fixed_train_loss: float | None
-    """The same on the fixed training tuples; `train_loss` of metrics.jsonl is of whatever was just trained on."""
+    """The same on the fixed training samples; `train_loss` of metrics.jsonl is of the images just trained on."""
     skill: float | None = None
     """1 - heldout_loss / linear."""
     skill_error: float | None = None
-    """Standard error of `skill`, over the choice of tuples."""
+    """Standard error of `skill`, over the choice of fixed samples."""
     train_skill: float | None = None
-    """The same as `skill`, on the training tuples."""
+    """The same as `skill`, on the fixed training samples."""
     bands: dict[Band, BandScore]
     by_timestep: list[float | None]
-    """Mean loss of each group of tuples in baselines.json, in its order."""
+    """Mean loss of each group of fixed samples in baselines.json, in its order."""
     seconds: Seconds
     """Time this evaluation took."""
 
 
 class SampleStatistic(_Record):
-    """One statistic of the samples of a preview, beside that of training images; all are from 0 to 1."""
+    """One statistic of a preview's samples and of training images, from 0 to 1."""
 
     samples: float
     """Mean over the samples."""
     data: float
     """Mean over the training images that were measured."""
     error: float
-    """Standard error of `samples`, were they training images."""
+    """Standard error of the mean of as many training images."""
     low: float
-    """The least mean of 10,000 groups of as many training images, drawn at random."""
+    """Smallest mean of 10,000 groups of as many training images, drawn at random."""
     high: float
-    """The greatest of them."""
+    """Largest of them."""
 
 
 class SamplesRow(_Record):
-    """A line of samples.jsonl: what the samples of a preview look like beside the training images."""
+    """A line of samples.jsonl: statistics of a preview's samples, compared with the training images."""
 
     step: Count
     images_seen: Count
@@ -357,62 +357,62 @@ class SamplesRow(_Record):
     num_data: Size
     """Training images that were measured."""
     statistics: dict[StatisticName, SampleStatistic]
-    """Without "colour" where images are gray."""
+    """Without "colour" if the images are gray."""
     seconds: Seconds
-    """Time it took to measure."""
+    """Time that measuring took."""
 
 
 class BaselinesRecord(_Record):
-    """baselines.json: what denoisers that learn nothing score on the very tuples that the model is scored on.
+    """baselines.json: the losses of denoisers that need no training, on the fixed samples that the model is scored on.
 
-    The lists have an entry for each group of tuples of like timesteps, from little noise to much.
+    The lists have an entry for each group of fixed samples of similar timesteps, from little noise to much.
     """
 
     timesteps: list[float]
     """Mean timestep of the group."""
     snr: list[float]
-    """Signal-to-noise ratio at that timestep, the geometric mean of the group."""
+    """Geometric mean of the group's signal-to-noise ratios."""
     shares: list[float]
-    """The group's share of all timesteps; the losses of the groups, weighted by it, add up to the overall loss."""
+    """The group's share of all timesteps; the overall loss is the sum of the groups' losses, weighted by it."""
     zero: list[float]
     """Loss of predicting no noise."""
     linear: list[float]
     """Loss of the best linear denoiser, fitted on the training images."""
     linear_train: list[float]
-    """The same, on the training tuples."""
+    """The same, on the fixed training samples."""
     memorizing_train: list[float]
-    """Loss of the posterior mean over the training images, on training tuples: the floor of memorization."""
+    """Loss of the posterior mean over the training images, on the fixed training samples: the floor of memorization."""
     memorizing_heldout: list[float]
-    """The same on held-out tuples; empty without held-out images, when `linear` is of the training tuples."""
+    """The same on the held-out samples; empty without held-out images, when `linear` is of the training samples."""
     num_fixed_samples: Size
-    """Held-out tuples, and as many training ones."""
+    """Fixed samples of held-out images, and as many of training images."""
     num_images_linear: Size
     """Training images that the linear denoiser was fitted on."""
     num_images_memorizing: Size
     """Training images that the memorizing denoiser knows, mirrored ones not counted."""
     shrinkage: float
-    """Weight of the uncorrelated covariance in the linear denoiser's; more where images are few."""
+    """Weight of the uncorrelated covariance in that of the linear denoiser; larger for few images."""
     includes_flips: bool
-    """Whether they know the training images mirrored, too."""
+    """Whether both denoisers also know the mirrored training images."""
     seconds: Seconds
-    """Time they took, or had taken when they were cached."""
+    """Time that measuring took, also if the result was cached."""
 
 
 class Evidence(_Record):
-    """One thing that a verdict rests on."""
+    """One observation that a verdict is based on."""
 
     name: str
-    """What was looked at, for programs: "skill_trend", "train_heldout_gap", ..."""
+    """Name of the observation, for programs: "skill_trend", "train_heldout_gap", ..."""
     kind: Literal["good", "note", "warning"]
     text: str
-    """A sentence for people."""
+    """The observation as a sentence."""
     value: Derived = None
     error: Derived = None
     """Standard error of `value`."""
 
 
 class Forecast(_Record):
-    """When the skill will flatten if training goes on as it does: a range, not a promise."""
+    """Forecast of when the skill will flatten if training continues as it does: a range, not a promise."""
 
     images_low: Annotated[int, Field(ge=0)]
     images_high: Annotated[int, Field(ge=0)]
@@ -431,15 +431,15 @@ class Verdict(_Record):
     forecast: Forecast | None = None
     step: Count
     images_seen: Count
-    """Where the run stood at the last evaluation that this rests on."""
+    """Images seen at the last evaluation that this is based on."""
     skill: float | None = None
-    """Skill of the better weights at that evaluation."""
+    """Skill of the best weights at that evaluation."""
     weights: Weights | None = None
-    """The better weights."""
+    """The best weights."""
 
 
 class ImageFinding(_Record):
-    """One image that was refused, dropped as too small, changed on the way in, or a duplicate: kept, or left out."""
+    """One image that was refused, dropped as too small, converted, or a duplicate (kept or left out)."""
 
     path: str
     reason: str
@@ -457,27 +457,27 @@ class NearDuplicateRecord(_Record):
 
 
 class LeftOut(_Record):
-    """Files, rows or images of a source that are not among its images at all: passed over before any decoding."""
+    """Files, rows or images of a source that are skipped before any decoding."""
 
     reason: str
-    """What they are and why they are passed over, for people: "split 'test'", ".heic", "hidden folder"."""
+    """Kind of the files, or why they are skipped, in words: "split 'test'", ".heic", "hidden folder"."""
     count: Count
     examples: list[str] = []
     """Names of the first few."""
     is_data: bool = True
-    """Whether they may be images that were meant: false of other splits, and of what a system leaves (thumbnails)."""
+    """Whether they may be images that should be trained on: false for other splits and system files (thumbnails)."""
     is_text: bool = False
-    """Whether they are texts, as most data sets have beside their images (README, LICENSE, captions): listed here, and
-    not told in the terminal."""
+    """Whether they are texts, as most data sets have beside their images (README, LICENSE, captions): listed here, but
+    not in the terminal."""
 
 
-BEYOND_USUAL = 0.05  # assumed: by how much of a usual range resizing and filters go beyond its ends
+BEYOND_USUAL = 0.05  # assumed: share of a usual range by which resizing and filters overshoot its ends
 CUT_MUCH = "cut by more than a quarter"
-"""Among the counts of a DataRecord: images of which cropping takes more than a quarter of the area."""
+"""Key among the counts of a DataRecord: images that lose more than a quarter of their area to cropping."""
 
 
 class CutImage(_Record):
-    """An image of which cropping to a square cuts much away."""
+    """An image that loses much of its area to cropping."""
 
     path: str
     share: float
@@ -488,60 +488,60 @@ class LabelsRecord(_Record):
     """Labels of the images, which training does not use."""
 
     origin: str
-    """Where they are from, for people: "sub-folders", "the column 'label'"; empty where none are taken."""
+    """Origin of the labels in words: "sub-folders", "the column 'label'"; empty if none are used."""
     note: str = ""
-    """Why none are taken, where there may be some: the choice would be a guess."""
+    """Why none are used although there may be some: the choice would be a guess."""
     num_labels: Count = 0
     num_labelled: Count = 0
     """Images with a label."""
     counts: dict[str, Count] = {}
-    """Images of each label, in the order of the labels' numbers; of the first 100 where there are more."""
+    """Images of each label, in the order of the labels' numbers; of the first 100 if there are more."""
     are_numbers: bool = False
-    """Whether the names are numbers that the source gives no names to."""
+    """Whether the names are just numbers, because the source has no names for them."""
 
 
 def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
-    """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and take more than half of it."""
+    """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and fill more than half of it."""
     beyond = BEYOND_USUAL * (high - low)
     return low - beyond <= least and greatest <= high + beyond and greatest - least > (high - low) / 2
 
 
 class DataRecord(_Record):
-    """data.json: counts by reason, every image that they are of but for those that are cut, and how bright they are.
+    """data.json: counts of images by reason, the images behind them except cropped ones, and statistics of the pixels.
 
-    Brightness is null where no image can be used.
+    Pixel statistics are null if no image can be used.
     """
 
     num_images: Count
     counts: dict[str, Count]
     images: list[ImageFinding]
     left_out: list[LeftOut] = []
-    """What the source holds besides its images."""
+    """Other content of the source, which is not trained on."""
     labels: LabelsRecord | None = None
-    """Null where the source has none."""
+    """Null if the source has none."""
     near_duplicates: list[NearDuplicateRecord] = []
     """Held-out images of a run that are nearly a training image."""
     num_duplicates: Count = 0
-    """Images of `num_images` whose decoded pixels are those of an earlier one, to the bit."""
+    """Images among `num_images` whose decoded pixels equal those of an earlier one."""
     num_duplicates_left_out: Count = 0
-    """More such images, no part of `num_images` (--duplicates drop)."""
+    """More such images, not among `num_images` (--duplicates drop)."""
     pixel_min: Count | None = None
-    """Least value of all pixels and channels, 0..255; of large images, mean and standard deviation are of evenly spaced
-    pixels."""
+    """Smallest value of all pixels and channels, 0..255; for large images, mean and standard deviation are of evenly
+    spaced pixels."""
     pixel_max: Count | None = None
     pixel_mean: float | None = None
     pixel_std: float | None = None
     cut_mean: float | None = None
-    """Share of an image's area that cropping to a square cuts away, 0..1, on average; 0 of images that are padded."""
+    """Mean share of an image's area that is cropped away, 0..1; 0 for padded images."""
     most_cut: list[CutImage] = []
-    """The few that lose most, of those that lose more than a quarter."""
+    """The images that lose most, of those that lose more than a quarter."""
     raw_min: float | None = None
-    """Least and greatest number in the files of images of more than 8 bits, refused ones too; null without any."""
+    """Smallest and largest number in the files of images of more than 8 bits, refused ones too; null without any."""
     raw_max: float | None = None
 
     @property
     def range_option(self) -> str:
-        """An option for the numbers in the files: a usual range that they nearly fill, or the number of their bits."""
+        """The --pixel_range that fits the numbers in the files: a usual range that they nearly fill, or their bits."""
         least, greatest = self.raw_min or 0.0, self.raw_max or 0.0
         if least >= -BEYOND_USUAL and greatest <= 1 + BEYOND_USUAL:
             least, greatest = 0, 1

@@ -1,4 +1,4 @@
-"""Writes a run folder. One writer a run: the main process."""
+"""Writes a run folder. Each run has one writer: the main process."""
 
 import json
 import re
@@ -50,14 +50,14 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     DATA_FILE: DataRecord,
     VERDICT_FILE: Verdict,
 }
-"""What each file of the record holds, or a line of it."""
+"""Schema of each file of the record, or of a line of it."""
 
 TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(rf"step-(?P<step>\d+)-(?P<weights>{WEIGHTS_NAME})\.png")
 
 
 class RunWriter:
-    """Appends rows and replaces JSON files, each in a way that survives being killed halfway."""
+    """Writer that appends rows and replaces JSON files so that the record stays valid if the process is killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class RunWriter:
         """Lines that could not be written yet."""
         self._appending = Lock()
         self._noted_checkpoints: set[Any] | None = None
-        """Steps that checkpoints.jsonl has, once it was looked at."""
+        """Steps that checkpoints.jsonl has; None until it is read."""
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_run(self, run: RunRecord) -> None:
@@ -85,19 +85,19 @@ class RunWriter:
         write_json(self.folder / VERDICT_FILE, verdict.model_dump())
 
     def append_metrics(self, row: MetricsRow) -> None:
-        """Add a line to metrics.jsonl; where that fails it is added before the next."""
+        """Add a line to metrics.jsonl; if that fails it is added before the next."""
         self._append(METRICS_FILE, row)
 
     def append_evaluation(self, row: EvaluationRow) -> None:
-        """Add a line to evaluations.jsonl; where that fails it is added before the next."""
+        """Add a line to evaluations.jsonl; if that fails it is added before the next."""
         self._append(EVALUATIONS_FILE, row)
 
     def append_samples(self, row: SamplesRow) -> None:
-        """Add a line to samples.jsonl; where that fails it is added before the next."""
+        """Add a line to samples.jsonl; if that fails it is added before the next."""
         self._append(SAMPLES_FILE, row)
 
     def append_checkpoint(self, row: CheckpointRow) -> None:
-        """Add a line to checkpoints.jsonl, unless its step has one: what follows on it may have failed, or been killed.
+        """Add a line to checkpoints.jsonl, unless its step has one from before a failure or a kill.
 
         Raises:
             OSError: it could not be written; it is added before the next.
@@ -112,7 +112,7 @@ class RunWriter:
         """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
 
         Raises:
-            OSError: a line cannot be written, or cannot be made to stay there.
+            OSError: a line cannot be written or synced.
         """
         with self._appending:
             for name in self._waiting:
@@ -133,7 +133,7 @@ class RunWriter:
             self._waiting[name] = b""
 
     def forget_after(self, step: int, evaluation_due: bool = False) -> None:
-        """Drop rows and previews of later steps, and torn lines, so that each step stands here once.
+        """Drop rows and previews of later steps, and torn lines, so that no step is recorded twice.
 
         Args:
             evaluation_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
@@ -144,7 +144,7 @@ class RunWriter:
             kept = [row for row in rows if row.get("step", 0) <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):
-                (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it rested on them
+                (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it was based on them
         for later, _, path in list_preview_files(self.folder):
             if later > step:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""Joins the record, the templates and the assets into one page that needs nothing else."""
+"""Builds report.html from the record, the templates and the assets: one page that needs nothing else."""
 
 import base64
 import hashlib
@@ -33,13 +33,13 @@ SCRIPTS = ("page.js", "film.js", "plots.js")
 
 
 def write_report(folder: Path, run: RunFolder | None = None) -> Path:
-    """Write `folder`/report.html from the record that stands there, whole or still growing; return its path.
+    """Write `folder`/report.html from the record in it, complete or still growing; return its path.
 
     Args:
         run: that record, if it has been read already.
 
     Raises:
-        UserError: no run there, or a damaged or newer record.
+        UserError: no run there, or a record that is damaged or of another version.
     """
     path = folder / REPORT_FILE
     write_atomically(path, render_report(run or read_run_folder(folder), datetime.now(UTC)))
@@ -47,7 +47,7 @@ def write_report(folder: Path, run: RunFolder | None = None) -> Path:
 
 
 def render_report(run: RunFolder, built: datetime) -> str:
-    """Return the page for `run`; `built` is the time that it states."""
+    """Return the page for `run`; `built` is the time of building that it shows."""
     pictures = embed_pictures(run)
     verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
     measured = last_evaluation(run.evaluations, verdict.weights)

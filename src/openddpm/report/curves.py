@@ -1,4 +1,4 @@
-"""The loss curves as a picture, for the model card."""
+"""The loss curves as a picture for the model card."""
 
 import warnings
 from io import BytesIO
@@ -14,10 +14,10 @@ from openddpm.report.series import MAX_POINTS, Column, smooth, thin
 from openddpm.report.weights import drawn_weights
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 10 / 3), 150  # 1200 x 500 pixels
-SMOOTHING = 0.02  # share of the curve that its mean looks back over
+SMOOTHING = 0.02  # share of the curve that the running mean covers
 INK, QUIET, LINE = "#1c1f24", "#5a616c", "#e2e2dd"
 TRAINING = "#7a828e"
-THIN, THICK = 1.6, 2.2  # of the weights that are exported
+THIN, THICK = 1.6, 2.2  # thick: the exported weights
 
 
 def curves_png(run: RunFolder) -> bytes:
@@ -29,7 +29,7 @@ def curves_png(run: RunFolder) -> bytes:
     with warnings.catch_warnings(action="ignore"):  # of losses that no logarithmic scale can show
         _draw_training_loss(axes, run)
         _draw_heldout_losses(axes, run)
-        _dress(axes)
+        _style(axes)
         canvas.print_png(buffer)
     return buffer.getvalue()
 
@@ -61,8 +61,8 @@ def _marker(values: Column) -> str:
     return "o" if len(values) == 1 else ""
 
 
-def _dress(axes: Axes) -> None:
-    """Set scales, labels and colours; a picture without a curve says so."""
+def _style(axes: Axes) -> None:
+    """Set scales, labels and colours; without a curve, say so."""
     axes.set_xlabel("training images seen", color=QUIET)
     axes.set_ylabel("mean squared error of the noise", color=QUIET)
     axes.set_xlim(left=0)

@@ -1,4 +1,4 @@
-"""What the top of the page says about a run."""
+"""Facts about a run at the top of the page."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,10 +8,10 @@ from openddpm.analysis.text import count, duration, short_count, utc_text
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import Verdict, VerdictCode
 
-LAST_ROWS = 20  # the rate is their median, so that a pause does not show as a slow machine
+LAST_ROWS = 20  # the rate is their median, which a pause does not change
 
 STATUS_SENTENCES = {
-    "running": "Still growing: this page is rebuilt as it goes, so reload it for a newer one.",
+    "running": "Still running: this page is rebuilt from time to time, so reload it for a newer one.",
     "finished": "All steps are done.",
     "interrupted": "Stopped before its last step; it can be resumed from its newest checkpoint.",
     "failed": "Stopped by an error before its last step.",
@@ -20,14 +20,14 @@ STATUS_SENTENCES = {
 
 @dataclass(frozen=True)
 class Badge:
-    """A verdict's code in plain words, and its tone: a key of MARKS."""
+    """A verdict's code in words, and its tone: a key of MARKS."""
 
     words: str
     tone: str
 
 
 MARKS = {"good": "\u2713", "note": "\u2022", "warning": "!", "bad": "\u2715"}
-"""What says a tone without its colour."""
+"""Characters that show a tone without colour."""
 
 VERDICT_BADGES: dict[VerdictCode, Badge] = {
     "too_early": Badge("too early to tell", "note"),
@@ -42,7 +42,7 @@ VERDICT_BADGES: dict[VerdictCode, Badge] = {
 
 
 def verdict_badge(verdict: Verdict) -> Badge:
-    """Return the badge of a verdict: good news only if something was learned, and if the samples look like it."""
+    """Return the badge of a verdict: good only if the run has learned something and its samples look right."""
     badge = VERDICT_BADGES[verdict.code]
     has_learned = verdict.code != "finished" or (verdict.skill is not None and verdict.skill > 0)
     looks_right = not any(item.name == "samples" and item.kind == "warning" for item in verdict.evidence)
@@ -51,7 +51,7 @@ def verdict_badge(verdict: Verdict) -> Badge:
 
 @dataclass(frozen=True)
 class Fact:
-    """A number with its name, maybe explained (`term`), maybe with a smaller line under it."""
+    """A number with its name, optionally an explanation (`term`) and a smaller line under it."""
 
     label: str
     value: str
@@ -61,7 +61,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Header:
-    """The facts of the header, and how far the run is."""
+    """The facts of the header, and the progress of the run."""
 
     status_sentence: str
     created: str
@@ -71,7 +71,7 @@ class Header:
 
 
 def header_facts(run: RunFolder, built: datetime) -> Header:
-    """Return what the header states; `built` is when the page was made."""
+    """Return the header; `built` is when the page was made."""
     record = run.run
     done = record.progress.step / record.total_steps
     return Header(

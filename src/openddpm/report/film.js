@@ -7,7 +7,7 @@
   const byId = (id) => document.getElementById(id);
   const frames = reportData.frames;
 
-  // The picture beside the verdict is the latest one by the weights that it is of; it stands in the page already.
+  // The picture beside the verdict is the latest one of the weights that it judges; the page has it already.
   function showLatest() {
     const picture = byId("verdict-picture");
     const measured = weights.filter((one) => one.name === reportData.measured);
@@ -54,7 +54,7 @@
     slider.addEventListener("input", stop);
   }
 
-  // Enlarged pixel art keeps its hard edges; made smaller, it would lose whole rows that way.
+  // Enlarged pixel art keeps its hard edges; reduced, it would lose whole rows that way.
   function keepPixelsHard() {
     for (const image of document.querySelectorAll(".pixel-art img")) {
       const isEnlarged = image.clientWidth * devicePixelRatio >= image.naturalWidth;

@@ -1,4 +1,4 @@
-"""Where the model stands between the baselines, band by band, on scales that can be laid side by side."""
+"""Gauges of the model's loss between the baselines, one for each band, on comparable scales."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ SUBJECTS: dict[Band, str] = {
     "shape": "the parts of the picture",
     "detail": "fine texture",
 }
-ZERO_LOSS = 1.0  # noise has unit variance, so this is what predicting none of it costs
-LINEAR_PERCENT = 50.0  # where the linear filter stands on every scale
+ZERO_LOSS = 1.0  # loss of predicting no noise, which has unit variance
+LINEAR_PERCENT = 50.0  # position of the linear filter on every scale
 LEAST_SHOWN_LOSS = 1e-4
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """One band: its loss and baselines as text, and where the needle stands on the scale, in percent from the left.
+    """One band: its loss and baselines as text, and the position of the needle on the scale, in percent from the left.
 
-    `percent` is None where there is no loss or no linear baseline to read it by.
+    `percent` is None if there is no loss or no linear baseline.
     """
 
     band: Band
@@ -40,7 +40,7 @@ class Gauge:
 
 
 def last_evaluation(evaluations: Sequence[EvaluationRow], weights: Weights | None) -> EvaluationRow | None:
-    """Return the last row of `weights`; of those that are exported, if None or if there is no such row."""
+    """Return the last row of `weights`; if None or without a row, that of the first weights in order."""
     last = {row.weights: row for row in evaluations}
     return next((last[name] for name in (weights, *weights_in_order(last)) if name in last), None)
 
@@ -54,10 +54,10 @@ def band_gauges(row: EvaluationRow | None) -> list[Gauge]:
 
 
 def needle_percent(loss: float, linear: float, memorizing: float | None) -> float:
-    """Return where `loss` stands between knowing nothing (0), the linear filter (50) and memorization (100).
+    """Return the position of `loss` between predicting no noise (0), the linear filter (50) and memorization (100).
 
-    The left half is logarithmic in the loss: the linear filter is often a hundredth of the loss of knowing nothing.
-    The right half is linear: the memorizing denoiser's loss may be almost nothing, where a logarithm sees no gain.
+    The left half is logarithmic in the loss: that of the linear filter is often a hundredth of that of no noise.
+    The right half is linear: the memorizing denoiser's loss may be almost 0, and a logarithm would hide any gain.
     """
     if loss >= linear:
         worse = math.log(loss / linear) / math.log(ZERO_LOSS / linear) if linear < ZERO_LOSS else 1.0
@@ -86,7 +86,7 @@ def _gauge(band: Band, score: BandScore) -> Gauge:
 def _tone(band: Band, skill: float | None) -> str:
     if skill is None or skill < BAD_SKILL[band]:
         return "warning"
-    return "good" if skill > 0.005 else "note"  # half a percent is shown as none
+    return "good" if skill > 0.005 else "note"  # half a percent is shown as 0
 
 
 def _loss_text(loss: float | None) -> str:

@@ -4,14 +4,14 @@
 const reportData = JSON.parse(document.getElementById("report-data").textContent);
 
 (() => {
-  const MARGIN = 8; // px between the tip, its word and the edges of the window
+  const MARGIN = 8; // px between the tip, its term and the edges of the window
   const tip = document.createElement("div");
   tip.id = "tip";
   tip.setAttribute("role", "tooltip");
   tip.hidden = true;
   document.body.append(tip);
   let explained = null;
-  let shownAt = 0; // px from the top of the window to the word
+  let shownAt = 0; // px from the top of the window to the term
 
   function show(element) {
     hide();
@@ -34,7 +34,7 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
     explained = null;
   }
 
-  // A finger's first tap on a word that leads somewhere explains it; the second goes there.
+  // The first tap on a term with a link explains it; the second follows the link.
   let explainedByTap = false;
   document.addEventListener("click", (event) => {
     if (explainedByTap && event.target.closest?.("a[data-tip]")) event.preventDefault();
@@ -58,7 +58,7 @@ const reportData = JSON.parse(document.getElementById("report-data").textContent
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });
-  // The word has to have moved: the event of the scrolling that brought it here comes late.
+  // Hide only if the term has moved: the event of the scrolling that brought it into view comes late.
   const hideIfMoved = () => explained && Math.abs(explained.getBoundingClientRect().top - shownAt) > 1 && hide();
   window.addEventListener("scroll", hideIfMoved, { passive: true });
 })();

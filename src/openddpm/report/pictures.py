@@ -14,12 +14,12 @@ from openddpm.record.reader import RunFolder
 from openddpm.record.schema import Weights, weights_in_order
 from openddpm.report.series import images_at_steps
 
-BUDGET_BYTES = 1_000_000  # of all images together, as the text that stands in the page
+BUDGET_BYTES = 1_000_000  # of all images together, as text in the page
 MAX_FRAMES = 60  # more cannot be told apart on a slider
-MAX_SHRUNK_FRAMES = 24  # shrinking takes time, and a live run does it again at every preview
-MIN_FRAMES = 12  # single images are shrunk until so many have room
+MAX_SHRUNK_FRAMES = 24  # shrinking takes time, and a running run does it again at every preview
+MIN_FRAMES = 12  # images are shrunk until this many fit
 MAX_SIDE, MIN_SIDE = 1024, 192  # pixels of a shrunk image
-PIXEL_ART_RESOLUTION = 32  # up to here single pixels are the drawing, and smoothing would only blur it
+PIXEL_ART_RESOLUTION = 32  # up to here single pixels matter, and smoothing would only blur them
 TRAINING_DATA_FILE = "training-data.png"
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Frame:
-    """A preview in the film strip: data URIs, and held-out losses as text, by the weights that have them."""
+    """A preview in the film strip: data URIs and held-out losses as text, by the names of weights that have them."""
 
     label: str
     pictures: dict[Weights, str]
@@ -41,12 +41,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the film strip shows."""
+    """The contents of the film strip."""
 
     frames: list[Frame]
     num_previews: int
     weights: list[Weights]
-    """Those that drew any of the frames."""
+    """Weights that any frame has a picture of."""
     training_data: str | None
     is_pixel_art: bool
 
@@ -67,9 +67,9 @@ def embed_pictures(run: RunFolder) -> Pictures:
 
 
 def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
-    """Return the most frames, evenly chosen with the first and the last, whose images fit `budget` characters.
+    """Return as many frames, evenly chosen with the first and the last, as fit into `budget` characters.
 
-    The last counts twice: it stands in the page as what is shown at first, and again among the frames.
+    The last frame counts twice: the page has it as the initial picture, and again among the frames.
     """
     for num_frames in range(len(frames), 2, -1):
         chosen = evenly(frames, num_frames)
@@ -79,7 +79,7 @@ def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
-    """Return at most `limit` of `items`, at even distances, the first and the last among them."""
+    """Return at most `limit` of `items`, evenly spaced, with the first and the last."""
     if len(items) <= limit:
         return list(items)
     return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
@@ -104,13 +104,13 @@ def _frames(run: RunFolder, limit: int) -> list[Frame]:
 
 
 def _data_uri(path: Path, limit: int) -> str | None:
-    """Return a PNG as a data URI of at most `limit` characters, as a smaller JPEG if need be; None if unreadable."""
+    """Return a PNG as a data URI of at most `limit` characters, if need be as a smaller JPEG; None if unreadable."""
     try:
         content, kind = path.read_bytes(), "png"
         Image.open(BytesIO(content), formats=["PNG"]).verify()
         if _uri_length(len(content)) > limit:
             content, kind = _shrink(Image.open(BytesIO(content)).convert("RGB"), limit), "jpeg"
-    except Exception:  # missing, or damaged, on which Pillow's decoders raise errors of almost any kind
+    except Exception:  # missing or damaged: Pillow's decoders raise errors of almost any kind
         return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -127,5 +127,5 @@ def _shrink(image: Image.Image, limit: int) -> bytes:
 
 
 def _uri_length(num_bytes: int) -> int:
-    """Return the characters of a data URI of `num_bytes`: base64 makes 4 of 3, and its head comes first."""
+    """Return the length of a data URI of `num_bytes`: its header, and base64, which makes 4 characters of 3 bytes."""
     return (num_bytes + 2) // 3 * 4 + len("data:image/jpeg;base64,")

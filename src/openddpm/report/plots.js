@@ -8,14 +8,14 @@
     hours: { title: "hours of training", hover: "%{x:.2f} hours" },
     snr: { title: "signal-to-noise ratio (noise → image)", hover: "signal-to-noise ratio %{x:.2~g}", isLog: true },
   };
-  const SMOOTHING = { off: 0, light: 0.005, medium: 0.02, strong: 0.06 }; // share of the curve that a mean looks back over
-  const FEW_POINTS = 40; // curves of fewer points show them
-  const { metrics, evaluations, noise, bands } = reportData; // bands: ends in powers of ten of the ratio, null where open
+  const SMOOTHING = { off: 0, light: 0.005, medium: 0.02, strong: 0.06 }; // share of the curve that the moving average covers
+  const FEW_POINTS = 40; // curves with fewer points show them as dots
+  const { metrics, evaluations, noise, bands } = reportData; // bands: log10 of the ends of each, null if open
   const bandEvaluations = evaluations[reportData.measured] ?? {};
-  const LEAST_SKILL = -1; // what was worse than this, early on, would only flatten the rest
+  const LEAST_SKILL = -1; // worse values, early on, would only flatten the rest
   const settings = { x: "images_seen", y: "log", smoothing: "medium" };
 
-  // A curve for each set of weights, the exported average, which comes first, thick and on top.
+  // A curve for each set of weights; that of the exported weights, the first, is thick and on top.
   function curvesOfWeights(prefix, name, source, values, look) {
     const curves = reportData.weights.map((one, index) => ({
       key: `${prefix}_${one.name}`,
@@ -58,8 +58,8 @@
       curves: [
         { key: "zero", name: "knows nothing", from: noise, values: "zero", colour: "--ink", isBaseline: true, width: 1.5, dash: "dot" },
         { key: "linear", name: "linear filter", from: noise, values: "linear", colour: "--ink", isBaseline: true, width: 1.5, dash: "dash" },
-        { key: "memorizing_train", name: "by heart", from: noise, values: "memorizing_train", colour: "--memory", isBaseline: true, width: 1.5, dash: "dash" },
-        { key: "memorizing_heldout", name: "by heart, new images", from: noise, values: "memorizing_heldout", colour: "--memory", isBaseline: true, width: 1.5, dash: "dot" },
+        { key: "memorizing_train", name: "memorizes", from: noise, values: "memorizing_train", colour: "--memorizing", isBaseline: true, width: 1.5, dash: "dash" },
+        { key: "memorizing_heldout", name: "memorizes, new images", from: noise, values: "memorizing_heldout", colour: "--memorizing", isBaseline: true, width: 1.5, dash: "dot" },
         ...curvesOfWeights("noise", "", () => noise),
       ],
     },
@@ -79,7 +79,7 @@
   const xAxisOf = (plot) => X_AXES[plot.x ?? settings.x];
   const isLogPlot = (plot) => plot.isLog || (plot.isLoss && settings.y === "log");
 
-  // The same as `smooth` in series.py: an exponential mean, looking back less far while the loss still plunges.
+  // The same as `smooth` in series.py: an exponential moving average, shorter while the loss still falls steeply.
   function smooth(values, timeConstant) {
     let mean = 0;
     let weight = 0;
@@ -106,7 +106,7 @@
     };
   }
 
-  // A noisy curve is two traces: the values, faint and thin, and their running mean.
+  // A noisy curve has two traces: the values, faint and thin, and their moving average.
   function traces(plot, curve) {
     if (!hasValues(curve) || button(curve)?.getAttribute("aria-pressed") === "false") return [];
     const values = curve.from[curve.values];
@@ -116,10 +116,10 @@
     return [trace(plot, curve, values, faint), trace(plot, curve, smooth(values, timeConstant), { mode: "lines" })];
   }
 
-  // The bands of noise as shades with their names. The y axis follows the model and the linear filter: the memorizing denoiser
-  // is nearly nothing where there is little noise, and on new images it is hundreds there.
+  // The noise bands as shaded areas with their names. The y axis fits the model and the linear filter: at little noise the loss
+  // of the memorizing denoiser is almost 0, and on new images hundreds.
   function noiseFrame(drawn) {
-    const leading = finite(drawn.filter((one) => !one.name.startsWith("by heart"))).filter((value) => value > 0);
+    const leading = finite(drawn.filter((one) => !one.name.startsWith("memorizes"))).filter((value) => value > 0);
     const snr = noise.snr.map(Math.log10);
     const [least, most] = [snr[0], snr[snr.length - 1]];
     const shown = Object.entries(bands).map(([band, [low, high]]) => ({ band, low: Math.max(low ?? least, least), high: Math.min(high ?? most, most) }));
@@ -135,7 +135,7 @@
     };
   }
 
-  // The line of the linear filter, in sight however good or bad the model is.
+  // The line of the linear filter, always visible, however good or bad the model is.
   function skillFrame(drawn) {
     const values = finite(drawn);
     const best = values.reduce((one, other) => Math.max(one, other), -Infinity);
@@ -150,7 +150,7 @@
     };
   }
 
-  // Label 1, 2 and 5 of each power of ten, unless the curves span so little that no such tick might be in sight.
+  // Label 1, 2 and 5 of each power of ten, unless the curves span so little that no such tick might be visible.
   function logTicks(drawn) {
     const values = drawn.flatMap((one) => one.y.filter((value) => value > 0));
     const span = values.reduce((most, value) => Math.max(most, value), 0) / values.reduce((least, value) => Math.min(least, value), Infinity);

@@ -1,4 +1,4 @@
-"""The newest samples beside the training images, as a table."""
+"""Statistics of the newest samples and of the training images, as a table."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from openddpm.record.schema import SamplesRow, StatisticName, Weights
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """A statistic, named by its key in TERMS; `word` says what the samples are, if they are off: "darker"."""
+    """A statistic, named by its key in TERMS; `word` says how the samples differ, if they do: "darker"."""
 
     term: StatisticName
     samples: str
@@ -19,7 +19,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Compared:
-    """The table, and what it is of."""
+    """The table, and the samples that it is about."""
 
     step: int
     weights: Weights

@@ -1,4 +1,4 @@
-"""The curves of a run as columns of numbers, thinned to what a screen can show."""
+"""The curves of a run as columns of numbers, with no more points than a screen can show."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from openddpm.record.bands import BANDS, BANDS_AS_DECIDED, Band
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, Weights
 
-MAX_POINTS = 2000  # about the pixels across a wide plot
+MAX_POINTS = 2000  # about the width of a large plot in pixels
 
 Column = NDArray[np.float64]
 JsonColumns = dict[str, list[float | None]]
@@ -19,14 +19,14 @@ BASELINES = ("zero", "linear", "memorizing_train", "memorizing_heldout")
 
 
 def metrics_columns(run: RunFolder) -> JsonColumns:
-    """Return the metrics over step, images and hours; None where nothing was measured."""
+    """Return the metrics over step, images and hours; None for missing values."""
     columns = {name: _column([getattr(row, name) for row in run.metrics]) for name in ("step", "images_seen", *METRICS)}
     columns["hours"] = _column([row.wall_seconds for row in run.metrics]) / 3600
     return to_json(thin(columns, MAX_POINTS))
 
 
 def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
-    """Return losses and skills of these weights on fixed tuples, over step, images and hours.
+    """Return losses and skills of these weights on the fixed samples, over step, images and hours.
 
     Without held-out images, `skill` and the bands' skills are of the training images.
     """
@@ -42,9 +42,9 @@ def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
 
 
 def noise_columns(run: RunFolder) -> JsonColumns:
-    """Return the last losses of all weights by name, and the baselines', over the SNR, from noise to image.
+    """Return the last losses of all weights by name, and of the baselines, over increasing SNR.
 
-    Empty without baselines; weights that were not measured by them are left out.
+    Empty without baselines; weights without a loss for each group are left out.
     """
     if run.baselines is None:
         return {}
@@ -56,13 +56,13 @@ def noise_columns(run: RunFolder) -> JsonColumns:
 
 
 def band_edges() -> JsonColumns:
-    """Return where each band begins and ends, in powers of ten of the SNR; None where it is open."""
+    """Return the two ends of each band as the logarithm to base 10 of the SNR; None for an open end."""
     with np.errstate(divide="ignore"):
         return to_json({band: np.log10(BANDS[band]) for band in BANDS_AS_DECIDED})
 
 
 def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:
-    """Return the number of training images consumed by each of `steps`, read off between the logged steps."""
+    """Return the number of training images consumed by each of `steps`, interpolated between the logged steps."""
     known = {
         0: 0,
         run.run.progress.step: run.run.progress.images_seen,
@@ -73,9 +73,9 @@ def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:
 
 
 def thin(columns: dict[str, Column], max_points: int) -> dict[str, Column]:
-    """Shorten columns of equal length to `max_points`: first and last stay, means of equal buckets between them.
+    """Shorten columns of equal length to `max_points`: the first, the last, and means of equal buckets between them.
 
-    NaN stands for a missing value: it takes no part in a mean, and a bucket of nothing else stays NaN.
+    NaN stands for a missing value: means ignore it, and a bucket of nothing else becomes NaN.
     """
     length = len(next(iter(columns.values())))
     if length <= max_points:
@@ -85,9 +85,9 @@ def thin(columns: dict[str, Column], max_points: int) -> dict[str, Column]:
 
 
 def smooth(values: Column, time_constant: float) -> Column:
-    """Return the running exponential mean over about `time_constant` points, or a tenth of those so far if fewer.
+    """Return the exponential moving average over about `time_constant` points, or a tenth of those so far if fewer.
 
-    Looking back less far at first keeps up with a loss that still plunges. The same as `smooth` in plots.js.
+    The shorter average at the start follows a loss that falls steeply. The same as `smooth` in plots.js.
     """
     mean, weight, result = 0.0, 0.0, np.full_like(values, np.nan)
     for index, value in enumerate(values):
@@ -99,7 +99,7 @@ def smooth(values: Column, time_constant: float) -> Column:
 
 
 def to_json(columns: dict[str, Column]) -> JsonColumns:
-    """Return lists of numbers with at most 8 digits; None for whatever is not a finite number."""
+    """Return lists of numbers with at most 8 digits; None for values that are not finite."""
     return {
         name: [float(f"{value:.8g}") if np.isfinite(value) else None for value in column]
         for name, column in columns.items()

@@ -1,4 +1,4 @@
-"""The record as rows of text: options, environment, model, data, sessions, resumptions."""
+"""The record as tables of text: options, environment, model, data, sessions, resumptions."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from openddpm.record.schema import DatasetRecord, Resumption, Session
 
 @dataclass(frozen=True)
 class Row:
-    """A name and its value; `help` explains the name, `default` is what the value would be by itself."""
+    """A name and its value; `help` explains the name, `default` is the option's default."""
 
     name: str
     value: str
@@ -48,7 +48,7 @@ def all_tables(run: RunFolder) -> Tables:
 
 
 def config_rows(config: dict[str, Any]) -> list[Row]:
-    """Return a row an option, in the order of TrainConfig; options never to be written down are left out."""
+    """Return a row per option, in the order of TrainConfig, without secret options."""
     fields = TrainConfig.model_fields
     known = [
         Row(name, _text(config[name]), " ".join((field.description or "").split()), _text(field.get_default()))
@@ -72,7 +72,7 @@ def _dataset(dataset: DatasetRecord) -> list[Row]:
             "resolution",
             f"{width} \N{MULTIPLICATION SIGN} {height} pixels, {number_of(channels, 'channel')}",
         ),
-        Row("sha256", dataset.sha256, "Of the decoded images: equal sums mean equal pixels."),
+        Row("sha256", dataset.sha256, "Digest of the decoded images: equal digests mean equal pixels."),
     ]
 
 

@@ -1,16 +1,15 @@
-"""What the words on the page mean, a sentence each, and where more is written about them."""
+"""The terms on the page, each explained in a sentence, with a link to more."""
 
 from typing import NamedTuple
 
 from openddpm.record.bands import BANDS
 
 REPOSITORY_URL = ""
-"""Public address of this repository's files, up to the folder docs/; while it has none, terms lead to the page's own
-glossary."""
+"""Public address of this repository's files, without docs/; while it is empty, terms link to the page's glossary."""
 
 
 class Term(NamedTuple):
-    """A word as the page writes it, its explanation, and its heading in docs/baselines.md if it has one."""
+    """A term as the page writes it, its explanation, and its heading in docs/baselines.md if it has one."""
 
     name: str
     sentence: str
@@ -18,7 +17,7 @@ class Term(NamedTuple):
 
 
 def term_links() -> dict[str, str]:
-    """Return where each term with a heading in docs/baselines.md leads to."""
+    """Return the link of each term with a heading in docs/baselines.md."""
     page = f"{REPOSITORY_URL}/docs/baselines.md"
     return {
         key: f"{page}#{term.heading}" if REPOSITORY_URL else f"#word-{key}"
@@ -30,12 +29,12 @@ def term_links() -> dict[str, str]:
 TERMS: dict[str, Term] = {
     "verdict": Term(
         "verdict",
-        "What the losses of this run say about whether it is working, worked out anew whenever the page is built.",
+        "What the losses of this run say about whether it is working, computed again whenever the page is built.",
         "verdict",
     ),
     "forecast": Term(
         "forecast",
-        "When progress will level off if it goes on along the curve so far: a range, not a promise.",
+        "When progress will level off if it continues along the curve so far: a range, not a promise.",
         "forecast",
     ),
     "skill": Term(
@@ -46,7 +45,7 @@ TERMS: dict[str, Term] = {
     ),
     "zero": Term(
         "knows nothing",
-        "A denoiser that always answers that there is no noise: its loss is 1, and where every model begins.",
+        "A denoiser that always predicts that there is no noise: its loss is 1, about where every model begins.",
         "zero",
     ),
     "linear": Term(
@@ -56,14 +55,14 @@ TERMS: dict[str, Term] = {
         "linear",
     ),
     "memorizing": Term(
-        "knows by heart",
-        "A denoiser that knows every training image and nothing else, on those very images: "
-        "a model that came close to it would only have learned them by heart.",
+        "memorizes",
+        "A denoiser that knows every training image and nothing else, measured on those images: "
+        "a model that comes close to it has only memorized them.",
         "memorizing",
     ),
     "memorizing_heldout": Term(
-        "by heart, on new images",
-        "What knowing every training image by heart is worth on images that are not among them.",
+        "memorizes, on new images",
+        "The loss of the denoiser that knows every training image, on images that are not among them.",
         "memorizing",
     ),
     "snr": Term(
@@ -72,28 +71,28 @@ TERMS: dict[str, Term] = {
         "bands",
     ),
     "step": Term("step", "One update of the weights, made from one batch of training images."),
-    "images": Term("images", "Training images the model has learned from so far, repeats included."),
+    "images": Term("images", "Training images the model has learned from so far, repetitions included."),
     "epoch": Term("epoch", "One pass through the whole training set."),
     "parameters": Term("parameters", "The numbers inside the model that training adjusts."),
-    "preview": Term("preview", "Pictures that the model of that step makes out of noise, always the same noise."),
+    "preview": Term("preview", "Pictures that the model makes at that step, always from the same noise."),
     "ema": Term(
         "EMA weights",
         "A running average of the weights over the last steps (exponential moving average); "
-        "it usually makes the better pictures.",
+        "it usually makes better pictures.",
     ),
-    "raw": Term("raw weights", "The weights as the optimizer left them at that step, without any averaging."),
+    "raw": Term("raw weights", "The weights of the optimizer at that step, without averaging."),
     "training_data": Term(
         "training data",
-        "Some of the images that the model learns from: what its own pictures should come to look like.",
+        "Some of the images that the model learns from, and that its pictures should become like.",
     ),
     "train_loss": Term(
         "training loss",
         "Mean squared error of the predicted noise on the images just trained on; "
-        "it jumps about, as noise levels are drawn at random.",
+        "it varies much, as noise levels are drawn at random.",
     ),
     "heldout_loss": Term(
         "held-out loss",
-        "The same error on images the model never trains on, always with the same noise: "
+        "The same error on images that are never trained on, always with the same noise: "
         "the curve to trust; lower is better.",
     ),
     "fixed_train_loss": Term(
@@ -103,15 +102,15 @@ TERMS: dict[str, Term] = {
     ),
     "smoothing": Term(
         "smoothing",
-        "The thick line is a running mean of the thin one; more smoothing looks further back.",
+        "The thick line is a moving average of the thin one; more smoothing averages over more steps.",
     ),
     "log_scale": Term(
-        "log scale", "Equal distances are equal factors, so small progress late in training stays visible."
+        "log scale", "Equal distances are equal ratios, so small progress late in training stays visible."
     ),
-    "learning_rate": Term("learning rate", "How far one step moves the weights."),
+    "learning_rate": Term("learning rate", "The size of a step of the weights."),
     "grad_norm": Term(
         "gradient norm",
-        "Length of the gradient before clipping: how hard a step pulls at the weights; sudden peaks mean trouble.",
+        "Length of the gradient before clipping; sudden peaks are a warning.",
     ),
     "images_per_second": Term("images per second", "How fast the run goes through training images."),
     "ema_decay": Term(
@@ -135,21 +134,21 @@ TERMS: dict[str, Term] = {
         "bands",
     ),
     "brightness": Term("brightness", "The mean of all pixels: 0 is black, 1 is white.", "samples"),
-    "contrast": Term("contrast", "How far the pixels of an image lie from its mean brightness.", "samples"),
+    "contrast": Term("contrast", "How far the pixels of an image are from its mean brightness.", "samples"),
     "colour": Term(
-        "colour", "The strongest colour channel less the weakest, mean over the pixels: 0 is gray.", "samples"
+        "colour", "The strongest colour channel minus the weakest, mean over the pixels: 0 is gray.", "samples"
     ),
     "medium": Term("medium structure", "How strong patterns of 4 to 8 pixels are.", "samples"),
     "fine": Term(
         "fine structure", "How strong patterns of less than 4 pixels are: much is noise, little is blur.", "samples"
     ),
-    "session": Term("session", "One start of the run: its beginning, or a resumption; maybe on another machine."),
-    "resumption": Term("resumption", "A return to an earlier checkpoint, from which training went on."),
+    "session": Term("session", "One start of the run: its beginning or a resumption, maybe on another machine."),
+    "resumption": Term("resumption", "A return to an earlier checkpoint, from which training continued."),
     "refused": Term("refused", "The image could not be used and is not part of the data set."),
     "converted": Term(
         "converted",
-        "The image was changed to fit, for example by putting a background behind transparent pixels.",
+        "The image was changed, for example by adding a background behind transparent pixels.",
     ),
     "left out": Term("left out", "The image is the same as an earlier one, and --duplicates drop leaves it out."),
-    "kept": Term("kept", "The image went in as it is, but its like is in the data set already."),
+    "kept": Term("kept", "The image is the same as an earlier one, and is used all the same."),
 }

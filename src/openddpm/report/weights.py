@@ -1,4 +1,4 @@
-"""How the page calls and colours each set of weights."""
+"""Names and colours of the sets of weights on the page."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from openddpm.report.terms import TERMS, Term
 
 COLOURS = {"ema": "#2457d6", RAW: "#c2570c"}
 OTHER_COLOURS = ("#3f7d20", "#7a4e2d", "#4a6572")  # of further averages, in turn
-"""On a light page; report.css has those of a dark one, as --ema, --raw, --average-1 and so on."""
+"""Colours on a light page; report.css has those of a dark one, as --ema, --raw, --average-1 and so on."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class DrawnWeights:
     label: str
     """ "raw", "EMA", "EMA-0.050"."""
     colour: str
-    """On a light page."""
+    """The colour on a light page."""
     variable: str
-    """The same as a variable of report.css."""
+    """Its variable in report.css."""
 
     @property
     def term(self) -> Term:
-        """What the page says of it."""
+        """Its term on the page."""
         return TERMS[RAW] if self.name == RAW else Term(f"{self.label} weights", TERMS["ema"].sentence)
 
 

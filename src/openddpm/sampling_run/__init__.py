@@ -1,4 +1,4 @@
-"""Images from a run folder: which weights make them, the folder they lie in, and how an interrupted call goes on."""
+"""Sampling from a run folder: the weights, the folder of images, and continuing after an interruption."""
 
 from openddpm.sampling_run.run import sample_run, starting_noise
 from openddpm.sampling_run.weights import open_run

@@ -1,4 +1,4 @@
-"""A folder of generated images, and what lies beside it: NAME.json (how they were made), NAME.png (a grid), NAME.npz.
+"""A folder of generated images, and the files beside it: NAME.json (the settings), NAME.png (a grid), NAME.npz.
 
 The folder holds single images and nothing else, because programs that compute FID read whole folders.
 """
@@ -31,37 +31,37 @@ from openddpm.record.files import (
 from openddpm.sampling_run.npz import write_npz
 
 GRID_IMAGES = 64
-"""The most that a grid shows."""
+"""Most images in a grid."""
 
 _NAME = re.compile(r"\d{5,}\.png")
-_CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by desktops when somebody looks into a folder
+_CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # written by file browsers
 _NAMES_SHOWN = 5
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"  # then width and height, 4 bytes each
 _PNG_TAIL = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk of a PNG (W3C PNG specification, 11.2.5)
 
 
 class Settings(BaseModel, frozen=True):
-    """How images were made. Two folders with the same settings hold the same images, up to their number."""
+    """Settings that images are made with. Folders with the same settings hold the same images, up to their number."""
 
     run_id: str
     step: int | None
     weights: str
     sha256: str
-    """Of the file of weights."""
+    """Digest of the file with the weights."""
     solver: str
     num_inference_steps: int
     seed: int
     scheduler: dict[str, Any]
     device: str
-    """Its kind: on another one the noises are others."""
+    """Type of the device, which the noise depends on."""
     precision: str
     openddpm: str
-    """Its version."""
+    """Version of openddpm."""
     num_images: int
     batch_size: int
 
     def differences(self, earlier: "Settings") -> list[str]:
-        """Return a line for each setting that makes other images; their count and the batch size do not."""
+        """Return a line for each different setting that changes the images: not their number and the batch size."""
         ours, theirs = ({**one.model_dump(), **one.scheduler} for one in (self, earlier))
         names = [name for name in {**theirs, **ours} if name not in ("num_images", "batch_size", "scheduler")]
         return [
@@ -72,22 +72,22 @@ class Settings(BaseModel, frozen=True):
 
 
 class ImageFolder:
-    """The single images 00000.png to NUM_IMAGES - 1, each there as a whole or not at all.
+    """A folder of the images 00000.png to NUM_IMAGES - 1, each complete or missing.
 
     Args:
         folder: need not exist.
         shape: of an image, (C, H, W), one channel or three.
 
     Raises:
-        UserError: nothing can lie beside the folder.
+        UserError: the folder has no parent folder for the files beside it.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], num_images: int) -> None:
         self.folder = folder if folder.name not in ("", "..") else folder.resolve()
         name = self.folder.name
         if not name:
-            hint = "Give a folder of its own: --output_dir FOLDER."
-            raise UserError(f"'{folder}' has no folder above it, where the grid would lie", hint)
+            hint = "Give another folder: --output_dir FOLDER."
+            raise UserError(f"'{folder}' has no parent folder, in which the grid would be written", hint)
         self.settings_file, self.grid_file, self.npz_file = (
             self.folder.with_name(f"{name}{suffix}") for suffix in (".json", ".png", ".npz")
         )
@@ -97,15 +97,15 @@ class ImageFolder:
 
     @property
     def num_there(self) -> int:
-        """How many images are there."""
+        """Number of images that are there."""
         return sum(self._is_there)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep others out of it.
+        """Make the folder and lock it.
 
         Raises:
-            UserError: it cannot be written, or another process is at work in it.
+            UserError: it cannot be written, or another process has locked it.
         """
         lock = FileLock(self._lock_file)
         is_new = not self.folder.exists()
@@ -117,7 +117,7 @@ class ImageFolder:
             probe.unlink()
         except Timeout:
             hint = "Wait for it, or choose another --output_dir."
-            raise UserError(f"another openddpm sample is at work in '{self.folder}'", hint) from None
+            raise UserError(f"another openddpm sample is writing to '{self.folder}'", hint) from None
         except OSError as error:
             hint = "Choose a folder that you may write to: --output_dir FOLDER."
             raise UserError(f"cannot write to '{self.folder}': {error.strerror}", hint) from error
@@ -131,10 +131,10 @@ class ImageFolder:
             lock.release()
 
     def begin(self, settings: Settings) -> list[str]:
-        """Find what is there of these images, and note the settings; returns what there is to say of it.
+        """Find the images that are there, and write the settings; return messages for the user.
 
         Raises:
-            UserError: something else is there, or more images than asked for. Nothing is changed then.
+            UserError: other files are there, or more images than asked for; nothing is changed.
         """
         earlier = self._earlier_settings()
         torn, foreign, beyond = self._scan()
@@ -144,38 +144,38 @@ class ImageFolder:
             if others := [*beside, *foreign, *images, *torn, *beyond]:
                 raise self._foreign(others)
         elif (lines := settings.differences(earlier)) and (self.num_there or torn or foreign or beyond or beside):
-            found = f"'{self.folder}' has images that were made otherwise:\n" + "\n".join(lines)
+            found = f"'{self.folder}' has images that were made with other settings:\n" + "\n".join(lines)
             raise UserError(found, f"Choose another --output_dir, or remove that folder and '{self.settings_file}'.")
         elif foreign:
             raise self._foreign(foreign)
         elif beyond:
             count = self.num_there + len(torn) + len(beyond)
             found = f"'{self.folder}' has {count:,} images, more than --num_images {self._num_images}"
-            hint = f"Take --num_images {count}, or another --output_dir: programs that compute FID read whole folders."
+            hint = f"Give --num_images {count}, or another --output_dir: programs that compute FID read whole folders."
             raise UserError(found, hint)
         self._remove_leftovers()
         write_json(self.settings_file, settings.model_dump())
-        said = [f"{len(torn):,} images there are torn, as after a power loss, and made again"] if torn else []
+        messages = [f"{len(torn):,} incomplete images, as after a power loss, are made again"] if torn else []
         if self.num_there:
-            said.append(f"going on: {self.num_there:,} of {self._num_images:,} images are there")
+            messages.append(f"continuing: {self.num_there:,} of {self._num_images:,} images are there")
             if earlier and earlier.batch_size != settings.batch_size and self.num_there < self._num_images:
-                said.append(
-                    f"in batches of {settings.batch_size}, earlier ones of {earlier.batch_size}: images are the same "
-                    "up to rounding"
+                messages.append(
+                    f"in batches of {settings.batch_size}, earlier of {earlier.batch_size}: images are the same up to "
+                    "rounding"
                 )
-        return said
+        return messages
 
     def missing(self, numbers: range) -> list[int]:
         """Return those of `numbers` that are not there."""
         return [number for number in numbers if not self._is_there[number]]
 
     def write(self, number: int, image: np.ndarray) -> None:
-        """Write an image, (C, H, W) uint8, whole or not at all.
+        """Write an image, (C, H, W) uint8, completely or not at all.
 
-        Not synced to the disk one by one: what a power loss tears is found by `begin`.
+        Images are not synced one by one: `begin` finds those that a power loss left incomplete.
 
         Raises:
-            OSError: no room, or the folder has gone.
+            OSError: the disk is full, or the folder was removed.
         """
         encoded = io.BytesIO()
         to_picture(image).save(encoded, "png")
@@ -203,29 +203,29 @@ class ImageFolder:
         """Check that the folder has exactly the images asked for.
 
         Raises:
-            UserError: some were removed meanwhile, or others put beside them.
+            UserError: some were removed meanwhile, or others added.
         """
         torn, foreign, beyond = self._scan()
         if foreign or beyond:
             raise self._foreign(foreign + beyond)
         if torn or self.num_there < self._num_images:
-            found = f"'{self.folder}' has {self.num_there:,} whole images of {self._num_images:,}: some have gone"
-            raise UserError(found, "Give the same command again: it makes those that are missing.")
+            found = f"'{self.folder}' has {self.num_there:,} complete images of {self._num_images:,}: some were removed"
+            raise UserError(found, "Give the same command again: it makes the missing ones.")
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.png"
 
     def _earlier_settings(self) -> Settings | None:
-        """Return the settings that lie beside the folder; None if none do."""
+        """Return the settings beside the folder; None if there are none."""
         content = read_file(self.settings_file)
         try:
             return None if content is None else Settings.model_validate(parse_json(content))
         except ValueError as error:
-            found = f"'{self.settings_file}' does not say how images were made by openddpm sample"
+            found = f"'{self.settings_file}' was not written by openddpm sample"
             raise UserError(found, "It would be overwritten: choose another --output_dir.") from error
 
     def _scan(self) -> tuple[list[str], list[str], list[str]]:
-        """Note which images are there; returns the names of torn ones, foreign files, and images beyond the count."""
+        """Note which images are there; return the names of torn images, foreign files, and images beyond the count."""
         self._is_there = bytearray(self._num_images)
         torn, foreign, beyond = [], [], []
         with os.scandir(self.folder) as entries:
@@ -246,7 +246,7 @@ class ImageFolder:
         return torn, foreign, beyond
 
     def _state(self, path: Path) -> str:
-        """Tell a "whole" image from a "torn" one and from a "foreign" one of another size, by its two ends."""
+        """Return "whole", "torn" or, for another size or format, "foreign", by the first and last bytes of the file."""
         size = b"".join(side.to_bytes(4, "big") for side in (self.shape[2], self.shape[1]))
         head, length = _PNG_HEAD + size, path.stat().st_size
         with path.open("rb") as file:
@@ -279,8 +279,8 @@ class ImageFolder:
     def _foreign(self, names: list[str]) -> UserError:
         more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
         shown = ", ".join(names[:_NAMES_SHOWN])
-        found = f"in '{self.folder}' or beside it is what openddpm sample did not make: {shown}{more}"
-        return UserError(found, "Nothing was overwritten. Move it away, or choose another --output_dir.")
+        found = f"'{self.folder}', or the folder above it, has files that openddpm sample did not make: {shown}{more}"
+        return UserError(found, "Nothing was overwritten. Move them away, or choose another --output_dir.")
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a call that was killed."""

@@ -1,4 +1,4 @@
-"""Images in one file, as the evaluator of guided-diffusion reads them."""
+"""Writing of images to one npz file, as the evaluator of guided-diffusion reads it."""
 
 import zipfile
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ from openddpm.record.files import replaced_atomically
 
 
 def write_npz(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Write images as the array `arr_0`, (N, H, W, 3) uint8, one after the other: memory holds a single one.
+    """Write images as the array `arr_0`, (N, H, W, 3) uint8, one by one, with only one in memory.
 
-    The evaluator (openai/guided-diffusion, evaluations/evaluator.py) takes three channels and no others, so gray is
-    written three times. Uncompressed, as numpy.savez does; the same images give the same bytes.
+    The evaluator (openai/guided-diffusion, evaluations/evaluator.py) accepts three channels only, so gray is written
+    three times. The file is not compressed, as by numpy.savez; the same images give the same bytes.
 
     Args:
         images: each (H, W, 1) or (H, W, 3) uint8.
         shape: (N, H, W).
 
     Raises:
-        OSError: no room; nothing is left of it, and an earlier file stays.
+        OSError: the disk is full; an earlier file stays, and nothing else is left.
     """
     with (
         replaced_atomically(path) as file,

@@ -1,4 +1,4 @@
-"""How far sampling is: a bar with rate and time left on a terminal, a line now and then where output goes to a file."""
+"""Progress of sampling: a bar with rate and time left on a terminal, occasional lines if output goes to a file."""
 
 import time
 from collections import deque
@@ -9,16 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from openddpm.names import as_text
 
-_PLAIN_EVERY_SECONDS = 15.0  # between lines where the output is no terminal, as in training
-_RATE_BATCHES = 30  # the last ones, which rate and time left are of
+_PLAIN_EVERY_SECONDS = 15.0  # between lines if the output is not a terminal, as in training
+_RATE_BATCHES = 30  # rate and time left are those of the last batches
 
 
 class SamplingProgress:
-    """Context in which images are made; told of each batch.
+    """Context manager that shows the progress of sampling; call `advance` after each batch.
 
     Args:
-        total: images in the end.
-        done: those that were there before.
+        total: number of images in the end.
+        done: number of images that were there before.
     """
 
     def __init__(self, total: int, done: int, console: Console) -> None:
@@ -46,18 +46,18 @@ class SamplingProgress:
             rate = f", {self._made / seconds:,.1f} images/s" if self._made and seconds else ""
             self.say(f"{self._made:,} images made in {clock(seconds)}{rate}; {self._done:,} of {self._total:,} there")
         elif isinstance(error, KeyboardInterrupt | SystemExit):
-            hint = "the same command goes on" if self._done else "the same command begins again"
+            hint = "the same command continues" if self._done else "the same command begins again"
             self.say(f"stopped: {self._done:,} of {self._total:,} images are there; {hint}")
 
     def advance(self, num_images: int) -> None:
-        """Note that so many more images are there."""
+        """Count images that were written."""
         if not num_images:
             return
         self._done += num_images
         self._made += num_images
         now = time.monotonic()
         self._times.append((now, self._done))
-        (first, before) = self._times[0]
+        first, before = self._times[0]
         rate = (self._done - before) / max(now - first, 1e-9)
         text = f"{rate:,.1f} images/s  {clock((self._total - self._done) / rate)} left"
         self._bar.update(self._task, completed=self._done, rate=text)

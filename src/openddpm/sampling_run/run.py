@@ -1,4 +1,4 @@
-"""Images from a run folder, batch by batch, each batch on the disk before the next is begun."""
+"""Sampling from a run folder, batch by batch; each batch is written before the next begins."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -39,25 +39,25 @@ def sample_run(
     checkpoint: int | None = None,
     npz: bool = False,
 ) -> ImageFolder:
-    """Write exactly `num_images` PNGs, 00000.png on, in a folder of their own, and a grid beside it.
+    """Write exactly `num_images` PNGs, from 00000.png on, to a folder, and a grid beside it.
 
-    Images that are there already, made with the same settings, are kept.
+    Existing images with the same settings are kept.
 
     Args:
-        output_dir: the folder; None for one below `folder` that is named for what makes the images.
-        num_inference_steps: calls of the model; None for DEFAULT_STEPS, or all timesteps where there are fewer.
+        output_dir: the folder; None for a sub-folder of `folder` that is named after the settings.
+        num_inference_steps: calls of the model; None for DEFAULT_STEPS, or all timesteps if there are fewer.
         weights: see `read_weights`.
         checkpoint: its step; None for the newest.
-        npz: whether to write all of them into one file, too; one that is there is kept up to date in any case.
+        npz: whether to write all images to one file, too; an existing one is always updated.
 
     Raises:
-        UserError: no run, no such weights, a number out of range, or a folder that cannot be written or holds
-            something else.
+        UserError: no run, no such weights, a number out of range, or a folder that cannot be written or has other
+            files.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = read_weights(folder, weights, checkpoint)
     denoise, config, shape = open_run(folder, device, chosen)
-    chosen = replace(chosen, tensors={})  # the denoiser has its own
+    chosen = replace(chosen, tensors={})  # the denoiser has a copy
     if num_inference_steps is None:
         num_inference_steps = min(DEFAULT_STEPS, config["num_train_timesteps"])
     _check_numbers(num_images, num_inference_steps, seed, batch_size, config["num_train_timesteps"])
@@ -78,37 +78,37 @@ def sample_run(
     )
     images = ImageFolder(output_dir or folder / "generated" / _folder_name(settings), shape, num_images)
     console = Console(stderr=True, highlight=False)
-    for line in (*chosen.notes, _weights_in_words(chosen)):
+    for line in (*chosen.notes, _weights_text(chosen)):
         console.print(as_text(line), soft_wrap=True, markup=False)
     try:
         with images.locked():
             _fill(images, settings, denoise, config, console, npz)
     except OSError as error:
         found = f"cannot write to '{images.folder}': {error.strerror or error}; {images.num_there:,} of {num_images:,}"
-        hint = "Make room, or mend what is in the way; then give the same command again: it goes on."
+        hint = "Free some disk space, or fix the cause; then give the same command again: it continues."
         raise UserError(f"{found} images are there", hint) from error
     return images
 
 
 def starting_noise(shape: tuple[int, ...], device: torch.device, seed: int, numbers: Iterable[int]) -> torch.Tensor:
-    """Return the noises of samples by their numbers, (B, C, H, W) float32."""
+    """Return the starting noise of samples by their numbers, (B, C, H, W) float32."""
     return torch.stack([standard_normal(shape, device, seed, Purpose.SAMPLE, number) for number in numbers])
 
 
 def _fill(images: ImageFolder, settings: Settings, denoise: Denoiser, config: Any, console: Console, npz: bool) -> None:
-    """Make what is missing.
+    """Make the missing images.
 
-    The batches are functions of the count and of the batch size alone, and one of which an image is missing is made as
-    a whole: so a call that goes on rounds as one that was never interrupted.
+    Batches depend only on the number of images and the batch size, and a batch with a missing image is computed as a
+    whole: so a call after an interruption gives the same rounding as an uninterrupted one.
     """
-    said = images.begin(settings)
+    messages = images.begin(settings)
     num_there, has_grid = images.num_there, False
     is_whole = num_there == settings.num_images
     npz = npz or images.npz_file.exists()
     if not is_whole:
-        images.npz_file.unlink(missing_ok=True)  # it would be another number of images
+        images.npz_file.unlink(missing_ok=True)  # it has another number of images
     with SamplingProgress(settings.num_images, num_there, console) as progress:
-        for line in said:
+        for line in messages:
             progress.say(line)
         for first in range(0, settings.num_images, settings.batch_size):
             numbers = range(first, min(first + settings.batch_size, settings.num_images))
@@ -117,7 +117,7 @@ def _fill(images: ImageFolder, settings: Settings, denoise: Denoiser, config: An
                 try:
                     for number in missing:
                         images.write(number, batch[number - first])
-                finally:  # interrupted among them, it still counts those that are there
+                finally:  # count those that are there, also after an interruption
                     progress.advance(len(missing) - len(images.missing(numbers)))
             if not has_grid and numbers.stop >= min(GRID_IMAGES, settings.num_images):
                 images.write_grid()
@@ -132,7 +132,7 @@ def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: D
     """Return the images of a batch, (B, C, H, W) uint8.
 
     Raises:
-        UserError: they are no images, as broken weights give, or there is too little memory.
+        UserError: pixels are not finite, as broken weights give, or there is too little memory.
     """
     device, seed = torch.device(settings.device), settings.seed
     noise = starting_noise(shape, device, seed, numbers)
@@ -145,25 +145,25 @@ def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: D
         raise UserError(found, f"Lower --batch_size, which is {settings.batch_size}.") from error
     if not torch.isfinite(batch).all():
         found = f"the weights give pixels that are not finite, in images {numbers.start} to {numbers.stop - 1}"
-        raise UserError(found, "Take an earlier --checkpoint STEP, or another --solver.")
+        raise UserError(found, "Use an earlier --checkpoint STEP, or another --solver.")
     return signed_unit_to_uint8(batch).cpu().numpy()
 
 
 def _folder_name(settings: Settings) -> str:
-    """Return a name that says what makes the images, but not how many: a later call may add some."""
+    """Return a name made of the settings, but without the number of images, as a later call may add some."""
     origin = f"step-{settings.step:08d}" if settings.step is not None else f"weights-{settings.sha256[:8]}"
     steps = settings.num_inference_steps
     return f"{origin}-{settings.weights}-{settings.solver}-{steps}-seed-{settings.seed}"
 
 
-def _weights_in_words(chosen: Weights) -> str:
+def _weights_text(chosen: Weights) -> str:
     kind = RAW if chosen.name == RAW else f"averaged ({chosen.name})"
     step = "an unknown step" if chosen.step is None else f"step {chosen.step:,}"
     return f"weights: {kind}, of {step}, sha256 {chosen.sha256[:12]}"
 
 
 def _check_numbers(num_images: int, num_inference_steps: int, seed: int, batch_size: int, num_timesteps: int) -> None:
-    """Refuse what no solver can do."""
+    """Refuse numbers that are out of range."""
     at_least = {"num_images": (num_images, 1), "num_inference_steps": (num_inference_steps, 1)}
     at_least |= {"batch_size": (batch_size, 1), "seed": (seed, 0)}
     wrong = [f"--{name} {value} is less than {least}" for name, (value, least) in at_least.items() if value < least]

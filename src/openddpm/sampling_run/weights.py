@@ -1,4 +1,4 @@
-"""Weights to sample with: averaged or raw, of the newest checkpoint or of the one that is asked for."""
+"""Weights to sample with: averaged or raw, of the newest or a given checkpoint."""
 
 import hashlib
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from openddpm.training.checkpoint import (
 )
 from openddpm.training.performance import gpu_has_bf16
 
-_RESTORE = "Restore them from a checkpoint: openddpm resume goes on from the newest whole one."
+_RESTORE = "Restore them from a checkpoint: openddpm resume continues from the newest valid one."
 
 
 @dataclass(frozen=True)
@@ -38,28 +38,28 @@ class Weights:
 
     name: WeightsName
     step: int | None
-    """None where no checkpoint says it."""
+    """None if no checkpoint has these weights."""
     sha256: str
     tensors: dict[str, torch.Tensor]
     notes: tuple[str, ...] = ()
-    """What was chosen without being asked for."""
+    """Messages about what was chosen by default."""
 
 
 def read_weights(folder: Path, asked: WeightsName | None = None, step: int | None = None) -> Weights:
-    """Read the weights of a run: from its pipeline, or from the checkpoint that has what is asked for.
+    """Read the weights of a run: from its pipeline, or from the checkpoint that has those asked for.
 
     Args:
         asked: their name; None for those that are exported.
         step: of the checkpoint; None for the newest.
 
     Raises:
-        UserError: no run, no such checkpoint, one that is not whole, or weights that it does not have.
+        UserError: no run, no such checkpoint, an invalid one, or weights that it does not have.
     """
     record = read_run_record(folder)
     if step is not None:
         return _from_checkpoint(_checkpoint_at(folder, record.run_id, step), asked)
     if not (folder / "model_index.json").exists():
-        raise UserError(f"'{folder}' has no weights yet", "They come with the first checkpoint; train on.")
+        raise UserError(f"'{folder}' has no weights yet", "They are written with the first checkpoint; train longer.")
     exported = exported_weights(average_names(record.config))
     if asked not in (None, exported):  # the pipeline has no others
         checkpoint, skipped = _newest_checkpoint(folder, record.run_id, asked, exported)
@@ -67,10 +67,10 @@ def read_weights(folder: Path, asked: WeightsName | None = None, step: int | Non
     tensors, sha256 = _read(folder / "unet" / WEIGHTS_FILE)
     name, step = _origin(folder, sha256) or (exported, None)
     if step is None and not list_checkpoints(folder) and record.status in ("finished", "interrupted"):
-        step = record.progress.step  # as on another machine
+        step = record.progress.step  # the folder was copied without its checkpoints
     if asked not in (None, name):
         raise _no_such_weights(f"the run in '{folder}'", asked, [name])
-    notes = ["the run keeps no averaged weights: the raw ones are taken"] if asked is None and name == RAW else []
+    notes = ["the run has no averaged weights: the raw ones are used"] if asked is None and name == RAW else []
     if step is None:
         notes.append("no checkpoint has the weights of the pipeline: their step is not known")
     return Weights(name, step, sha256, tensors, tuple(notes))
@@ -79,10 +79,10 @@ def read_weights(folder: Path, asked: WeightsName | None = None, step: int | Non
 def open_run(
     folder: Path, device: torch.device, weights: Weights | None = None
 ) -> tuple[Denoiser, Any, tuple[int, ...]]:
-    """Return what samples are made with: the denoiser, the config of its scheduler, an image's shape (C, H, W).
+    """Return what sampling needs: the denoiser, the config of its scheduler, an image's shape (C, H, W).
 
     Args:
-        weights: those of the run's pipeline if None.
+        weights: None for those of the run's pipeline.
 
     Raises:
         UserError: no run, or no weights that can be read.
@@ -100,7 +100,7 @@ def open_run(
 
 
 def _check_process(folder: Path, config: Any) -> None:
-    """Refuse a scheduler that is not that of the run: the weights would be taken for what they are not."""
+    """Refuse a scheduler other than that of the run: the weights would be used wrongly."""
     recorded = read_run_record(folder).config
     for name in ("prediction_type", "num_train_timesteps", "beta_schedule"):
         if name in recorded and config[name] != recorded[name]:
@@ -114,7 +114,7 @@ def sampling_precision(device: torch.device) -> torch.dtype | None:
 
 
 def _checkpoint_at(folder: Path, run_id: str, step: int) -> Path:
-    """Return the checkpoint of a step, its files checked against its manifest."""
+    """Return the checkpoint of a step, verified by its manifest."""
     checkpoints = {checkpoint_step(path): path for path in list_checkpoints(folder)}
     others = ", ".join(str(other) for other in checkpoints if other != step) or "none"
     if step not in checkpoints:
@@ -122,12 +122,12 @@ def _checkpoint_at(folder: Path, run_id: str, step: int) -> Path:
     try:
         verify_checkpoint(checkpoints[step], run_id)
     except InvalidCheckpoint as error:
-        raise UserError(f"'{checkpoints[step]}' is not whole: {error}", f"Others that are there: {others}.") from error
+        raise UserError(f"'{checkpoints[step]}' is not valid: {error}", f"Other checkpoints: {others}.") from error
     return checkpoints[step]
 
 
 def _newest_checkpoint(folder: Path, run_id: str, asked: WeightsName, exported: WeightsName) -> tuple[Path, list[str]]:
-    """Return the newest whole checkpoint, and what was wrong with newer ones."""
+    """Return the newest valid checkpoint, and what was wrong with newer ones."""
     skipped = []
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
@@ -137,25 +137,25 @@ def _newest_checkpoint(folder: Path, run_id: str, asked: WeightsName, exported: 
         else:
             return checkpoint, skipped
     lines = [f"--weights {asked}: weights other than {exported} are in the checkpoints", *skipped]
-    lines[0] += f", and '{folder}' has no whole one"
-    raise UserError("\n".join(lines), f"Take --weights {exported}, which are in the run folder itself.")
+    lines[0] += f", and '{folder}' has no valid one"
+    raise UserError("\n".join(lines), f"Give --weights {exported}, which are in the run folder itself.")
 
 
 def _from_checkpoint(checkpoint: Path, asked: WeightsName | None, notes: list[str] | None = None) -> Weights:
-    """Read the weights that are asked for from a whole checkpoint."""
+    """Read the weights that are asked for from a valid checkpoint."""
     files = weights_files(path.name for path in checkpoint.iterdir())
     name = exported_weights(files) if asked is None else asked
     if name not in files:
         raise _no_such_weights(f"'{checkpoint}'", name, list(files))
     notes = list(notes or ())
     if asked is None and name == RAW:
-        notes.append("the checkpoint has no averaged weights: the raw ones are taken")
+        notes.append("the checkpoint has no averaged weights: the raw ones are used")
     tensors, sha256 = _read(checkpoint / files[name])
     return Weights(name, checkpoint_step(checkpoint), sha256, tensors, tuple(notes))
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the tensors of a file and its sha256, of one and the same content: a run at work may replace the file."""
+    """Return the tensors of a file and its sha256, from one read: a running training may replace the file."""
     try:
         content = path.read_bytes()
         return load(content), hashlib.sha256(content).hexdigest()
@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def _origin(folder: Path, sha256: str) -> tuple[WeightsName, int] | None:
-    """Return which weights of which checkpoint have this sha256, by the manifests; None if none has."""
+    """Return the name and step of the weights with this sha256 in the manifests; None if there are none."""
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             files = parse_json((checkpoint / MANIFEST).read_bytes())["files"]

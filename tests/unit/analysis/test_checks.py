@@ -432,7 +432,7 @@ def test_the_advice_on_previews_helps(options: dict[str, Any]) -> None:
     """--save_images_epochs as advised is more than was planned, and ends the warning; so does leaving it out."""
     options = {**SEED, **options}
     hint = said(plan(100, 10, **options, save_images_epochs=1))["previews"].hint
-    epochs = int(hint.removeprefix("Take --save_images_epochs ").partition(",")[0])
+    epochs = int(hint.removeprefix("Use --save_images_epochs ").partition(",")[0])
     assert epochs > 1 and "leave it out" in hint
     assert "previews" not in said(plan(100, 10, **options, save_images_epochs=epochs))
     assert "previews" not in said(plan(100, 10, **options))

@@ -98,7 +98,7 @@ def test_what_is_too_far_off_is_not_told() -> None:
 
 
 def test_the_sentence_says_when() -> None:
-    """Images to two digits and the time from here; and whether the run is planned to end before."""
+    """Images to two digits and the time from now; and whether the run is planned to end before."""
     found = forecast_of(0.2, 0.8, scatter=1e-7)
     expected = flat_at(0.2, 0.8) * EVALUATIONS[-1]
     assert found is not None
@@ -108,4 +108,4 @@ def test_the_sentence_says_when() -> None:
     assert f"{minutes[0]} min to {minutes[1]} min from here" in found.text
     assert "gain less than 0.02" in found.text and "end before" not in found.text
     short = forecast_of(0.2, 0.8, scatter=1e-7, total_images=100_000)
-    assert short is not None and short.text.endswith("The run is planned to end before that, after 100 k.")
+    assert short is not None and short.text.endswith("The run will end before that, after 100 k.")

@@ -18,7 +18,7 @@ def test_more_left_out_than_taken_is_a_warning() -> None:
     """More of what may be meant than of images is a warning; other splits and thumbnails make none."""
     meant, split = LeftOut(reason=".heic", count=11), LeftOut(reason="split 'test'", count=900, is_data=False)
     (warning,) = check_left_out(record(meant, split))
-    assert warning.severity == "warning" and "more was left out (11) than taken (10 images)" in warning.what
+    assert warning.severity == "warning" and "more was left out (11) than used (10 images)" in warning.what
     for harmless in (split, LeftOut(reason=".heic", count=10)):
         (note,) = check_left_out(record(harmless))
         assert note.severity == "note" and not is_more_than_taken(record(harmless))

@@ -55,4 +55,4 @@ def test_what_is_left_is_a_note_until_it_is_much() -> None:
 def test_the_hint_is_another_schedule_or_more_timesteps() -> None:
     """Cosine noise leaves next to nothing already: there the way on is more timesteps."""
     assert "squaredcos_cap_v2" in noise(0.03)["signal_left"].hint
-    assert noise(0.03, beta_schedule="squaredcos_cap_v2")["signal_left"].hint == "Take --num_train_timesteps 1000."
+    assert noise(0.03, beta_schedule="squaredcos_cap_v2")["signal_left"].hint == "Use --num_train_timesteps 1000."

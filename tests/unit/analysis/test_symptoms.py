@@ -134,7 +134,7 @@ def test_blown_up(losses: list[float], heldout: float, is_blown: bool) -> None:
     told = found(course((1.1 * heldout, heldout), metrics=logged(losses)))
     assert ("loss" in told) == is_blown
     if is_blown:
-        assert told["loss"].code == "diverged" and "blew up early" in told["loss"].sentence
+        assert told["loss"].code == "diverged" and "diverged early" in told["loss"].sentence
         assert told["loss"].evidence.value == pytest.approx(max(np.convolve(losses[5:], [0.1] * 10, "valid")))
 
 

@@ -162,6 +162,6 @@ def test_what_is_left_out_is_told_at_the_start(tmp_path: Path) -> None:
         output = io.StringIO()
         Display(Console(file=output)).started(run, tmp_path)
         said = output.getvalue()
-        assert ("more was left out than taken" in said) == is_warning
+        assert ("more was left out than used" in said) == is_warning
         assert "7  .heic files" in said and "3  split 'test'" in said
         assert said.index("left out") < said.index("7  .heic files")

@@ -292,7 +292,7 @@ def test_what_cannot_be_read_is_the_users_error(tmp_path: Path, monkeypatch: pyt
     assert read_file(tmp_path / "missing") is None
     (tmp_path / "file").write_bytes(b"content")
     assert read_file(tmp_path / "file") == b"content"
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         read_file(tmp_path)
 
     def refuse(_: Path) -> bytes:

@@ -71,7 +71,7 @@ def test_what_json_may_not_hold_is_the_users_error(name: str, content: bytes, fo
         ("run.json", ("config", "learning_rate"), "0.1", "learning_rate: found '0.1'"),
         ("run.json", ("config", "max_grad_norm"), [1], "max_grad_norm: found"),
         ("run.json", ("config", "dataset"), 7 * [100_000 * "x"], "dataset: found"),
-        ("run.json", ("config", "\x1b[2J"), 1, r"'\x1b[2J' is no name of an option"),
+        ("run.json", ("config", "\x1b[2J"), 1, r"'\x1b[2J' is not the name of an option"),
         ("run.json", ("config", 100_000 * "x"), 1, "config: 'xxx"),
         ("metrics.jsonl", ("images_seen",), 2**53 + 1, "line 4 of "),
         ("metrics.jsonl", ("train_loss",), None, "train_loss: Input should be a valid number"),
@@ -114,7 +114,7 @@ def test_what_is_no_file_is_not_waited_for(name: str, kind: str, folder: Path) -
     """A folder or a pipe in place of a record is a UserError at once."""
     (folder / name).unlink()
     {"folder": Path.mkdir, "pipe": os.mkfifo}[kind](folder / name)
-    with pytest.raises(UserError, match=f"{name}' is no file"):
+    with pytest.raises(UserError, match=f"{name}' is not a file"):
         read_run_folder(folder)
 
 

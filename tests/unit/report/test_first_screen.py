@@ -76,9 +76,9 @@ def test_gauges_are_of_the_weights_that_the_verdict_rests_on(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"steps": 0, "rows": 0, "previews": 0, "status": "running"}, "The first measurement comes early in training"),
-        ({"previews": 0}, "This run ended before its first measurement"),
-        ({"baselines": False}, "This run has no baselines on record"),
+        ({"steps": 0, "rows": 0, "previews": 0, "status": "running"}, "The first evaluation comes early in training"),
+        ({"previews": 0}, "This run ended before its first evaluation"),
+        ({"baselines": False}, "This record has no baselines"),
         ({"previews": 1, "num_heldout": 0}, "training images, as none are held out"),
     ],
 )

@@ -98,9 +98,9 @@ def test_a_live_run_says_that_it_grows_and_when_it_was_rebuilt(tmp_path: Path) -
     """Only the report of a running run says that it is still growing; each says when it was built."""
     live = page_of(write_made_up_run(tmp_path / "live", status="running", steps=100, total_steps=200)).text
     done = page_of(write_made_up_run(tmp_path / "done")).text
-    assert "Still growing" in live
+    assert "Still running" in live
     assert "left" in live
-    assert "Still growing" not in done
+    assert "Still running" not in done
     assert all("2026-03-14 10:30 UTC" in text for text in (live, done))
 
 

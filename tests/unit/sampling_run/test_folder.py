@@ -58,7 +58,7 @@ def test_images_that_are_there_are_kept(begun: Path) -> None:
     """A second call finds the images, to the pixel, and says how many; the folder holds nothing but them."""
     images, said = begin(begun)
     assert images.missing(range(5)) == [3, 4]
-    assert said == ["going on: 3 of 5 images are there"]
+    assert said == ["continuing: 3 of 5 images are there"]
     assert sorted(path.name for path in begun.iterdir()) == ["00000.png", "00001.png", "00002.png"]
     with Image.open(begun / "00001.png") as picture:
         assert (np.asarray(picture) == pixels(1).transpose(1, 2, 0)).all()
@@ -74,7 +74,7 @@ def test_torn_images_are_made_again(begun: Path, num_bytes: int) -> None:
     (begun.parent / ".[out].npz.77.openddpm-tmp").write_bytes(b"half")
     images, said = begin(begun)
     assert images.missing(range(5)) == [1, 2, 3, 4]
-    assert said[0].startswith("2 images there are torn")
+    assert said[0].startswith("2 incomplete images, as after a power loss")
     assert not list(begun.parent.rglob(".*openddpm-tmp"))
 
 
@@ -144,7 +144,7 @@ def test_other_settings_files_and_clutter(begun: Path) -> None:
     (begun / ".DS_Store").write_bytes(b"finder")
     begin(begun)
     (begun.parent / "[out].json").write_text('{"mine": 1}')
-    with pytest.raises(UserError, match="does not say how images were made"):
+    with pytest.raises(UserError, match="was not written by openddpm sample"):
         begin(begun)
     assert (begun.parent / "[out].json").read_text() == '{"mine": 1}'
 
@@ -166,7 +166,7 @@ def test_a_refused_new_folder_is_removed(tmp_path: Path) -> None:
 def test_what_has_gone_meanwhile_is_found(begun: Path) -> None:
     """A folder with fewer or other files than asked for does not pass for whole."""
     images, _ = begin(begun)
-    with pytest.raises(UserError, match="has 3 whole images of 5"):
+    with pytest.raises(UserError, match="has 3 complete images of 5"):
         images.check_whole()
     for number in (3, 4):
         images.write(number, pixels(number))

@@ -47,4 +47,4 @@ def test_an_interruption_says_how_to_go_on(now: list[float]) -> None:
     with pytest.raises(SystemExit), SamplingProgress(40, 10, Console(file=out)) as shown:
         shown.advance(5)
         raise SystemExit(143)
-    assert out.getvalue() == "stopped: 15 of 40 images are there; the same command goes on\n"
+    assert out.getvalue() == "stopped: 15 of 40 images are there; the same command continues\n"
