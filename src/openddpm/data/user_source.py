@@ -23,7 +23,7 @@ NUM_REPEATED, NUM_REPEATS = 8, 3  # items, reads: a random flip goes unnoticed o
 _KINDS = "Pillow images, the bytes of image files, or uint8 arrays (H, W, C)"
 
 
-def user_source(own: Any, options: DataOptions) -> ImageSource:
+def user_source(dataset: Any, options: DataOptions) -> ImageSource:
     """Return the images of a user-supplied `datasets.Dataset` or sequence.
 
     A `datasets.Dataset` with a transform is read through it, row by row. Other formats only convert images, so these
@@ -32,34 +32,34 @@ def user_source(own: Any, options: DataOptions) -> ImageSource:
     Raises:
         UserError: it is no sequence, has no images, or gives another image each time it is read.
     """
-    if isinstance(own, Mapping):  # such as datasets.DatasetDict
-        raise UserError(f"several data sets, with the names {', '.join(map(str, own))}", "Give one of them.")
+    if isinstance(dataset, Mapping):  # such as datasets.DatasetDict
+        raise UserError(f"several data sets, with the names {', '.join(map(str, dataset))}", "Give one of them.")
     datasets = sys.modules.get("datasets")  # loaded if the user has a data set of that library
-    is_dataset = datasets is not None and isinstance(own, datasets.Dataset)
-    check_split(options, str(own.split) if is_dataset and own.split else None, "the data set given from Python")
+    is_dataset = datasets is not None and isinstance(dataset, datasets.Dataset)
+    check_split(options, str(dataset.split) if is_dataset and dataset.split else None, "the data set given from Python")
     if is_dataset:
-        if own.format["type"] != "custom":
-            return dataset_source(own, None, own._fingerprint, options)
-        split = as_text(str(own.split)) if own.split else None
+        if dataset.format["type"] != "custom":
+            return dataset_source(dataset, None, dataset._fingerprint, options)
+        split = as_text(str(dataset.split)) if dataset.split else None
         name = "user-supplied: datasets.Dataset with a transform"
-        return _sequence_source(own, options, name, (TRANSFORMED,), split)
-    if not (hasattr(own, "__len__") and hasattr(own, "__getitem__")):
+        return _sequence_source(dataset, options, name, (TRANSFORMED,), split)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UserError(
-            f"a data set of type {type(own).__name__} has no length or no items",
+            f"a data set of type {type(dataset).__name__} has no length or no items",
             "Give a datasets.Dataset, or a sequence of Pillow images or uint8 arrays (H, W, C).",
         )
-    return _sequence_source(own, options, f"user-supplied: {type(own).__name__}", (), None)
+    return _sequence_source(dataset, options, f"user-supplied: {type(dataset).__name__}", (), None)
 
 
 def _sequence_source(
-    own: Any, options: DataOptions, name: str, changes: tuple[str, ...], split: str | None
+    dataset: Any, options: DataOptions, name: str, changes: tuple[str, ...], split: str | None
 ) -> ImageSource:
-    _check_repeatable(own, options)
-    place, labels = _labels_of(own)
+    _check_repeatable(dataset, options)
+    place, labels = _labels_of(dataset)
 
     def items() -> Iterator[Example]:
-        for index in range(len(own)):
-            item = _item_at(own, index)
+        for index in range(len(dataset)):
+            item = _item_at(dataset, index)
             image = _image_in(item, options)
             label = None
             if place is not None:
@@ -67,31 +67,31 @@ def _sequence_source(
                     label = plain_label(item[place])
             yield Example(f"item {index}", SourcedImage(image, changes=changes) if changes else image, label)
 
-    return ImageSource(name, None, len(own), items, split=split, labels=labels)
+    return ImageSource(name, None, len(dataset), items, split=split, labels=labels)
 
 
-def _labels_of(own: Any) -> tuple[Any, LabelSource]:
+def _labels_of(dataset: Any) -> tuple[Any, LabelSource]:
     """Return the place of the label in each item: a key with a usual name, or 1 in pairs if there are `classes`.
 
     torchvision's data sets have such pairs; the second entry of other pairs may be anything.
     """
-    first = _item_at(own, 0) if len(own) else None
+    first = _item_at(dataset, 0) if len(dataset) else None
     if isinstance(first, dict):
         keys = [key for key, value in first.items() if names_labels(str(key)) and plain_label(value) is not None]
-        features = getattr(own, "features", None)
+        features = getattr(dataset, "features", None)
         feature = features.get(keys[0]) if keys and isinstance(features, Mapping) else None
         labels = chosen_labels(keys, "key", tuple(map(as_text, getattr(feature, "names", None) or ())))
         return keys[0] if labels.origin else None, labels
-    classes = getattr(own, "classes", None)
+    classes = getattr(dataset, "classes", None)
     is_pair = isinstance(first, tuple | list) and len(first) == 2 and isinstance(plain_label(first[1]), int)
     if is_pair and isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
         return 1, LabelSource("the data set's classes", tuple(map(as_text, classes)))
     return None, LabelSource()
 
 
-def _item_at(own: Any, index: int) -> Any:
+def _item_at(dataset: Any, index: int) -> Any:
     try:
-        return own[index]
+        return dataset[index]
     except OSError as error:  # Pillow's error for a damaged file
         return RefusedImage(f"cannot be read: {error}")
 
@@ -137,10 +137,10 @@ def _pixels(array: np.ndarray, preferred: Layout, options: DataOptions) -> np.nd
     return image_of(array, preferred)
 
 
-def _check_repeatable(own: Any, options: DataOptions) -> None:
+def _check_repeatable(dataset: Any, options: DataOptions) -> None:
     """Refuse random items: each is decoded once, so training would see a single draw."""
-    for index in range(min(len(own), NUM_REPEATED)):
-        reads = [_image_in(_item_at(own, index), options) for _ in range(NUM_REPEATS)]
+    for index in range(min(len(dataset), NUM_REPEATED)):
+        reads = [_image_in(_item_at(dataset, index), options) for _ in range(NUM_REPEATS)]
         if any(read is not reads[0] for read in reads) and len(set(map(_content, reads))) > 1:
             raise UserError(
                 f"the data set's item {index} is another image each time it is read, as with a random transform; but "
