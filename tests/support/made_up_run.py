@@ -80,6 +80,7 @@ def write_made_up_run(
             status=status,
             created="2026-03-14T09:26:53+00:00",
             seed=0,
+            evaluation_seed=0,
             total_steps=total_steps or max(steps, 1),
             config=TrainConfig.model_validate(options).model_dump(),
             dataset=DatasetRecord(

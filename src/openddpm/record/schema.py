@@ -226,6 +226,8 @@ class RunRecord(_Record):
     created: str
     """UTC, ISO 8601."""
     seed: int
+    evaluation_seed: Count
+    """Key of the held-out images, the fixed samples and their noise."""
     total_steps: Size
     config: dict[str, Any]
     """Every option of `openddpm train` except tokens."""

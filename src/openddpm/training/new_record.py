@@ -59,6 +59,7 @@ def new_record(
         status="running",
         created=created,
         seed=config.seed,
+        evaluation_seed=config.evaluation_seed,
         total_steps=timetable.total_steps,
         config=config.model_dump(),
         dataset=DatasetRecord(
@@ -127,6 +128,7 @@ def resumed_record(
             "failure_text": None,
             "config": {**planned.config, "recipe": record.config.get("recipe")},
             "seed": planned.seed,
+            "evaluation_seed": planned.evaluation_seed,
             "model": record.model.model_copy(update={"signal_left": planned.model.signal_left}),
             "dataset": planned.dataset.model_copy(update={"source": source}),
             "total_steps": planned.total_steps,

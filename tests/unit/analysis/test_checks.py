@@ -45,6 +45,7 @@ def plan(
         status="running",
         created="",
         seed=0,
+        evaluation_seed=0,
         total_steps=total_steps,
         config=config.model_dump(),
         dataset=DatasetRecord(

@@ -34,6 +34,7 @@ RUN = RunRecord(
     status="running",
     created="2026-03-14T09:26:53+00:00",
     seed=7,
+    evaluation_seed=0,
     total_steps=100,
     config={"learning_rate": 1e-4, "image_column": None},
     dataset=DatasetRecord(
