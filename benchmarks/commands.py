@@ -131,7 +131,7 @@ def run_plain(job: Job, switched: Sequence[str] = (), most_seconds: float = math
     told = json.loads(ended.output.splitlines()[-1])
     previews = -(-told["num_images"] // (job.save_images_epochs * count_images(job.images)))
     a_preview = told["preview_seconds"] / previews if job.previews else None
-    rows = [(row["images_seen"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
+    rows = [(row["images"], row["seconds"], row["seconds"] - row["preview_seconds"]) for row in told["windows"]]
     return {
         "command_seconds": round(ended.seconds, 2),
         "command_images_per_second": round(told["num_images"] / ended.seconds, 2),

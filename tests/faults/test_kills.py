@@ -37,8 +37,8 @@ def test_forked_runs_are_runs(site: Site, whole: Whole) -> None:
 
 @pytest.mark.slow
 def test_differences_are_seen(site: Site, whole: Whole) -> None:
-    """Two runs that differ by their seed alone are told apart by everything that is compared."""
-    found = differences(whole(seed=1), whole(), site.folder / "logs")
+    """Two runs that differ by their seeds alone are told apart by everything that is compared."""
+    found = differences(whole(seed=1, evaluation_seed=1), whole(), site.folder / "logs")
     kinds = {text.split()[0] for text in found}
     assert kinds >= {"metrics:", "evaluations:", "tensor", "preview", "events:", "baselines.json"}
 
