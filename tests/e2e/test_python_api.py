@@ -46,7 +46,7 @@ def test_own_images(kind: str, pictures: list[Image.Image], own_options: dict[st
     result = train(TrainConfig(**own_options), dataset=own)
     run = read_run_record(result.folder)
     assert (result.status, run.status, run.dataset.num_images) == ("finished", "finished", len(pictures))
-    assert run.dataset.source.startswith("own: ")
+    assert run.dataset.source.startswith("user-supplied: ")
     folder_run = {**own_options, "dataset": str(Path(own_options["model"]).parent / "images")}
     again = train(TrainConfig(**{**folder_run, "output_dir": f"{result.folder}-2"}))
     assert read_run_record(again.folder).dataset.sha256 == run.dataset.sha256

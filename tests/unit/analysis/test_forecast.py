@@ -86,7 +86,7 @@ def test_too_little_supports_nothing() -> None:
     assert forecast_of(-0.1, 0.8) is None
     flat = forecast_of(0.02, 0.8)
     assert flat is not None and (flat.images_low, flat.images_high, flat.hours_low) == (40_000, 44_000, 0)
-    assert "40 k to 44 k images, 1 min from here" in flat.text
+    assert "40 k to 44 k images, 1 min from now" in flat.text
 
 
 def test_what_is_too_far_off_is_not_told() -> None:
@@ -105,7 +105,7 @@ def test_the_sentence_says_when() -> None:
     low, high = (f"{float(f'{factor * expected:.2g}') / 1000:.3g} k" for factor in (0.9, 1.1))
     assert f"flattens after {low} to {high} images, " in found.text
     minutes = [round((factor * expected - EVALUATIONS[-1]) / 1000 / 60) for factor in (0.9, 1.1)]
-    assert f"{minutes[0]} min to {minutes[1]} min from here" in found.text
+    assert f"{minutes[0]} min to {minutes[1]} min from now" in found.text
     assert "gain less than 0.02" in found.text and "end before" not in found.text
     short = forecast_of(0.2, 0.8, scatter=1e-7, total_images=100_000)
     assert short is not None and short.text.endswith("The run will end before that, after 100 k.")

@@ -326,5 +326,5 @@ def test_lagging_average(ema: float, decay: float, lags: bool) -> None:
     assert ("ema_lag" in told) == lags
     if lags:
         assert told["ema_lag"].code is None and told["ema_lag"].evidence.value == pytest.approx(ema / 0.4)
-        assert ("over about 100 steps; the run has 2" in told["ema_lag"].evidence.text) == (decay < 1)
+        assert ("covers about 100 steps; the run has 2" in told["ema_lag"].evidence.text) == (decay < 1)
     assert "ema_lag" not in found(course((0.5, 0.4)))

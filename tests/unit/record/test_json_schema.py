@@ -28,7 +28,7 @@ def test_a_schema_says_what_the_code_says() -> None:
     schema = json.loads((COMMITTED / "run.schema.json").read_text("utf-8"))
     assert (schema["title"], schema["description"]) == ("run.json", "run.json: the run as a whole.")
     assert schema["properties"]["schema_version"]["const"] == 2
-    assert schema["properties"]["sessions"]["description"] == "Starts of the run, the present one last."
+    assert schema["properties"]["sessions"]["description"] == "Starts of the run, the latest one last."
     assert schema["$defs"]["Session"]["properties"]["num_processes"]["minimum"] == 1
     assert {"sessions", "previews", "failure"} <= set(schema["required"])
 

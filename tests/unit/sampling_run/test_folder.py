@@ -151,7 +151,7 @@ def test_other_settings_files_and_clutter(begun: Path) -> None:
 
 def test_a_folder_at_work_is_refused(begun: Path) -> None:
     """Two calls never write into one folder."""
-    with FileLock(begun.parent / ".[out].lock"), pytest.raises(UserError, match="at work"):
+    with FileLock(begun.parent / ".[out].lock"), pytest.raises(UserError, match="is writing to"):
         begin(begun)
 
 
