@@ -106,6 +106,6 @@ def test_the_sentence_says_when() -> None:
     assert f"flattens after {low} to {high} images, " in found.text
     minutes = [round((factor * expected - EVALUATIONS[-1]) / 1000 / 60) for factor in (0.9, 1.1)]
     assert f"{minutes[0]} min to {minutes[1]} min from now" in found.text
-    assert "gain less than 0.02" in found.text and "end before" not in found.text
+    assert "gains less than 0.02" in found.text and "will end before" not in found.text
     short = forecast_of(0.2, 0.8, scatter=1e-7, total_images=100_000)
     assert short is not None and short.text.endswith("The run will end before that, after 100 k.")
