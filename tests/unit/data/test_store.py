@@ -192,7 +192,7 @@ def test_a_few_refused_images_are_listed(tmp_path: Path) -> None:
 
 def test_many_refused_images_stop_the_run(tmp_path: Path) -> None:
     """Beyond one in twenty it is a UserError that counts them, names the option and shows five with their reasons."""
-    with pytest.raises(UserError, match=r"7 of 107 .* 'pictures' cannot be used, 6\.54 %, but the limit is 5 %") as error:
+    with pytest.raises(UserError, match=r"7 of 107 .* cannot be used, 6\.54 %, but the limit is 5 %") as error:
         opened(source([b""] * 6 + gray(100) + [b"<html>"]), tmp_path)
     assert error.value.found.count("empty file") == 5
     assert "--max_refused_share" in error.value.hint
