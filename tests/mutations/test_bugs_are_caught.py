@@ -171,7 +171,7 @@ BUGS = [
     Bug(
         "a preview that was broken off, and is forgotten",
         "training/state.py",
-        'self.evaluation_due = scalars.get("evaluation_due", False)',
+        'self.evaluation_due = scalars["evaluation_due"]',
         "self.evaluation_due = False",
         "tests/faults/test_signals.py::test_sigterm_in_a_preview",
     ),

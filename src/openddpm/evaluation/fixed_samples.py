@@ -84,14 +84,17 @@ class FixedSamples:
         process: DiffusionProcess,
         device: torch.device,
         seed: int,
-        name: str,
+        chosen: Purpose,
+        paired: Purpose,
     ) -> None:
         """Assign to each of `levels` one of the images at `indices` of the store `images`, (N, C, H, W) uint8.
 
         The choice depends on the images' `digests`, (N, 16) uint8, not on their order in the store.
+
+        Args:
+            chosen, paired: draw the images, and which of them meets which noise level.
         """
         self.levels = levels
-        chosen, paired = Purpose(f"{name} tuples"), Purpose(f"{name} levels")
         order = indices[keyed_order(digests[indices], seed, chosen)]
         self.indices = numpy_generator(seed, paired).permutation(np.resize(order, len(levels.timesteps)))
         self._timesteps = torch.from_numpy(levels.timesteps).to(device)
@@ -138,9 +141,11 @@ def fixed_samples(
         seed: the evaluation seed.
     """
     levels = Levels.spread(process.snr().cpu().numpy(), count)
-    samples: dict[Kind, FixedSamples] = {
-        "train": FixedSamples(images, digests, split.train, levels, process, device, seed, "training")
-    }
+    shared = (levels, process, device, seed)
+    samples: dict[Kind, FixedSamples] = {}
+    purposes = Purpose.TRAINING_SAMPLES, Purpose.TRAINING_LEVELS
+    samples["train"] = FixedSamples(images, digests, split.train, *shared, *purposes)
     if len(split.heldout):
-        samples["heldout"] = FixedSamples(images, digests, split.heldout, levels, process, device, seed, "held-out")
+        purposes = Purpose.HELDOUT_SAMPLES, Purpose.HELDOUT_LEVELS
+        samples["heldout"] = FixedSamples(images, digests, split.heldout, *shared, *purposes)
     return samples

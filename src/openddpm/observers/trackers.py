@@ -16,6 +16,7 @@ from rich.markup import escape
 from openddpm.config import SECRET_OPTIONS, TrainConfig
 from openddpm.errors import UserError, closest
 from openddpm.observers.tensorboard import TensorBoard
+from openddpm.record.files import TEMPORARY, replace_path
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
 from openddpm.record.writer import TRACKERS_FILE
@@ -123,9 +124,9 @@ class TrackersObserver(Observer):
             self._sent.setdefault(tracker.name, {})[what] = step
         if kept:
             with suppress(OSError):  # a full disk; the next step is noted again
-                temporary = self._file.with_suffix(".tmp")
-                temporary.write_text(json.dumps(self._sent), "utf-8")
-                temporary.replace(self._file)
+                temporary = self._file.with_name(f".{self._file.name}{TEMPORARY}")
+                temporary.write_text(json.dumps(self._sent), "utf-8")  # not synced: that would hold up every log line
+                replace_path(temporary, self._file)
         self._each(send, new)
 
     def _behind(self, what: str, step: int) -> list[Tracker]:

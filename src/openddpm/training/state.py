@@ -111,7 +111,7 @@ class TrainingState:
                 tensor = tensor.clone()
             entries.setdefault(names.index(name), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        for group, steps in zip(groups, scalars.get("optimizer_steps", []), strict=False):
+        for group, steps in zip(groups, scalars["optimizer_steps"], strict=False):
             if steps is not None:  # Muon counts steps per group, AdamW per parameter
                 group["step"] = steps
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
@@ -119,7 +119,7 @@ class TrainingState:
             self.scaler.load_state_dict(scalars["scaler"])
         self.images_seen, self.step = scalars["images_seen"], scalars["step"]
         self.wall_seconds, self.steps_since_log = scalars["wall_seconds"], scalars["steps_since_log"]
-        self.evaluation_due = scalars.get("evaluation_due", False)
+        self.evaluation_due = scalars["evaluation_due"]
         loss_sums = scalars["loss_sums"]
         if len(loss_sums) != num_processes:  # only their mean over the processes is ever logged
             loss_sums = [sum(loss_sums) / len(loss_sums)] * num_processes
