@@ -280,10 +280,18 @@ def recorded_config(values: dict[str, Any], **changes: Any) -> TrainConfig:
 
 
 def resuming_config(values: dict[str, Any], folder: str, **changes: Any) -> TrainConfig:
-    """Return the config that resumes the run in `folder` with the `values` of its run.json and with `changes`."""
+    """Return the config that resumes the run in `folder` with the `values` of its run.json and with `changes`.
+
+    Raises:
+        UserError: an option is wrong, or is another folder or a recipe.
+    """
     resuming: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": "latest"}
     resuming |= {"overwrite_output_dir": False, "accept_changes": False}  # given for one session, not for later ones
-    return recorded_config({**values, **resuming}, **changes)
+    config = recorded_config({**values, **resuming}, **changes)
+    if config.output_dir != folder or config.recipe is not None:
+        hint = "Leave them out; `openddpm train` begins a new run."
+        raise UserError("resume takes neither --output_dir nor --recipe: a run keeps its folder and its options", hint)
+    return config
 
 
 def _with_given(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -356,7 +356,7 @@ print(len(pipeline(batch_size=2, num_inference_steps=2).images), pipeline.unet.n
 def test_a_data_set_that_moved_on_is_resumed_at_its_commit(
     hub: HubStandIn, command: Command, flags: Flags, tmp_path: Path
 ) -> None:
-    """A run on the Hub's data set is resumed on the commit that it recorded, whatever was pushed there since."""
+    """A run is resumed on the commit that it recorded, whatever was pushed since, until another one is asked for."""
     hub.add_dataset("huggan/moving", {PARQUET: parquet_bytes(24)})
     folder = tmp_path / "run"
     assert command("train", *flags(dataset="huggan/moving", output_dir=folder, max_train_steps=2))["status"] == 0
@@ -365,6 +365,13 @@ def test_a_data_set_that_moved_on_is_resumed_at_its_commit(
     hub.add_dataset("huggan/moving", {PARQUET: parquet_bytes(24, seed=1)})
     answer = command("resume", folder)
     assert answer["status"] == 0, answer["err"]
+    assert read_run_record(folder).dataset.revision == record["dataset"]["revision"]
+
+    head = hub.head("datasets", "huggan/moving")
+    changes = ["--dataset_revision", head, "--max_train_steps", "3"]
+    answer = command("resume", folder, *changes, "--accept_changes")
+    assert answer["status"] == 0, answer["err"]
+    assert read_run_record(folder).dataset.revision == head
 
 
 def model_files(folder: Path, weights: str = "diffusion_pytorch_model.safetensors") -> dict[str, bytes]:

@@ -72,6 +72,27 @@ def test_data_may_move_and_config_files_may_go(tmp_path: Path) -> None:
     assert differing(newest_tensors(tmp_path / "cut"), newest_tensors(tmp_path / "whole")) == []
 
 
+def test_a_run_on_the_hub_goes_on_with_a_copy_of_its_images(tmp_path: Path) -> None:
+    """The commit that a run recorded is not asked of the folder to which its images were copied."""
+    options = {"dataset": str(write_tiny_folder(tmp_path / "images"))}
+    train(tiny_config(tmp_path, **options), observers=[EndAt(5, crash=False)])
+    file = tmp_path / "run" / "run.json"
+    record = json.loads(file.read_text())
+    record["dataset"]["revision"] = "a" * 40
+    record["config"]["dataset"] = "somebody/images"
+    file.write_text(json.dumps(record))
+    assert resume(tmp_path / "run", **options).status == "finished"
+    assert read_run_record(tmp_path / "run").dataset.revision is None
+
+
+@pytest.mark.parametrize("change", [{"output_dir": "elsewhere"}, {"recipe": "avatars-16"}], ids=str)
+def test_a_run_keeps_its_folder_and_its_options(tmp_path: Path, change: dict[str, str]) -> None:
+    """Resuming under another folder or recipe is refused from Python, too, where it would start a new run."""
+    train(tiny_config(tmp_path, dataset=str(write_tiny_folder(tmp_path / "images"))), observers=[EndAt(3, crash=False)])
+    with pytest.raises(UserError, match="resume takes neither --output_dir nor --recipe"):
+        resume(tmp_path / "run", **change)
+
+
 def test_copies_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
     """A folder that a person put beside the checkpoints is neither pruned, counted, nor taken for one of them."""
     _train(tmp_path, "run", EndAt(3, crash=False), checkpointing_steps=1, checkpoints_total_limit=2)

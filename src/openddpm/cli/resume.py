@@ -31,9 +31,6 @@ def run(arguments: list[str]) -> int:
     recorded = resuming_config(record.config, str(folder))
     _, given = parse_options(options, _PROGRAM, _DESCRIPTION, recorded)
     config = resuming_config(record.config, str(folder), **given)
-    if config.output_dir != recorded.output_dir or config.recipe is not None:
-        hint = "Leave them out; `openddpm train` begins a new run."
-        raise UserError("resume takes neither --output_dir nor --recipe: a run keeps its folder and its options", hint)
     if record.status == "finished" and _changes_nothing(config, recorded):
         print(f"already finished, at step {record.progress.step:,} of {record.total_steps:,}: nothing to do")
         return 0

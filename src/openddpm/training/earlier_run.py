@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openddpm.analysis.text import number_of
-from openddpm.config import TrainConfig, config_differences, recorded_config
+from openddpm.config import DataOptions, TrainConfig, config_differences, recorded_config
 from openddpm.data.store import ImageStore
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
@@ -32,6 +32,13 @@ class Earlier:
     def position(self) -> tuple[int, int]:
         """Steps and images done so far."""
         return (self.checkpoint.scalars["step"], self.checkpoint.scalars["images_seen"]) if self.checkpoint else (0, 0)
+
+    @property
+    def data_options(self) -> DataOptions:
+        """The config, at the commit that the run recorded unless it now names another data set or revision."""
+        if all(getattr(self.config, name) == self.record.config.get(name) for name in ("dataset", "dataset_revision")):
+            return self.config.model_copy(update={"dataset_revision": self.record.dataset.revision})
+        return self.config
 
 
 def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:

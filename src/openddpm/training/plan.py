@@ -75,12 +75,12 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         structure, data_options = {}, config
         if unet is None and pretrained is None:
             structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
-    else:  # the config file or the branch of the Hub may have changed since
+    else:  # the config file may have changed since
         check_user_supplied(objects.names, earlier.record.user_supplied)
         if config.max_minutes is not None and accelerator.is_main_process:
             say(["--max_minutes only applies to a new run: this one keeps its length"])
         config, structure = earlier.config, earlier.record.model.config
-        data_options = config.model_copy(update={"dataset_revision": earlier.record.dataset.revision})
+        data_options = earlier.data_options
 
     source, store = open_images(data_options, objects.dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:

@@ -274,3 +274,5 @@ def _restore(earlier: Earlier, state: TrainingState, accelerator: Accelerator) -
         except (RuntimeError, KeyError, ValueError) as error:  # torch raises these for other names or shapes
             found = f"the UNet differs from that of the run: {str(error).splitlines()[0]}"
             raise UserError(found, "Give the same UNet as before.") from error
+        if earlier.record.status == "finished" and state.step == earlier.record.total_steps:
+            state.evaluation_due = False  # the session that finished the run evaluated this state, but saved it no more
