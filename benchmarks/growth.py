@@ -27,7 +27,8 @@ from origin import origin, write_results
 
 from openddpm.config import TrainConfig
 from openddpm.data import store
-from openddpm.record.schema import DataRecord, MetricsRow
+from openddpm.record.data_record import DataRecord
+from openddpm.record.schema import MetricsRow
 from openddpm.training import setup, timetable
 from openddpm.training.loop import fit
 from openddpm.training.observer import Observer

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from made_up_run import write_made_up_run
+from openddpm.record.data_record import ImageFinding
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import ImageFinding
 from openddpm.report import write_report
 from openddpm.report.series import metrics_columns, smooth
 

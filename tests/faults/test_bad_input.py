@@ -36,8 +36,8 @@ import pytest
 from bad_images import BAD_IMAGES, ESCAPES, encoded, picture
 from hub_stand_in import HubStandIn, client_environment
 from openddpm.cli.main import main
+from openddpm.record.data_record import DataRecord, ImageFinding
 from openddpm.record.reader import read_run_record
-from openddpm.record.schema import DataRecord, ImageFinding
 from picture_files import png, write, write_parquet, write_zip
 from tiny import write_tiny_folder, write_tiny_unet
 

@@ -27,8 +27,8 @@ from openddpm.analysis.verdict import judge
 from openddpm.cli.main import main
 from openddpm.config import recorded_config
 from openddpm.errors import UserError
+from openddpm.record.data_record import ImageFinding
 from openddpm.record.reader import read_run_folder, read_run_record
-from openddpm.record.schema import ImageFinding
 from openddpm.record.writer import (
     BASELINES_FILE,
     CHECKPOINTS_FILE,

@@ -12,18 +12,17 @@ from PIL import Image
 
 from openddpm.config import TrainConfig
 from openddpm.pictures import image_grid
+from openddpm.record.data_record import DataRecord, ImageFinding
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import (
     Band,
     BandScore,
     BaselinesRecord,
     CheckpointRow,
-    DataRecord,
     DatasetRecord,
     EnvironmentRecord,
     EvaluationPlan,
     EvaluationRow,
-    ImageFinding,
     MetricsRow,
     ModelRecord,
     Progress,

@@ -9,7 +9,8 @@ from openddpm.analysis.left_out import check_left_out
 from openddpm.analysis.noise_checks import check_noise
 from openddpm.analysis.text import number_of
 from openddpm.config import average_names
-from openddpm.record.schema import DataRecord, RunRecord
+from openddpm.record.data_record import DataRecord
+from openddpm.record.schema import RunRecord
 
 # Model
 SMALLEST_LEVEL, LARGEST_LEVEL = 4, 16  # published UNets end at 4 to 8 pixels (Ho et al., 2020; Dhariwal & Nichol, 2021)

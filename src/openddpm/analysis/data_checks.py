@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from openddpm.analysis.finding import Finding, Severity
 from openddpm.analysis.text import number_of, significant
-from openddpm.record.schema import CUT_MUCH, DataRecord, LabelsRecord, NearDuplicateRecord, RunRecord
+from openddpm.record.data_record import CUT_MUCH, DataRecord, LabelsRecord, NearDuplicateRecord
+from openddpm.record.schema import RunRecord
 
 FEW_IMAGES = 200  # assumed: a hundred images are memorized (Kadkhodaie et al., 2024)
 MEMORIZING_EPOCHS = 300  # assumed, with the next: DDPM's CIFAR-10 (2048 epochs, 0.2 weights a value) learned to

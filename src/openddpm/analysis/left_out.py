@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from openddpm.analysis.finding import Finding
 from openddpm.analysis.text import count, number_of
-from openddpm.record.schema import DataRecord, LeftOut
+from openddpm.record.data_record import DataRecord, LeftOut
 
 MAX_LINES = 6
 

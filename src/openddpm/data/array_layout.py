@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from openddpm.data.decode import RefusedImage
-from openddpm.record.schema import DataRecord
+from openddpm.record.data_record import DataRecord
 
 Layout = Literal["HW", "HWC", "CHW"]
 """Order of the axes of one image: height, width, channels."""

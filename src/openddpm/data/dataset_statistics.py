@@ -14,7 +14,7 @@ from openddpm.data.kinds import Kinds
 from openddpm.data.labels import NO_LABELS, LabelSource, LabelTable
 from openddpm.data.pool import Decoded
 from openddpm.errors import UserError
-from openddpm.record.schema import CUT_MUCH, CutImage, DataRecord, ImageFinding
+from openddpm.record.data_record import CUT_MUCH, CutImage, DataRecord, ImageFinding
 
 DUPLICATE = "exact duplicate"
 GRAY_TO_COLOUR = "gray to colour"

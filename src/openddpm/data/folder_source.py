@@ -35,7 +35,7 @@ from openddpm.data.tar_source import count_images as count_tar_images
 from openddpm.data.tar_source import tar_source
 from openddpm.errors import UserError
 from openddpm.names import as_text, name_below
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 Open = Callable[[Sequence[Path], DataOptions], ImageSource]
 OPENERS: dict[str, Open] = {  # of the kinds in entries.py whose files hold many images

@@ -15,7 +15,7 @@ from openddpm.data.formats import LFS_POINTER
 from openddpm.data.labels import NO_LABELS, Label, LabelSource
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 
 class Example(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openddpm.names import as_text
-from openddpm.record.schema import LabelsRecord
+from openddpm.record.data_record import LabelsRecord
 
 Label = int | str | None
 """A name; a number, whose name the source may know; or None."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from openddpm.names import as_text
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 NUM_EXAMPLES = 3
 MAX_LINES = 6

@@ -13,7 +13,7 @@ from openddpm.data.entries import File
 from openddpm.data.labels import Label, LabelSource, chosen_labels, labels_of_folders, names_labels, plain_label
 from openddpm.data.left_out import NUM_EXAMPLES
 from openddpm.data.listing import METADATA_NAMES, Selection
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 MAX_BYTES = 64 * 2**20  # assumed: lines for half a million images
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.data.store import ImageStore
+from openddpm.record.data_record import NearDuplicateRecord
 from openddpm.record.files import write_json
-from openddpm.record.schema import NearDuplicateRecord
 
 VERSION = 2  # part of the cache's key: raise it when a change finds other pairs
 SIDE = 32  # images are compared at this size, or at their own if they are smaller

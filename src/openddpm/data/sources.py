@@ -33,7 +33,7 @@ from openddpm.data.user_source import user_source
 from openddpm.data.zip_source import ZIP_START, zip_source
 from openddpm.errors import UserError
 from openddpm.names import as_text
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 __all__ = ["ImageSource", "open_source"]
 

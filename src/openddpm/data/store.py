@@ -24,8 +24,8 @@ from openddpm.data.image_file import ImageFile
 from openddpm.data.pool import DIGEST_BYTES, Decoded, decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
+from openddpm.record.data_record import DataRecord
 from openddpm.record.files import write_json
-from openddpm.record.schema import DataRecord
 
 __all__ = [
     "DUPLICATE",

@@ -15,7 +15,7 @@ from openddpm.data.image_source import Example, ImageSource, choose_column, dama
 from openddpm.data.labels import Label, LabelSource, chosen_labels, names_labels, plain_label
 from openddpm.errors import UserError
 from openddpm.names import as_text
-from openddpm.record.schema import LeftOut
+from openddpm.record.data_record import LeftOut
 
 if TYPE_CHECKING:
     import datasets

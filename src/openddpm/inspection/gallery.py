@@ -10,7 +10,7 @@ from openddpm.data.dataset_statistics import DUPLICATE, GRAY_TO_COLOUR, MUCH_CUT
 from openddpm.data.decode import EncodedImage
 from openddpm.inspection.thumbnails import data_uri, original_size, original_thumbnail
 from openddpm.pictures import to_picture
-from openddpm.record.schema import CUT_MUCH, ImageFinding
+from openddpm.record.data_record import CUT_MUCH, ImageFinding
 
 MAX_SHOWN = 40  # images per section
 GALLERY_SIZE = 60  # images that stand for the whole set

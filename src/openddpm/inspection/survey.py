@@ -11,7 +11,7 @@ from openddpm.data.pool import decoded_in_order
 from openddpm.data.sources import ImageSource, open_source
 from openddpm.errors import UserError
 from openddpm.inspection.gallery import Gallery
-from openddpm.record.schema import DataRecord
+from openddpm.record.data_record import DataRecord
 
 
 @dataclass(frozen=True)

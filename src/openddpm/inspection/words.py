@@ -7,7 +7,7 @@ from openddpm.data.dataset_statistics import DUPLICATE, GRAY_TO_COLOUR
 from openddpm.data.deep_pixels import BEYOND_RANGE, SCALED_16_BITS, SCALED_BY_RANGE
 from openddpm.inspection.gallery import Section, Size
 from openddpm.inspection.survey import Inspection
-from openddpm.record.schema import CUT_MUCH, DataRecord
+from openddpm.record.data_record import CUT_MUCH, DataRecord
 
 __all__ = ["left_out"]  # the page's template uses it
 

@@ -14,8 +14,9 @@ from openddpm.analysis.checks import check_plan, count_previews
 from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.text import duration, number_of
 from openddpm.names import as_text
+from openddpm.record.data_record import DataRecord
 from openddpm.record.reader import Preview
-from openddpm.record.schema import DataRecord, EvaluationRow, MetricsRow, RunRecord, Verdict
+from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
 from openddpm.record.writer import DATA_FILE
 from openddpm.training.observer import Observer
 

@@ -8,12 +8,12 @@ from pydantic import BaseModel, ValidationError
 
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
+from openddpm.record.data_record import DataRecord
 from openddpm.record.files import damaged_line, parse_json, read_file, read_json_lines
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     BaselinesRecord,
     CheckpointRow,
-    DataRecord,
     EvaluationRow,
     MetricsRow,
     RunRecord,

@@ -1,4 +1,4 @@
-"""Schema of the files in a run folder, explained to readers by docs/run-record.md.
+"""Schema of the files in a run folder, explained to readers by docs/run-record.md; data.json is in data_record.py.
 
 The docstrings are the descriptions in the JSON Schemas that `openddpm schema` writes.
 """
@@ -49,7 +49,9 @@ def exported_weights(names: Iterable[Weights]) -> Weights:
     return next(iter(weights_in_order(names)), RAW)
 
 
-class _Record(BaseModel):
+class RecordModel(BaseModel):
+    """A JSON file of a run folder, a line of one, or a part of either."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="ignore",
@@ -60,7 +62,7 @@ class _Record(BaseModel):
     )
 
 
-class DatasetRecord(_Record):
+class DatasetRecord(RecordModel):
     """The decoded images a run was trained on."""
 
     source: str
@@ -90,7 +92,7 @@ class DatasetRecord(_Record):
         return f"{width}x{height}"
 
 
-class InitRecord(_Record):
+class InitRecord(RecordModel):
     """The weights that a run started from."""
 
     source: str
@@ -103,7 +105,7 @@ class InitRecord(_Record):
     """Image size that they were trained on, if their config says so."""
 
 
-class ModelRecord(_Record):
+class ModelRecord(RecordModel):
     """The UNet: enough to build it again."""
 
     num_parameters: Size
@@ -117,7 +119,7 @@ class ModelRecord(_Record):
     """Null if the weights were initialized at random, or given from Python."""
 
 
-class Progress(_Record):
+class Progress(RecordModel):
     """Position of a run. `images_seen`, the number of training images consumed, determines the other two."""
 
     step: Count
@@ -125,7 +127,7 @@ class Progress(_Record):
     epoch: float
 
 
-class SpeedRecord(_Record):
+class SpeedRecord(RecordModel):
     """The settings that `--speed` chose."""
 
     images_on_device: bool
@@ -141,7 +143,7 @@ class SpeedRecord(_Record):
     compile_seconds: Seconds
 
 
-class PaceRecord(_Record):
+class PaceRecord(RecordModel):
     """Time of a step, measured before the run began, and the run time planned from it."""
 
     step_seconds: Seconds
@@ -149,7 +151,7 @@ class PaceRecord(_Record):
     """Time of the whole run from its first step on."""
 
 
-class EnvironmentRecord(_Record):
+class EnvironmentRecord(RecordModel):
     """The machine and the software of a session."""
 
     device: str
@@ -167,7 +169,7 @@ class EnvironmentRecord(_Record):
     """Null if no steps were timed, as in a resumed run."""
 
 
-class Session(_Record):
+class Session(RecordModel):
     """One start of the run: its beginning, a resumption, or a rollback in the same process."""
 
     time: str
@@ -180,7 +182,7 @@ class Session(_Record):
     """Step of its last evaluation, preview or checkpoint."""
 
 
-class Resumption(_Record):
+class Resumption(RecordModel):
     """One return to an earlier checkpoint."""
 
     step: Count
@@ -196,7 +198,7 @@ class Resumption(_Record):
     """Factor on all learning rates from `step` on."""
 
 
-class EvaluationPlan(_Record):
+class EvaluationPlan(RecordModel):
     """Number of fixed samples, and the steps at which they are evaluated."""
 
     num_fixed_samples: Size
@@ -207,14 +209,14 @@ class EvaluationPlan(_Record):
     """Steps of extra early evaluations."""
 
 
-class PreviewPlan(_Record):
+class PreviewPlan(RecordModel):
     """Steps at which previews are made."""
 
     steps: list[Count]
     """Steps in increasing order, without the last step of the run, which always has one."""
 
 
-class RunRecord(_Record):
+class RunRecord(RecordModel):
     """run.json: the run as a whole."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -263,7 +265,7 @@ class RunRecord(_Record):
         return self.sessions[-1]
 
 
-class MetricsRow(_Record):
+class MetricsRow(RecordModel):
     """A line of metrics.jsonl: training since the line before."""
 
     step: Count
@@ -285,7 +287,7 @@ class MetricsRow(_Record):
     """Rate of training alone, without previews and checkpoints."""
 
 
-class CheckpointRow(_Record):
+class CheckpointRow(RecordModel):
     """A line of checkpoints.jsonl: a checkpoint that was published, whether it is kept or was pruned later."""
 
     step: Count
@@ -297,7 +299,7 @@ class CheckpointRow(_Record):
     newest."""
 
 
-class BandScore(_Record):
+class BandScore(RecordModel):
     """Mean squared error of the noise in one band of the signal-to-noise ratio, and that of the baselines."""
 
     loss: float | None
@@ -308,7 +310,7 @@ class BandScore(_Record):
     """1 - loss / linear."""
 
 
-class EvaluationRow(_Record):
+class EvaluationRow(RecordModel):
     """A line of evaluations.jsonl: mean squared error of the noise on fixed samples (image, timestep, noise).
 
     Null stands for what could not be measured: no held-out images, or weights that are not finite. Without held-out
@@ -334,7 +336,7 @@ class EvaluationRow(_Record):
     """Time this evaluation took."""
 
 
-class SampleStatistic(_Record):
+class SampleStatistic(RecordModel):
     """One statistic of a preview's samples and of training images, from 0 to 1."""
 
     samples: float
@@ -349,7 +351,7 @@ class SampleStatistic(_Record):
     """Largest of them."""
 
 
-class SamplesRow(_Record):
+class SamplesRow(RecordModel):
     """A line of samples.jsonl: statistics of a preview's samples, compared with the training images."""
 
     step: Count
@@ -364,7 +366,7 @@ class SamplesRow(_Record):
     """Time that measuring took."""
 
 
-class BaselinesRecord(_Record):
+class BaselinesRecord(RecordModel):
     """baselines.json: the losses of denoisers that need no training, on the fixed samples that the model is scored on.
 
     The lists have an entry for each group of fixed samples of similar timesteps, from little noise to much.
@@ -400,7 +402,7 @@ class BaselinesRecord(_Record):
     """Time that measuring took, also if the result was cached."""
 
 
-class Evidence(_Record):
+class Evidence(RecordModel):
     """One observation that a verdict is based on."""
 
     name: str
@@ -413,7 +415,7 @@ class Evidence(_Record):
     """Standard error of `value`."""
 
 
-class Forecast(_Record):
+class Forecast(RecordModel):
     """Forecast of when the skill will flatten if training continues as it does: a range, not a promise."""
 
     images_low: Annotated[int, Field(ge=0)]
@@ -424,7 +426,7 @@ class Forecast(_Record):
     text: str
 
 
-class Verdict(_Record):
+class Verdict(RecordModel):
     """verdict.json: whether a run is working, in words and numbers."""
 
     code: VerdictCode
@@ -438,119 +440,3 @@ class Verdict(_Record):
     """Skill of the best weights at that evaluation."""
     weights: Weights | None = None
     """The best weights."""
-
-
-class ImageFinding(_Record):
-    """One image that was refused, dropped as too small, converted, or a duplicate (kept or left out)."""
-
-    path: str
-    reason: str
-    action: Literal["refused", "dropped", "converted", "kept", "left out"]
-
-
-class NearDuplicateRecord(_Record):
-    """A held-out image that is nearly a training image."""
-
-    heldout: str
-    train: str
-    """Name of the training image."""
-    how: str
-    """"nearly identical" (recompressed, shifted by a pixel), "mirrored", "recoloured", "mirrored and recoloured"."""
-
-
-class LeftOut(_Record):
-    """Files, rows or images of a source that are skipped before any decoding."""
-
-    reason: str
-    """Kind of the files, or why they are skipped, in words: "split 'test'", ".heic", "hidden folder"."""
-    count: Count
-    examples: list[str] = []
-    """Names of the first few."""
-    is_data: bool = True
-    """Whether they may be images that should be trained on: false for other splits and system files (thumbnails)."""
-    is_text: bool = False
-    """Whether they are texts, as most data sets have beside their images (README, LICENSE, captions): listed here, but
-    not in the terminal."""
-
-
-BEYOND_USUAL = 0.05  # assumed: share of a usual range by which resizing and filters overshoot its ends
-CUT_MUCH = "cut by more than a quarter"
-"""Key among the counts of a DataRecord: images that lose more than a quarter of their area to cropping."""
-
-
-class CutImage(_Record):
-    """An image that loses much of its area to cropping."""
-
-    path: str
-    share: float
-    """Share of its area that is cut away, 0..1."""
-
-
-class LabelsRecord(_Record):
-    """Labels of the images, which training does not use."""
-
-    origin: str
-    """Origin of the labels in words: "sub-folders", "the column 'label'"; empty if none are used."""
-    note: str = ""
-    """Why none are used although there may be some: the choice would be a guess."""
-    num_labels: Count = 0
-    num_labelled: Count = 0
-    """Images with a label."""
-    counts: dict[str, Count] = {}
-    """Images of each label, in the order of the labels' numbers; of the first 100 if there are more."""
-    are_numbers: bool = False
-    """Whether the names are just numbers, because the source has no names for them."""
-
-
-def _nearly_fill(least: float, greatest: float, low: float, high: float) -> bool:
-    """Whether numbers from `least` to `greatest` lie in a usual range, or nearly, and fill more than half of it."""
-    beyond = BEYOND_USUAL * (high - low)
-    return low - beyond <= least and greatest <= high + beyond and greatest - least > (high - low) / 2
-
-
-class DataRecord(_Record):
-    """data.json: counts of images by reason, the images behind them except cropped ones, and statistics of the pixels.
-
-    Pixel statistics are null if no image can be used.
-    """
-
-    num_images: Count
-    counts: dict[str, Count]
-    images: list[ImageFinding]
-    left_out: list[LeftOut] = []
-    """Other content of the source, which is not trained on."""
-    labels: LabelsRecord | None = None
-    """Null if the source has none."""
-    near_duplicates: list[NearDuplicateRecord] = []
-    """Held-out images of a run that are nearly a training image."""
-    num_duplicates: Count = 0
-    """Images among `num_images` whose decoded pixels equal those of an earlier one."""
-    num_duplicates_left_out: Count = 0
-    """More such images, not among `num_images` (--duplicates drop)."""
-    pixel_min: Count | None = None
-    """Smallest value of all pixels and channels, 0..255; for large images, mean and standard deviation are of evenly
-    spaced pixels."""
-    pixel_max: Count | None = None
-    pixel_mean: float | None = None
-    pixel_std: float | None = None
-    cut_mean: float | None = None
-    """Mean share of an image's area that is cropped away, 0..1; 0 for padded images."""
-    most_cut: list[CutImage] = []
-    """The images that lose most, of those that lose more than a quarter."""
-    raw_min: float | None = None
-    """Smallest and largest number in the files of images of more than 8 bits, refused ones too; null without any."""
-    raw_max: float | None = None
-
-    @property
-    def range_option(self) -> str:
-        """The --pixel_range that fits the numbers in the files: a usual range that they nearly fill, or their bits."""
-        least, greatest = self.raw_min or 0.0, self.raw_max or 0.0
-        if least >= -BEYOND_USUAL and greatest <= 1 + BEYOND_USUAL:
-            least, greatest = 0, 1
-        elif _nearly_fill(least, greatest, -1, 1):
-            least, greatest = -1, 1
-        elif least >= 0 and greatest.is_integer():
-            least, greatest = 0, 2 ** math.ceil(math.log2(greatest + 1)) - 1
-        elif not (least.is_integer() and greatest.is_integer()) and _nearly_fill(least, greatest, 0, 255):
-            least, greatest = 0, 255
-        return f"--pixel_range {least:.6g} {greatest:.6g}"

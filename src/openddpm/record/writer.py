@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from openddpm.record.data_record import DataRecord
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.schema import (
     WEIGHTS_NAME,
     BaselinesRecord,
     CheckpointRow,
-    DataRecord,
     EvaluationRow,
     MetricsRow,
     RunRecord,

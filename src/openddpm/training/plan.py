@@ -72,7 +72,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     objects = UserObjects(objects.dataset, objects.transform, unet)
     pretrained = weights_to_start_from(config, earlier, unet)
     if earlier is None:
-        structure, data_options = {}, config
+        structure = {}
         if unet is None and pretrained is None:
             structure = unet_config(config.model, config.resolution, config.num_train_timesteps)
     else:  # the config file may have changed since
@@ -80,8 +80,8 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         if config.max_minutes is not None and accelerator.is_main_process:
             say(["--max_minutes only applies to a new run: this one keeps its length"])
         config, structure = earlier.config, earlier.record.model.config
-        data_options = earlier.data_options
 
+    data_options = config if earlier is None else earlier.data_options
     source, store = open_images(data_options, objects.dataset, quiet=not accelerator.is_local_main_process)
     if earlier is not None:
         earlier = check_images(earlier, store)

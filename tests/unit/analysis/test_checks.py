@@ -10,7 +10,8 @@ from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
-from openddpm.record.schema import CutImage, DataRecord, DatasetRecord, ImageFinding, ModelRecord, Progress, RunRecord
+from openddpm.record.data_record import CutImage, DataRecord, ImageFinding
+from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
 from openddpm.training.timetable import make_timetable
 
 LEVELS = {"default": 4, **LEVELS_OF_SIZES}

@@ -6,8 +6,9 @@ from made_up_run import write_made_up_run
 from openddpm.analysis.checks import check_plan
 from openddpm.analysis.data_checks import labels_text, seen_characters
 from openddpm.analysis.verdict import judge
+from openddpm.record.data_record import DataRecord, LabelsRecord, NearDuplicateRecord
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import DataRecord, LabelsRecord, NearDuplicateRecord, RunRecord
+from openddpm.record.schema import RunRecord
 
 
 @pytest.fixture(scope="module")

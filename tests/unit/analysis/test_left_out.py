@@ -1,7 +1,7 @@
 """What is said of what a data set's source holds and does not take."""
 
 from openddpm.analysis.left_out import check_left_out, headline, is_more_than_taken, lines
-from openddpm.record.schema import DataRecord, LeftOut
+from openddpm.record.data_record import DataRecord, LeftOut
 
 
 def record(*left_out: LeftOut) -> DataRecord:

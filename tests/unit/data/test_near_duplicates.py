@@ -10,7 +10,7 @@ from PIL import Image
 from openddpm.data import near_duplicates
 from openddpm.data.near_duplicates import find_near_duplicates, near_duplicates_across
 from openddpm.data.store import ImageStore
-from openddpm.record.schema import DataRecord
+from openddpm.record.data_record import DataRecord
 from tiny import digests_of
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (2, 6, 3), dtype=np.uint8)  # two palettes

@@ -20,7 +20,7 @@ from openddpm.data.labels import Label, LabelSource
 from openddpm.data.pool import pixel_digest
 from openddpm.data.store import ImageStore, default_cache_dir, open_images, open_store
 from openddpm.errors import UserError
-from openddpm.record.schema import ImageFinding
+from openddpm.record.data_record import ImageFinding
 
 AS_GIVEN = Preprocessing(4, "auto", "white")
 DROPPING = Preprocessing(4, "auto", "white", "drop")

@@ -21,7 +21,8 @@ from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import FixedSamples, Levels, fixed_samples
 from openddpm.evaluation.previews import draw_preview
 from openddpm.record.bands import BANDS
-from openddpm.record.schema import DataRecord, EvaluationRow
+from openddpm.record.data_record import DataRecord
+from openddpm.record.schema import EvaluationRow
 from openddpm.training.setup import prepare
 from tiny import digests_of, tiny_config, tiny_images
 

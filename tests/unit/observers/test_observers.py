@@ -13,8 +13,9 @@ from openddpm.observers.display import Display
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
 from openddpm.publishing.hub import HubError
+from openddpm.record.data_record import DataRecord, LeftOut
 from openddpm.record.reader import Preview, read_run_folder
-from openddpm.record.schema import DataRecord, LeftOut, Verdict
+from openddpm.record.schema import Verdict
 
 
 def test_a_run_that_failed_before_the_start_still_ends(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.cli.main import main
+from openddpm.record.data_record import ImageFinding
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import Evidence, ImageFinding, Verdict
+from openddpm.record.schema import Evidence, Verdict
 from openddpm.record.writer import SCHEMAS, RunWriter
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schema"

@@ -8,16 +8,15 @@ from pydantic import BaseModel
 from made_up_run import made_up_samples, made_up_session, write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record import writer as writer_module
+from openddpm.record.data_record import DataRecord, ImageFinding
 from openddpm.record.reader import Preview, RunFolder, list_previews, read_run_folder, read_run_record
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     BandScore,
     CheckpointRow,
-    DataRecord,
     DatasetRecord,
     EvaluationPlan,
     EvaluationRow,
-    ImageFinding,
     MetricsRow,
     ModelRecord,
     Progress,
