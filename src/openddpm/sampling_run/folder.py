@@ -7,13 +7,11 @@ import glob
 import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel
 
@@ -24,10 +22,10 @@ from openddpm.record.files import (
     parse_json,
     read_file,
     replace_path,
-    unlink_held_lock,
     write_atomically,
     write_json,
 )
+from openddpm.record.lock import locked
 from openddpm.sampling_run.npz import write_npz
 
 GRID_IMAGES = 64
@@ -100,35 +98,13 @@ class ImageFolder:
         """Number of images that are there."""
         return sum(self._is_there)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Make the folder and lock it.
 
         Raises:
             UserError: it cannot be written, or another process has locked it.
         """
-        lock = FileLock(self._lock_file)
-        is_new = not self.folder.exists()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            probe = self.folder / f".probe.{os.getpid()}{TEMPORARY}"
-            probe.touch()
-            probe.unlink()
-        except Timeout:
-            hint = "Wait for it, or choose another --output_dir."
-            raise UserError(f"another openddpm sample is writing to '{self.folder}'", hint) from None
-        except OSError as error:
-            hint = "Choose a folder that you may write to: --output_dir FOLDER."
-            raise UserError(f"cannot write to '{self.folder}': {error.strerror}", hint) from error
-        try:
-            yield
-        finally:
-            if is_new:
-                with suppress(OSError):  # not empty
-                    self.folder.rmdir()
-            unlink_held_lock(self._lock_file)
-            lock.release()
+        return locked(self.folder, self._lock_file, f"another openddpm sample is writing to '{self.folder}'")
 
     def begin(self, settings: Settings) -> list[str]:
         """Find the images that are there, and write the settings; return messages for the user.

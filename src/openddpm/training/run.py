@@ -1,6 +1,7 @@
 """A run that is ready to be trained: all that the loop uses."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +19,7 @@ from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import Progress
 from openddpm.training.checkpointer import Checkpointer
-from openddpm.training.performance import undo_compile
 from openddpm.training.recorder import Recorder
-from openddpm.training.run_folder import FolderLock
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import Timetable
 
@@ -63,10 +62,9 @@ class Training(StepParts):
     learning_rate_at: Callable[[int], float]
     recorder: Recorder
     checkpointer: Checkpointer
-    lock: FolderLock
     was_finished: bool
-    threads_before: int | None = None
-    """torch's number of threads before the run, restored by `close`."""
+    resources: ExitStack
+    """What `close` releases."""
 
     @property
     def total_steps(self) -> int:
@@ -84,13 +82,8 @@ class Training(StepParts):
         return measure_data(self.images, self.split.train, self.config.evaluation_seed)
 
     def close(self) -> None:
-        """Release the run folder, the threads and the memory of compiled code."""
-        self.checkpointer.close()
-        self.stream.close()
-        self.lock.release()
-        undo_compile(self.state.unet)
-        if self.threads_before is not None:
-            torch.set_num_threads(self.threads_before)
+        """Release the run folder, threads and the memory of copies and compiled code."""
+        self.resources.close()
 
     def progress(self) -> Progress:
         """Return the position of the run."""

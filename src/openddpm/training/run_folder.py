@@ -1,15 +1,13 @@
-"""The run folder: its lock, its content at the start of a session, and the export as a diffusers pipeline."""
+"""The run folder: its content at the start of a session, and the export as a diffusers pipeline."""
 
 import os
 import shutil
-import socket
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
-from filelock import FileLock, Timeout
 
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
@@ -21,7 +19,6 @@ from openddpm.record.files import (
     remove_folder,
     remove_leftovers,
     replace_path,
-    unlink_held_lock,
     write_atomically,
 )
 from openddpm.record.schema import BaselinesRecord, RunRecord, exported_weights
@@ -31,46 +28,6 @@ from openddpm.training.earlier_run import Earlier
 from openddpm.training.state import TrainingState
 
 _PIPELINE_FILES = {"unet": ("config.json", WEIGHTS_FILE), "scheduler": ("scheduler_config.json",)}
-
-
-class FolderLock:
-    """A lock of the run folder against a second run; creates the folder if needed and checks that it is writable.
-
-    Processes other than the main one lock nothing.
-
-    Raises:
-        UserError: not writable, or another run is using it.
-    """
-
-    def __init__(self, folder: Path, is_main: bool) -> None:
-        self._folder, self._is_new, self._lock = folder, False, FileLock(folder / ".lock")
-        if not is_main:
-            return
-        self._is_new = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            hint = "Wait until it ends, or choose another --output_dir."
-            raise UserError(f"another run is using '{folder}' on {socket.gethostname()}", hint) from None
-        except OSError as error:
-            hint = "Choose a folder that you may write to."
-            raise UserError(f"cannot write to --output_dir '{folder}': {error.strerror}", hint) from None
-
-    def release(self) -> None:
-        """Unlock the folder; remove it again if it was created for a run that never started."""
-        if not self._lock.is_locked:
-            return
-        never_started = not (self._folder / RUN_FILE).exists()
-        if never_started:
-            unlink_held_lock(self._folder / ".lock")
-        self._lock.release()
-        if never_started and self._is_new:
-            with suppress(OSError):  # not empty
-                self._folder.rmdir()
 
 
 def remove_earlier_run(folder: Path) -> None:

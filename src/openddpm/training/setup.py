@@ -1,6 +1,7 @@
 """Set-up, from a config to a run that is ready to be trained: plan, which may refuse, then build."""
 
 import copy
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, replace
@@ -25,7 +26,8 @@ from openddpm.errors import UserError
 from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMeasurement
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import Kind, fixed_samples
-from openddpm.record.schema import BaselinesRecord
+from openddpm.record.lock import locked
+from openddpm.record.schema import BaselinesRecord, SpeedRecord
 from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
@@ -47,7 +49,7 @@ from openddpm.training.performance import (
 from openddpm.training.plan import Plan, UserObjects, make_plan
 from openddpm.training.recorder import Recorder
 from openddpm.training.run import StepParts, Training
-from openddpm.training.run_folder import FolderLock, begin_folder, export_pipeline
+from openddpm.training.run_folder import begin_folder, export_pipeline
 from openddpm.training.state import TrainingState
 from openddpm.training.timetable import Timetable, make_timetable
 
@@ -72,24 +74,20 @@ def prepare(
         UserError: for whatever in the config, the data or the output folder has to be fixed first.
     """
     config = with_fast_precision(config)
-    with lost_ranks_named():
+    with lost_ranks_named(), ExitStack() as resources:
         accelerator = build_accelerator(config)
-        lock, threads = FolderLock(Path(config.output_dir), accelerator.is_main_process), torch.get_num_threads()
-        with ExitStack() as cleanup:
-            cleanup.callback(lock.release)
-            cleanup.callback(torch.set_num_threads, threads)
-            plan = make_plan(config, accelerator, UserObjects(dataset, transform, unet))
-            training = _build(plan, accelerator, lock, cleanup, observers, rolled_back_from, times_steps)
-            cleanup.pop_all()  # from here on the task of `Training.close`
-        training.threads_before = threads
-        return training
+        if accelerator.is_main_process:
+            folder, host = Path(config.output_dir), socket.gethostname()
+            resources.enter_context(locked(folder, folder / ".lock", f"another run is using '{folder}' on {host}"))
+        resources.callback(torch.set_num_threads, torch.get_num_threads())
+        plan = make_plan(config, accelerator, UserObjects(dataset, transform, unet))
+        return _build(plan, accelerator, resources, observers, rolled_back_from, times_steps)
 
 
 def _build(
     plan: Plan,
     accelerator: Accelerator,
-    lock: FolderLock,
-    cleanup: ExitStack,
+    resources: ExitStack,
     observers: Sequence[Observer],
     rolled_back_from: int | None,
     times_steps: bool,
@@ -97,32 +95,16 @@ def _build(
     """Build a run from its plan.
 
     Args:
-        cleanup: gets what has to be released if something fails.
+        resources: what has to be released if something fails, else at the end of the run.
     """
-    config, earlier, store, split, device = plan.config, plan.earlier, plan.store, plan.split, accelerator.device
+    earlier, store, split, device = plan.earlier, plan.store, plan.split, accelerator.device
 
-    # The UNet, and how it is computed.
-    unet = initial_unet(config, plan.structure, plan.objects.unet, plan.pretrained, store.image_shape)
-    cleanup.callback(undo_compile, unet)
+    # The UNet, its training steps, and how many of them.
+    unet = initial_unet(plan.config, plan.structure, plan.objects.unet, plan.pretrained, store.image_shape)
     frozen_unet = copy.deepcopy(unet).to("meta").eval()
     gflops = gflops_per_image(frozen_unet)
-    num_images = _images_to_train(plan, accelerator.num_processes)
-    speed = choose_speed(config, device, gflops, num_layers(frozen_unet), num_images, store.images.nbytes)
-    stream = BatchStream(
-        *(store.images, split.train, device, config.seed, config.random_flip, plan.objects.transform),
-        on_device=speed.images_on_device,
-        num_processes=accelerator.num_processes,
-    )
-    cleanup.callback(stream.close)
-    if speed.images_on_device and not stream.on_device:
-        say(["the images do not fit into GPU memory: they stay in main memory and are copied batch by batch"])
-        speed = replace(speed, images_on_device=False)
-    model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
-    process = DiffusionProcess(config, device)
-    objective = Objective(process, config.timestep_sampling, config.seed, device)
-    parts = StepParts(config, accelerator, model, state, stream, objective)
-
-    # The length of the run, and its timetable.
+    parts, speed = _step_parts(plan, accelerator, unet, gflops, resources)
+    state, process = parts.state, parts.objective.process
     config, timetable, pace = _timed(parts, len(split.train), earlier, times_steps)
 
     # Its record.
@@ -130,15 +112,13 @@ def _build(
     if accelerator.is_main_process:
         near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
         store = with_near_duplicates(store, near)
-    how = environment(
-        accelerator.device, speed.record(compile_seconds), None if pace is None else pace.record(timetable)
-    )
+    how = environment(device, speed, None if pace is None else pace.record(timetable))
     run = new_record(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near, how)
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)
 
-    # What measures it, and what saves it.
+    # What measures it.
     samples = fixed_samples(
         *(store.images, store.digests, split, timetable.num_fixed_samples, process, device, config.evaluation_seed)
     )
@@ -146,7 +126,8 @@ def _build(
         samples, store, split, process, config.random_flip, config.evaluation_seed, device
     )
     baselines, baselines_record = _baselines(measurement, accelerator, cache_dir_of(config))
-    evaluation = Evaluation(samples, baselines, config.train_batch_size)
+
+    # What writes it.
     folder, writer = Path(config.output_dir), None
     if baselines_record is not None:  # in the main process
         writer = begin_folder(folder, earlier, run, state, store, split, baselines_record)
@@ -158,27 +139,53 @@ def _build(
 
     if writer is not None and earlier is not None and earlier.checkpoint is not None:
         published(earlier.checkpoint.folder)  # the run may have died before it did so itself
+    checkpointer = Checkpointer(recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, published)
+    resources.callback(checkpointer.close)
     return Training(
         config=config,
         accelerator=accelerator,
-        model=model,
+        model=parts.model,
         frozen_unet=frozen_unet,
         state=state,
         process=process,
-        objective=objective,
+        objective=parts.objective,
         images=store.images,
         split=split,
-        stream=stream,
-        evaluation=evaluation,
+        stream=parts.stream,
+        evaluation=Evaluation(samples, baselines, config.train_batch_size),
         timetable=timetable,
         learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
-        checkpointer=Checkpointer(
-            recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, published
-        ),
-        lock=lock,
+        checkpointer=checkpointer,
         was_finished=earlier is not None and earlier.record.status == "finished",
+        resources=resources.pop_all(),
     )
+
+
+def _step_parts(
+    plan: Plan, accelerator: Accelerator, unet: UNet2DModel, gflops: float, resources: ExitStack
+) -> tuple[StepParts, SpeedRecord]:
+    """Return the parts of a training step, with the state at step 0, and how they are computed.
+
+    Args:
+        gflops: per image, forward and backward.
+    """
+    config, images, device = plan.config, plan.store.images, accelerator.device
+    resources.callback(undo_compile, unet)
+    num_images = _images_to_train(plan, accelerator.num_processes)
+    speed = choose_speed(config, device, gflops, num_layers(unet), num_images, images.nbytes)
+    stream = BatchStream(
+        *(images, plan.split.train, device, config.seed, config.random_flip, plan.objects.transform),
+        on_device=speed.images_on_device,
+        num_processes=accelerator.num_processes,
+    )
+    resources.callback(stream.close)
+    if speed.images_on_device and not stream.on_device:
+        say(["the images do not fit into GPU memory: they stay in main memory and are copied batch by batch"])
+        speed = replace(speed, images_on_device=False)
+    model, state, speed, compile_seconds = _initial_state(config, accelerator, unet, speed)
+    objective = Objective(DiffusionProcess(config, device), config.timestep_sampling, config.seed, device)
+    return StepParts(config, accelerator, model, state, stream, objective), speed.record(compile_seconds)
 
 
 def _baselines(
