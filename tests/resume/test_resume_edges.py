@@ -85,6 +85,17 @@ def test_a_run_on_the_hub_goes_on_with_a_copy_of_its_images(tmp_path: Path) -> N
     assert read_run_record(tmp_path / "run").dataset.revision is None
 
 
+def test_a_run_without_its_checkpoints_does_not_begin_again(tmp_path: Path) -> None:
+    """A run whose checkpoints were removed is not resumed at step 0, which would drop all that it has recorded."""
+    images = write_tiny_folder(tmp_path / "images")
+    train(tiny_config(tmp_path, dataset=str(images)), observers=[EndAt(5, crash=False)])
+    before = exact_metrics(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="are gone: it would begin again"):
+        resume(tmp_path / "run")
+    assert exact_metrics(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("change", [{"output_dir": "elsewhere"}, {"recipe": "avatars-16"}], ids=str)
 def test_a_run_keeps_its_folder_and_its_options(tmp_path: Path, change: dict[str, str]) -> None:
     """Resuming under another folder or recipe is refused from Python, too, where it would start a new run."""

@@ -35,8 +35,6 @@ from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.record.data_record import LeftOut
 
-__all__ = ["ImageSource", "open_source"]
-
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a single letter is a Windows drive
 _HUB_ADDRESS = re.compile(r"(https?://huggingface\.co/|hf://)datasets/(?P<name>[^/?#@]+/[^/?#@]+)/?$", re.IGNORECASE)
 
@@ -94,7 +92,7 @@ def _can_only_be_a_path(dataset: str) -> bool:
         bool(of_windows.anchor)  # a slash or backslash first, or a drive
         or "\\" in dataset
         or dataset.startswith((".", "~"))
-        or of_windows.name.endswith(FILE_SUFFIXES)
+        or of_windows.name.lower().endswith(FILE_SUFFIXES)
     )
 
 

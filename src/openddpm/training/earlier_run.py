@@ -7,9 +7,10 @@ from openddpm.analysis.text import number_of
 from openddpm.config import DataOptions, TrainConfig, config_differences, recorded_config
 from openddpm.data.store import ImageStore
 from openddpm.errors import UserError
+from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
-from openddpm.record.writer import RUN_FILE, RUN_FILES
+from openddpm.record.writer import CHECKPOINTS_FILE, RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
 _FIXED = ("model", "resolution", "use_ema", "optimizer", "init_from", "zero_init_residuals", "prediction_type")
@@ -68,7 +69,13 @@ def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:
             f"'{folder}' already holds this run ({record.status}, step {record.progress.step})",
             f"Resume it: openddpm resume {folder}. Or add --overwrite_output_dir to replace it.",
         )
-    return Earlier(record, load_checkpoint(folder, record.run_id, resume), config, changes)
+    checkpoint = load_checkpoint(folder, record.run_id, resume)
+    if checkpoint is None and read_json_lines(folder / CHECKPOINTS_FILE):
+        raise UserError(
+            f"the checkpoints of the run in '{folder}' are gone: it would begin again, and its record would be lost",
+            "Restore its folder 'checkpoints', or train again with --overwrite_output_dir.",
+        )
+    return Earlier(record, checkpoint, config, changes)
 
 
 def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tuple[TrainConfig, list[str]]:

@@ -67,6 +67,7 @@ def test_names_with_commands_in_them_are_shown_spelled_out(kind: str, tmp_path: 
         (lambda folder: folder / "missing", "no file or folder"),
         (lambda folder: "./missing", "no file or folder"),
         (lambda folder: "missing.parquet", "no file or folder"),
+        (lambda folder: "MISSING.ZIP", "no file or folder"),
         (lambda folder: write(folder / "list.csv", b"a,b"), "is not a data set that can be read"),
         (lambda folder: write(folder / "a.zip", b"PK\3\4 torn"), "is not a whole zip file"),
         (lambda folder: write(folder / "a.parquet", b"PAR1 torn"), "cannot be read"),
