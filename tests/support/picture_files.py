@@ -16,8 +16,9 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import EncodedImage, Preprocessing, RefusedImage, decode_image
+from openddpm.data.image_source import ImageSource
 from openddpm.data.labels import Label
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.sources import open_source
 
 
 def png(tone: int) -> bytes:

@@ -17,28 +17,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openddpm.config import DataOptions
-from openddpm.data.dataset_statistics import DUPLICATE, DatasetStatistics, check_usable
+from openddpm.data.dataset_statistics import DatasetStatistics, check_usable
 from openddpm.data.decode import Preprocessing, RefusedImage
 from openddpm.data.formats import image_formats
 from openddpm.data.image_file import ImageFile
-from openddpm.data.pool import DIGEST_BYTES, Decoded, decoded_in_order
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.image_source import ImageSource
+from openddpm.data.pool import DIGEST_BYTES, decoded_in_order
+from openddpm.data.sources import open_source
 from openddpm.errors import UserError
 from openddpm.record.data_record import DataRecord
 from openddpm.record.files import write_json
-
-__all__ = [
-    "DUPLICATE",
-    "DatasetStatistics",
-    "Decoded",
-    "ImageStore",
-    "cache_dir_of",
-    "check_usable",
-    "decoded_in_order",
-    "default_cache_dir",
-    "open_images",
-    "open_store",
-]
 
 STORE_VERSION = 4  # part of the digest: raise it when the results of decoding change
 

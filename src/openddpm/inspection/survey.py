@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from openddpm.config import DataOptions
 from openddpm.data.dataset_statistics import DatasetStatistics, check_usable
 from openddpm.data.decode import Preprocessing, RefusedImage
+from openddpm.data.image_source import ImageSource
 from openddpm.data.pool import decoded_in_order
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.sources import open_source
 from openddpm.errors import UserError
 from openddpm.inspection.gallery import Gallery
 from openddpm.record.data_record import DataRecord

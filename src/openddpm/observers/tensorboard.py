@@ -59,7 +59,6 @@ class TensorBoard:
         self.text("config", "\n".join(["| option | value |", "|---|---|", *rows]), 0)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add a point to each curve."""
         self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
 
     def text(self, name: str, text: str, step: int) -> None:
@@ -67,7 +66,6 @@ class TensorBoard:
         self._write(lambda writer: writer.add_text(name, text, step))
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Add a picture."""
         pixels = np.asarray(picture)
         self._write(lambda writer: [writer.add_image(name, pixels, step, dataformats="HWC"), writer.flush()])
 

@@ -158,7 +158,6 @@ class AccelerateTracker:
         self._tracker: Any = None
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin a run in the tracker, or continue the one that belongs to this run."""
         kind = LOGGER_TYPE_TO_CLASS[self.name]
         place = (self._logging_dir,) if kind.requires_logging_directory else ()
         self._tracker = kind(PROJECT, *place, **self.arguments(run))
@@ -171,7 +170,6 @@ class AccelerateTracker:
         return {}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add a point to each curve."""
         self._tracker.log(values, step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
@@ -184,7 +182,6 @@ class AccelerateTracker:
             self._tracker.log_images({name: picture if takes_one else [picture]}, step=step)
 
     def finish(self, run: RunRecord) -> None:
-        """Send what is left, and end the tracker's run."""
         self._tracker.finish()
 
 
@@ -192,7 +189,6 @@ class WandB(AccelerateTracker):
     """Weights & Biases, with the run's steps as x axis: its own steps can never go back."""
 
     def start(self, run: RunRecord, folder: Path, options: dict[str, bool | int | float | str]) -> None:
-        """Begin or continue the tracker's run with the id of this run."""
         super().start(run, folder, options)
         self._tracker.tracker.define_metric("*", step_metric="step")
 
@@ -201,15 +197,12 @@ class WandB(AccelerateTracker):
         return {"id": run.run_id, "name": run.name, "resume": "allow", "settings": {"console": "off"}}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add a point to each curve."""
         self._tracker.log({**values, "step": step})
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Add a text."""
         self._tracker.log({name: text, "step": step})
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Add a picture."""
         import wandb
 
         self._tracker.log({name: wandb.Image(picture), "step": step})
@@ -219,15 +212,12 @@ class Trackio(AccelerateTracker):
     """trackio, which identifies a run by its name only, so the name contains a part of the run id."""
 
     def arguments(self, run: RunRecord) -> dict[str, Any]:
-        """Return the name."""
         return {"name": f"{run.name}-{run.run_id[:6]}", "resume": "allow"}
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Add a text."""
         self._tracker.log({name: text}, step=step)
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Add a picture."""
         import trackio
 
         self._tracker.log({name: trackio.Image(picture)}, step=step)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DModel
 
 from openddpm.config import TrainConfig
-from openddpm.data.sources import ImageSource
+from openddpm.data.image_source import ImageSource
 from openddpm.data.store import ImageStore, open_images
 from openddpm.data.stream import Split, Transform, split_heldout
 from openddpm.diffusion.pretrained import Pretrained

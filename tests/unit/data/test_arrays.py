@@ -10,7 +10,8 @@ import pytest
 from openddpm.config import DataOptions
 from openddpm.data.decode import Preprocessing, decode_image
 from openddpm.data.formats import names_arrays
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.image_source import ImageSource
+from openddpm.data.sources import open_source
 from openddpm.errors import UserError
 from picture_files import open_path, png, write
 

@@ -14,7 +14,8 @@ from PIL import Image
 from openddpm.config import DataOptions
 from openddpm.data.cells import ONE_OF_SEVERAL
 from openddpm.data.decode import Preprocessing, decode_image
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.image_source import ImageSource
+from openddpm.data.sources import open_source
 from openddpm.errors import UserError
 from picture_files import open_path, png, tones, write_parquet
 

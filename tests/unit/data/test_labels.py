@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from openddpm.config import DataOptions
+from openddpm.data.image_source import ImageSource
 from openddpm.data.labels import Label
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.sources import open_source
 from openddpm.data.user_source import user_source
 from picture_files import labels, open_path, png, write, write_parquet, write_tar, write_zip
 

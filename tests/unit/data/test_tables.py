@@ -11,7 +11,8 @@ from PIL import Image
 
 from openddpm.config import DataOptions
 from openddpm.data.decode import Preprocessing, decode_image
-from openddpm.data.sources import ImageSource, open_source
+from openddpm.data.image_source import ImageSource
+from openddpm.data.sources import open_source
 from openddpm.errors import UserError
 from picture_files import image_dataset, open_path, png, tone, tones, write, write_parquet, write_zip
 
