@@ -79,10 +79,12 @@ def test_a_run_on_the_hub_goes_on_with_a_copy_of_its_images(tmp_path: Path) -> N
     file = tmp_path / "run" / "run.json"
     record = json.loads(file.read_text())
     record["dataset"]["revision"] = "a" * 40
-    record["config"]["dataset"] = "somebody/images"
+    record["dataset"]["source"] = record["config"]["dataset"] = "somebody/images"
     file.write_text(json.dumps(record))
     assert resume(tmp_path / "run", **options).status == "finished"
-    assert read_run_record(tmp_path / "run").dataset.revision is None
+    dataset = read_run_record(tmp_path / "run").dataset
+    assert (dataset.source, dataset.revision) == ("somebody/images", "a" * 40)  # where they come from
+    assert resume(tmp_path / "run", accept_changes=True, max_train_steps=13).status == "finished"
 
 
 def test_a_run_without_its_checkpoints_does_not_begin_again(tmp_path: Path) -> None:

@@ -37,9 +37,10 @@ class Earlier:
     @property
     def data_options(self) -> DataOptions:
         """The config, at the commit that the run recorded unless it now names another data set or revision."""
-        if all(getattr(self.config, name) == self.record.config.get(name) for name in ("dataset", "dataset_revision")):
-            return self.config.model_copy(update={"dataset_revision": self.record.dataset.revision})
-        return self.config
+        recorded = self.record.dataset.source, self.record.config.get("dataset_revision")
+        if (self.config.dataset, self.config.dataset_revision) != recorded:
+            return self.config
+        return self.config.model_copy(update={"dataset_revision": self.record.dataset.revision})
 
 
 def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:

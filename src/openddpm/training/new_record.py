@@ -1,11 +1,11 @@
 """The content of run.json at the start of a run or a session."""
 
+import json
 import platform
 import secrets
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -78,7 +78,7 @@ def new_record(
         model=ModelRecord(
             num_parameters=unet.num_parameters(),
             gflops_per_image=round(gflops, 3),
-            config=_plain(dict(unet.config)),
+            config=json.loads(json.dumps({name: unet.config[name] for name in unet.config if name[0] != "_"})),
             signal_left=signal_left,
             init_from=plan.pretrained.record() if plan.pretrained else None,
         ),
@@ -107,9 +107,10 @@ def resumed_record(
     Args:
         planned: the record of a new run with this config.
     """
-    record = earlier.record
-    is_same = planned.dataset.sha256 == record.dataset.sha256
-    source = (record if is_same else planned).dataset.source  # the same images keep the source of the first session
+    record, dataset = earlier.record, planned.dataset
+    if dataset.sha256 == record.dataset.sha256:  # the same images keep the source of the first session
+        origin = {name: getattr(record.dataset, name) for name in ("source", "revision")}
+        dataset = dataset.model_copy(update=origin)
     before = record.session  # it may have been killed before it recorded its last checkpoint
     before = before.model_copy(update={"last_step": max(before.last_step, step)})
     session = planned.session.model_copy(update={"first_step": step, "last_step": step})
@@ -130,11 +131,11 @@ def resumed_record(
             "seed": planned.seed,
             "evaluation_seed": planned.evaluation_seed,
             "model": record.model.model_copy(update={"signal_left": planned.model.signal_left}),
-            "dataset": planned.dataset.model_copy(update={"source": source}),
+            "dataset": dataset,
             "total_steps": planned.total_steps,
             "evaluation": planned.evaluation,
             "previews": planned.previews,
-            "progress": Progress(step=step, images_seen=images_seen, epoch=images_seen / planned.dataset.num_train),
+            "progress": Progress(step=step, images_seen=images_seen, epoch=images_seen / dataset.num_train),
             "sessions": [*record.sessions[:-1], before, session],
             "resumptions": [*record.resumptions, resumption],
         }
@@ -162,15 +163,6 @@ def processor_name() -> str:
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _plain(value: Any) -> Any:
-    """Return a UNet config as JSON types."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items() if not key.startswith("_")}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 def now() -> str:

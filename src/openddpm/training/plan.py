@@ -1,6 +1,6 @@
 """The plan of a run, before it is built: its options, its images, and the run that it resumes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         say(remarks)
 
     unet = None if objects.unet is None else unwrapped_unet(objects.unet)
-    objects = UserObjects(objects.dataset, objects.transform, unet)
+    objects = replace(objects, unet=unet)
     pretrained = weights_to_start_from(config, earlier, unet)
     if earlier is None:
         structure = {}

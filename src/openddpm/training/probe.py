@@ -60,13 +60,13 @@ class Probe:
             timed.append(self._timed_step(num_micro_batches))
         return self._max_over_processes(statistics.median(timed))
 
-    def seconds_a_forward(self, num_images: int, times: int = 3) -> float:
+    def seconds_a_forward(self, num_images: int) -> float:
         """Return the median time of the uncompiled UNet on `num_images`, as previews call it. A collective call."""
         unet, device = self.parts.state.unet, self.parts.accelerator.device
         noisy = torch.zeros((num_images, *image_shape(unet.config)), device=device)
         timesteps, timed = torch.zeros(num_images, dtype=torch.long, device=device), list[float]()
         with torch.no_grad(), self.parts.accelerator.autocast():
-            while not timed or (timed[0] < 1.0 and len(timed) <= times):  # the first allocates memory
+            while not timed or (timed[0] < 1.0 and len(timed) <= 3):  # the first allocates memory
                 start = time.perf_counter()
                 float(unet.forward(noisy, timesteps).sample.sum())  # which waits for the device
                 timed.append(time.perf_counter() - start)
