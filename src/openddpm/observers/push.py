@@ -14,7 +14,7 @@ from openddpm.training.observer import Observer
 
 
 class PushObserver(Observer):
-    """Checks the repository when it is made (else UserError), and uploads a finished run at its end."""
+    """Checks the repository at the start (else HubError) and uploads a finished run at its end."""
 
     def __init__(self, config: TrainConfig, console: Console) -> None:
         self._config = config

@@ -21,11 +21,15 @@ ALLOWED_FILES = (
 _DEEPER_FILES = "*/*/*"  # a star of the patterns above matches slashes, too
 
 
+class HubError(UserError):
+    """The Hub refused or could not be reached; nothing local is lost."""
+
+
 def prepare_repository(config: TrainConfig) -> str:
     """Check before training that the token works and the repository can be written; return the repository's id.
 
     Raises:
-        UserError: no token, no permission, or no connection.
+        HubError: no token, no permission, or no connection.
     """
     api = HfApi(token=config.hub_token)
     name = config.hub_model_id or Path(config.output_dir).resolve().name
@@ -40,7 +44,8 @@ def push_run(folder: Path, repository: str, token: str | None = None, private: b
     """Upload a run's folder, creating the repository if need be; return the address of the commit.
 
     Raises:
-        UserError: there is no run in `folder`, or the upload failed; it can be repeated.
+        HubError: the upload failed; it can be repeated.
+        UserError: there is no run in `folder`.
     """
     read_run_record(folder)
     write_card(folder)
@@ -59,7 +64,7 @@ def push_run(folder: Path, repository: str, token: str | None = None, private: b
         raise _hub_error(f"could not push to '{repository}' on the Hub", error) from error
 
 
-def _hub_error(found: str, error: Exception) -> UserError:
+def _hub_error(found: str, error: Exception) -> HubError:
     """Return the error for any exception of the client: it has no common base class."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -69,4 +74,4 @@ def _hub_error(found: str, error: Exception) -> UserError:
         hint = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:
         hint = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-    return UserError(f"{found} ({constants.ENDPOINT}): {reason}", hint)
+    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", hint)

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from made_up_run import a_row, a_run, write_made_up_run
 from openddpm.config import TrainConfig
-from openddpm.errors import UserError
 from openddpm.observers import push as push_module
 from openddpm.observers.display import Display
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
+from openddpm.publishing.hub import HubError
 from openddpm.record.data_record import DataRecord, LeftOut
 from openddpm.record.reader import Preview, read_run_folder
 from openddpm.record.schema import Verdict
@@ -48,7 +48,7 @@ def test_a_push_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monke
 
     def failing(folder: Path, repository: str, token: str | None, private: bool) -> str:
         calls.append(folder)
-        raise UserError("could not push [1]", "Check the connection.")
+        raise HubError("could not push [1]", "Check the connection.")
 
     monkeypatch.setattr(push_module, "prepare_repository", lambda config: "me/model")
     monkeypatch.setattr(push_module, "push_run", failing)
