@@ -76,7 +76,7 @@ def test_names_with_commands_in_them_are_shown_spelled_out(kind: str, tmp_path: 
         (lambda folder: "", "no data set is given"),
     ],
     ids=[
-        *("empty", "missing", "relative", "missing parquet", "csv"),
+        *("empty", "missing", "relative", "missing parquet", "missing zip", "csv"),
         *("torn zip", "torn parquet", "torn arrow", "zip of text", "unnamed"),
     ],
 )
