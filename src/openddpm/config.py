@@ -320,14 +320,6 @@ def beta_range(num_train_timesteps: int) -> tuple[float, float]:
     return 1e-4 * scale, 0.02 * scale
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _contradictions(config: TrainConfig) -> list[str]:
     """Return a line for each option that contradicts another, or that is no valid text."""
     errors = []
@@ -358,7 +350,8 @@ def _contradictions(config: TrainConfig) -> list[str]:
     if "" in config.trackers or "none" in config.trackers:
         errors.append(f"report_to: found {config.report_to!r}; give names of trackers, separated by commas, or none")
     for name, value in config:
-        if isinstance(value, str) and name not in SECRET_OPTIONS and not _is_utf8(value):
+        is_text = isinstance(value, str) and name not in SECRET_OPTIONS
+        if is_text and any("\ud800" <= character <= "\udfff" for character in value):  # bytes that are not UTF-8
             errors.append(f"{name}: found {value!r}, which is not valid UTF-8")
     return errors
 

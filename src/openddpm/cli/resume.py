@@ -4,7 +4,7 @@ from pathlib import Path
 
 from openddpm.cli.options import parse_options
 from openddpm.cli.train import report_result
-from openddpm.config import TrainConfig, config_differences, resuming_config
+from openddpm.config import config_differences, resuming_config
 from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
 
@@ -31,13 +31,10 @@ def run(arguments: list[str]) -> int:
     recorded = resuming_config(record.config, str(folder))
     _, given = parse_options(options, _PROGRAM, _DESCRIPTION, recorded)
     config = resuming_config(record.config, str(folder), **given)
-    if record.status == "finished" and _changes_nothing(config, recorded):
+    changes = config.resume_from_checkpoint != "latest" or config_differences(config, recorded)
+    if record.status == "finished" and not changes:
         print(f"already finished, at step {record.progress.step:,} of {record.total_steps:,}: nothing to do")
         return 0
     from openddpm.api import train
 
     return report_result(train(config), config)
-
-
-def _changes_nothing(config: TrainConfig, recorded: TrainConfig) -> bool:
-    return config.resume_from_checkpoint == "latest" and not config_differences(config, recorded)

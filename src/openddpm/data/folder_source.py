@@ -162,7 +162,8 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
         below = PurePosixPath(*above.relative_to(folder).parts)
         found += [(below / name, above / name) for name in names]
     linked = {_real(path) for _, path in found if _is_link(path)}
-    targets = {path for _, path in found if linked and not suffix_of(path.name) and _is_target(path, linked)}
+    plain = (path for _, path in found if linked and not suffix_of(path.name))
+    targets = {path for path in plain if _real(path) in linked and not _is_link(path)}
     found.sort(key=lambda one: one[0].parts)
     entries = [Entry(below, path, read_head) for below, path in found if not targets or path not in targets]
     unlisted = sorted(Path(os.fsdecode(error.filename or folder)) for error in errors)
@@ -170,10 +171,6 @@ def _walk(folder: Path) -> tuple[list[Entry[Path]], list[str]]:
         raise UserError(f"cannot list '{as_text(folder)}'", "Make it readable.")
     entries += [Entry(PurePosixPath(*path.relative_to(folder).parts), path, read_head, True) for path in unlisted]
     return entries, sorted(name_below(path, folder) for path in targets)
-
-
-def _is_target(path: Path, linked: set[str]) -> bool:
-    return _real(path) in linked and not _is_link(path)
 
 
 def _is_link(path: Path) -> bool:

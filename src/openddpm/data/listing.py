@@ -116,8 +116,11 @@ def select(
         if entry.is_unlisted_folder:
             continue
         if chosen is None or (place is not None and place.split == chosen):
-            _take(entry, kind, selection)
             folders.add(place.folder if place else None)
+            if kind is not None:
+                selection.by_kind.setdefault(kind.name, []).append(entry)
+            else:
+                _leave_out(entry, selection)
         elif place is not None:
             by_other_split[place.shown] += [entry] if kind else []
         elif kind:
@@ -223,13 +226,6 @@ def _within(
 
 def _is_hidden(part: str) -> bool:
     return (part.startswith(".") and part != "..") or part.lower() in _SYSTEM_NAMES
-
-
-def _take(entry: Entry[File], kind: Kind | None, selection: Selection[File]) -> None:
-    if kind is not None:
-        selection.by_kind.setdefault(kind.name, []).append(entry)
-    else:
-        _leave_out(entry, selection)
 
 
 def _leave_out(entry: Entry[File], selection: Selection[File]) -> None:

@@ -52,7 +52,7 @@ def new_record(
         near: None in processes other than the main one, whose record is not written.
     """
     source, store, split = plan.source, plan.store, plan.split
-    created = now()
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return RunRecord(
         run_id=secrets.token_hex(8),
         name=Path(config.output_dir).resolve().name,
@@ -163,8 +163,3 @@ def processor_name() -> str:
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def now() -> str:
-    """Return the current time, UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
