@@ -424,6 +424,20 @@ class Forecast(_Record):
     text: str
 
 
+class Following(_Record):
+    """Where a run stands beside a reference that it follows."""
+
+    reference: str
+    """Name, folder or Hub id of the reference."""
+    state: Literal["same_bits", "same_run", "another_seed", "behind", "ahead", "parted", "not_comparable"]
+    """"same_run": rounding apart; "another_seed": inside the band of the reference's seeds; "parted": seed and options
+    are the same, but the numbers differ by more than rounding."""
+    since_images: Count | None
+    """Images seen where it left the band or parted; null in the other states."""
+    text: str
+    """The same as a sentence."""
+
+
 class Verdict(_Record):
     """verdict.json: whether a run is working, in words and numbers."""
 
@@ -438,6 +452,8 @@ class Verdict(_Record):
     """Skill of the best weights at that evaluation."""
     weights: Weights | None = None
     """The best weights."""
+    following: Following | None = None
+    """Null if the run follows no reference."""
 
 
 class ImageFinding(_Record):
