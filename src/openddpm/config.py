@@ -186,6 +186,9 @@ class RunOptions(_Options):
     """Solver for previews; the others need fewer steps than ddim for the same pictures."""
     logging_steps: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
+    follow: str | None = Field(None, min_length=1)
+    """Reference to compare the run with while it trains: a built-in name (see `openddpm references`), a run folder, a
+    folder of run folders or a Hub id (default: the recipe's, if it has one); none for no reference."""
     logging_dir: str = "logs"
     """TensorBoard events go to LOGGING_DIR/NAME-OF-RUN."""
     report_to: str = "tensorboard"
@@ -260,7 +263,7 @@ SECRET_OPTIONS = frozenset({"hub_token"})
 NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
-        "report_to",
+        *("report_to", "follow"),
         "dataset",  # the sha256 of its images tells whether it is the same
         *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
         "max_refused_share",

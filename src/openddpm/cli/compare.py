@@ -74,19 +74,19 @@ def _print(comparison: "Comparison", name: str) -> None:
     if comparison.standings:
         table = Table("", "candidate", name, "band", "after images", "left at", box=None, pad_edge=False)
         for one in comparison.standings:
-            band = "none" if one.low is None or one.high is None else f"{significant(one.low)} to {significant(one.high)}"
+            ends = [significant(end) for end in (one.low, one.high) if end is not None]
             table.add_row(
                 one.quantity.name,
                 significant(one.candidate),
                 significant(one.mean),
-                band,
+                " to ".join(ends) or "none",
                 f"{one.images:,.0f}",
                 "" if one.left_at is None else f"{one.left_at:,.0f}",
             )
         console.print(table)
     if comparison.explanations:
         console.print("differences, the likeliest explanation first:")
-        for one in comparison.explanations[:MOST_EXPLANATIONS]:
-            console.print(as_text(f"  {one.name}: {one.candidate}; reference: {one.reference} ({one.reason})"))
+        for found in comparison.explanations[:MOST_EXPLANATIONS]:
+            console.print(as_text(f"  {found.name}: {found.candidate}; reference: {found.reference} ({found.reason})"))
         if len(comparison.explanations) > MOST_EXPLANATIONS:
             console.print(f"  and {len(comparison.explanations) - MOST_EXPLANATIONS} more, on the page")

@@ -77,6 +77,8 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
     reference = list(reference)
     explanations = explain(candidate, reference)
     obstacle = what_prevents(candidate, reference[0])
+    if not candidate.evaluations and not candidate.metrics:
+        obstacle = "the candidate has not logged a step yet"
     if obstacle:
         sentence = f"The runs cannot be compared: {obstacle}."
         return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
@@ -111,8 +113,6 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
         zero = [np.array(run.baselines.zero) for run in (candidate, base) if run.baselines]
         if len(zero[0]) != len(zero[1]) or np.any(np.abs(zero[0] - zero[1]) > SAME_SAMPLES * np.abs(zero[1])):
             return "they were evaluated on other noises or timesteps"
-    if not candidate.evaluations and not candidate.metrics:
-        return "the candidate has not logged a step yet"
     return ""
 
 
@@ -178,7 +178,8 @@ def _verdict(
     if relation is not None and relation.kind == "same_bits":
         numbers = f"all {relation.num_numbers:,} numbers that both records have are equal"
         return "same_bits", f"The same run, to the bit: {numbers}."
-    if relation is not None and relation.first is not None and relation.kind == "rounding":
+    has_left = any(one.left_at is not None for one in standings)
+    if relation is not None and relation.first is not None and relation.kind == "rounding" and not has_left:
         since = f"the numbers differ from step {relation.first.step:,} on"
         return "same_run", f"The same run, rounding apart: {since}, never by more than rounding grows to."
     where = _place_in_band(bands, standings, num_runs)
@@ -188,11 +189,13 @@ def _verdict(
             f"Not the same run, though seed and options are: at step {parted.step:,} the {parted.field} differs by "
             f"{100 * parted.relative:.2g} %, more than rounding does. {where}"
         )
-    if relation is not None:
+    if relation is not None and relation.kind == "rounding":
+        where += " It began as one of its runs, with the same seed and options."
+    elif relation is not None:
         where += " Seed and options are those of one of its runs, but the random numbers are others from the start on."
     if not bands or not standings:
         return "not_comparable", where
-    return ("outside" if any(one.left_at is not None for one in standings) else "inside"), where
+    return ("outside" if has_left else "inside"), where
 
 
 def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openddpm.analysis.verdict import judge
@@ -78,8 +78,15 @@ def explain(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[Explan
     Problems that the candidate's own curves show, and the reference's do not, come before everything else.
     """
     base = reference[0]
-    found = [*_symptoms(candidate, base), *_options(candidate, base), *_data(candidate, base)]
-    found += _circumstances(candidate, base)
+    problems = _problems(candidate)
+    for name in _problems(base):
+        problems.pop(name, None)
+    options = [
+        replace(one, effect=DECISIVE) if problems.pop(one.name, None) else one for one in _options(candidate, base)
+    ]
+    shown = "a problem that the curves themselves show"
+    symptoms = [Explanation(name, text, "not found", shown, DECISIVE) for name, text in problems.items()]
+    found = [*options, *symptoms, *_data(candidate, base), *_circumstances(candidate, base)]
     return sorted(found, key=lambda one: -one.effect)
 
 
@@ -164,16 +171,7 @@ def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
     ]
 
 
-def _symptoms(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
-    """Return the problems that the verdict finds in the candidate, and not in the reference."""
-    known = _problems(base)
-    return [
-        Explanation(name, text, "not found", "a problem that the curves themselves show", DECISIVE)
-        for name, text in _problems(candidate).items()
-        if name not in known
-    ]
-
-
 def _problems(run: RunFolder) -> dict[str, str]:
+    """Return the problems that the verdict on a run finds: name -> sentence."""
     verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
     return {evidence.name: evidence.text for evidence in verdict.evidence if evidence.kind == "warning"}

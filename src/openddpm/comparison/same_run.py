@@ -17,8 +17,11 @@ EVALUATED: tuple[str, ...] = ("heldout_loss", "fixed_train_loss")
 """The same in evaluations.jsonl."""
 OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
 
-ROUNDING = ((10, 1e-3), (100, 3e-2), (1000, 0.3))
-"""(steps since the first difference, largest relative difference of a logged training loss)."""
+FIRST = 1e-5  # largest relative difference of a loss where rounding first shows, in float32
+FIRST_COARSE = 2e-2  # the same in TF32, bfloat16 or float16
+STEPS_PER_DECADE = 12.0  # in which the difference may grow tenfold
+SATURATED = 0.5  # of a logged loss: as far apart as runs with other seeds
+OF_A_NORM = 30.0  # times that of the loss
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,14 @@ class Difference:
 class Relation:
     """How a run, row by row, is related to a finished one with the same seed and options.
 
-    Numbers that differ by more than rounding from the first logged step on come of other random numbers.
+    Numbers that differ by more than rounding from the first logged step on come of other random numbers. Rounding grows
+    exponentially until the runs are as far apart as other seeds; from then on only the band of the seeds can tell more.
+
+    Args:
+        is_coarse: whether one of the two computes in less than float32.
     """
 
-    def __init__(self, other: RunFolder) -> None:
+    def __init__(self, other: RunFolder, is_coarse: bool = False) -> None:
         self.other = other
         self.num_numbers = 0
         """Numbers that both records have."""
@@ -47,6 +54,7 @@ class Relation:
         self.parted: Difference | None = None
         """The first number that differs by more than rounding does."""
         self._has_met = False
+        self._first_allowed = FIRST_COARSE if is_coarse else FIRST
         self._metrics = {row.step: row for row in other.metrics}
         self._evaluations = {(row.step, row.weights): row for row in other.evaluations}
 
@@ -74,15 +82,27 @@ class Relation:
             label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
             difference = Difference(row.step, row.images_seen, label, _relative(ours, theirs))
             self.first = self.first or difference
-            if difference.relative > _tolerance(name, row.step - self.first.step):
+            if difference.relative > self._allowed(name, row.step - self.first.step):
                 self.parted = self.parted or difference
                 return
         self._has_met = self._has_met or name == "train_loss"
 
+    def _allowed(self, name: str, steps: int) -> float:
+        """Return the largest relative difference that rounding makes `steps` after the first difference."""
+        if name in EXACT:
+            return OF_A_FORMULA
+        grown = self._first_allowed * 10 ** min(steps / STEPS_PER_DECADE, 10)
+        return min(grown, SATURATED) * (OF_A_NORM if name == "grad_norm" else 1.0)
+
+
+def relation_between(candidate: RunFolder, other: RunFolder) -> Relation:
+    """Return the relation of a run to another with the same seed and options, before any row."""
+    return Relation(other, is_coarse=any(map(_computes_coarsely, (candidate, other))))
+
 
 def related(candidate: RunFolder, other: RunFolder) -> Relation:
     """Return the relation of a recorded run to another with the same seed and options."""
-    relation = Relation(other)
+    relation = relation_between(candidate, other)
     rows: list[MetricsRow | EvaluationRow] = [*candidate.metrics, *candidate.evaluations]
     for row in sorted(rows, key=lambda row: row.step):
         relation.add(row)
@@ -95,8 +115,7 @@ def _relative(ours: float | None, theirs: float | None) -> float:
     return abs(ours - theirs) / max(abs(ours), abs(theirs))
 
 
-def _tolerance(name: str, steps: int) -> float:
-    """Return the largest relative difference that rounding makes `steps` after the first difference."""
-    if name in EXACT:
-        return OF_A_FORMULA
-    raise NotImplementedError
+def _computes_coarsely(run: RunFolder) -> bool:
+    return run.run.config.get("mixed_precision") != "no" or any(
+        session.environment.speed.tf32 for session in run.run.sessions
+    )

@@ -16,6 +16,7 @@ from openddpm.record.schema import (
     DataRecord,
     EvaluationRow,
     MetricsRow,
+    ReferenceBandRecord,
     RunRecord,
     SamplesRow,
     Verdict,
@@ -28,6 +29,7 @@ from openddpm.record.writer import (
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    REFERENCE_BAND_FILE,
     RUN_FILE,
     SAMPLES_FILE,
     VERDICT_FILE,
@@ -67,6 +69,8 @@ class RunFolder:
     previews: list[Preview]
     samples: list[SamplesRow] = field(default_factory=list)
     checkpoints: list[CheckpointRow] = field(default_factory=list)
+    reference_band: ReferenceBandRecord | None = None
+    """Null unless the run follows a reference."""
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -121,6 +125,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
         checkpoints=_read_rows(folder / CHECKPOINTS_FILE, CheckpointRow),
+        reference_band=_read_record(folder / REFERENCE_BAND_FILE, ReferenceBandRecord),
     )
 
 
