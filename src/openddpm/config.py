@@ -28,7 +28,7 @@ class DataOptions(_Options):
 
     dataset: str = ""
     """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
-    a built-in name (avatars-16)."""
+    a built-in name (avatars-16, digits-8)."""
     dataset_config: str | None = None
     """Configuration to take, where a Hub data set has several or a folder's README.md declares them as on the Hub."""
     dataset_split: str = "train"
@@ -76,8 +76,8 @@ class ModelOptions(_Options):
     """The UNet and the diffusion process it learns to reverse."""
 
     model: str = "default"
-    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or of its folder.
-    Only the architecture is taken, even if the folder holds weights."""
+    """A named size (default, unet-64, unet-32, unet-16, unet-8), or the path of a UNet2DModel config.json or of its
+    folder. Only the architecture is taken, even if the folder holds weights."""
     init_from: str | None = Field(None, min_length=1)
     """Fine-tune: start from these weights, with their architecture. A run folder, the folder of a diffusers pipeline or
     UNet, or a Hub id (google/ddpm-cat-256); safetensors only."""

@@ -41,8 +41,7 @@ class Difference:
 class Relation:
     """How a run, row by row, is related to a finished one with the same seed and options.
 
-    Numbers that differ by more than rounding from the first logged step on come of other random numbers. Rounding grows
-    exponentially until the runs are as far apart as other seeds; from then on only the band of the seeds can tell more.
+    Numbers that differ by more than rounding from the first logged step on come of other random numbers.
 
     Args:
         is_coarse: whether one of the two computes in less than float32.
