@@ -2,9 +2,9 @@
 
     python benchmarks/comparing.py --output_dir runs/comparing
 
-Coverage: fresh seeds should be inside 19 times in 20. Power: each planted change, with three seeds. And one run with the
-seed of the reference and a bug from the middle on. A run that is in its folder already is not trained again. Writes the
-numbers as JSON and prints the tables of docs/follow.md.
+Coverage: fresh seeds should be inside 19 times in 20. Power: each planted change, with three seeds. Last, runs with a seed
+of the reference and a bug from the middle on. A run that is in its folder already is not trained again. Writes the numbers
+as JSON and prints the tables of docs/follow.md.
 """
 
 import argparse
@@ -109,7 +109,9 @@ def main() -> None:
     """Train what is missing, compare, write the results and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="file for the numbers (default: results.json in the output folder)")
+    parser.add_argument(
+        "--results", type=Path, help="file for the numbers (default: results.json in the output folder)"
+    )
     parser.add_argument("--only", nargs="*", help="names of changes to train and compare (default: all, and coverage)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -147,7 +149,9 @@ def _row(name: str, change: Change, runs: Sequence[RunFolder]) -> dict[str, Any]
         "verdicts": [answer["verdict"] for answer in answers],
         "left_band_at": [answer["left_band_at"] for answer in answers],
         "first_difference": [answer["first_difference"] for answer in answers],
-        "first_explanation": [answer["explanations"][0]["name"] if answer["explanations"] else None for answer in answers],
+        "first_explanation": [
+            answer["explanations"][0]["name"] if answer["explanations"] else None for answer in answers
+        ],
         "sentence": answers[0]["sentence"],
         "detectable": answers[0]["detectable"],
         "seconds_a_comparison": round(seconds, 3),

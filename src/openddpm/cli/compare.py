@@ -1,6 +1,6 @@
 """openddpm compare"""
 
-import json
+import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDATE")]
 _References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
 
+_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
 STATUS = {"same_bits": 0, "same_run": 0, "inside": 0, "outside": 1, "not_comparable": 2}
 MOST_EXPLANATIONS = 8  # printed; the page and --json have all
 
@@ -23,7 +25,7 @@ def run(arguments: list[str]) -> int:
     return call(_compare, "compare", arguments)
 
 
-def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPath = None, json: bool = False) -> int:
+def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPath = None, json: _Flag = False) -> int:
     """Is a run where a reference was after as many images? Tells same bits, same run, inside or outside its band.
 
     Exit status: 0 same bits, same run, or inside; 1 outside; 2 not comparable. From the records alone, without torch.
@@ -58,7 +60,7 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
 
 
 def _as_json(comparison: "Comparison") -> str:
-    return json.dumps(comparison.answer(), indent=1, allow_nan=False)
+    return json_module.dumps(comparison.answer(), indent=1, allow_nan=False)
 
 
 def _print(comparison: "Comparison", name: str) -> None:

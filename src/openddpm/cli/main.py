@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "show what training would do with a data set's images",
     "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
+    "compare": "compare a run with others: is it where they were?",
     "report": "rebuild report.html and the model card of a run",
     "push": "upload a run to the Hugging Face Hub",
     "references": "list the published runs that others can be held against",

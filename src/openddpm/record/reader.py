@@ -127,7 +127,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
         checkpoints=_read_rows(folder / CHECKPOINTS_FILE, CheckpointRow),
-        reference_band=_read_record(folder / REFERENCE_BAND_FILE, ReferenceBandRecord),
+        reference_band=read_record(folder / REFERENCE_BAND_FILE, ReferenceBandRecord),
     )
 
 

@@ -69,16 +69,30 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{REFERENCE_FILE}"))
 
 
-def open_reference(source: str) -> Reference:
-    """Read the runs of a run source as one reference.
+def open_run(source: str) -> RunFolder:
+    """Read the only run of a run source.
+
+    Raises:
+        UserError: as `open_runs`, or it has several runs.
+    """
+    runs = open_runs(source)
+    if len(runs) > 1:
+        names = ", ".join(run.folder.name for run in runs)
+        raise UserError(f"'{source}' has several runs: {names}", "Give one of them.")
+    return runs[0]
+
+
+def open_reference(*sources: str) -> Reference:
+    """Read the runs of one or more run sources as one reference.
 
     Args:
-        source: as for `open_runs`.
+        sources: each as for `open_runs`.
 
     Raises:
         UserError: as `open_runs`; the runs differ in more than their seeds; or reference.json is damaged.
     """
-    runs, notes = open_runs(source), list[str]()
+    runs, notes = [run for source in sources for run in open_runs(source)], list[str]()
+    source = " ".join(sources)
     shared = _shared(runs[0])
     for run in runs[1:]:
         if differences := _differences(shared, _shared(run)):

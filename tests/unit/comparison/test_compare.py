@@ -48,7 +48,7 @@ def test_a_copy_has_the_same_bits(reference: list[RunFolder]) -> None:
 
 
 def test_differences_that_grow_as_rounding_does_are_the_same_run(reference: list[RunFolder]) -> None:
-    """Losses that differ by 1e-7 at first, and ten times more every 30 steps up to 0.2 %, are the same run, rounding apart."""
+    """Losses 1e-7 apart at first, and ten times more every 30 steps up to 0.2 %, are the same run, rounding apart."""
     apart = with_metrics(reference[2], times(lambda step: 1 + min(2e-3, 1e-7 * 10 ** (step / 30))))
     answer = compare(apart, reference).answer()
     assert answer["verdict"] == "same_run"
