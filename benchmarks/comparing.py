@@ -2,9 +2,9 @@
 
     python benchmarks/comparing.py --output_dir runs/comparing
 
-Coverage: fresh seeds should be inside 19 times in 20. Power: each planted change, with three seeds. Last, runs with a seed
-of the reference and a bug from the middle on. A run that is in its folder already is not trained again. Writes the numbers
-as JSON and prints the tables of docs/follow.md.
+Coverage: fresh seeds should be inside 19 times in 20. Power: each planted change, with three seeds. Last, runs with a
+seed of the reference and a bug from the middle on. A run that is in its folder already is not trained again. Writes the
+numbers as JSON and prints the tables of docs/follow.md.
 """
 
 import argparse
