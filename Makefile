@@ -12,7 +12,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 TEST_PROCESSES ?= 2
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-bugs mutants clean
+.PHONY: demo test test-slow lint pictures bench bench-growth bench-quality gpu-check bench-bugs references mutants clean
 
 demo: $(RUNTIME)  ## train faces from scratch in minutes and show them
 	$(BIN)/openddpm train --recipe avatars-16 --output_dir runs/demo --overwrite_output_dir
@@ -58,6 +58,9 @@ gpu-check: $(DEVELOPMENT)  ## all that a GPU has to tell: half an hour with one 
 bench-bugs: $(DEVELOPMENT)  ## what common bugs of training scripts cost: 15 to 20 minutes, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/what_slows.py --output_dir runs/what-slows \
 	  --pictures docs/pictures --results benchmarks/what-slows.json
+
+references: $(RUNTIME)  ## train the published runs again, eight seeds each: NAME=digits-8 for one of them
+	$(BIN)/python benchmarks/make_references.py $(NAME)
 
 mutants: $(MUTANTS)  ## which small changes to the code no test beside it sees: hours; MODULE=diffusion/process for one
 	$(TEST_ENV) $(BIN)/python tests/mutations/mutants.py $(MODULE)

@@ -7,37 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import sync_playwright
 
-from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.reader import read_run_folder
+from openddpm.report.film_strip import film_strip
 
-FRAMES = 6
-FRAME_PIXELS = 260
 PAGE_PIXELS = 1200
 CHROMIUM_ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-def write_film_strip(run: RunFolder, path: Path) -> None:
-    """Write a row of previews, spread evenly over the logarithm of their steps, with the images seen below each."""
-    previews = [preview for preview in run.previews if "ema" in preview.pictures]
-    places = np.unique(np.round(np.geomspace(1, len(previews), FRAMES)).astype(int) - 1)
-    images_per_step = run.run.progress.images_seen / run.run.progress.step
-    strip = Image.new("RGB", (len(places) * (FRAME_PIXELS + 8) - 8, FRAME_PIXELS + 30), "white")
-    draw = ImageDraw.Draw(strip)
-    for index, place in enumerate(places):
-        preview = previews[place]
-        left = index * (FRAME_PIXELS + 8)
-        frame = (
-            Image.open(preview.pictures["ema"])
-            .convert("RGB")
-            .resize((FRAME_PIXELS, FRAME_PIXELS), Image.Resampling.BOX)
-        )
-        strip.paste(frame, (left, 0))
-        label = f"{preview.step * images_per_step:,.0f} images"
-        draw.text((left, FRAME_PIXELS + 6), label, fill="#555", font=ImageFont.load_default(size=16))
-    strip.save(path, optimize=True)
 
 
 def write_report_picture(report: Path, path: Path) -> None:
@@ -57,5 +33,5 @@ def write_report_picture(report: Path, path: Path) -> None:
 if __name__ == "__main__":
     folder, pictures = Path(sys.argv[1]), Path(sys.argv[2])
     pictures.mkdir(parents=True, exist_ok=True)
-    write_film_strip(read_run_folder(folder), pictures / "film-strip.png")
+    film_strip(read_run_folder(folder)).save(pictures / "film-strip.png", optimize=True)
     write_report_picture(folder / "report.html", pictures / "report.png")

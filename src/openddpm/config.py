@@ -28,7 +28,7 @@ class DataOptions(_Options):
 
     dataset: str = ""
     """What to train on: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
-    a built-in name (avatars-16)."""
+    a built-in name (avatars-16, digits-8)."""
     dataset_config: str | None = None
     """Configuration to take, where a Hub data set has several or a folder's README.md declares them as on the Hub."""
     dataset_split: str = "train"
@@ -76,8 +76,8 @@ class ModelOptions(_Options):
     """The UNet and the diffusion process it learns to reverse."""
 
     model: str = "default"
-    """A named size (default, unet-64, unet-32, unet-16), or the path of a UNet2DModel config.json or of its folder.
-    Only the architecture is taken, even if the folder holds weights."""
+    """A named size (default, unet-64, unet-32, unet-16, unet-8), or the path of a UNet2DModel config.json or of its
+    folder. Only the architecture is taken, even if the folder holds weights."""
     init_from: str | None = Field(None, min_length=1)
     """Fine-tune: start from these weights, with their architecture. A run folder, the folder of a diffusers pipeline or
     UNet, or a Hub id (google/ddpm-cat-256); safetensors only."""
@@ -186,6 +186,9 @@ class RunOptions(_Options):
     """Solver for previews; the others need fewer steps than ddim for the same pictures."""
     logging_steps: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
+    follow: str | None = Field(None, min_length=1)
+    """Reference to compare the run with while it trains: a built-in name (see `openddpm references`), a run folder, a
+    folder of run folders or a Hub id (default: the recipe's, if it has one); none for no reference."""
     logging_dir: str = "logs"
     """TensorBoard events go to LOGGING_DIR/NAME-OF-RUN."""
     report_to: str = "tensorboard"
@@ -260,7 +263,7 @@ SECRET_OPTIONS = frozenset({"hub_token"})
 NEUTRAL_OPTIONS = frozenset(
     {
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
-        "report_to",
+        *("report_to", "follow"),
         "dataset",  # the sha256 of its images tells whether it is the same
         *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
         "max_refused_share",

@@ -66,7 +66,8 @@ def _check_openddpm(words: list[str]) -> None:
     if words[0] == "train":
         parse_train_config(words[1:])
         return
-    assert main(words) == 2, "names a run that is not there, which is found after the options are parsed"
+    names_a_run = words != ["references"]  # one that is not there, which is found after the options are parsed
+    assert main(words) == (2 if names_a_run else 0)
 
 
 def test_file_tree_is_that_of_the_source() -> None:

@@ -38,6 +38,7 @@ CONTRACT = {
     "gradient_checkpointing": False,
     "logging_dir": "logs",
     "report_to": "tensorboard",
+    "follow": None,
     "push_to_hub": False,
     "hub_model_id": None,
     "hub_private_repo": False,

@@ -35,7 +35,7 @@ class _OwnOptions:
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """What to inspect: a Hub id (huggan/pokemon), a local folder, a parquet, arrow, zip, tar, npz, npy or idx file, or
-    a built-in name (avatars-16)."""
+    a built-in name (avatars-16, digits-8)."""
     page: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("inspection.html")
     """HTML page to write; an existing file is replaced."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -19,8 +19,10 @@ COMMANDS = {
     "inspect": "show what training would do with a data set's images",
     "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
+    "compare": "compare a run with others: is it where they were?",
     "report": "rebuild report.html and the model card of a run",
     "push": "upload a run to the Hugging Face Hub",
+    "references": "list the published runs that others can be held against",
     "schema": "write a JSON Schema of each file of a run's record",
 }
 
@@ -32,6 +34,7 @@ commands:
 {commands}
 
 first steps:
+  openddpm train --recipe digits-8               digits in a minute, no GPU, no download
   openddpm train --recipe avatars-16             faces in minutes, no GPU, no download
   openddpm train --dataset FOLDER --resolution 64 --output_dir runs/mine
   openddpm COMMAND --help                        every option of a command
@@ -96,7 +99,7 @@ def _signals_as_exits() -> Iterator[None]:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+        listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
         print(_HELP.format(commands=listing), end="")
         return 0
     if arguments[0] == "--version":

@@ -38,7 +38,7 @@ from openddpm.record.data_record import LeftOut
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a single letter is a Windows drive
 _HUB_ADDRESS = re.compile(r"(https?://huggingface\.co/|hf://)datasets/(?P<name>[^/?#@]+/[^/?#@]+)/?$", re.IGNORECASE)
 
-BUILT_IN = ("avatars-16",)
+BUILT_IN = ("avatars-16", "digits-8")
 
 FILE_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES, *ARRAY_SUFFIXES)
 

@@ -44,6 +44,14 @@ SIZES: dict[str, dict[str, Any]] = {
         "attention_head_dim": 48,
         "norm_num_groups": 8,
     },
+    "unet-8": {
+        "layers_per_block": 1,
+        "block_out_channels": (32, 48),
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 48,
+        "norm_num_groups": 8,
+    },
 }
 
 

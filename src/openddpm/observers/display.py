@@ -16,13 +16,15 @@ from openddpm.analysis.text import duration, number_of
 from openddpm.names import as_text
 from openddpm.record.data_record import DataRecord
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, Verdict
+from openddpm.record.schema import EvaluationRow, Following, MetricsRow, RunRecord, Verdict
 from openddpm.record.writer import DATA_FILE
 from openddpm.training.observer import Observer
 
 _SMOOTHING = 0.9  # share of the shown loss that each logged line keeps
 _PLAIN_EVERY_SECONDS = 15.0  # between lines if the output is not a terminal
+_FOLLOWING_STYLES = dict.fromkeys(("same_bits", "same_run", "another_seed"), "green") | {"behind": "red"}  # else dim
 _VERDICT_EVERY_SECONDS = 60.0  # between verdicts there, unless it changes
+_MOST_DIFFERENCES = 5  # from a reference, shown at the start
 _VERDICT_STYLES = {"learning": "green", "finished": "green", "plateaued": "yellow", "too_early": "dim"}  # else red
 
 
@@ -44,6 +46,7 @@ class Display(Observer):
         self._plain_at = float("-inf")
         self._verdict: Verdict | None = None
         self._shown_code: str | None = None
+        self._following: Following | None = None
         self._verdict_at = float("-inf")
         self._has_news = False
         self._rates: list[tuple[float, int]] = []
@@ -129,6 +132,17 @@ class Display(Observer):
     def judged(self, verdict: Verdict) -> None:
         self._verdict, self._has_news = verdict, True
 
+    def followed(self, following: Following) -> None:
+        """Show what differs from the reference at the start, and the state when it changes."""
+        before, self._following = self._following, following
+        if before is None:
+            for difference in following.differences[:_MOST_DIFFERENCES]:
+                self._say(f"differs from {escape(following.reference)}: {escape(difference)}")
+            if len(following.differences) > _MOST_DIFFERENCES:
+                self._say(f"  and {len(following.differences) - _MOST_DIFFERENCES} more differences: verdict.json")
+        if before is None or before.state != following.state:
+            self._say(self._following_text())
+
     def record_grown(self) -> None:
         """Show a new verdict: in the live view, or as a line if it changed or none was shown for a while."""
         if self._verdict is None or not self._has_news:
@@ -150,6 +164,8 @@ class Display(Observer):
             f"[bold]{run.status}[/] at step {progress.step:,}: {number_of(progress.images_seen, 'image')}, "
             f"{progress.epoch:.1f} epochs{self._heldout_text()}"
         )
+        if self._following:
+            self._say(self._following_text())
         if self._verdict and self._has_news:
             self._say(self._verdict_text())
             for evidence in self._verdict.evidence:
@@ -170,6 +186,8 @@ class Display(Observer):
         )
         if self._verdict:
             lines.add_row(self._verdict_text())
+        if self._following:
+            lines.add_row(self._following_text())
         if self._preview:
             lines.add_row(escape(f"last preview: {self._preview}   report: {self._folder / 'report.html'}"))
         return lines
@@ -181,6 +199,11 @@ class Display(Observer):
         if self._verdict.forecast:
             text += f" {escape(self._verdict.forecast.text)}"
         return text
+
+    def _following_text(self) -> str:
+        assert self._following is not None
+        style = _FOLLOWING_STYLES.get(self._following.state, "dim")
+        return f"[bold {style}]following {escape(self._following.reference)}:[/] {escape(self._following.text)}"
 
     def _heldout_text(self) -> str:
         known = {weights: loss for weights, loss in self._heldout.items() if loss is not None}

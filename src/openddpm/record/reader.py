@@ -1,5 +1,7 @@
 """Reads a run folder, complete or still growing."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from openddpm.record.schema import (
     CheckpointRow,
     EvaluationRow,
     MetricsRow,
+    ReferenceBandRecord,
     RunRecord,
     SamplesRow,
     Verdict,
@@ -28,6 +31,7 @@ from openddpm.record.writer import (
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    REFERENCE_BAND_FILE,
     RUN_FILE,
     SAMPLES_FILE,
     VERDICT_FILE,
@@ -67,6 +71,8 @@ class RunFolder:
     previews: list[Preview]
     samples: list[SamplesRow] = field(default_factory=list)
     checkpoints: list[CheckpointRow] = field(default_factory=list)
+    reference_band: ReferenceBandRecord | None = None
+    """Null unless the run follows a reference."""
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -115,12 +121,13 @@ def read_run_folder(folder: Path) -> RunFolder:
         run=read_run_record(folder),
         metrics=_read_rows(folder / METRICS_FILE, MetricsRow),
         evaluations=_read_rows(folder / EVALUATIONS_FILE, EvaluationRow),
-        data=_read_record(folder / DATA_FILE, DataRecord),
-        baselines=_read_record(folder / BASELINES_FILE, BaselinesRecord),
+        data=read_record(folder / DATA_FILE, DataRecord),
+        baselines=read_record(folder / BASELINES_FILE, BaselinesRecord),
         verdict=_read_verdict(folder),
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
         checkpoints=_read_rows(folder / CHECKPOINTS_FILE, CheckpointRow),
+        reference_band=read_record(folder / REFERENCE_BAND_FILE, ReferenceBandRecord),
     )
 
 
@@ -135,6 +142,29 @@ def list_previews(folder: Path) -> list[Preview]:
     ]
 
 
+def log_spaced(steps: Iterable[int], count: int) -> list[int]:
+    """Return up to `count` different steps in order, the first and the last among them, even on a logarithmic scale."""
+    steps = sorted(set(steps))
+    if len(steps) <= count:
+        return steps
+    low, high = math.log(1 + steps[0]), math.log(1 + steps[-1])
+    marks = [low + (high - low) * index / (count - 1) for index in range(count)]
+    return sorted({min(steps, key=lambda step: abs(math.log(1 + step) - mark)) for mark in marks})
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """Return the record in a JSON file; None if it does not exist.
+
+    Raises:
+        UserError: it is damaged, or cannot be read.
+    """
+    content = read_file(path)
+    try:
+        return None if content is None else kind.model_validate(parse_json(content))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
 def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
     rows = []
     for number, row in enumerate(read_json_lines(path), 1):
@@ -143,14 +173,6 @@ def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
         except ValueError as error:
             raise damaged_line(path, number, _reason(error)) from error
     return rows
-
-
-def _read_record(path: Path, kind: type[Record]) -> Record | None:
-    content = read_file(path)
-    try:
-        return None if content is None else kind.model_validate(parse_json(content))
-    except ValueError as error:
-        raise _damaged(path, error) from error
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
@@ -172,7 +194,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
 def _read_verdict(folder: Path) -> Verdict | None:
     """Return the last verdict; None if it is damaged, since it can be derived again from the other files."""
     try:
-        return _read_record(folder / VERDICT_FILE, Verdict)
+        return read_record(folder / VERDICT_FILE, Verdict)
     except UserError:
         return None
 

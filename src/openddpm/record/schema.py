@@ -426,6 +426,44 @@ class Forecast(RecordModel):
     text: str
 
 
+class QuantityBand(RecordModel):
+    """Where the curve of one quantity lies for 95 % of runs that are another seed of the reference."""
+
+    field: str
+    """"heldout_loss" and other losses on the fixed samples, of the exported weights; or "heldout_loss_raw"."""
+    images_seen: list[Count]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class ReferenceBandRecord(RecordModel):
+    """reference_band.json: the band of the reference that a run follows."""
+
+    reference: str
+    """Name, folder or Hub id of the reference."""
+    seeds: list[int]
+    """Seeds of its runs."""
+    bands: list[QuantityBand]
+    """Empty for fewer than three runs. A run is inside if it is inside all of them, over its whole course."""
+
+
+class Following(RecordModel):
+    """Where a run stands beside a reference that it follows."""
+
+    reference: str
+    """Name, folder or Hub id of the reference."""
+    state: Literal["too_early", "same_bits", "same_run", "another_seed", "behind", "ahead", "parted", "not_comparable"]
+    """"same_run": rounding apart; "another_seed": inside the band of the reference's seeds; "parted": seed and options
+    are the same, but the numbers differ by more than rounding."""
+    since_images: Count | None
+    """Images seen where it left the band or parted; null in the other states."""
+    text: str
+    """The same as a sentence."""
+    differences: list[str] = []
+    """What differs from the reference in options, images, software and hardware, the most important first."""
+
+
 class Verdict(RecordModel):
     """verdict.json: whether a run is working, in words and numbers."""
 
@@ -440,3 +478,5 @@ class Verdict(RecordModel):
     """Skill of the best weights at that evaluation."""
     weights: Weights | None = None
     """The best weights."""
+    following: Following | None = None
+    """Null if the run follows no reference."""

@@ -16,6 +16,7 @@ from openddpm.record.schema import (
     CheckpointRow,
     EvaluationRow,
     MetricsRow,
+    ReferenceBandRecord,
     RunRecord,
     SamplesRow,
     Verdict,
@@ -30,10 +31,11 @@ DATA_FILE = "data.json"
 BASELINES_FILE = "baselines.json"
 VERDICT_FILE = "verdict.json"
 TRACKERS_FILE = "trackers.json"
+REFERENCE_BAND_FILE = "reference_band.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
-    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE),
+    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE, REFERENCE_BAND_FILE),
 )
 """Everything a run may leave in its folder."""
 
@@ -49,6 +51,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     BASELINES_FILE: BaselinesRecord,
     DATA_FILE: DataRecord,
     VERDICT_FILE: Verdict,
+    REFERENCE_BAND_FILE: ReferenceBandRecord,
 }
 """Schema of each file of the record, or of a line of it."""
 
@@ -83,6 +86,10 @@ class RunWriter:
     def write_verdict(self, verdict: Verdict) -> None:
         """Replace verdict.json."""
         write_json(self.folder / VERDICT_FILE, verdict.model_dump())
+
+    def write_reference_band(self, band: ReferenceBandRecord) -> None:
+        """Replace reference_band.json."""
+        write_json(self.folder / REFERENCE_BAND_FILE, band.model_dump())
 
     def append_metrics(self, row: MetricsRow) -> None:
         """Add a line to metrics.jsonl; if that fails it is added before the next."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from openddpm.record.reader import Preview
-from openddpm.record.schema import EvaluationRow, MetricsRow, RunRecord, SamplesRow, Verdict
+from openddpm.record.schema import EvaluationRow, Following, MetricsRow, RunRecord, SamplesRow, Verdict
 
 
 class Observer:
@@ -29,6 +29,10 @@ class Observer:
 
     def judged(self, verdict: Verdict) -> None:
         """A verdict was reached: after each evaluation, and at the end."""
+
+    def followed(self, following: Following) -> None:
+        """The run was compared with the reference that it follows: at the start, whenever its state changes, and
+        before each verdict."""
 
     def record_grown(self) -> None:
         """An evaluation or preview was added to the record: time to rebuild the report."""

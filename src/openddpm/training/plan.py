@@ -15,6 +15,8 @@ from openddpm.data.stream import Split, Transform, split_heldout
 from openddpm.diffusion.pretrained import Pretrained
 from openddpm.diffusion.unet import unet_config
 from openddpm.diffusion.unet_checks import unwrapped_unet
+from openddpm.errors import UserError
+from openddpm.references import Reference, open_reference
 from openddpm.training.distributed import say
 from openddpm.training.earlier_run import Earlier, check_images, check_user_supplied, find_earlier_run
 from openddpm.training.initial_weights import remarks_on_start, weights_to_start_from
@@ -53,6 +55,8 @@ class Plan:
     """The UNet's config, if it is randomly initialized."""
     pretrained: Pretrained | None
     """The weights of --init_from to start from, or None."""
+    reference: Reference | None
+    """The runs that --follow names, or None."""
 
 
 def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObjects) -> Plan:
@@ -68,6 +72,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     if accelerator.is_main_process:
         say(remarks)
 
+    reference = _reference(config, is_new=earlier is None)
     unet = None if objects.unet is None else unwrapped_unet(objects.unet)
     objects = replace(objects, unet=unet)
     pretrained = weights_to_start_from(config, earlier, unet)
@@ -88,10 +93,27 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
         keep_threads(earlier.record.session, accelerator)
     check_same_images(accelerator, store.sha256, structure)
     split = split_heldout(store.digests, config.heldout_images, config.evaluation_seed)
-    plan = Plan(config, earlier, objects, source, store, split, structure, pretrained)
+    plan = Plan(config, earlier, objects, source, store, split, structure, pretrained, reference)
     if accelerator.is_main_process:
         say(_remarks(plan, accelerator.device))
     return plan
+
+
+def _reference(config: TrainConfig, is_new: bool) -> Reference | None:
+    """Return the reference to follow; a resumed run goes on without one that cannot be opened.
+
+    Raises:
+        UserError: a new run's cannot be opened.
+    """
+    if config.follow in (None, "none"):
+        return None
+    try:
+        return open_reference(config.follow)
+    except UserError as error:
+        if is_new:
+            raise
+        say([f"the run goes on without following {config.follow}: {error.found}"])
+        return None
 
 
 def _remarks(plan: Plan, device: torch.device) -> list[str]:

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from openddpm.analysis.verdict import judge
+from openddpm.comparison.following import Follower
 from openddpm.record.reader import Preview, RunFolder, read_run_folder
-from openddpm.record.schema import CheckpointRow, EvaluationRow, MetricsRow, Progress, RunRecord, SamplesRow, Status
-from openddpm.record.writer import RUN_FILE, VERDICT_FILE, RunWriter
+from openddpm.record.schema import (
+    CheckpointRow,
+    EvaluationRow,
+    Following,
+    MetricsRow,
+    Progress,
+    RunRecord,
+    SamplesRow,
+    Status,
+)
+from openddpm.record.writer import REFERENCE_BAND_FILE, RUN_FILE, VERDICT_FILE, RunWriter
+from openddpm.references import Reference
 from openddpm.training.observer import Observer
 from openddpm.training.state import NotFinite
 
@@ -18,9 +29,17 @@ class Recorder:
 
     Args:
         writer: of the run folder; None in processes other than the main one, where all methods do nothing.
+        reference: that the run is compared with, if it follows one.
     """
 
-    def __init__(self, run: RunRecord, folder: Path, observers: Sequence[Observer], writer: RunWriter | None) -> None:
+    def __init__(
+        self,
+        run: RunRecord,
+        folder: Path,
+        observers: Sequence[Observer],
+        writer: RunWriter | None,
+        reference: Reference | None = None,
+    ) -> None:
         self.run = run
         self.folder = folder
         self.is_main = writer is not None
@@ -29,6 +48,10 @@ class Recorder:
         self._failing: set[str] = set()
         self._recorded: RunFolder | None = None
         """The record in memory, as input of the verdict, so that a long one is not read repeatedly."""
+        self._reference = reference
+        self._follower: Follower | None = None
+        self._following: Following | None = None
+        """The state of which the observers were last notified."""
         self._is_evaluated = False
 
     def started(self) -> None:
@@ -37,6 +60,7 @@ class Recorder:
         self._notify("started", self.run, self.folder)
         with self._judging():
             self._recorded = read_run_folder(self.folder) if self._writer else None
+            self._follow()
 
     def logged(self, row: MetricsRow) -> None:
         """Append to metrics.jsonl."""
@@ -45,6 +69,7 @@ class Recorder:
         if self._recorded:
             self._recorded.metrics.append(row)
         self._notify("logged", row)
+        self._compare(row)
 
     def evaluated(self, row: EvaluationRow) -> None:
         """Append to evaluations.jsonl."""
@@ -54,6 +79,7 @@ class Recorder:
             self._recorded.evaluations.append(row)
         self._is_evaluated = True
         self._notify("evaluated", row)
+        self._compare(row)
 
     def sampled(self, row: SamplesRow) -> None:
         """Append to samples.jsonl."""
@@ -115,12 +141,34 @@ class Recorder:
                 stack.callback(observer.ended, self.run)
             self._judge()
 
+    def _follow(self) -> None:
+        """Begin to compare the run with its reference."""
+        if self._reference and self._recorded and self._writer:
+            self._follower = Follower(self._reference.name, self._reference.runs, self._recorded)
+            self._attempt(REFERENCE_BAND_FILE, self._writer.write_reference_band, self._follower.band_record())
+            self._notify_of_following()
+
+    def _compare(self, row: MetricsRow | EvaluationRow) -> None:
+        """Compare the run with its reference after a new row; notify if the state changes."""
+        if self._follower:
+            with self._judging():
+                self._follower.add(row)
+                self._notify_of_following(only_if_changed=True)
+
+    def _notify_of_following(self, only_if_changed: bool = False) -> None:
+        if self._follower:
+            before, self._following = self._following, self._follower.following()
+            if not only_if_changed or before is None or before.state != self._following.state:
+                self._notify("followed", self._following)
+
     def _judge(self) -> None:
         """Judge the run, write the verdict and notify of it."""
         verdict, recorded = None, self._recorded
         with self._judging():
             if recorded:
+                self._notify_of_following()
                 verdict = judge(self.run, recorded.metrics, recorded.evaluations, recorded.baselines, recorded.samples)
+                verdict = verdict.model_copy(update={"following": self._following})
         if verdict and self._writer:
             self._attempt(VERDICT_FILE, self._writer.write_verdict, verdict)
             self._notify("judged", verdict)

@@ -17,7 +17,7 @@ from diffusers import UNet2DModel
 from openddpm.analysis.text import number_of
 from openddpm.config import TrainConfig
 from openddpm.data.near_duplicates import near_duplicates_across, with_near_duplicates
-from openddpm.data.store import cache_dir_of
+from openddpm.data.store import ImageStore, cache_dir_of
 from openddpm.data.stream import BatchStream, Transform
 from openddpm.diffusion.objective import Objective
 from openddpm.diffusion.process import DiffusionProcess
@@ -27,7 +27,7 @@ from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMea
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import Kind, fixed_samples
 from openddpm.record.lock import locked
-from openddpm.record.schema import BaselinesRecord, SpeedRecord
+from openddpm.record.schema import BaselinesRecord, RunRecord, SpeedRecord
 from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
@@ -105,7 +105,7 @@ def _build(
     gflops = gflops_per_image(frozen_unet)
     parts, speed = _step_parts(plan, accelerator, unet, gflops, resources)
     state, process = parts.state, parts.objective.process
-    config, timetable, pace = _timed(parts, len(split.train), earlier, times_steps)
+    config, timetable, pace = _timed(parts, plan, times_steps)
 
     # Its record.
     near = None
@@ -131,7 +131,7 @@ def _build(
     folder, writer = Path(config.output_dir), None
     if baselines_record is not None:  # in the main process
         writer = begin_folder(folder, earlier, run, state, store, split, baselines_record)
-    recorder = Recorder(run, folder, observers, writer)
+    recorder = Recorder(run, folder, observers, writer, plan.reference)
 
     def published(checkpoint: Path) -> None:
         recorder.note_checkpoint(checkpoint_row(checkpoint))
@@ -236,19 +236,27 @@ def _initial_state(
     return model, state, speed, compile_seconds
 
 
-def _timed(
-    parts: StepParts, num_train: int, earlier: Earlier | None, times_steps: bool
-) -> tuple[TrainConfig, Timetable, Pace | None]:
+def _timed(parts: StepParts, plan: Plan, times_steps: bool) -> tuple[TrainConfig, Timetable, Pace | None]:
     """Return the config with the length of the run, its timetable, and its pace if it was measured."""
     config, num_processes, pace = parts.config, parts.accelerator.num_processes, None
+    earlier, num_train = plan.earlier, len(plan.split.train)
     if earlier is None and (times_steps or config.max_minutes is not None):
         pace = measure_pace(parts)
         config = pace.with_steps(config, num_train, num_processes)
     total_steps = _total_steps(config, num_train, num_processes, earlier)
     timetable = make_timetable(config, total_steps, num_train, num_processes)
+    if plan.reference is not None:
+        timetable = _evaluated_like(plan.reference.runs[0].run, plan.store, timetable)
     if pace is not None and parts.accelerator.is_main_process:
         say(pace.remarks(timetable, parts.config.max_minutes))
     return config, timetable if earlier is None else timetable.keeping(earlier.record), pace
+
+
+def _evaluated_like(reference: RunRecord, store: ImageStore, timetable: Timetable) -> Timetable:
+    """Return the timetable with the number of fixed samples of a reference on the same images, or else as it is."""
+    if store.sha256 != reference.dataset.sha256:
+        return timetable
+    return replace(timetable, num_fixed_samples=reference.evaluation.num_fixed_samples)
 
 
 def _images_to_train(plan: Plan, num_processes: int) -> int:

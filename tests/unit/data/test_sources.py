@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from openddpm.config import DataOptions
 from openddpm.data import image_source
 from openddpm.data.decode import Preprocessing, decode_image
-from openddpm.data.sources import open_source
+from openddpm.data.sources import BUILT_IN, open_source
 from openddpm.errors import UserError
 from openddpm.names import name_below
 from picture_files import image_dataset, open_path, png, tones, write, write_parquet, write_tar, write_zip
@@ -101,15 +102,30 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pyte
     assert "more than the limit" in str(found["c.png"])
 
 
-def test_the_built_in_set_is_the_one_it_says() -> None:
-    """avatars-16 opens by its name alone, and is the file whose checksum lies beside it."""
+@pytest.mark.parametrize(
+    ("name", "num_images", "shape"), [("avatars-16", 6000, (3, 16, 16)), ("digits-8", 1797, (1, 8, 8))]
+)
+def test_a_built_in_set_is_the_one_it_says(name: str, num_images: int, shape: tuple[int, int, int]) -> None:
+    """A built-in set opens by its name alone, and is the file whose checksum and licence lie beside it."""
     folder = resources.files("openddpm.data") / "builtin"
-    checksum, name = (folder / "SHA256SUMS").read_text().split()
-    assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
-    source = open_path("avatars-16")
-    pixels, changes, *_ = decode_image(next(source.items())[1], Preprocessing(16, "auto", "white"))
-    assert source.num_items >= 6000
-    assert (pixels.shape, changes) == ((3, 16, 16), [])
+    checksums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert set(checksums) == {f"{one}.parquet" for one in BUILT_IN}
+    assert hashlib.sha256((folder / f"{name}.parquet").read_bytes()).hexdigest() == checksums[f"{name}.parquet"]
+    assert f"# {name}.parquet\n" in (folder / "LICENSE.md").read_text("utf-8")
+    source = open_path(name)
+    pixels, changes, *_ = decode_image(next(source.items())[1], Preprocessing(shape[1], "auto", "white"))
+    assert source.num_items == num_images
+    assert (pixels.shape, changes) == (shape, [])
+
+
+def test_the_built_in_digits_are_those_of_scikit_learn() -> None:
+    """digits-8 has each digit of load_digits in its order, its levels of gray spread over 0..255, with its label."""
+    digits, source = load_digits(), open_path("digits-8")
+    examples = list(source.items())
+    assert [example.label for example in examples] == [str(digit) for digit in digits.target]
+    for example, levels in zip(examples, digits.images, strict=True):
+        pixels = decode_image(example[1], Preprocessing(8, "auto", "white"))[0]
+        assert np.array_equal(pixels[0], np.round(levels * 255 / 16))
 
 
 def test_folders_with_splits_give_the_one_asked_for(tmp_path: Path) -> None:

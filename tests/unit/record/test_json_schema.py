@@ -9,7 +9,7 @@ from made_up_run import write_made_up_run
 from openddpm.cli.main import main
 from openddpm.record.data_record import ImageFinding
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import Evidence, Verdict
+from openddpm.record.schema import Evidence, QuantityBand, ReferenceBandRecord, Verdict
 from openddpm.record.writer import SCHEMAS, RunWriter
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schema"
@@ -42,6 +42,8 @@ def test_a_run_fits_the_schemas(name: str, tmp_path: Path) -> None:
     evidence = Evidence(name="skill", kind="good", text="Better.", value=0.1)
     verdict = Verdict(code="learning", sentence="It learns.", evidence=[evidence], step=1200, images_seen=38_400)
     RunWriter(folder).write_verdict(verdict)
+    band = QuantityBand(field="heldout_loss", images_seen=[320], mean=[0.5], low=[0.4], high=[0.6])
+    RunWriter(folder).write_reference_band(ReferenceBandRecord(reference="digits-8", seeds=[0, 1], bands=[band]))
     assert read_run_folder(folder).verdict == verdict
     text = (folder / name).read_text("utf-8")
     for record in map(json.loads, text.splitlines() if name.endswith(".jsonl") else [text]):

@@ -1,0 +1,94 @@
+"""openddpm compare"""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from openddpm.cli.arguments import OptionalPath, call
+
+if TYPE_CHECKING:
+    from openddpm.comparison.compare import Comparison
+
+_Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDATE")]
+_References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
+
+_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+STATUS = {"same_bits": 0, "same_run": 0, "inside": 0, "outside": 1, "not_comparable": 2}
+MOST_EXPLANATIONS = 8  # printed; the page and --json have all
+
+
+def run(arguments: list[str]) -> int:
+    """Parse `arguments` and compare."""
+    return call(_compare, "compare", arguments)
+
+
+def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPath = None, json: _Flag = False) -> int:
+    """Is a run where a reference was after as many images? Tells same bits, same run, inside or outside its band.
+
+    Exit status: 0 same bits, same run, or inside; 1 outside; 2 not comparable. From the records alone, without torch.
+
+    Args:
+        candidate: The run: its folder, or a Hub id.
+        reference: One or more runs with the same options and other seeds: a built-in name (avatars-16), run folders, a
+            folder of run folders, or Hub ids.
+        page: HTML file to write the comparison to (default: compare.html in the candidate's folder, or here for a run
+            on the Hub).
+        json: Print the answer as JSON, for programs, and write no page unless --page is given.
+    """
+    from openddpm.comparison.compare import compare
+    from openddpm.references import open_reference, open_run
+
+    run, opened = open_run(candidate), open_reference(*reference)
+    comparison = compare(run, opened.runs)
+    if json:
+        print(_as_json(comparison))
+    else:
+        for note in opened.notes:
+            print(f"note: {note}")
+        _print(comparison, opened.name)
+    if page is not None or not json:
+        page = page or (run.folder if Path(candidate).is_dir() else Path()) / "compare.html"
+        from openddpm.report.compare import write_comparison
+
+        write_comparison(page, comparison, opened)
+        if not json:
+            print(f"page: {page}")
+    return STATUS[comparison.verdict]
+
+
+def _as_json(comparison: "Comparison") -> str:
+    return json_module.dumps(comparison.answer(), indent=1, allow_nan=False)
+
+
+def _print(comparison: "Comparison", name: str) -> None:
+    """Print the sentence, a table of the quantities, and the explanations."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from openddpm.analysis.text import significant
+    from openddpm.names import as_text
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(as_text(comparison.sentence))
+    if comparison.standings:
+        table = Table("", "candidate", name, "band", "after images", "left at", box=None, pad_edge=False)
+        for one in comparison.standings:
+            ends = [significant(end) for end in (one.low, one.high) if end is not None]
+            table.add_row(
+                one.quantity.name,
+                significant(one.candidate),
+                significant(one.mean),
+                " to ".join(ends) or "none",
+                f"{one.images:,.0f}",
+                "" if one.left_at is None else f"{one.left_at:,.0f}",
+            )
+        console.print(table)
+    if comparison.explanations:
+        console.print("differences, the likeliest explanation first:")
+        for found in comparison.explanations[:MOST_EXPLANATIONS]:
+            console.print(as_text(f"  {found.name}: {found.candidate}; reference: {found.reference} ({found.reason})"))
+        if len(comparison.explanations) > MOST_EXPLANATIONS:
+            console.print(f"  and {len(comparison.explanations) - MOST_EXPLANATIONS} more, on the page")

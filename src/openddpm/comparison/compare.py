@@ -1,0 +1,225 @@
+"""The comparison of a run with a reference: same bits, same run, another seed of it, or another run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from openddpm.analysis.text import listed, number_of, significant
+from openddpm.comparison.band import MIN_RUNS, Band, make_bands
+from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
+from openddpm.comparison.explanations import Explanation, explain, option_differences
+from openddpm.comparison.same_run import Relation, related
+from openddpm.record.reader import RunFolder
+
+ComparisonVerdict = Literal["same_bits", "same_run", "inside", "outside", "not_comparable"]
+
+SAME_SAMPLES = 1e-3  # relative difference of the loss of predicting no noise: that of the fixed noise itself
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A quantity of the candidate beside the reference's, at the last number of images that both have."""
+
+    quantity: Quantity
+    images: float
+    candidate: float
+    mean: float
+    low: float | None
+    high: float | None
+    """Ends of the band; None if there are too few runs for one."""
+    left_at: float | None
+    """Images seen at the first point outside the band."""
+    side: int
+    """+1 above the band at the last point outside it, -1 below, 0 if it never left."""
+    detectable: float | None
+    """Relative change that would be found 4 times in 5."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found."""
+
+    candidate: RunFolder
+    reference: list[RunFolder]
+    verdict: ComparisonVerdict
+    sentence: str
+    relation: Relation | None
+    """Relation to the reference's run with the same seed; None if there is none, or options or images differ."""
+    bands: list[Band]
+    standings: list[Standing]
+    explanations: list[Explanation]
+
+    def answer(self) -> dict[str, Any]:
+        """Return the answer for programs."""
+        first = self.relation and (self.relation.parted or self.relation.first)
+        left = [standing.left_at for standing in self.standings if standing.left_at is not None]
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "first_difference": first and {"step": first.step, "images_seen": first.images_seen, "field": first.field},
+            "left_band_at": int(min(left)) if left else None,
+            "detectable": {one.quantity.field: one.detectable for one in self.standings if one.detectable is not None},
+            "explanations": [
+                {"name": one.name, "candidate": one.candidate, "reference": one.reference, "reason": one.reason}
+                for one in self.explanations
+            ],
+        }
+
+
+def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
+    """Compare a run with the runs of a reference, which differ from each other in their seeds alone.
+
+    Args:
+        reference: at least one run.
+    """
+    reference = list(reference)
+    explanations = explain(candidate, reference)
+    obstacle = what_prevents(candidate, reference[0])
+    if not candidate.evaluations and not candidate.metrics:
+        obstacle = "the candidate has not logged a step yet"
+    if obstacle:
+        sentence = f"The runs cannot be compared: {obstacle}."
+        return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
+    base = same_seed(candidate, reference)
+    relation = None if base is None else related(candidate, base)
+    others = [run for run in reference if run.run.run_id != candidate.run.run_id] or reference
+    bands = make_bands(others)
+    standings = standings_of(candidate, others, bands)
+    verdict, sentence = _verdict(relation, bands, standings, len(others))
+    if verdict == "same_bits":
+        explanations = []
+    return Comparison(candidate, reference, verdict, sentence, relation, bands, standings, explanations)
+
+
+def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
+    """Return why losses of two runs cannot be compared, as the end of a sentence; empty if they can."""
+    ours, theirs = candidate.run, base.run
+    if ours.dataset.sha256 != theirs.dataset.sha256:
+        return (
+            f"they were trained on other images ({ours.dataset.num_images:,} of {ours.dataset.size} from "
+            f"{ours.dataset.source}, {theirs.dataset.num_images:,} of {theirs.dataset.size} from "
+            f"{theirs.dataset.source})"
+        )
+    for name, our, their in (
+        ("--evaluation_seed", ours.evaluation_seed, theirs.evaluation_seed),
+        ("number of held-out images", ours.dataset.num_heldout, theirs.dataset.num_heldout),
+        ("number of fixed samples", ours.evaluation.num_fixed_samples, theirs.evaluation.num_fixed_samples),
+    ):
+        if our != their:
+            return f"they were evaluated on other samples, as the {name} differs ({our:,} and {their:,})"
+    if candidate.baselines and base.baselines:
+        zero = [np.array(run.baselines.zero) for run in (candidate, base) if run.baselines]
+        if len(zero[0]) != len(zero[1]) or np.any(np.abs(zero[0] - zero[1]) > SAME_SAMPLES * np.abs(zero[1])):
+            return "they were evaluated on other noises or timesteps"
+    return ""
+
+
+def same_seed(candidate: RunFolder, reference: Sequence[RunFolder]) -> RunFolder | None:
+    """Return the reference's run with the seed and options of the candidate; None without one."""
+    batch = {"train_batch_size", "gradient_accumulation_steps"}  # may differ if the global batch is the same
+    for base in reference:
+        has_same_batch = candidate.run.global_batch_size == base.run.global_batch_size
+        if (
+            candidate.run.seed == base.run.seed
+            and has_same_batch
+            and not {*option_differences(candidate, base)} - batch
+        ):
+            return base
+    return None
+
+
+def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Sequence[Band]) -> list[Standing]:
+    """Return where the candidate stands in each quantity that it shares with the reference.
+
+    Args:
+        bands: of the reference; empty if it has too few runs.
+    """
+    by_quantity = {band.quantity: band for band in bands}
+    standings = []
+    for quantity in QUANTITIES:
+        curve, others = curve_of(candidate, quantity), [curve_of(run, quantity) for run in reference]
+        standing = _standing(quantity, curve, others, by_quantity.get(quantity))
+        if standing is not None:
+            standings.append(standing)
+    return standings
+
+
+def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: Band | None) -> Standing | None:
+    images = others[0].images if band is None else band.images
+    known = images[~np.isnan(curve.at(images))]
+    if not len(known):
+        return None
+    last = known[-1]
+    value = float(curve.at(known)[-1])
+    if band is None:
+        mean = float(np.exp(np.mean([np.log(other.at(known)[-1]) for other in others])))
+        return Standing(quantity, last, value, mean, None, None, None, 0, None)
+    place = int(np.searchsorted(band.images, last))
+    sides = band.outside(curve)
+    outside = np.flatnonzero(np.nan_to_num(sides))
+    return Standing(
+        quantity=quantity,
+        images=last,
+        candidate=value,
+        mean=float(band.mean[place]),
+        low=float(band.low[place]),
+        high=float(band.high[place]),
+        left_at=float(band.images[outside[0]]) if len(outside) else None,
+        side=int(sides[outside[-1]]) if len(outside) else 0,
+        detectable=band.detectable(last),
+    )
+
+
+def _verdict(
+    relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int
+) -> tuple[ComparisonVerdict, str]:
+    if relation is not None and relation.kind == "same_bits":
+        numbers = f"all {relation.num_numbers:,} numbers that both records have are equal"
+        return "same_bits", f"The same run, to the bit: {numbers}."
+    has_left = any(one.left_at is not None for one in standings)
+    if relation is not None and relation.first is not None and relation.kind == "rounding" and not has_left:
+        since = f"the numbers differ from step {relation.first.step:,} on"
+        return "same_run", f"The same run, rounding apart: {since}, never by more than rounding grows to."
+    where = _place_in_band(bands, standings, num_runs)
+    if relation is not None and relation.parted is not None and relation.kind == "parted":
+        parted = relation.parted
+        return "outside", (
+            f"Not the same run, though seed and options are: at step {parted.step:,} the {parted.field} differs by "
+            f"{100 * parted.relative:.2g} %, more than rounding does. {where}"
+        )
+    if relation is not None and relation.kind == "rounding":
+        where += " It began as one of its runs, with the same seed and options."
+    elif relation is not None:
+        where += " Seed and options are those of one of its runs, but the random numbers are others from the start on."
+    if not bands or not standings:
+        return "not_comparable", where
+    return ("outside" if has_left else "inside"), where
+
+
+def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
+    """Return where the candidate stands, in sentences."""
+    if not standings:
+        return "The runs have no evaluation at as many images."
+    first = standings[0]
+    name, runs = first.quantity.name, number_of(num_runs, "run")
+    if first.detectable is None:
+        change = 100 * (first.candidate / first.mean - 1)
+        return (
+            f"The {name} is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}, but {runs} cannot show how much "
+            f"seeds differ: a reference needs {MIN_RUNS} or more."
+        )
+    left = [(one.left_at, one) for one in standings if one.left_at is not None]
+    if not left:
+        return (
+            f"Inside: over {first.images:,.0f} images nothing tells it from another seed of the reference's {runs}. A "
+            f"{name} that is {100 * first.detectable:.0f} % off at this point would have been found 4 times in 5."
+        )
+    left_at, earliest = min(left, key=lambda pair: pair[0])
+    kind = "behind" if (first.side or earliest.side) > 0 else "ahead"
+    return (
+        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by its "
+        f"{listed([one.quantity.name for _, one in left])}, and is {kind}. After {first.images:,.0f} images its {name} "
+        f"is {significant(first.candidate)}, the reference's {significant(first.mean)}."
+    )

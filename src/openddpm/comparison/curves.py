@@ -1,0 +1,68 @@
+"""Curves that runs are compared by, over the training images seen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openddpm.record.bands import Band
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import RAW, EvaluationRow, exported_weights
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A loss on the fixed samples that each evaluation records."""
+
+    field: str
+    """Name for programs."""
+    name: str
+    """Name for people."""
+    value: Callable[[EvaluationRow], float | None]
+    of_raw: bool = False
+    """Whether it is taken of the raw weights, not of the exported ones."""
+
+
+def _band_loss(band: Band) -> Callable[[EvaluationRow], float | None]:
+    return lambda row: row.bands[band].loss if band in row.bands else None
+
+
+QUANTITIES = (
+    Quantity("heldout_loss", "held-out loss", lambda row: row.heldout_loss),
+    Quantity("heldout_loss_raw", "held-out loss of the raw weights", lambda row: row.heldout_loss, of_raw=True),
+    Quantity("fixed_train_loss", "loss on fixed training samples", lambda row: row.fixed_train_loss),
+    *(Quantity(f"{band}_loss", f"loss where noise decides the {band}", _band_loss(band)) for band in get_args(Band)),
+)
+"""What is compared, the most important first."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Positive values at increasing numbers of training images seen, (N,) each."""
+
+    images: Column
+    values: Column
+
+    def at(self, images: Column) -> Column:
+        """Return the values at other numbers of images, on straight lines in logarithms; NaN outside the curve."""
+        if not len(self.images):
+            return np.full(len(images), np.nan)
+        logs = np.interp(np.log(images), np.log(self.images), np.log(self.values), left=np.nan, right=np.nan)
+        return np.asarray(np.exp(logs))
+
+
+def curve_of(run: RunFolder, quantity: Quantity) -> Curve:
+    """Return a quantity of a run; values that are missing, or not above 0, are left out."""
+    exported = exported_weights(row.weights for row in run.evaluations)
+    weights = RAW if quantity.of_raw else exported
+    points = {
+        row.images_seen: value
+        for row in run.evaluations
+        if row.weights == weights and row.images_seen and (value := quantity.value(row)) is not None and value > 0
+    }
+    images = sorted(points)
+    return Curve(np.array(images, dtype=np.float64), np.array([points[count] for count in images], dtype=np.float64))

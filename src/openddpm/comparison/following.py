@@ -1,0 +1,112 @@
+"""Where a run in training stands beside a reference that it follows."""
+
+from collections.abc import Sequence
+
+from openddpm.analysis.text import number_of, significant
+from openddpm.comparison.band import make_bands
+from openddpm.comparison.compare import Standing, same_seed, standings_of, what_prevents
+from openddpm.comparison.explanations import explain
+from openddpm.comparison.same_run import Relation, relation_between
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import EvaluationRow, Following, MetricsRow, QuantityBand, ReferenceBandRecord
+
+
+class Follower:
+    """Compares a run with a reference while it trains.
+
+    Args:
+        name: of the reference, for people.
+        reference: its runs, at least one.
+        run: the record in memory; its rows grow during training.
+    """
+
+    def __init__(self, name: str, reference: Sequence[RunFolder], run: RunFolder) -> None:
+        self.name, self.run = name, run
+        self._reference = list(reference)
+        self._bands = make_bands(self._reference)
+        self._obstacle = what_prevents(run, self._reference[0])
+        base = None if self._obstacle else same_seed(run, self._reference)
+        self._relation = None if base is None else relation_between(run, base)
+        self._standings: list[Standing] = []
+        rows: list[MetricsRow | EvaluationRow] = [*run.metrics, *run.evaluations]
+        for row in sorted(rows, key=lambda row: row.step):
+            self.add(row)
+
+        self._differences = [
+            f"{one.name}: {one.candidate}, but {one.reference} there" for one in explain(run, self._reference)
+        ]
+
+    def band_record(self) -> ReferenceBandRecord:
+        """Return the reference's band as the run folder keeps it."""
+        return ReferenceBandRecord(
+            reference=self.name,
+            seeds=[run.run.seed for run in self._reference],
+            bands=[
+                QuantityBand(
+                    field=band.quantity.field,
+                    images_seen=[int(count) for count in band.images],
+                    mean=band.mean.tolist(),
+                    low=band.low.tolist(),
+                    high=band.high.tolist(),
+                )
+                for band in self._bands
+            ],
+        )
+
+    def add(self, row: MetricsRow | EvaluationRow) -> None:
+        """Take in a new row, which the record in memory has already."""
+        if self._relation is not None:
+            self._relation.add(row)
+        if isinstance(row, EvaluationRow) and not self._obstacle:
+            self._standings = standings_of(self.run, self._reference, self._bands)
+
+    def following(self) -> Following:
+        """Return where the run stands after the rows so far."""
+        if self._obstacle:
+            return self._state("not_comparable", None, f"it cannot be compared with {self.name}: {self._obstacle}")
+        relation = self._relation
+        has_left = any(one.left_at is not None for one in self._standings)
+        if relation is None or relation.kind == "other_random_numbers" or (relation.kind == "rounding" and has_left):
+            return self._beside_other_seeds()
+        return self._beside_same_seed(relation)
+
+    def _beside_same_seed(self, relation: Relation) -> Following:
+        run = f"seed {relation.other.run.seed} of {self.name}"
+        if relation.parted is not None:
+            parted = relation.parted
+            text = f"it parted from {run} at step {parted.step:,}: {parted.field} differs by more than rounding does"
+            return self._state("parted", parted.images_seen, text)
+        if relation.first is not None:
+            text = f"the same run as {run}, rounding apart since step {relation.first.step:,}"
+            return self._state("same_run", None, text)
+        if not relation.num_numbers:
+            return self._state("too_early", None, f"it has the seed and the options of {run}; nothing is logged yet")
+        return self._state("same_bits", None, f"the same bits as {run}, in all {relation.num_numbers:,} numbers so far")
+
+    def _beside_other_seeds(self) -> Following:
+        seeds = number_of(len(self._reference), "seed")
+        first = self._standings[0] if self._standings else None
+        if first is None or first.detectable is None:
+            missing = "nothing is evaluated yet" if self._bands else f"{seeds} give no band to compare with"
+            return self._state("too_early", None, f"another run than those of {self.name}; {missing}")
+        left = [(one.left_at, one) for one in self._standings if one.left_at is not None]
+        if not left:
+            text = f"like another seed of {self.name}: inside the band of its {seeds}"
+            return self._state("another_seed", None, f"{text} (a change of {100 * first.detectable:.0f} % would show)")
+        since, earliest = min(left, key=lambda pair: pair[0])
+        shown = first if first.side else earliest
+        text = f"{shown.quantity.name} {significant(shown.candidate)}, {significant(shown.mean)} there"
+        if shown.side > 0:
+            return self._state("behind", int(since), f"behind {self.name} since {since:,.0f} images: {text}")
+        return self._state("ahead", int(since), f"ahead of {self.name} since {since:,.0f} images: {text}")
+
+    def _state(self, state: str, since: int | None, text: str) -> Following:
+        return Following.model_validate(
+            {
+                "reference": self.name,
+                "state": state,
+                "since_images": since,
+                "text": f"{text[0].upper()}{text[1:]}.",
+                "differences": self._differences,
+            }
+        )

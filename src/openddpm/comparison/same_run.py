@@ -1,0 +1,123 @@
+"""Whether two records are of one run: the same numbers, or apart only as rounding is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import EvaluationRow, MetricsRow
+
+RelationKind = Literal["same_bits", "rounding", "parted", "other_random_numbers"]
+
+EXACT = ("images_seen", "epoch", "learning_rate", "ema_decay")
+"""Columns of metrics.jsonl that are functions of the step and the options."""
+ROUNDED = ("train_loss", "grad_norm")
+"""Columns that depend on every operation since the run began."""
+LOGGED: tuple[str, ...] = (*EXACT, *ROUNDED)
+EVALUATED: tuple[str, ...] = ("heldout_loss", "fixed_train_loss")
+"""The same in evaluations.jsonl."""
+OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
+
+# Rounding, measured on 8x8 digits (600 steps of Muon, other instructions): losses differ by 1e-7 at first, by 2e-5 some
+# 50 steps later, from then on by 1e-5 to 6e-4, since images and noise stay the same; gradient norms by up to 0.1. Seeds
+# differ by 0.1. The limits are larger by ten to twenty.
+FIRST = 1e-4  # relative difference of a loss where it first shows, in float32
+FIRST_COARSE = 2e-2  # the same in TF32, bfloat16 or float16; assumed
+STEPS_PER_DECADE = 12.0  # in which it may grow tenfold
+SATURATED = 1e-2  # up to which it grows
+OF_A_NORM = 100.0  # times that of a loss
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A logged number in which two records differ."""
+
+    step: int
+    images_seen: int
+    field: str
+    relative: float
+    """The difference divided by the larger absolute value."""
+
+
+class Relation:
+    """How a run, row by row, is related to a finished one with the same seed and options.
+
+    Numbers that differ by more than rounding from the first logged step on come of other random numbers.
+
+    Args:
+        is_coarse: whether one of the two computes in less than float32.
+    """
+
+    def __init__(self, other: RunFolder, is_coarse: bool = False) -> None:
+        self.other = other
+        self.num_numbers = 0
+        """Numbers that both records have."""
+        self.first: Difference | None = None
+        """The first number that differs."""
+        self.parted: Difference | None = None
+        """The first number that differs by more than rounding does."""
+        self._has_met = False
+        self._first_allowed = FIRST_COARSE if is_coarse else FIRST
+        self._metrics = {row.step: row for row in other.metrics}
+        self._evaluations = {(row.step, row.weights): row for row in other.evaluations}
+
+    @property
+    def kind(self) -> RelationKind:
+        """The relation so far."""
+        if self.parted is not None:
+            return "parted" if self._has_met else "other_random_numbers"
+        return "same_bits" if self.first is None else "rounding"
+
+    def add(self, row: MetricsRow | EvaluationRow) -> None:
+        """Take in the next row of the run, in the order of the steps."""
+        other: MetricsRow | EvaluationRow | None
+        if isinstance(row, MetricsRow):
+            other, names = self._metrics.get(row.step), LOGGED
+        else:
+            other, names = self._evaluations.get((row.step, row.weights)), EVALUATED
+        if other is not None and self.parted is None:
+            for name in names:
+                self._take(row, name, getattr(row, name), getattr(other, name))
+
+    def _take(self, row: MetricsRow | EvaluationRow, name: str, ours: float | None, theirs: float | None) -> None:
+        self.num_numbers += 1
+        if ours != theirs:
+            label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
+            difference = Difference(row.step, row.images_seen, label, _relative(ours, theirs))
+            self.first = self.first or difference
+            if difference.relative > self._allowed(name, row.step - self.first.step):
+                self.parted = self.parted or difference
+                return
+        self._has_met = self._has_met or name == "train_loss"
+
+    def _allowed(self, name: str, steps: int) -> float:
+        """Return the largest relative difference that rounding makes `steps` after the first difference."""
+        if name in EXACT:
+            return OF_A_FORMULA
+        grown = self._first_allowed * 10 ** min(steps / STEPS_PER_DECADE, 10)
+        return min(grown, max(SATURATED, self._first_allowed)) * (OF_A_NORM if name == "grad_norm" else 1.0)
+
+
+def relation_between(candidate: RunFolder, other: RunFolder) -> Relation:
+    """Return the relation of a run to another with the same seed and options, before any row."""
+    return Relation(other, is_coarse=any(map(_computes_coarsely, (candidate, other))))
+
+
+def related(candidate: RunFolder, other: RunFolder) -> Relation:
+    """Return the relation of a recorded run to another with the same seed and options."""
+    relation = relation_between(candidate, other)
+    rows: list[MetricsRow | EvaluationRow] = [*candidate.metrics, *candidate.evaluations]
+    for row in sorted(rows, key=lambda row: row.step):
+        relation.add(row)
+    return relation
+
+
+def _relative(ours: float | None, theirs: float | None) -> float:
+    if ours is None or theirs is None:
+        return float("inf")
+    return abs(ours - theirs) / max(abs(ours), abs(theirs))
+
+
+def _computes_coarsely(run: RunFolder) -> bool:
+    return run.run.config.get("mixed_precision") != "no" or any(
+        session.environment.speed.tf32 for session in run.run.sessions
+    )

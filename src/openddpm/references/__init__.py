@@ -1,0 +1,153 @@
+"""References: runs of one config with several seeds, to hold other runs against. Imports no torch."""
+
+import datetime
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
+from openddpm.errors import UserError
+from openddpm.record.reader import RunFolder, read_record
+from openddpm.references.sources import BUILT_IN, is_built_in, open_runs
+
+__all__ = [
+    "FILM_FILE",
+    "REFERENCE_FILE",
+    "Reference",
+    "ReferenceRecord",
+    "builtin_names",
+    "open_reference",
+    "open_runs",
+]
+
+REFERENCE_FILE = "reference.json"
+FILM_FILE = "film.png"
+MAX_DIFFERENCES = 5  # in an error
+
+_MAY_DIFFER = NEUTRAL_OPTIONS | {"seed", "gradient_accumulation_steps"}  # the images per step are compared instead
+
+
+class ReferenceRecord(BaseModel):
+    """reference.json: how and where the runs of a reference were made."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    name: str
+    text: str
+    """What the runs are, in a sentence."""
+    made: datetime.date
+    device: str
+    """Name of the GPU or CPU."""
+    cpu_threads: int
+    version: str
+    """Version of openddpm."""
+    commit: str
+    """Commit of openddpm's repository that the runs were trained with, or several, separated by commas."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Runs that differ in nothing but their seeds."""
+
+    name: str
+    runs: list[RunFolder]
+    """At least one, in the order of the seeds, which are all different."""
+    about: ReferenceRecord | None
+    """None without a reference.json beside the runs."""
+    film: Path | None = None
+    """A strip of previews of the first seed; None without one."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of the choice of runs, a sentence each."""
+
+
+def builtin_names() -> list[str]:
+    """Return the names of the references that come with openddpm."""
+    return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{REFERENCE_FILE}"))
+
+
+def open_run(source: str) -> RunFolder:
+    """Read the only run of a run source.
+
+    Raises:
+        UserError: as `open_runs`, or it has several runs.
+    """
+    runs = open_runs(source)
+    if len(runs) > 1:
+        names = ", ".join(run.folder.name for run in runs)
+        raise UserError(f"'{source}' has several runs: {names}", "Give one of them.")
+    return runs[0]
+
+
+def open_reference(*sources: str) -> Reference:
+    """Read the runs of one or more run sources as one reference.
+
+    Args:
+        sources: each as for `open_runs`.
+
+    Raises:
+        UserError: as `open_runs`; the runs differ in more than their seeds; or reference.json is damaged.
+    """
+    runs, notes = [run for source in sources for run in open_runs(source)], list[str]()
+    source = " ".join(sources)
+    shared = _shared(runs[0])
+    for run in runs[1:]:
+        if differences := _differences(shared, _shared(run)):
+            raise _not_one(source, runs[0], run, differences)
+    folder = BUILT_IN / source if is_built_in(source) else Path(source).expanduser()
+    if is_built_in(source) and Path(source).is_dir():
+        notes.append(f"'{source}' is the built-in reference; the folder of that name here is ./{source}")
+    chosen = []
+    for seed, same in itertools.groupby(sorted(runs, key=_seed_and_progress), key=lambda run: run.run.seed):
+        first, *others = same
+        chosen.append(first)
+        if others:
+            listed = ", ".join(f"{run.folder.name} (at {run.run.progress.images_seen:,})" for run in others)
+            kept = f"{first.folder.name} is taken, at {first.run.progress.images_seen:,} images"
+            notes.append(f"of {len(others) + 1} runs with seed {seed}, {kept}; left out: {listed}")
+    return Reference(
+        name=source if is_built_in(source) or not folder.exists() else folder.resolve().name,
+        runs=chosen,
+        about=read_record(folder / REFERENCE_FILE, ReferenceRecord),
+        film=folder / FILM_FILE if (folder / FILM_FILE).is_file() else None,
+        notes=notes,
+    )
+
+
+def _seed_and_progress(run: RunFolder) -> tuple[int, int]:
+    return run.run.seed, -run.run.progress.images_seen
+
+
+def _shared(run: RunFolder) -> dict[str, Any]:
+    """Return what runs of one reference share, by name; an option that a record does not have is the default."""
+    record = run.run
+    options = {**TrainConfig().model_dump(mode="json"), **record.config}
+    unet = {name: value for name, value in record.model.config.items() if not name.startswith("_")}
+    return {
+        **{name: value for name, value in options.items() if name not in _MAY_DIFFER},
+        "images per step": record.global_batch_size,
+        "steps": record.total_steps,
+        "sha256 of the images": record.dataset.sha256[:12],
+        "objects given from Python": record.user_supplied,
+        "sha256 of the weights it started from": record.model.init_from and record.model.init_from.sha256[:12],
+        **{f"{name} of the UNet": value for name, value in unet.items()},
+    }
+
+
+def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    names = dict.fromkeys([*ours, *theirs])
+    return [
+        f"{name}: {ours.get(name)!r} and {theirs.get(name)!r}" for name in names if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _not_one(source: str, first: RunFolder, other: RunFolder, differences: Sequence[str]) -> UserError:
+    found = f"the runs in '{source}' are not one reference: {first.folder.name} and {other.folder.name} differ in"
+    lines = [f"  {line}" for line in differences[:MAX_DIFFERENCES]]
+    if len(differences) > MAX_DIFFERENCES:
+        lines.append(f"  and {len(differences) - MAX_DIFFERENCES} more")
+    hint = "Give one of them, or a folder with runs that differ in nothing but their seeds."
+    return UserError("\n".join([found, *lines]), hint)

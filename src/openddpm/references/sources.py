@@ -1,0 +1,61 @@
+"""Run sources: a run folder, a folder of run folders, a built-in reference, or a run on the Hugging Face Hub."""
+
+import re
+from pathlib import Path
+
+from openddpm.errors import UserError, closest
+from openddpm.names import as_text
+from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.writer import RUN_FILE
+
+BUILT_IN = Path(__file__).parent / "builtin"
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?")
+
+
+def is_built_in(source: str) -> bool:
+    """Return whether a run source is the name of a built-in reference, which wins over a folder of that name."""
+    return re.fullmatch(r"[\w.-]*\w", source) is not None and (BUILT_IN / source).is_dir()
+
+
+def open_runs(source: str) -> list[RunFolder]:
+    """Read the runs that a run source names: at least one, in the order of their folders' names.
+
+    Args:
+        source: a run folder; a folder whose sub-folders are run folders, others being ignored; the name of a built-in
+            reference; or a run on the Hub, USER/NAME or USER/NAME@REVISION. A folder wins over the Hub.
+
+    Raises:
+        UserError: there is no such source, or it holds no run; a record is damaged; or the Hub does not give it.
+    """
+    path = BUILT_IN / source if is_built_in(source) else Path(source).expanduser()
+    if path.exists():
+        return [read_run_folder(folder) for folder in _run_folders(path)]
+    if not _HUB_ID.fullmatch(source):
+        names = sorted(folder.name for folder in BUILT_IN.iterdir()) if BUILT_IN.is_dir() else []
+        found = f"'{as_text(source)}' is neither a folder, nor a built-in reference, nor a name on the Hub"
+        raise UserError(found, f"Give a run folder, USER/NAME, or a built-in name; {closest(source, names)}.")
+    from openddpm.publishing.fetch import fetch_record
+
+    try:
+        return [read_run_folder(fetch_record(source))]
+    except UserError as error:
+        raise type(error)(f"there is no folder '{as_text(source)}', and {error.found}", error.hint) from error
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """Return `path` if it is a run folder, else its sub-folders that are."""
+    if (path / RUN_FILE).is_file():
+        return [path]
+    hint = f"Give a run folder, which has a {RUN_FILE}, or a folder with run folders in it."
+    if not path.is_dir():
+        raise UserError(f"'{as_text(path)}' is a file, not a folder", hint)
+    try:
+        below = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        runs = [folder for folder in below if (folder / RUN_FILE).is_file()]
+    except OSError as error:
+        raise UserError(f"'{as_text(path)}' cannot be read: {error.strerror}", "Make it readable.") from error
+    if not runs:
+        found = f"no run in '{as_text(path)}': it has no {RUN_FILE}, and none of its {len(below)} sub-folders has one"
+        raise UserError(found, hint)
+    return runs

@@ -1,0 +1,186 @@
+"""What a comparison of a run with a reference says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from tests.support.made_up_run import made_up_session, write_made_up_run
+from tests.support.made_up_seeds import another_seed
+
+from openddpm.comparison.compare import compare
+from openddpm.comparison.following import Follower
+from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.schema import MetricsRow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Return a run without previews."""
+    return read_run_folder(write_made_up_run(tmp_path_factory.mktemp("run"), previews=0, evaluations=16))
+
+
+@pytest.fixture(scope="module")
+def reference(run: RunFolder) -> list[RunFolder]:
+    """Return six seeds of it."""
+    return [another_seed(run, seed) for seed in range(6)]
+
+
+def with_metrics(run: RunFolder, change: Callable[[MetricsRow], MetricsRow]) -> RunFolder:
+    """Return `run` with every line of metrics.jsonl changed."""
+    return replace(run, metrics=[change(row) for row in run.metrics])
+
+
+def with_config(run: RunFolder, **options: object) -> RunFolder:
+    """Return `run` with other options."""
+    return replace(run, run=run.run.model_copy(update={"config": {**run.run.config, **options}}))
+
+
+def times(factor: Callable[[int], float]) -> Callable[[MetricsRow], MetricsRow]:
+    """Return a change that multiplies the training loss by a function of the step."""
+    return lambda row: row.model_copy(update={"train_loss": row.train_loss * factor(row.step)})
+
+
+def test_a_copy_has_the_same_bits(reference: list[RunFolder]) -> None:
+    """A record with all numbers of a reference's run is the same run to the bit, whatever took how long."""
+    slower = with_metrics(reference[2], lambda row: row.model_copy(update={"wall_seconds": 9 * row.wall_seconds}))
+    answer = compare(slower, reference).answer()
+    assert (answer["verdict"], answer["first_difference"], answer["explanations"]) == ("same_bits", None, [])
+
+
+def test_differences_that_grow_as_rounding_does_are_the_same_run(reference: list[RunFolder]) -> None:
+    """Losses 1e-7 apart at first, and ten times more every 30 steps up to 0.2 %, are the same run, rounding apart."""
+    apart = with_metrics(reference[2], times(lambda step: 1 + min(2e-3, 1e-7 * 10 ** (step / 30))))
+    answer = compare(apart, reference).answer()
+    assert answer["verdict"] == "same_run"
+    assert answer["first_difference"] == {"step": 10, "images_seen": 320, "field": "train_loss"}
+
+
+@pytest.mark.parametrize("jump", [3e-4, 0.01, 0.3])
+def test_a_jump_is_not_rounding(reference: list[RunFolder], jump: float) -> None:
+    """Losses that are equal to the bit and then jump are not the same run; the step of the jump is named."""
+    parted = with_metrics(reference[2], times(lambda step: 1 + jump * (step >= 300)))
+    answer = compare(parted, reference).answer()
+    assert answer["verdict"] == "outside"
+    assert answer["first_difference"] == {"step": 300, "images_seen": 9600, "field": "train_loss"}
+    assert "at step 300 the train_loss differs by" in answer["sentence"]
+
+
+def test_a_learning_rate_is_a_function_of_the_step(reference: list[RunFolder]) -> None:
+    """A learning rate that is off by a millionth is no rounding, though the loss is the same."""
+
+    def change(row: MetricsRow) -> MetricsRow:
+        factor = 1 + 1e-6 * (row.step > 500)
+        return row.model_copy(update={"learning_rate": row.learning_rate * factor})
+
+    answer = compare(with_metrics(reference[0], change), reference).answer()
+    assert (answer["verdict"], answer["first_difference"]["step"]) == ("outside", 510)
+    assert answer["first_difference"]["field"] == "learning_rate"
+
+
+def test_other_random_numbers_from_the_start_are_another_seed(reference: list[RunFolder]) -> None:
+    """A run with the seed of the reference that differs from the first line on is held against the band."""
+    other = with_metrics(reference[0], times(lambda step: 1.2))
+    answer = compare(other, reference).answer()
+    assert answer["verdict"] == "inside"
+    assert "other" in answer["sentence"] and "from the start" in answer["sentence"]
+
+
+def test_another_seed_is_inside_and_told_what_would_have_shown(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Inside comes with the smallest difference that could have been seen, in each quantity."""
+    answer = compare(another_seed(run, 50), reference).answer()
+    assert (answer["verdict"], answer["left_band_at"]) == ("inside", None)
+    assert 0.02 < answer["detectable"]["heldout_loss"] < 0.3
+    assert f"{100 * answer['detectable']['heldout_loss']:.0f} % off at this point" in answer["sentence"]
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.5, "behind"), (0.6, "ahead")])
+def test_outside_on_either_side(run: RunFolder, reference: list[RunFolder], factor: float, word: str) -> None:
+    """A loss that is too high is behind, one that is too low is ahead; both are outside, from where they began."""
+    answer = compare(another_seed(run, 50, factor=factor, since=30_000), reference).answer()
+    assert answer["verdict"] == "outside" and f"is {word}" in answer["sentence"]
+    assert answer["left_band_at"] == min(row.images_seen for row in run.evaluations if row.images_seen > 30_000)
+
+
+def test_rounding_does_not_excuse_a_run_that_leaves_the_band(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run that begins as one of the reference's and ends far from all is outside."""
+    began = with_metrics(reference[2], times(lambda step: 1 + min(2e-3, 1e-7 * 10 ** (step / 30))))
+    far = another_seed(run, 50, spread=0.0, factor=2.0, since=30_000).evaluations
+    evaluations = [row if row.images_seen <= 30_000 else late for row, late in zip(began.evaluations, far, strict=True)]
+    scaled = replace(began, evaluations=evaluations)
+    assert compare(scaled, reference).verdict == "outside"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [("sha256", "0" * 64, "other images"), ("num_heldout", 100, "number of held-out images differs (100 and 512)")],
+)
+def test_other_images_cannot_be_compared(reference: list[RunFolder], field: str, value: object, reason: str) -> None:
+    """Losses on other images, or on other held-out ones, are not compared; it says why."""
+    dataset = reference[0].run.dataset.model_copy(update={field: value})
+    candidate = replace(reference[0], run=reference[0].run.model_copy(update={"dataset": dataset}))
+    answer = compare(candidate, reference).answer()
+    assert answer["verdict"] == "not_comparable" and reason in answer["sentence"]
+
+
+def test_other_noises_cannot_be_compared(reference: list[RunFolder]) -> None:
+    """The loss of predicting no noise shows whether the fixed noises are the same."""
+    assert reference[0].baselines is not None
+    baselines = reference[0].baselines.model_copy(update={"zero": [1.01] * 20})
+    answer = compare(replace(reference[0], baselines=baselines), reference).answer()
+    assert answer["verdict"] == "not_comparable" and "other noises" in answer["sentence"]
+
+
+def test_one_run_gives_no_band(run: RunFolder, reference: list[RunFolder]) -> None:
+    """With another seed as the only reference the difference is told, but not judged."""
+    answer = compare(another_seed(run, 50, factor=1.5), reference[:1]).answer()
+    assert answer["verdict"] == "not_comparable"
+    assert "% higher, but 1 run cannot show how much seeds differ" in answer["sentence"]
+
+
+def test_what_differs_is_listed_the_likeliest_first(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Options come in the order of their measured effects, before software and hardware."""
+    candidate = with_config(another_seed(run, 50, factor=1.5), adam_epsilon=1e-3, lr_warmup_steps=50, seed=50)
+    session = made_up_session(device="Intel Xeon", packages={"openddpm": "0.2.0"})
+    candidate = replace(candidate, run=candidate.run.model_copy(update={"sessions": [session]}))
+    found = [one["name"] for one in compare(candidate, reference).answer()["explanations"]]
+    options = [name for name in found if name in ("adam_epsilon", "lr_warmup_steps", "device", "openddpm")]
+    assert options == ["adam_epsilon", "lr_warmup_steps", "device", "openddpm"]
+    assert "seed" not in found
+
+
+def test_larger_steps_in_the_learning_rate_count_more(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A learning rate 32 times as high comes before another optimizer, one 1.1 times as high after it."""
+    orders = []
+    for factor in (32.0, 1.1):
+        rate = factor * run.run.config["learning_rate"]
+        candidate = with_config(another_seed(run, 50), learning_rate=rate, optimizer="adamw")
+        names = [one["name"] for one in compare(candidate, reference).answer()["explanations"]]
+        orders.append([name for name in names if name in ("learning_rate", "optimizer")])
+    assert orders == [["learning_rate", "optimizer"], ["optimizer", "learning_rate"]]
+
+
+def test_following_says_at_each_row_what_comparing_says_at_the_end(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run that is followed from its first row on has the states that it should have, and ends as compare says."""
+    candidate = another_seed(run, 50, factor=1.5, since=30_000)
+    growing = replace(candidate, metrics=[], evaluations=[])
+    follower = Follower("avatars-16", reference, growing)
+    states = [follower.following().state]
+    for row in sorted([*candidate.metrics, *candidate.evaluations], key=lambda row: row.step):  # type: ignore[attr-defined]
+        (growing.metrics if isinstance(row, MetricsRow) else growing.evaluations).append(row)  # type: ignore[arg-type]
+        follower.add(row)  # type: ignore[arg-type]
+        if follower.following().state != states[-1]:
+            states.append(follower.following().state)
+    assert states == ["too_early", "another_seed", "behind"]
+    assert follower.following().since_images == compare(candidate, reference).answer()["left_band_at"]
+
+
+def test_following_the_same_seed(reference: list[RunFolder]) -> None:
+    """A run that repeats one of the reference's is followed to the bit, from its first logged step on."""
+    growing = replace(reference[3], metrics=[], evaluations=[])
+    follower = Follower("avatars-16", reference, growing)
+    assert follower.following().state == "too_early"
+    growing.metrics.append(reference[3].metrics[0])
+    follower.add(reference[3].metrics[0])
+    assert follower.following().text == "The same bits as seed 3 of avatars-16, in all 6 numbers so far."
+    resumed = Follower("avatars-16", reference, reference[3])
+    assert resumed.following().state == "same_bits"
