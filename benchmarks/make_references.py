@@ -17,6 +17,7 @@ from typing import Any
 from commands import int_of_at_least
 from origin import origin
 
+from openddpm.analysis.text import number_of
 from openddpm.analysis.verdict import judge
 from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.data.sources import BUILT_IN as NAMES
@@ -96,7 +97,7 @@ def _about(name: str, folders: list[Path], first: RunFolder) -> ReferenceRecord:
     commits = dict.fromkeys(_commit_file(folder).read_text() for folder in folders)
     return ReferenceRecord(
         name=name,
-        text=f"Runs of the recipe {name} that differ in the seed only, of {len(folders)} seeds.",
+        text=f"The recipe {name} with {number_of(len(folders), 'seed')}; the runs differ in nothing else.",
         made=datetime.datetime.now(datetime.UTC).date(),
         device=environment.device,
         cpu_threads=environment.cpu_threads,
@@ -126,11 +127,13 @@ def _table(name: str) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--seeds", type=int_of_at_least(1), default=NUM_SEEDS, help="how many, from 0 on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/references"))
     parser.add_argument("--target", type=Path, default=BUILT_IN)
     given = parser.parse_args()
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"no built-in data set: {', '.join(unknown)}; known: {', '.join(NAMES)}")
     for name in given.names or NAMES:
         folders = [given.output_dir / name / f"seed-{seed}" for seed in range(given.seeds)]
         for seed, folder in enumerate(folders):
