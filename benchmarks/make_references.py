@@ -16,6 +16,7 @@ from typing import Any
 
 from commands import int_of_at_least
 from origin import origin
+from PIL import Image
 
 from openddpm.analysis.text import number_of
 from openddpm.analysis.verdict import judge
@@ -65,7 +66,8 @@ def publish(name: str, folders: list[Path], target: Path) -> None:
     for folder in folders:
         copy_record(folder, aside / folder.name)
     first = read_run_folder(folders[0])
-    film_strip(first).save(aside / FILM_FILE, optimize=True)
+    film = film_strip(first).quantize(256, dither=Image.Dither.NONE)  # at most half the size
+    film.save(aside / FILM_FILE, optimize=True)
     write_json(aside / REFERENCE_FILE, _about(name, folders, first).model_dump(mode="json"))
     for part in aside.iterdir():
         if num_bytes(part) > MAX_BYTES:
