@@ -427,7 +427,7 @@ def fetched(hub: HubStandIn, repository: str) -> set[str]:
 
 
 def test_the_record_of_a_run_is_fetched_without_its_weights(hub: HubStandIn, command: Command, tmp_path: Path) -> None:
-    """Of a run on the Hub the record and a few previews are fetched, once, also by a commit and later without the Hub."""
+    """Of a run on the Hub the record and a few previews are fetched, once, also by a commit or without the Hub."""
     folder = write_made_up_run(tmp_path / "run", steps=2000, rows=200, previews=20, resolution=8, findings=[])
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     files |= {f"samples/{name}": b"not a preview" for name in ("step-1.png", "holiday.png", "step-x-ema.png")}
