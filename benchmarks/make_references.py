@@ -16,7 +16,9 @@ from typing import Any
 
 from commands import int_of_at_least
 from origin import origin
+from PIL import Image
 
+from openddpm.analysis.text import number_of
 from openddpm.analysis.verdict import judge
 from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.data.sources import BUILT_IN as NAMES
@@ -64,7 +66,8 @@ def publish(name: str, folders: list[Path], target: Path) -> None:
     for folder in folders:
         copy_record(folder, aside / folder.name)
     first = read_run_folder(folders[0])
-    film_strip(first).save(aside / FILM_FILE, optimize=True)
+    film = film_strip(first).quantize(256, dither=Image.Dither.NONE)  # at most half the size
+    film.save(aside / FILM_FILE, optimize=True)
     write_json(aside / REFERENCE_FILE, _about(name, folders, first).model_dump(mode="json"))
     for part in aside.iterdir():
         if num_bytes(part) > MAX_BYTES:
@@ -96,7 +99,7 @@ def _about(name: str, folders: list[Path], first: RunFolder) -> ReferenceRecord:
     commits = dict.fromkeys(_commit_file(folder).read_text() for folder in folders)
     return ReferenceRecord(
         name=name,
-        text=f"Runs of the recipe {name} that differ in the seed only, of {len(folders)} seeds.",
+        text=f"The recipe {name} with {number_of(len(folders), 'seed')}; the runs differ in nothing else.",
         made=datetime.datetime.now(datetime.UTC).date(),
         device=environment.device,
         cpu_threads=environment.cpu_threads,
@@ -126,11 +129,13 @@ def _table(name: str) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--seeds", type=int_of_at_least(1), default=NUM_SEEDS, help="how many, from 0 on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/references"))
     parser.add_argument("--target", type=Path, default=BUILT_IN)
     given = parser.parse_args()
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"no built-in data set: {', '.join(unknown)}; known: {', '.join(NAMES)}")
     for name in given.names or NAMES:
         folders = [given.output_dir / name / f"seed-{seed}" for seed in range(given.seeds)]
         for seed, folder in enumerate(folders):

@@ -14,7 +14,12 @@ from openddpm import __version__
 from openddpm.training.new_record import processor_name
 
 PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow")
-MADE_HERE = ("benchmarks/results", "benchmarks/*.json", "docs")  # which change as benchmarks run
+MADE_HERE = (
+    "benchmarks/results",
+    "benchmarks/*.json",
+    "docs",
+    "src/openddpm/references/builtin",
+)  # which change as benchmarks run
 
 
 def origin(threads: int | None = None) -> dict[str, Any]:

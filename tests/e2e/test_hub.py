@@ -18,7 +18,8 @@ import pytest
 from diffusers import UNet2DModel
 from PIL import Image
 
-from hub_stand_in import DEFAULT_TOKEN, HubStandIn, client_environment
+from hub_stand_in import DEFAULT_TOKEN, HubStandIn, client_environment, lfs_oid
+from made_up_run import write_made_up_run
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
 from tiny import TINY_UNET
@@ -416,3 +417,53 @@ def test_weights_that_the_hub_has_only_as_a_pickle(
     missing = flags(model="default", init_from="google/missing", output_dir=tmp_path / "run")
     assert_one_message(command("train", *missing), "google/missing", "no model of that name", "hf auth login")
     assert not (tmp_path / "run").exists()
+
+
+RECORD = {
+    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"),
+    *("data.json", "baselines.json", "verdict.json"),
+}
+
+
+def fetched(hub: HubStandIn, repository: str) -> set[str]:
+    """Return the files of a repository whose content was asked for, of the Hub or of its storage."""
+    asked = [request.path for request in hub.requests if request.method == "GET"]
+    names = {path.partition(f"/{repository}/resolve/")[2].partition("/")[2] for path in asked}
+    files = hub.repos["models", repository]
+    return names - {""} | {name for name, content in files.items() if f"/{lfs_oid(content)}" in asked}
+
+
+def test_the_record_of_a_run_is_fetched_without_its_weights(hub: HubStandIn, command: Command, tmp_path: Path) -> None:
+    """Of a run on the Hub the record and a few previews are fetched, once, also by a commit or without the Hub."""
+    folder = write_made_up_run(tmp_path / "run", steps=2000, rows=200, previews=20, resolution=8, findings=[])
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files |= {f"samples/{name}": b"not a preview" for name in ("step-1.png", "holiday.png", "step-x-ema.png")}
+    files |= {"unet/diffusion_pytorch_model.safetensors": bytes(3_000_000), "report.html": bytes(1_000_000)}
+    files |= {"checkpoints/step-00000500/optimizer.safetensors": bytes(3_000_000), "verdict.json": b"{}"}
+    head = hub.commit("models", "tester/published", files)
+    answer = command("references", "tester/published", "--json")
+    assert answer["status"] == 0, answer["err"]
+    reference = json.loads(answer["out"])["references"][0]
+    assert (reference["name"], len(reference["runs"]), reference["runs"][0]["step"]) == ("tester/published", 1, 2000)
+    names = fetched(hub, "tester/published")
+    steps = (100, 200, 400, 600, 900, 1300, 2000)  # of 8 even places on a logarithmic scale two have the same nearest
+    assert names == RECORD | {f"samples/step-{step:08d}-ema.png" for step in steps}
+    assert sum(len(files[name]) for name in names) < 300_000
+    hub.requests.clear()
+    assert command("references", f"tester/published@{head}", "--json")["status"] == 0
+    hub.failures["/api/models/"] = 503
+    assert command("references", "tester/published", "--json")["out"] == answer["out"]
+    assert fetched(hub, "tester/published") == set()
+
+
+def test_what_is_no_run_on_the_hub(hub: HubStandIn, command: Command, untrusted_command: Command) -> None:
+    """A missing repository or revision, one without a record, a wrong token and a silent Hub are each one message."""
+    hub.commit("models", "tester/model", {"config.json": b"{}"})
+    missing = command("references", "tester/missing")
+    assert_one_message(missing, "no folder 'tester/missing'", "no model", "(404)", "hf auth login")
+    assert_one_message(command("references", "tester/model@nowhere"), "'tester/model@nowhere'", "no such revision")
+    assert_one_message(command("references", "tester/model"), "has no run.json", "openddpm push")
+    assert_one_message(untrusted_command("references", "tester/model"), "(401)", "hf auth login")
+    assert_one_message(command("references", "tester/a--b"), "no model 'tester/a--b'")
+    hub.failures["/api/models/"] = 503
+    assert_one_message(command("references", "tester/unseen"), "could not fetch", hub.endpoint, "HF_HUB_OFFLINE")

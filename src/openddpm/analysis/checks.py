@@ -14,7 +14,7 @@ from openddpm.record.schema import RunRecord
 
 # Model
 SMALLEST_LEVEL, LARGEST_LEVEL = 4, 16  # published UNets end at 4 to 8 pixels (Ho et al., 2020; Dhariwal & Nichol, 2021)
-LEVELS_OF_SIZES = {"unet-16": 2, "unet-32": 3, "unet-64": 4}
+LEVELS_OF_SIZES = {"unet-8": 2, "unet-16": 2, "unet-32": 3, "unet-64": 4}
 CPU_GFLOPS_PER_THREAD = 100.0  # optimistic for any CPU: measured 16 to 60 on one core of an EPYC with AVX-512
 LONG_DAYS = 7.0  # assumed
 FORWARDS_PER_TRAINED_IMAGE = 3.0  # a backward pass costs as much as two forward passes

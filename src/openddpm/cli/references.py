@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from openddpm.cli.arguments import call
+from openddpm.names import as_text
 
 if TYPE_CHECKING:
     from openddpm.record.reader import RunFolder
@@ -97,28 +98,21 @@ def _show(reference: "Reference") -> None:
         for run in reference.runs
     ]
     _print_table(rows)
-    about = reference.about
-    lines = [*reference.notes]
-    if about:
-        lines.append(about.text)
-        lines.append(f"made {about.made} by openddpm {about.version}, commit {about.commit}")
+    for note in reference.notes:
+        print(f"note: {note}")
+    if about := reference.about:
+        print(f"\n{as_text(about.text)}")
+        print(as_text(f"made {about.made} by openddpm {about.version}, commit {about.commit}"))
     if reference.film:
-        lines.append(f"film strip of seed {reference.runs[0].run.seed}: {reference.film}")
-    for line in ["", *lines] if lines else []:
-        print(line)
+        print(f"film strip of seed {reference.runs[0].run.seed}: {reference.film}")
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:
-    """Print rows that all have the same columns."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    table.add_row(*(f"[bold]{name}[/]" for name in (rows[0] if rows else [])))
-    for row in rows:
-        table.add_row(*map(escape, row.values()))
-    Console(highlight=False).print(table)
+    """Print rows that all have the same columns, under the names of these."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _skill(run: "RunFolder") -> float | None:
@@ -139,8 +133,8 @@ def _mean_and_range(skills: list[float | None]) -> str:
     known = [skill for skill in skills if skill is not None]
     if not known:
         return ""
-    shown = [signed(value, plus=True) for value in (mean(known), min(known), max(known))]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+    middle, low, high = (signed(value, plus=True) for value in (mean(known), min(known), max(known)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _times(runs: list["RunFolder"]) -> str:
@@ -153,7 +147,6 @@ def _times(runs: list["RunFolder"]) -> str:
 
 def _machine(run: "RunFolder") -> str:
     from openddpm.analysis.text import number_of
-    from openddpm.names import as_text
 
     environment = run.run.session.environment
     threads = f", {number_of(environment.cpu_threads, 'thread')}" if environment.device_type == "cpu" else ""

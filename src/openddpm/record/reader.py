@@ -147,9 +147,10 @@ def log_spaced(steps: Iterable[int], count: int) -> list[int]:
     steps = sorted(set(steps))
     if len(steps) <= count:
         return steps
-    low, high = math.log(1 + steps[0]), math.log(1 + steps[-1])
+    logs = {step: math.log(max(step, 1)) for step in steps}
+    low, high = logs[steps[0]], logs[steps[-1]]
     marks = [low + (high - low) * index / (count - 1) for index in range(count)]
-    return sorted({min(steps, key=lambda step: abs(math.log(1 + step) - mark)) for mark in marks})
+    return sorted({min(steps, key=lambda step: abs(logs[step] - mark)) for mark in marks})
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:

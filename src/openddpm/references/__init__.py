@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.reader import RunFolder, read_record
-from openddpm.references.sources import BUILT_IN, is_built_in, open_runs
+from openddpm.references.sources import BUILT_IN, folder_of, is_built_in, open_runs
 
 __all__ = [
     "FILM_FILE",
@@ -97,7 +97,7 @@ def open_reference(*sources: str) -> Reference:
     for run in runs[1:]:
         if differences := _differences(shared, _shared(run)):
             raise _not_one(source, runs[0], run, differences)
-    folder = BUILT_IN / source if is_built_in(source) else Path(source).expanduser()
+    folder = folder_of(source)
     if is_built_in(source) and Path(source).is_dir():
         notes.append(f"'{source}' is the built-in reference; the folder of that name here is ./{source}")
     chosen = []

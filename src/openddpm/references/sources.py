@@ -1,5 +1,6 @@
 """Run sources: a run folder, a folder of run folders, a built-in reference, or a run on the Hugging Face Hub."""
 
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def is_built_in(source: str) -> bool:
     return re.fullmatch(r"[\w.-]*\w", source) is not None and (BUILT_IN / source).is_dir()
 
 
+def folder_of(source: str) -> Path:
+    """Return the folder that a run source names if it is local."""
+    return BUILT_IN / source if is_built_in(source) else Path(os.path.expanduser(source))  # noqa: PTH111 - never raises
+
+
 def open_runs(source: str) -> list[RunFolder]:
     """Read the runs that a run source names: at least one, in the order of their folders' names.
 
@@ -28,8 +34,8 @@ def open_runs(source: str) -> list[RunFolder]:
     Raises:
         UserError: there is no such source, or it holds no run; a record is damaged; or the Hub does not give it.
     """
-    path = BUILT_IN / source if is_built_in(source) else Path(source).expanduser()
-    if path.exists():
+    path = folder_of(source)
+    if source and path.exists():
         return [read_run_folder(folder) for folder in _run_folders(path)]
     if not _HUB_ID.fullmatch(source):
         names = sorted(folder.name for folder in BUILT_IN.iterdir()) if BUILT_IN.is_dir() else []

@@ -122,7 +122,7 @@ def test_the_built_in_digits_are_those_of_scikit_learn() -> None:
     """digits-8 has each digit of load_digits in its order, its levels of gray spread over 0..255, with its label."""
     digits, source = load_digits(), open_path("digits-8")
     examples = list(source.items())
-    assert [example.label for example in examples] == [str(digit) for digit in digits.target]
+    assert [example.label for example in examples] == digits.target.tolist()
     for example, levels in zip(examples, digits.images, strict=True):
         pixels = decode_image(example[1], Preprocessing(8, "auto", "white"))[0]
         assert np.array_equal(pixels[0], np.round(levels * 255 / 16))

@@ -62,6 +62,7 @@ def test_what_is_no_source_is_the_users_error(run: Path, tmp_path: Path) -> None
         str(tmp_path / "missing"): "is neither a folder, nor a built-in reference, nor a name on the Hub",
         "..": "no run in '..'",
         "": "is neither a folder",
+        "~nobody-of-this-name/run": "is neither a folder",
         str(damaged): "line 1 of .*metrics.jsonl' is damaged",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -168,7 +169,7 @@ def test_the_references_that_ship_are_whole_and_small(name: str) -> None:
 
 def test_steps_are_spread_over_their_logarithm() -> None:
     """A choice of steps holds the first and the last, is dense early, and has no step twice."""
-    assert log_spaced(range(1, 1001), 4) == [1, 9, 99, 1000]
+    assert log_spaced(range(1, 1001), 4) == [1, 10, 100, 1000]
     assert log_spaced([5, 3, 9, 3], 8) == [3, 5, 9]
-    assert log_spaced([1, 98, 99, 100], 3) == [1, 98, 100]
+    assert log_spaced([0, 98, 99, 100], 3) == [0, 98, 100]
     assert log_spaced([], 3) == []
