@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from made_up_run import made_up_samples, write_made_up_run
+from openddpm.analysis.course import Course
+from openddpm.analysis.samples import differences, level, samples_finding
 from openddpm.analysis.verdict import judge
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import Evidence, SamplesRow, Verdict
+from openddpm.record.schema import Evidence, SamplesRow, SampleStatistic, StatisticName, Verdict
 from openddpm.report.facts import verdict_badge
 from report_page import page_of
 
@@ -73,6 +75,80 @@ def test_a_difference_that_nobody_sees_is_none(run: RunFolder) -> None:
     row = row.model_copy(update={"statistics": {**row.statistics, "brightness": sure, "colour": wide}})
     _, samples = judged(run, row)
     assert samples is not None and samples.kind == "good"
+
+
+def measured(name: StatisticName, samples: float, data: float, error: float = 0.01) -> SamplesRow:
+    """Return the measurement of a statistic that is 0.4 to 0.6 in as many training images."""
+    one = SampleStatistic(samples=samples, data=data, error=error, low=0.4, high=0.6)
+    return made_up_samples(STEPS, "ema").model_copy(update={"statistics": {name: one}})
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "data", "word"),
+    [
+        ("brightness", 0.601, 0.57, "brighter"),
+        ("brightness", 0.601, 0.572, None),
+        ("brightness", 0.03, 0.0, "brighter"),  # just visible
+        ("brightness", 0.6, 0.5, None),
+        ("brightness", 0.4, 0.5, None),
+        ("brightness", 0.399, 0.5, "darker"),
+        ("contrast", 0.601, 0.5, "of stronger contrast"),
+        ("contrast", 0.399, 0.5, "of weaker contrast"),
+        ("colour", 0.601, 0.5, "more colourful"),
+        ("colour", 0.399, 0.5, "grayer"),
+        ("medium", 0.601, 0.5, "rougher"),
+        ("medium", 0.601, 0.502, None),  # less than a fifth more
+        ("medium", 0.0301, 0.02, "rougher"),
+        ("medium", 0.0299, 0.02, None),  # less than a hundredth more
+        ("medium", 0.399, 0.5, "smoother"),
+        ("fine", 0.601, 0.5, "noisier"),
+        ("fine", 0.399, 0.5, "blurrier"),
+    ],
+)
+def test_what_differs_visibly_has_a_word(name: StatisticName, samples: float, data: float, word: str | None) -> None:
+    """Beyond any group of training images, and by 0.03, or of structure by a fifth and a hundredth."""
+    assert [one.word for one in differences(measured(name, samples, data))] == ([word] if word else [])
+
+
+def test_numbers_have_three_digits_until_they_are_huge() -> None:
+    """From ten thousand on the power of ten is given."""
+    assert [level(number) for number in (0.70312, -9999.0, 1e4, -1e4)] == ["0.703", "-9999.000", "1.0e+04", "-1.0e+04"]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "text", "value"),
+    [
+        (
+            measured("brightness", 0.42, 0.5),
+            "good",
+            "As far as 16 samples can show, brightness and sharpness are as in the data.",
+            -8,
+        ),
+        (measured("fine", 0.5, 0.5, error=0.0), "good", None, 0),
+        (measured("fine", 0.45, 0.5, error=0.0), "good", None, None),
+        (
+            measured("fine", 0.7, 0.5),
+            "warning",
+            "The samples of step 2,400 are noisier (fine structure 0.700 beside 0.500 \N{PLUS-MINUS SIGN} 0.010) than "
+            "the training images; \N{PLUS-MINUS SIGN} is the standard error for 16 images.",
+            20,
+        ),
+    ],
+)
+def test_the_evidence_is_in_standard_errors(
+    row: SamplesRow, kind: str, text: str | None, value: float | None, run: RunFolder
+) -> None:
+    """Its value is by how many standard errors the statistic furthest off differs; none if there is no error."""
+    near = row.statistics.copy()
+    near["contrast"] = SampleStatistic(samples=0.51, data=0.5, error=0.01, low=0.4, high=0.6)
+    if value == 0:
+        near.pop("contrast")
+    found = samples_finding(
+        Course(run.run, run.metrics, run.evaluations, run.baselines), [row.model_copy(update={"statistics": near})]
+    )
+    assert found is not None and found.evidence.kind == kind
+    assert text in (None, found.evidence.text)
+    assert found.evidence.value == (None if value is None else pytest.approx(value))
 
 
 def test_a_model_that_is_still_bad_is_not_accused(run: RunFolder) -> None:
