@@ -55,6 +55,25 @@ def test_held_out_images_that_were_not_compared_are_told(record: RunFolder) -> N
     assert "100 of 256 held-out images (of 512)" in found.what
 
 
+@pytest.mark.parametrize(("number", "verb"), [(1, "is"), (2, "are")])
+def test_near_duplicates_are_named(record: RunFolder, number: int, verb: str) -> None:
+    """Three pairs are named in words, by how they are alike, and all for programs."""
+    run = with_near(record.run, number)
+    pairs = [
+        NearDuplicateRecord(heldout=f"{n}.png", train=f"{n}.jpg", how="nearly identical" if n else "mirrored")
+        for n in range(4)
+    ]
+    for shown, more in ((4, "; ..."), (3, "")):
+        data = DataRecord(num_images=6000, counts={}, images=[], near_duplicates=pairs[:shown])
+        (found,) = [finding for finding in check_plan(run, data) if finding.name == "near_duplicates"]
+        assert found.what == (
+            f"{number} of 512 held-out images ({number / 512:.1%}) {verb} nearly a training image: the same picture "
+            "shifted, mirrored, recompressed or recoloured: 0.png is 0.jpg, mirrored; 1.png is nearly 1.jpg; 2.png is "
+            f"nearly 2.jpg{more}"
+        )
+        assert found.images == tuple(pair.heldout for pair in pairs[:shown])
+
+
 @pytest.mark.parametrize(
     ("chosen", "random_flip", "source", "severity"),
     [
@@ -78,7 +97,9 @@ def test_mirroring_by_default_is_told(
     [
         ("data/faces", [str(number) for number in range(10)], True),
         ("data/faces", list("abcxyz"), True),
-        ("data/faces", ["one", "two", "three"], True),
+        ("data/faces", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], True),
+        ("data/faces", ["a", "b", "c"], True),
+        ("data/faces", ["a", "b", "?"], False),
         ("data/faces", ["0", "1"], False),  # no and yes
         ("data/faces", [str(number) for number in range(43)], False),  # numbered classes
         ("data/faces", ["a", "b", "cat"], False),
@@ -109,3 +130,13 @@ def test_labels_in_words() -> None:
     text = labels_text(labels)
     assert text.startswith("20, from sub-folders, of 1,234 images: c0 0, c1 1,") and text.endswith("c11 11, ...")
     assert labels_text(LabelsRecord(origin="", note="several")) == "several"
+    twelve = LabelsRecord(origin="x", num_labels=12, num_labelled=1, counts=dict.fromkeys("abcdefghijkl", 0))
+    assert labels_text(twelve) == "12, from x, of 1 image: " + ", ".join(f"{name} 0" for name in "abcdefghijkl")
+
+
+def test_what_tells_of_characters_is_named() -> None:
+    """The words are those that the finding gives: three classes and the last, or the part of the data set's name."""
+    labels = LabelsRecord(origin="sub-folders", counts=dict.fromkeys("ABCDE", 1))
+    assert seen_characters("data", labels) == "their classes are called A, B, C ... E"
+    assert seen_characters("EMNIST", None) == "the data set's name says 'mnist'"
+    assert seen_characters("C:\\data\\my_digits-28", None) == "the data set's name says 'digits'"
