@@ -97,6 +97,12 @@ def test_what_is_too_far_off_is_not_told() -> None:
         assert (forecast_of(gain, 1.0, scatter=scatter) is not None) == is_told
 
 
+def test_what_is_too_uncertain_is_not_told() -> None:
+    """Neither is a range whose end is more than eight times its beginning, nor one that any exponent gives."""
+    assert [forecast_of(0.15, 0.3, scatter=scatter) is not None for scatter in (0.005, 0.007)] == [True, False]
+    assert [forecast_of(0.005, 0.8, scatter=scatter) is not None for scatter in (0.007, 0.01)] == [True, False]
+
+
 def test_the_sentence_says_when() -> None:
     """Images to two digits and the time from now; and whether the run is planned to end before."""
     found = forecast_of(0.2, 0.8, scatter=1e-7)
