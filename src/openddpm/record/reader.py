@@ -185,7 +185,7 @@ def _reason(error: Exception) -> str:
     """Return what is wrong; for a record that does not fit the schema, the first field that does not."""
     text = str(error)
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
+        first = error.errors()[0]
         place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"]) or "it"
         text = f"{place}: {first['msg']}"
     elif isinstance(error, UserError):

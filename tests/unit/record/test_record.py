@@ -214,6 +214,7 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"run\.json' is damaged") as error:
         read_run_record(tmp_path)
     assert error.value.hint
+    assert content != b"[]" or "damaged: it: Input should be" in error.value.found
 
 
 @pytest.mark.parametrize(
