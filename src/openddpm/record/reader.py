@@ -1,6 +1,6 @@
 """Reads a run folder, complete or still growing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,8 +65,8 @@ class RunFolder:
     baselines: BaselinesRecord | None
     verdict: Verdict | None
     previews: list[Preview]
-    samples: list[SamplesRow] = field(default_factory=list)
-    checkpoints: list[CheckpointRow] = field(default_factory=list)
+    samples: list[SamplesRow]
+    checkpoints: list[CheckpointRow]
 
 
 def read_run_record(folder: Path) -> RunRecord:
