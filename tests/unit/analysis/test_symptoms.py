@@ -188,7 +188,7 @@ def test_guessing(losses: tuple[float, ...], prediction: str, is_guessing: bool)
 def test_replayed_noise(latest: float, options: dict[str, Any], is_replayed: bool) -> None:
     """Six tenths of the loss with fresh noise, over the last two intervals between evaluations, is too little."""
     metrics = logged([9.0, 9.0, *[latest] * 6])  # evaluated at 1, 2, 4 and 8: since step 2
-    told = found(course((0.6, 0.6, 0.6, 0.62), train=(0.5, 0.5, 0.7, 0.5), metrics=metrics, **options))
+    told = found(course((0.6, 0.6, 0.6, 0.62), train=(0.5, 0.45, 0.7, 0.5), metrics=metrics, **options))
     assert ("replayed_noise" in told) == is_replayed
     if is_replayed:
         assert told["replayed_noise"].code == "memorizing"
