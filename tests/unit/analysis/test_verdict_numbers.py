@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from made_up_run import made_up_samples
 from openddpm.analysis.verdict import judge
 from openddpm.record.schema import (
     Band,
@@ -16,6 +17,7 @@ from openddpm.record.schema import (
     Evidence,
     MetricsRow,
     RunRecord,
+    SamplesRow,
     Verdict,
 )
 
@@ -32,6 +34,7 @@ def judged(
     loss: float | None = None,
     bands: dict[Band, float | None] | None = None,
     metrics: Sequence[MetricsRow] = (),
+    samples: Sequence[SamplesRow] = (),
     status: str = "running",
     total_steps: int = 1000,
     num_heldout: int = 1,
@@ -66,7 +69,7 @@ def judged(
         progress=SimpleNamespace(step=last_step),
         config={"prediction_type": "epsilon", "adam_epsilon": 1e-8, "max_grad_norm": 1.0, **config},
     )
-    return judge(run, metrics, rows, BaselinesRecord.model_construct())
+    return judge(run, metrics, rows, BaselinesRecord.model_construct(), samples)
 
 
 def logged(*grad_norms: float | None) -> list[MetricsRow]:
@@ -112,9 +115,9 @@ BETTER, WORSE = "it is 30 % better than a linear filter", "it is 30 % worse than
         ),
         (
             line(0.3, 0.02),
-            {"status": "failed", "metrics": logged(*9 * [1.0]), "last_step": 7},
+            {"status": "failed", "metrics": logged(1.0)},
             "learning",
-            f"The run was ended by an error after step 9. It works and is still learning. On images it has never seen "
+            f"The run was ended by an error after step 1. It works and is still learning. On images it has never seen "
             f"{BETTER}.",
         ),
         (
@@ -168,6 +171,18 @@ BETTER, WORSE = "it is 30 % better than a linear filter", "it is 30 % worse than
             "plateaued",
             "It works, but has stopped getting better. On images it has never seen it is 32 % better than a linear "
             "filter.",
+        ),
+        (
+            [0.1, 0.2, None, 0.3],  # no trend
+            {},
+            "learning",
+            f"It works and is still learning. On images it has never seen {BETTER}.",
+        ),
+        (
+            [0.3] * 4,
+            {},
+            "not_learning",
+            "The weights do not change: is the model frozen, or does the optimizer not have its parameters?",
         ),
         (
             line(-0.3, 0.0099),
@@ -252,6 +267,42 @@ def test_the_sentence_says_where_the_run_stands(
     """By its skill, whether that still changes by a hundredth each doubling, and how far the run is."""
     verdict = judged(skills, [skill and skill - 0.001 for skill in skills], **options)
     assert (verdict.code, verdict.sentence) == (code, sentence)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"),
+    [(3, False), (4, True)],
+)
+def test_symptoms_are_looked_for_with_the_fourth_evaluation(number: int, is_told: bool) -> None:
+    """Before that nothing is said of them, even if an evaluation has no skill."""
+    ema, raw = [0.0, 0.005, None, 0.01][-number:], [0.28, 0.29, None, 0.31][-number:]
+    assert ("look at the raw ones" in judged(ema, raw).sentence) == is_told
+
+
+BAD = [made_up_samples(128, "ema", brightness=0.0)]
+
+
+@pytest.mark.parametrize(
+    ("skills", "options", "code", "is_told"),
+    [
+        (line(0.3, 0.02), {}, "learning", True),
+        (line(0.3, 0.0099), {}, "plateaued", True),
+        (line(0.3, 0.02), {"status": "finished"}, "finished", True),
+        ([0.3] * 4, {}, "not_learning", False),
+    ],
+)
+def test_bad_samples_contradict_good_news(skills: Skills, options: dict[str, Any], code: str, is_told: bool) -> None:
+    """That they are bad is in the evidence, and in the sentence where that says that the run works."""
+    verdict = judged(skills, [skill and skill - 0.001 for skill in skills], samples=BAD, **options)
+    told = evidence(verdict, "samples")
+    assert verdict.code == code and told is not None and told.kind == "warning"
+    assert verdict.sentence.endswith(" But its samples are darker than the training images.") == is_told
+
+
+def test_samples_without_an_evaluation_say_nothing() -> None:
+    """Before the first evaluation the verdict is empty."""
+    verdict = judged(samples=BAD)
+    assert (verdict.code, verdict.evidence, verdict.step, verdict.images_seen) == ("too_early", [], 0, 0)
 
 
 def test_the_whole_verdict() -> None:
