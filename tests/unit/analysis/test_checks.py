@@ -161,6 +161,8 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images({"16 bits scaled to 8": 10}), "converted", "note"),
         (images({"16 bits scaled to 8": 10}, raw_max=65535.0), "converted", "note"),
         (images({"16 bits scaled to 8": 10}, raw_max=4095.0), "converted", "warning"),
+        (images({"16 bits scaled to 8": 10}, raw_max=1.0), "converted", "warning"),
+        (images({"16 bits scaled to 8": 10}, raw_max=0.0), "converted", "note"),
         (images({"gray to colour": 4}), "gray", "note"),
         (images({"cut by more than a quarter": 9}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "note"),
         (images({"cut by more than a quarter": 5000}, cut_mean=0.4, most_cut=[WIDE]), "cropped", "note"),
@@ -369,6 +371,18 @@ LIMITS: dict[str, tuple[Case, Case, str | None, str]] = {
         "note",
         "warning",
     ),
+    "converted, dark": (
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=4095.0, pixel_max=20)),
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=4095.0, pixel_max=21)),
+        "note",
+        "warning",
+    ),
+    "cropped, by how much": (
+        (plan(), images({CUT: 1501}, most_cut=[WIDE])),
+        (plan(), images({CUT: 1501}, cut_mean=0.51, most_cut=[WIDE])),
+        "note",
+        "warning",
+    ),
     "brightness, contrast": ((plan(), images(pixel_std=12.75)), (plan(), images(pixel_std=12.74)), None, "warning"),
     "brightness, dark": ((plan(), images(pixel_max=21)), (plan(), images(pixel_max=20)), None, "error"),
     "brightness, plain": (
@@ -478,6 +492,15 @@ TEXTS: list[tuple[Case, str, dict[str, str]]] = [
         (plan(100, 20, num_parameters=123_456, max_train_steps=1000, train_batch_size=10), images()),
         "memorizing",
         {"what": "100 training images, each seen 100 times, for 123,456 weights (1,235 per image)"},
+    ),
+    (
+        (plan(100, 0, max_train_steps=10, train_batch_size=10), images(num_duplicates=5999)),
+        "memorizing",
+        {
+            "what": "100 training images (about 1 distinct), each seen 100 times, for 702,499 weights (702,499 per "
+            "image)",
+            "hint": "Use more images, a smaller --model or fewer steps.",
+        },
     ),
     (
         (plan(100, 20, max_train_steps=1, train_batch_size=10), None),
@@ -691,9 +714,12 @@ def test_copies_are_no_images_to_learn_from() -> None:
 def test_duplicates_are_named() -> None:
     """A finding on duplicates names three of them in words, and all for programs."""
     copies = [ImageFinding(path=f"{n}.png", reason="exact duplicate of 9.png", action="kept") for n in range(4)]
-    found = said(plan(), images(num_duplicates=4).model_copy(update={"images": copies}))["duplicates"]
-    assert found.what.endswith(": 0.png, 1.png, 2.png, ...")
-    assert found.images == ("0.png", "1.png", "2.png", "3.png")
+    refused = ImageFinding(path="5.png", reason="empty file", action="refused")
+    for number, more in ((4, ", ..."), (3, "")):
+        data = images(num_duplicates=4).model_copy(update={"images": [refused, *copies[:number]]})
+        found = said(plan(), data)["duplicates"]
+        assert found.what.endswith(f": 0.png, 1.png, 2.png{more}")
+        assert found.images == tuple(copy.path for copy in copies[:number])
 
 
 def test_what_is_left_of_an_image_is_told_by_its_number() -> None:
@@ -729,6 +755,7 @@ def test_words_fit_what_they_speak_of() -> None:
 def test_what_a_record_does_not_hold_is_passed_over() -> None:
     """Without data.json, only the plan is judged."""
     assert check_plan(plan(), None) == []
+    assert check_plan(plan(), images().model_copy(update={"num_images": 3})) == []
 
 
 def test_the_gravest_comes_first() -> None:
@@ -747,6 +774,8 @@ def test_levels_named_are_those_of_the_sizes() -> None:
 
 def test_counts_are_of_all_images_found() -> None:
     """What is counted is set against all images: used, refused, and left out as duplicates."""
-    counts = {"refused": 2, "exact duplicate": 6}
+    counts = {"refused": 2, "dropped": 1, "upscaled": 0, "exact duplicate": 6}
     data = DataRecord(num_images=18, counts=counts, images=[], num_duplicates_left_out=6)
-    assert counts_text(data) == "of 26 images: refused 2, exact duplicate 6"
+    assert counts_text(data) == "of 27 images: refused 2, dropped 1, exact duplicate 6"
+    assert counts_text(DataRecord(num_images=1, counts={"upscaled": 1}, images=[])) == "of 1 image: upscaled 1"
+    assert counts_text(DataRecord(num_images=18, counts={"upscaled": 0}, images=[])) == ""
