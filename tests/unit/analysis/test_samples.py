@@ -63,8 +63,11 @@ def test_samples_unlike_the_data_belie_a_good_run(means: dict[str, float], words
 
 def test_the_hint_at_the_solver_is_for_what_a_solver_spoils(run: RunFolder) -> None:
     """Brightness that is off points at how samples are drawn; noise, which wants more training, does not."""
-    texts = [judged(run, made_up_samples(STEPS, "ema", **means))[1] for means in ({"brightness": 0.1}, {"fine": 0.3})]
-    assert [text is not None and "noise schedule" in text.text for text in texts] == [True, False]
+    is_hinted = {}
+    for name in ("brightness", "contrast", "colour", "medium", "fine"):
+        _, samples = judged(run, made_up_samples(STEPS, "ema", **{name: 0.4}))
+        is_hinted[name] = samples is not None and "noise schedule" in samples.text
+    assert is_hinted == {"brightness": True, "contrast": True, "colour": True, "medium": False, "fine": False}
 
 
 def test_a_difference_that_nobody_sees_is_none(run: RunFolder) -> None:
@@ -102,12 +105,16 @@ def measured(name: StatisticName, samples: float, data: float, error: float = 0.
         ("medium", 0.0299, 0.02, None),  # less than a hundredth more
         ("medium", 0.399, 0.5, "smoother"),
         ("fine", 0.601, 0.5, "noisier"),
+        ("fine", 0.601, 0.502, None),
         ("fine", 0.399, 0.5, "blurrier"),
     ],
 )
 def test_what_differs_visibly_has_a_word(name: StatisticName, samples: float, data: float, word: str | None) -> None:
     """Beyond any group of training images, and by 0.03, or of structure by a fifth and a hundredth."""
-    assert [one.word for one in differences(measured(name, samples, data))] == ([word] if word else [])
+    found = differences(measured(name, samples, data))
+    assert [one.word for one in found] == ([word] if word else [])
+    called = {"medium": "medium structure", "fine": "fine structure"}.get(name, name)
+    assert not found or f"{word} ({called} {samples:.3f} beside {data:.3f} " in found[0].text
 
 
 def test_numbers_have_three_digits_until_they_are_huge() -> None:
@@ -156,7 +163,18 @@ def test_a_model_that_is_still_bad_is_not_accused(run: RunFolder) -> None:
     early = next(row.step for row in run.evaluations if row.skill is not None and row.skill < 0)
     verdict, samples = judged(run, made_up_samples(early, "ema", brightness=0.1))
     assert samples is not None and samples.kind == "note" and "expected" in samples.text
+    assert samples.value == pytest.approx((0.1 - 0.7) / 0.013)
     assert "samples" not in verdict.sentence
+
+
+@pytest.mark.parametrize(("skills", "kind"), [([], "note"), ([-0.001], "note"), ([0.0], "warning")])
+def test_the_skill_counts_that_the_weights_had(skills: list[float], kind: str, run: RunFolder) -> None:
+    """It is that of the samples' own step; level with a linear filter is enough, and none is not."""
+    row = run.evaluations[-1].model_copy(update={"weights": "ema"})
+    evaluations = [row.model_copy(update={"skill": skill}) for skill in skills]
+    samples = made_up_samples(row.step, "ema", brightness=0.1)
+    found = samples_finding(Course(run.run, [], evaluations, run.baselines), [samples])
+    assert found is not None and found.evidence.kind == kind
 
 
 def test_the_newest_samples_of_the_better_weights_count(run: RunFolder) -> None:
