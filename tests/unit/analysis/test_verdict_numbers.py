@@ -38,6 +38,7 @@ def judged(
     status: str = "running",
     total_steps: int = 1000,
     num_heldout: int = 1,
+    num_compared: int = 100,
     last_step: int = 0,
     **config: Any,
 ) -> Verdict:
@@ -64,7 +65,7 @@ def judged(
         failure=None,
         user_supplied=[],
         total_steps=total_steps,
-        dataset=SimpleNamespace(num_heldout=num_heldout, num_near_duplicates=0, num_compared=1),
+        dataset=SimpleNamespace(num_heldout=num_heldout, num_near_duplicates=1, num_compared=num_compared),
         model=SimpleNamespace(num_parameters=10_000),
         progress=SimpleNamespace(step=last_step),
         config={"prediction_type": "epsilon", "adam_epsilon": 1e-8, "max_grad_norm": 1.0, **config},
@@ -411,6 +412,16 @@ def test_no_gap_is_good_if_it_is_certain(skill: float, gap: float, error: float,
     if told is not None:
         assert told.kind == "good" and f"(skill differs by {difference})" in told.text
         assert (told.value, told.error) == (pytest.approx(gap), pytest.approx(error * 2**0.5))
+
+
+@pytest.mark.parametrize(("num_compared", "is_told"), [(50, True), (51, False)])
+def test_near_duplicates_warn_from_two_per_cent(num_compared: int, is_told: bool) -> None:
+    """Of the held-out images that were compared; that the loss is too good is said with it."""
+    told = evidence(judged([0.1], num_compared=num_compared), "near_duplicates")
+    assert (told is not None) == is_told
+    if told is not None:
+        assert (told.kind, told.value) == ("warning", 0.02) and told.text.startswith("1 of 50 held-out images (2.0%)")
+        assert told.text.endswith(". This makes the held-out loss too good.")
 
 
 def test_what_a_symptom_tells_is_not_told_again() -> None:
