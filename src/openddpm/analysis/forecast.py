@@ -49,7 +49,7 @@ def forecast(course: Course) -> Forecast | None:
 def _fit(images: Column, skill: Column, exponent: float) -> tuple[float, float]:
     """Return the sum of squared residuals, and c in limit - c images^-exponent."""
     design = np.stack([np.ones_like(images), -(images**-exponent)], axis=1)
-    coefficients, *_ = np.linalg.lstsq(design, skill, rcond=None)
+    coefficients, *_ = np.linalg.lstsq(design, skill)
     return float(((design @ coefficients - skill) ** 2).sum()), float(coefficients[1])
 
 

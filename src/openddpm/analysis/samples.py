@@ -83,8 +83,7 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
     if row is None or not row.statistics:
         return None
     off = differences(row)
-    furthest = max((_errors_apart(one) for one in row.statistics.values()), key=abs, default=0.0)
-    value = furthest if np.isfinite(furthest) else None
+    value = max((_errors_apart(one) for one in row.statistics.values()), key=abs)  # if infinite, none is recorded
     if not off:
         text = (
             f"As far as {number_of(row.num_samples, 'sample')} can show, brightness and sharpness are as in the data."
@@ -107,10 +106,12 @@ def samples_finding(course: Course, rows: Sequence[SamplesRow]) -> SamplesFindin
 
 def _errors_apart(one: SampleStatistic) -> float:
     difference = one.samples - one.data
-    return difference / one.error if one.error else np.inf * difference if difference else 0.0
+    if one.error:
+        return difference / one.error
+    return np.inf if difference else 0.0
 
 
 def _skill_when_sampled(course: Course, row: SamplesRow) -> float:
     """Return the skill at the last evaluation up to the step of these samples; NaN if there is none."""
-    skills = course.skill(row.weights)[np.array(course.steps, dtype=np.int64) <= row.step]
+    skills = course.skill(row.weights)[np.array(course.steps) <= row.step]
     return float(skills[-1]) if len(skills) else np.nan

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openddpm.analysis.course import RECENT, Course, fit_trend
+from openddpm.analysis.course import Course, fit_trend
 from openddpm.analysis.text import number_of, signed, significant
 from openddpm.predictions import PREDICTIONS, Prediction
 from openddpm.record.schema import RAW, Evidence, VerdictCode
@@ -140,8 +140,7 @@ def _worsening(course: Course) -> Symptom | None:
     trend, skill = course.trend, course.better_skill
     if trend is None or not trend.is_falling or skill[-1] > np.nanmax(skill) - FALLEN:
         return None
-    since = course.images[-1] / RECENT
-    logged = [(row.images_seen, row.train_loss) for row in course.metrics if row.images_seen >= since]
+    logged = [(row.images_seen, row.train_loss) for row in course.metrics]
     training = fit_trend(*np.array(logged).T) if logged else None
     if training is None or not training.is_falling:
         return None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,10 +69,10 @@ class RunFolder:
     baselines: BaselinesRecord | None
     verdict: Verdict | None
     previews: list[Preview]
-    samples: list[SamplesRow] = field(default_factory=list)
-    checkpoints: list[CheckpointRow] = field(default_factory=list)
-    reference_band: ReferenceBandRecord | None = None
-    """Null unless the run follows a reference."""
+    samples: list[SamplesRow]
+    checkpoints: list[CheckpointRow]
+    reference_band: ReferenceBandRecord | None
+    """None unless the run follows a reference."""
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -208,7 +208,7 @@ def _reason(error: Exception) -> str:
     """Return what is wrong; for a record that does not fit the schema, the first field that does not."""
     text = str(error)
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
+        first = error.errors()[0]
         place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"]) or "it"
         text = f"{place}: {first['msg']}"
     elif isinstance(error, UserError):

@@ -10,7 +10,7 @@ from openddpm.analysis.data_checks import counts_text
 from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
-from openddpm.record.data_record import CutImage, DataRecord, ImageFinding
+from openddpm.record.data_record import CutImage, DataRecord, ImageFinding, LeftOut
 from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
 from openddpm.training.timetable import make_timetable
 
@@ -162,6 +162,8 @@ def test_a_planted_fault_is_found_alone(name: str) -> None:
         (images({"16 bits scaled to 8": 10}), "converted", "note"),
         (images({"16 bits scaled to 8": 10}, raw_max=65535.0), "converted", "note"),
         (images({"16 bits scaled to 8": 10}, raw_max=4095.0), "converted", "warning"),
+        (images({"16 bits scaled to 8": 10}, raw_max=1.0), "converted", "warning"),
+        (images({"16 bits scaled to 8": 10}, raw_max=0.0), "converted", "note"),
         (images({"gray to colour": 4}), "gray", "note"),
         (images({"cut by more than a quarter": 9}, cut_mean=0.7, most_cut=[WIDE]), "cropped", "note"),
         (images({"cut by more than a quarter": 5000}, cut_mean=0.4, most_cut=[WIDE]), "cropped", "note"),
@@ -317,8 +319,8 @@ LIMITS: dict[str, tuple[Case, Case, str | None, str]] = {
         "note",
     ),
     "duration": (
-        (plan(max_train_steps=10_000, train_batch_size=16, gflops=0.999 * 7 * 86_400 * 200 / 160_000), None),
-        (plan(max_train_steps=10_000, train_batch_size=16, gflops=1.001 * 7 * 86_400 * 200 / 160_000), None),
+        (plan(max_train_steps=10_000, train_batch_size=16, gflops=0.999999 * 7 * 86_400 * 200 / 160_000), None),
+        (plan(max_train_steps=10_000, train_batch_size=16, gflops=1.000001 * 7 * 86_400 * 200 / 160_000), None),
         None,
         "warning",
     ),
@@ -370,6 +372,18 @@ LIMITS: dict[str, tuple[Case, Case, str | None, str]] = {
         "note",
         "warning",
     ),
+    "converted, dark": (
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=4095.0, pixel_max=20)),
+        (plan(), images({"16 bits scaled to 8": 1}, raw_max=4095.0, pixel_max=21)),
+        "note",
+        "warning",
+    ),
+    "cropped, by how much": (
+        (plan(), images({CUT: 1501}, most_cut=[WIDE])),
+        (plan(), images({CUT: 1501}, cut_mean=0.51, most_cut=[WIDE])),
+        "note",
+        "warning",
+    ),
     "brightness, contrast": ((plan(), images(pixel_std=12.75)), (plan(), images(pixel_std=12.74)), None, "warning"),
     "brightness, dark": ((plan(), images(pixel_max=21)), (plan(), images(pixel_max=20)), None, "error"),
     "brightness, plain": (
@@ -388,6 +402,243 @@ def test_limits_are_where_they_are(name: str) -> None:
     *cases, within, beyond = LIMITS[name]
     found = [said(*case).get(name.partition(",")[0]) for case in cases]
     assert [one and one.severity for one in found] == [within, beyond]
+
+
+FOUR_CUT = [CutImage(path=f"{number}.png", share=0.75 - number / 10) for number in range(4)]
+RAW = {"raw_min": 0.0, "raw_max": 4095.0}
+TEXTS: list[tuple[Case, str, dict[str, str]]] = [
+    (
+        (plan(resolution=64, model="unet-16"), None),
+        "levels",
+        {
+            "what": "a UNet of 2 levels reduces 64x64 images to 32x32 at its lowest level",
+            "hint": "Use --model unet-32 or unet-64, or a UNet2DModel config with 3 or 4 or 5 levels.",
+        },
+    ),
+    (
+        (plan(resolution=67, model="unet-16"), None),
+        "levels",
+        {"hint": "Use --model unet-32 or unet-64, or a UNet2DModel config with 3 or 4 or 5 levels."},
+    ),
+    (
+        (plan(250, 60, num_inference_steps=50, save_images_epochs=1), None),
+        "previews",
+        {
+            "what": "previews take about 2.1 times as long as training",
+            "hint": "Use --save_images_epochs 22, or leave it out: then their number is chosen for the run.",
+        },
+    ),
+    (
+        (plan(resolution=4, model="unet-16"), None),
+        "levels",
+        {
+            "what": "a UNet of 2 levels reduces 4x4 images to 2x2 at its lowest level",
+            "hint": "Use a UNet2DModel config with 1 level.",
+        },
+    ),
+    (
+        (plan(max_train_steps=1000, ema_inv_gamma=2.0, ema_power=1.0, ema_max_decay=0.9999), None),
+        "ema_horizon",
+        {"what": "the EMA will average over about 501 steps, of 1,000 in the run"},
+    ),
+    (
+        (plan(**OLD, ema_max_decay=0.9995), None),
+        "ema_horizon",
+        {"what": "the EMA will average over about 2,000 steps, of 3,000 in the run"},
+    ),
+    (
+        (plan(adam_epsilon=1e-4, max_grad_norm=10.0, num_parameters=10_000), None),
+        "adam_epsilon",
+        {
+            "what": "--adam_epsilon 0.0001",
+            "why": "Adam divides by |gradient| + epsilon: weights whose gradients are not far above epsilon hardly "
+            "move. Clipped to norm 10, gradients here average at most 1e-01 per weight, and far less as the loss "
+            "falls.",
+        },
+    ),
+    (
+        (plan(adam_epsilon=1e-4, max_grad_norm=10.1), None),
+        "adam_epsilon",
+        {"why": "Adam divides by |gradient| + epsilon: weights whose gradients are not far above epsilon hardly move."},
+    ),
+    ((plan(learning_rate=0.4), None), "learning_rate", {"what": "--learning_rate 0.4 for 702,499 weights is high"}),
+    (
+        (plan(learning_rate=4e-6, max_train_steps=5000), None),
+        "learning_rate",
+        {"why": "In 5,000 steps no weight can move by more than about 0.02."},
+    ),
+    (
+        (plan(max_train_steps=439, lr_warmup_steps=1439), None),
+        "lr_warmup",
+        {
+            "what": "the learning rate rises for 1,439 steps, and this run has 439",
+            "hint": "Use --lr_warmup_steps 43, or train longer.",
+        },
+    ),
+    ((plan(train_batch_size=2), None), "batch_size", {"what": "a step has 2 images"}),
+    ((plan(300, train_batch_size=512), None), "batch_size", {"what": "a step has 512 images, the training set 300"}),
+    (
+        (plan(max_train_steps=1249, train_batch_size=16), None),
+        "length",
+        {"what": "the run sees 19,984 images in total, repetitions included"},
+    ),
+    (
+        (plan(max_train_steps=10_000, train_batch_size=16, gflops=3 * 7 * 86_400 * 200 / 160_000), None),
+        "duration",
+        {
+            "what": "160,000 images of 2,268 GFLOP each take 21 days or more on this CPU",
+            "hint": "Use a smaller --model (unet-16, unet-32, unet-64), fewer steps, or a GPU.",
+        },
+    ),
+    (
+        (
+            plan(100, 20, num_parameters=123_456, max_train_steps=1000, train_batch_size=10),
+            images(num_duplicates=600),
+        ),
+        "memorizing",
+        {
+            "what": "100 training images (about 90 distinct), each seen 111 times, for 123,456 weights (1,372 per "
+            "image)",
+            "hint": "Use more images, a smaller --model or fewer steps; let the held-out loss decide when to stop.",
+        },
+    ),
+    (
+        (plan(100, 20, num_parameters=123_456, max_train_steps=1000, train_batch_size=10), images()),
+        "memorizing",
+        {"what": "100 training images, each seen 100 times, for 123,456 weights (1,235 per image)"},
+    ),
+    (
+        (plan(100, 0, max_train_steps=10, train_batch_size=10), images(num_duplicates=5999)),
+        "memorizing",
+        {
+            "what": "100 training images (about 1 distinct), each seen 100 times, for 702,499 weights (702,499 per "
+            "image)",
+            "hint": "Use more images, a smaller --model or fewer steps.",
+        },
+    ),
+    (
+        (plan(100, 20, max_train_steps=1, train_batch_size=10), None),
+        "memorizing",
+        {"what": "100 training images, each seen 1 time, for 702,499 weights (7,025 per image)"},
+    ),
+    (
+        (plan(num_heldout=47), None),
+        "heldout",
+        {
+            "what": "47 held-out images",
+            "hint": "Hold out 48 or more, if there are enough: --heldout_images N.",
+        },
+    ),
+    ((plan(num_heldout=0), None), "heldout", {"what": "no held-out images"}),
+    (
+        (plan(), images(num_duplicates=1)),
+        "duplicates",
+        {"what": "1 of 6,000 images (0.0%) is an exact duplicate of another"},
+    ),
+    (
+        (plan(), images(num_duplicates=600)),
+        "duplicates",
+        {"what": "600 of 6,000 images (10.0%) are exact duplicates of others"},
+    ),
+    (
+        (plan(), images(num_duplicates=5999)),
+        "duplicates",
+        {"what": "all 6,000 images are the same, pixel for pixel"},
+    ),
+    (
+        (plan(), images().model_copy(update={"num_duplicates_left_out": 3})),
+        "duplicates",
+        {"severity": "note", "what": "3 exact duplicates left out"},
+    ),
+    (
+        (plan(), images({"gray to colour": 1004})),
+        "gray",
+        {"what": "1,004 of 6,000 images are gray and converted to colour"},
+    ),
+    (
+        (plan(), images({CUT: 1501}, cut_mean=0.51, most_cut=FOUR_CUT)),
+        "cropped",
+        {
+            "what": "cut by more than a quarter: 1,501 of 6,000 images; most of all 0.png (75%), 1.png (65%), 2.png "
+            "(55%)"
+        },
+    ),
+    (
+        (plan(), images({"upscaled": 1501})),
+        "upscaled",
+        {"what": "1,501 of 6,000 images are smaller than 16 pixels and were enlarged"},
+    ),
+    (
+        (plan(1, 0), images({"upscaled": 1}).model_copy(update={"num_images": 2})),
+        "upscaled",
+        {"what": "1 of 2 images is smaller than 16 pixels and was enlarged"},
+    ),
+    (
+        (plan(), images({"alpha composited": 1000, "16 bits scaled to 8": 2000}, **RAW)),
+        "converted",
+        {
+            "severity": "warning",
+            "what": "images were converted: alpha composited: 1,000, 16 bits scaled to 8: 2,000",
+            "why": "Transparent pixels get the background colour, white, and the model learns it. White is 65535, the "
+            "largest value here 4095: images that use fewer bits become dark.",
+            "hint": "Look at samples/training-data.png in the run's folder; choose another --background if these look "
+            "wrong. Look at samples/training-data.png in the run's folder; if these are dark, give --pixel_range 0 "
+            "4095.",
+        },
+    ),
+    (
+        (plan(), images(pixel_min=254, pixel_max=254, pixel_std=0.0)),
+        "brightness",
+        {"what": "every pixel of every image is 254"},
+    ),
+    (
+        (plan(), images(pixel_max=17, pixel_mean=7.0, pixel_std=5.0)),
+        "brightness",
+        {
+            "what": "nearly black images: pixel values from 0 to 17 of 0 to 255, mean 7.00, standard deviation 5.00",
+            "hint": "Write them again with values from 0 to 255.",
+        },
+    ),
+    ((plan(), images(pixel_max=17, **RAW)), "brightness", {"hint": "Try --pixel_range 0 4095."}),
+    (
+        (plan(), images(pixel_std=9.0)),
+        "brightness",
+        {
+            "what": "hardly any contrast: pixel values from 0 to 255 of 0 to 255, mean 120, standard deviation 9.00",
+            "hint": "Stretch their contrast, if it has no meaning.",
+        },
+    ),
+    (
+        (plan(), images(pixel_std=9.0, **RAW)),
+        "brightness",
+        {"hint": "Stretch their contrast, if it has no meaning: --pixel_range 0 4095."},
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "name", "texts"), TEXTS)
+def test_findings_have_their_numbers(case: Case, name: str, texts: dict[str, str]) -> None:
+    """What is found is told with the numbers of the plan and the data, and the hint is what helps there."""
+    found = said(*case)[name]
+    assert {field: getattr(found, field) for field in texts} == texts
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("alpha composited", "16 bits scaled to 8", "one of several in its row", "gray by its column's mode"),
+        *("colour by its column's mode", "as the data set's transform gives it"),
+    ],
+)
+def test_each_conversion_is_told(reason: str) -> None:
+    """A conversion that may not be intended has a finding, by the name that decoding counts it under."""
+    assert said(plan(), images({reason: 7}))["converted"].what == f"images were converted: {reason}: 7"
+
+
+@pytest.mark.parametrize("field", ["pixel_min", "pixel_max", "pixel_mean", "pixel_std"])
+def test_brightness_that_is_not_known_is_not_judged(field: str) -> None:
+    """Where a record lacks a number of the pixels, nothing is said of them."""
+    assert "brightness" not in said(plan(), images(**{"pixel_max": 10, "pixel_std": 5.0, field: None}))
 
 
 def test_work_is_counted() -> None:
@@ -477,9 +728,12 @@ def test_copies_are_no_images_to_learn_from() -> None:
 def test_duplicates_are_named() -> None:
     """A finding on duplicates names three of them in words, and all for programs."""
     copies = [ImageFinding(path=f"{n}.png", reason="exact duplicate of 9.png", action="kept") for n in range(4)]
-    found = said(plan(), images(num_duplicates=4).model_copy(update={"images": copies}))["duplicates"]
-    assert found.what.endswith(": 0.png, 1.png, 2.png, ...")
-    assert found.images == ("0.png", "1.png", "2.png", "3.png")
+    refused = ImageFinding(path="5.png", reason="empty file", action="refused")
+    for number, more in ((4, ", ..."), (3, "")):
+        data = images(num_duplicates=4).model_copy(update={"images": [refused, *copies[:number]]})
+        found = said(plan(), data)["duplicates"]
+        assert found.what.endswith(f": 0.png, 1.png, 2.png{more}")
+        assert found.images == tuple(copy.path for copy in copies[:number])
 
 
 def test_what_is_left_of_an_image_is_told_by_its_number() -> None:
@@ -515,6 +769,17 @@ def test_words_fit_what_they_speak_of() -> None:
 def test_what_a_record_does_not_hold_is_passed_over() -> None:
     """Without data.json, only the plan is judged."""
     assert check_plan(plan(), None) == []
+    assert check_plan(plan(), images().model_copy(update={"num_images": 3})) == []
+
+
+def test_all_that_is_checked_is_told() -> None:
+    """What was left out, near duplicates and mirroring are among the findings; no GPU is too slow."""
+    run = plan(environment=GPU, max_train_steps=10_000, train_batch_size=16, gflops=1e5, random_flip=True)
+    run = run.model_copy(
+        update={"chosen_options": [], "dataset": run.dataset.model_copy(update={"num_near_duplicates": 100})}
+    )
+    data = images().model_copy(update={"left_out": [LeftOut(reason=".heic", count=1)]})
+    assert said(run, data).keys() == {"left_out", "near_duplicates", "mirroring", "precision"}
 
 
 def test_the_gravest_comes_first() -> None:
@@ -533,6 +798,8 @@ def test_levels_named_are_those_of_the_sizes() -> None:
 
 def test_counts_are_of_all_images_found() -> None:
     """What is counted is set against all images: used, refused, and left out as duplicates."""
-    counts = {"refused": 2, "exact duplicate": 6}
+    counts = {"refused": 2, "dropped": 1, "upscaled": 0, "exact duplicate": 6}
     data = DataRecord(num_images=18, counts=counts, images=[], num_duplicates_left_out=6)
-    assert counts_text(data) == "of 26 images: refused 2, exact duplicate 6"
+    assert counts_text(data) == "of 27 images: refused 2, dropped 1, exact duplicate 6"
+    assert counts_text(DataRecord(num_images=1, counts={"upscaled": 1}, images=[])) == "of 1 image: upscaled 1"
+    assert counts_text(DataRecord(num_images=18, counts={"upscaled": 0}, images=[])) == ""

@@ -31,7 +31,7 @@ def logged(images: int, seconds: float) -> MetricsRow:
 def test_a_trend_is_the_regression_on_the_recent_third() -> None:
     """Slope and its error are those of a regression on log2 of the images since a third of the last, ends included."""
     random = np.random.default_rng(0)
-    images = np.array([10.0, 20, 40, 80, 100, 120, 160, 200, 240, 300])
+    images = np.array([10.0, 20, 40, 99, 100, 120, 160, 200, 240, 300])
     values = np.log(images) + random.normal(size=10)
     recent = images >= 100
     expected = linregress(np.log2(images[recent]), values[recent])
@@ -69,19 +69,20 @@ def test_columns_hold_what_is_known_of_each_step() -> None:
         row(10, "ema", heldout_loss=0.4, fixed_train_loss=0.3, skill=0.3, train_skill=0.4),
         row(20, "raw", heldout_loss=0.1, fixed_train_loss=0.05, skill=0.7, train_skill=0.8),
     )
-    assert (one.steps, one.images.tolist()) == ([10, 20], [100, 200])
+    assert (one.steps, one.images.tolist(), one.images.dtype) == ([10, 20], [100, 200], np.float64)
     np.testing.assert_array_equal(one.loss("raw"), [np.nan, 0.1])
     np.testing.assert_array_equal(one.fixed_train_loss("ema"), [0.3, 0.1])
     assert (one.better_skill.tolist(), one.better_loss.tolist()) == ([0.3, 0.7], [0.4, 0.1])
     unheld = course(*one.evaluations, num_heldout=0)
     assert (unheld.loss("ema").tolist(), unheld.skill("ema").tolist()) == ([0.3, 0.1], [0.4, 0.6])
     assert course(*one.evaluations, num_heldout=1).has_heldout
+    assert (one.averaged, course(one.evaluations[2]).averaged) == ("ema", None)
 
 
 def test_the_last_row_is_the_better_one() -> None:
     """Of the last step the better weights count; EMA where both are level, and any number before none."""
-    rows = [row(10, "raw", skill=0.9), row(20, "raw", skill=0.5), row(20, "ema", skill=0.4)]
-    assert course(*rows).last == rows[1]
+    rows = [row(20, "raw", skill=0.5), row(20, "ema", skill=0.4), row(10, "ema", skill=0.9)]
+    assert course(*rows).last == course(*rows[::2]).last == rows[0]
     level = [row(20, "ema", skill=0.5), row(20, "raw", skill=0.5)]
     assert course(*level).last == level[0] and course(*level[::-1]).last == level[0]
     assert course(row(20, "ema"), row(20, "raw", skill=-3.0)).last == row(20, "raw", skill=-3.0)
@@ -126,4 +127,4 @@ def test_pace_is_of_the_whole_run() -> None:
     one = course()
     assert one.images_per_second is None
     assert Course(one.run, [logged(10, 0.0)], [], None).images_per_second is None
-    assert Course(one.run, [logged(100, 1.0), logged(300, 0.5)], [], None).images_per_second == 600
+    assert Course(one.run, [logged(100, 1.0), logged(200, 1.5), logged(300, 0.5)], [], None).images_per_second == 600

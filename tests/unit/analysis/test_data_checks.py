@@ -4,7 +4,7 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.analysis.checks import check_plan
-from openddpm.analysis.data_checks import labels_text, seen_characters
+from openddpm.analysis.data_checks import check_mirroring, check_split, labels_text, seen_characters
 from openddpm.analysis.verdict import judge
 from openddpm.record.data_record import DataRecord, LabelsRecord, NearDuplicateRecord
 from openddpm.record.reader import RunFolder, read_run_folder
@@ -54,6 +54,28 @@ def test_held_out_images_that_were_not_compared_are_told(record: RunFolder) -> N
     run = with_near(record.run, 100, compared=256)
     (found,) = [finding for finding in check_plan(run, None) if finding.name == "near_duplicates"]
     assert "100 of 256 held-out images (of 512)" in found.what
+    for compared, what in ((1, "1 of 1 held-out image (of 512) (100.0%) is"), (50, "1 of 50 held-out images (of 512)")):
+        (found,) = check_split(with_near(record.run, 1, compared), None)  # two per cent are enough
+        assert found.severity == "warning" and found.what.startswith(what)
+
+
+@pytest.mark.parametrize(("number", "verb"), [(1, "is"), (2, "are")])
+def test_near_duplicates_are_named(record: RunFolder, number: int, verb: str) -> None:
+    """Three pairs are named in words, by how they are alike, and all for programs."""
+    run = with_near(record.run, number)
+    pairs = [
+        NearDuplicateRecord(heldout=f"{n}.png", train=f"{n}.jpg", how="nearly identical" if n else "mirrored")
+        for n in range(4)
+    ]
+    named = ": 0.png is 0.jpg, mirrored; 1.png is nearly 1.jpg; 2.png is nearly 2.jpg"
+    for shown, told in ((4, f"{named}; ..."), (3, named), (0, "")):
+        data = DataRecord(num_images=6000, counts={}, images=[], near_duplicates=pairs[:shown])
+        (found,) = [finding for finding in check_plan(run, data) if finding.name == "near_duplicates"]
+        assert found.what == (
+            f"{number} of 512 held-out images ({number / 512:.1%}) {verb} nearly a training image: the same picture "
+            f"shifted, mirrored, recompressed or recoloured{told}"
+        )
+        assert found.images == tuple(pair.heldout for pair in pairs[:shown])
 
 
 @pytest.mark.parametrize(
@@ -74,12 +96,22 @@ def test_mirroring_by_default_is_told(
     assert severity is None or "--no-random_flip" in found["mirroring"].hint
 
 
+def test_mirroring_of_characters_is_told_by_the_labels(record: RunFolder) -> None:
+    """The classes of the data set count, not only its name."""
+    labels = LabelsRecord(origin="sub-folders", counts=dict.fromkeys("ABCDE", 1))
+    data = DataRecord(num_images=5, counts={}, images=[], labels=labels)
+    (found,) = check_mirroring(flipping(record.run, "photos", []), data)
+    assert found.severity == "warning" and "their classes are called A, B, C ... E:" in found.what
+
+
 @pytest.mark.parametrize(
     ("source", "classes", "are_seen"),
     [
         ("data/faces", [str(number) for number in range(10)], True),
         ("data/faces", list("abcxyz"), True),
-        ("data/faces", ["one", "two", "three"], True),
+        ("data/faces", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], True),
+        ("data/faces", ["a", "b", "c"], True),
+        ("data/faces", ["a", "b", "?"], False),
         ("data/faces", ["0", "1"], False),  # no and yes
         ("data/faces", [str(number) for number in range(43)], False),  # numbered classes
         ("data/faces", ["a", "b", "cat"], False),
@@ -88,6 +120,8 @@ def test_mirroring_by_default_is_told(
         ("runs/my_digits-28.zip", [], True),
         ("svhn_cropped", [], True),
         ("/home/mnist/photos", [], False),
+        ("C:\\mnist\\photos", [], False),
+        ("fontsX", [], False),
         ("zalando/fashion_mnist", [], False),
         ("me/pokemon-text-to-image", [], False),
         ("textures", [], False),
@@ -110,3 +144,13 @@ def test_labels_in_words() -> None:
     text = labels_text(labels)
     assert text.startswith("20, from sub-folders, of 1,234 images: c0 0, c1 1,") and text.endswith("c11 11, ...")
     assert labels_text(LabelsRecord(origin="", note="several")) == "several"
+    twelve = LabelsRecord(origin="x", num_labels=12, num_labelled=1, counts=dict.fromkeys("abcdefghijkl", 0))
+    assert labels_text(twelve) == "12, from x, of 1 image: " + ", ".join(f"{name} 0" for name in "abcdefghijkl")
+
+
+def test_what_tells_of_characters_is_named() -> None:
+    """The words are those that the finding gives: three classes and the last, or the part of the data set's name."""
+    labels = LabelsRecord(origin="sub-folders", counts=dict.fromkeys("ABCDE", 1))
+    assert seen_characters("data", labels) == "their classes are called A, B, C ... E"
+    assert seen_characters("EMNIST", None) == "the data set's name says 'mnist'"
+    assert seen_characters("C:\\data\\digits-28\\", None) == "the data set's name says 'digits'"

@@ -18,10 +18,12 @@ def test_more_left_out_than_taken_is_a_warning() -> None:
     """More of what may be meant than of images is a warning; other splits and thumbnails make none."""
     meant, split = LeftOut(reason=".heic", count=11), LeftOut(reason="split 'test'", count=900, is_data=False)
     (warning,) = check_left_out(record(meant, split))
-    assert warning.severity == "warning" and "more was left out (11) than used (10 images)" in warning.what
+    assert (warning.name, warning.severity) == ("left_out", "warning")
+    assert "more was left out (11) than used (10 images)" in warning.what
     for harmless in (split, LeftOut(reason=".heic", count=10)):
         (note,) = check_left_out(record(harmless))
-        assert note.severity == "note" and not is_more_than_taken(record(harmless))
+        assert (note.name, note.severity) == ("left_out", "note") and not is_more_than_taken(record(harmless))
+        assert note.what == f"left out, beside 10 images: {harmless.count}  {harmless.reason}"
 
 
 def test_texts_are_not_told() -> None:
@@ -29,7 +31,7 @@ def test_texts_are_not_told() -> None:
     text = LeftOut(reason=".txt files", count=7, is_data=False, is_text=True)
     assert lines(record(text)) == [] and list(check_left_out(record(text))) == []
     split = LeftOut(reason="split 'test'", count=3, is_data=False)
-    assert len(lines(record(text, split))) == 1 and headline(record(text, split)).endswith(": 3")
+    assert len(lines(record(text, split))) == 1 and headline(record(text, split)) == "left out, beside 10 images: 3"
 
 
 def test_lines_are_few_and_lose_no_count() -> None:
@@ -40,3 +42,7 @@ def test_lines_are_few_and_lose_no_count() -> None:
     assert [int(line.split()[0].replace(",", "")) for line, _ in told] == [1000, 1001, 1002, 7042]
     assert told[-1][1] and told[-1][0].endswith("for 7 other reasons")
     assert headline(data).endswith(": 10,045")
+    for number, shown in ((6, 6), (7, 5)):  # what has room is told one by one
+        told = lines(record(*data.left_out[:number]))
+        assert len(told) == 6 and not told[-1][1]
+        assert [line.endswith(f" .{index}") for index, (line, _) in enumerate(told)].count(True) == shown

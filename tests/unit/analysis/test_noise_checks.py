@@ -49,6 +49,7 @@ def test_what_is_left_is_a_note_until_it_is_much() -> None:
     limit = next(side for side in range(16, 4096) if brightness_error(0.006, side**2) > 0.05)
     assert "signal_left" not in noise(0.006, limit - 1)
     found = noise(0.006, limit)["signal_left"]
+    assert noise(0.01, limit)["signal_left"].severity == "note"
     assert found.severity == "note" and f"{limit}x{limit}" in found.why and "+0.44" in found.why
 
 

@@ -72,7 +72,7 @@ def test_what_json_may_not_hold_is_the_users_error(name: str, content: bytes, fo
         ("run.json", ("config", "max_grad_norm"), [1], "max_grad_norm: found"),
         ("run.json", ("config", "dataset"), 7 * [100_000 * "x"], "dataset: found"),
         ("run.json", ("config", "\x1b[2J"), 1, r"'\x1b[2J' is not the name of an option"),
-        ("run.json", ("config", 100_000 * "x"), 1, "config: 'xxx"),
+        ("run.json", ("config", 1001 * "x"), 1, "config: 'xxx"),
         ("metrics.jsonl", ("images_seen",), 2**53 + 1, "line 4 of "),
         ("metrics.jsonl", ("train_loss",), None, "train_loss: Input should be a valid number"),
         ("evaluations.jsonl", ("by_timestep", 3), -1e999, "line 8 of "),
@@ -104,8 +104,23 @@ def test_a_large_seed_and_strange_options_are_read(folder: Path) -> None:
     change(folder / "run.json", ("seed",), 2**70)
     change(folder / "run.json", ("config", "seed"), 2**70)
     change(folder / "run.json", ("config", "newer_option"), [{"a": -1}])
+    change(folder / "run.json", ("config", "recipe"), "of-another-openddpm")
+    change(folder / "run.json", ("config", 1000 * "x"), 1)
     record = read_run_record(folder)
     assert (record.seed, record.config["seed"], record.config["newer_option"]) == (2**70, 2**70, [{"a": -1}])
+    assert record.config["recipe"] == "of-another-openddpm"
+
+
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_a_reason_is_cut_where_it_is_too_long(length: int, folder: Path) -> None:
+    """A thousand characters of what a record holds are shown, and no more."""
+    reason = "config: '\\n{}' is not the name of an option"
+    name = (length - len(reason) + 2) * "x"
+    change(folder / "run.json", ("config", "\n" + name), 1)
+    with pytest.raises(UserError) as error:
+        read_run_record(folder)
+    shown = reason.format(name)[:1000] + " ..." * (length > 1000)
+    assert error.value.found == f"'{folder / 'run.json'}' is damaged: {shown}"
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from made_up_run import made_up_samples, made_up_session, write_made_up_run
+from made_up_run import made_up_baselines, made_up_samples, made_up_session, write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record import writer as writer_module
 from openddpm.record.data_record import DataRecord, ImageFinding
@@ -25,7 +25,7 @@ from openddpm.record.schema import (
     Verdict,
     exported_weights,
 )
-from openddpm.record.writer import RUN_FILES, RunWriter
+from openddpm.record.writer import RUN_FILES, TRAINING_DATA_PICTURE, RunWriter
 
 RUN = RunRecord(
     run_id="3f6c",
@@ -138,8 +138,9 @@ def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     """Run, rows, data record and previews are read as they were written."""
     writer = write_run(tmp_path, steps=2)
     writer.write_data(DATA)
+    writer.write_baselines(made_up_baselines())
     run = read_run_folder(tmp_path)
-    assert (run.folder, run.run, run.data) == (tmp_path, RUN, DATA)
+    assert (run.folder, run.run, run.data, run.baselines) == (tmp_path, RUN, DATA, made_up_baselines())
     assert run.metrics == [metrics(1), metrics(2)]
     assert run.evaluations == [evaluation(step, weights) for step in (1, 2) for weights in ("ema", "raw")]
     assert run.checkpoints == [checkpoint(1), checkpoint(2)]
@@ -157,6 +158,7 @@ def test_what_a_run_leaves_has_its_names() -> None:
         *("report.html", "README.md", "curves.png", "checkpoints.jsonl", "trackers.json"),
         "reference_band.json",
     }
+    assert TRAINING_DATA_PICTURE == "samples/training-data.png"
 
 
 def test_a_run_that_has_just_started_is_empty(tmp_path: Path) -> None:
@@ -214,6 +216,7 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"run\.json' is damaged") as error:
         read_run_record(tmp_path)
     assert error.value.hint
+    assert content != b"[]" or "damaged: it: Input should be" in error.value.found
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,7 @@ def test_a_line_without_room_is_written_once_there_is(tmp_path: Path, monkeypatc
         full.setattr("openddpm.record.writer.append_whole", refuse)
         with pytest.raises(OSError, match="No space"):
             writer.append_checkpoint(checkpoint(2))
+        writer.append_checkpoint(checkpoint(2))
     writer.sync_rows()
     writer.append_checkpoint(checkpoint(2))
     assert read_run_folder(tmp_path).checkpoints == [checkpoint(1), checkpoint(2)]
@@ -291,6 +295,14 @@ def test_a_verdict_on_what_is_forgotten_goes(step: int, is_kept: bool, tmp_path:
     writer.write_verdict(Verdict(code="learning", sentence="Learning.", evidence=[], step=3, images_seen=96))
     writer.forget_after(step)
     assert (read_run_folder(tmp_path).verdict is not None) == is_kept
+
+
+def test_a_line_without_a_step_is_not_forgotten(tmp_path: Path) -> None:
+    """It is no row of any step: it stays, for whoever reads the rows to name it."""
+    writer = write_run(tmp_path, steps=1)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    writer.forget_after(0)
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
 
 
 def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
