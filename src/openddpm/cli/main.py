@@ -19,7 +19,7 @@ COMMANDS = {
     "inspect": "show what training would do with a data set's images",
     "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
-    "report": "rebuild report.html and the model card of a run",
+    "report": "rebuild report.html and the model card of a run, or one page of many runs",
     "push": "upload a run to the Hugging Face Hub",
     "schema": "write a JSON Schema of each file of a run's record",
 }
