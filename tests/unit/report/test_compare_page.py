@@ -38,7 +38,9 @@ def page_of(comparison: Comparison, reference: SimpleNamespace) -> Page:
 
 def charts_in(page: Page) -> set[str]:
     """Return the names of the charts that have data, which must be those that have a place."""
-    places = {attributes["id"] for _, attributes in page.elements if attributes.get("class", "").startswith("chart ")}
+    places = {
+        attributes["id"] for _, attributes in page.elements if (attributes.get("class") or "").startswith("chart ")
+    }
     names = set(json.loads(page.scripts[0])["charts"])
     assert places == {f"chart-{name}" for name in names}
     return names
@@ -158,10 +160,8 @@ def test_speed_is_of_the_whole_run(reference: SimpleNamespace, worse: Comparison
     """Images a second are all images by all of the time, for the candidate and from the slowest seed to the fastest."""
     metrics = [row.model_copy(update={"wall_seconds": 2 * row.wall_seconds}) for row in worse.candidate.metrics]
     slower = dataclasses.replace(worse, candidate=dataclasses.replace(worse.candidate, metrics=metrics))
-    text = page_of(slower, reference).text
-    speeds = text[text.index("Images a second over the whole run") :].split()
-    assert speeds[speeds.index("candidate") + 1] == "128"
-    assert speeds[speeds.index("reference") + 1] == "256AMD"
+    text = " ".join(page_of(slower, reference).text.split())
+    assert "candidate 128AMD EPYC 7B13 reference 256AMD EPYC 7B13" in text
 
 
 def test_differences_and_their_reasons_are_listed(reference: SimpleNamespace, worse: Comparison) -> None:
@@ -194,15 +194,11 @@ def test_names_are_text(tmp_path: Path) -> None:
 def test_page_is_written_and_needs_nothing_else(tmp_path: Path, reference: SimpleNamespace, worse: Comparison) -> None:
     """The page is below a megabyte, has a policy that lets nothing in or out, and names no other file."""
     path = write_comparison(tmp_path / "new" / "compare.html", worse, reference)
-    html = path.read_text("utf-8")
-    assert len(html) < 1_000_000
-    assert "default-src 'none'" in html
-    assert not [
-        a
-        for _, a in Page(html).elements
-        if (a.get("src") or a.get("href") or "data:#").split(":")[0] != "data"
-        and not (a.get("href") or "").startswith("#")
-    ]
+    page = Page(path.read_text("utf-8"))
+    assert path.stat().st_size < 1_000_000
+    assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.elements)
+    addresses = [attributes.get("src") or attributes.get("href") or "#" for _, attributes in page.elements]
+    assert {address.split(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
 
 
 def test_a_candidate_that_has_only_begun_has_a_page(tmp_path: Path, reference: SimpleNamespace) -> None:
