@@ -68,7 +68,7 @@ def test_headers_sort_both_ways_and_say_so(visit: Any, page_path: Path) -> None:
 def test_ticking_a_run_off_removes_its_curve(visit: Any, page_path: Path) -> None:
     """A run that is ticked off has no curve, ticked on again it has; without any the chart says so."""
     page = visit.open(page_path)
-    box = page.get_by_label("Curve of b")
+    box = page.get_by_label("Curve of b", exact=True)
     box.uncheck()
     drawn = page.locator("#chart-loss .chart-line")
     assert drawn.evaluate_all("all => all.map(one => one.dataset.line)") == ["run-0", "run-3"]
