@@ -48,7 +48,7 @@ def test_chart_shows_band_seeds_and_where_the_candidate_left(visit: Any, page_pa
 
 
 def test_pointer_shows_the_values_of_a_point(visit: Any, page_path: Path) -> None:
-    """Over the chart the nearest logged point is named with its values; away from it nothing is."""
+    """Over the chart the nearest evaluation is named with its values; away from it nothing is."""
     page = visit.open(page_path)
     box = page.locator("#chart-loss").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 14, box["y"] + box["height"] / 2)

@@ -82,6 +82,19 @@ def test_ticking_a_run_off_removes_its_curve(visit: Any, page_path: Path) -> Non
     assert "no curve to show" in page.locator("#chart-loss").text_content()
 
 
+def test_pointer_compares_runs_at_the_same_images(visit: Any, page_path: Path) -> None:
+    """Each curve is read off at the same number of images, in between its own evaluations too, and only where it is."""
+    page = visit.open(page_path)
+    box = page.locator("#chart-loss").bounding_box()
+    tip = page.locator(".chart-tip")
+    page.mouse.move(box["x"] + box["width"] / 4.5, box["y"] + 50)
+    assert "15,360 images" in tip.text_content()
+    assert [row[:1] for row in tip.locator("p").all_text_contents()[1:]] == ["a", "b", "c"]
+    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 50)
+    assert "76,800 images" in tip.text_content()
+    assert [row[:1] for row in tip.locator("p").all_text_contents()[1:]] == ["a", "b"]
+
+
 def test_loss_axis_can_be_linear(visit: Any, page_path: Path) -> None:
     """The choice of a linear axis draws the same curves elsewhere."""
     page = visit.open(page_path)

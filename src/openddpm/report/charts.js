@@ -6,7 +6,6 @@ const charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const HEIGHT_OF_TEXT = 16; // px
   const WIDTH_OF_CHARACTER = 7; // px, of a digit
-  const NEAR = 24; // px from the pointer within which a curve's point is shown
   const specs = reportData.charts;
   const hidden = new Set(); // keys of curves
   let isLinear = false; // y axes that are logarithmic otherwise
@@ -140,28 +139,39 @@ const charts = (() => {
     element.onpointerleave = () => element.querySelectorAll(".chart-pointer, .chart-tip").forEach((one) => one.remove());
   }
 
-  // The values at the logged point that is nearest to the pointer.
+  // The height of a drawn line at a place on the x axis; null beside its ends and in its gaps.
+  function heightAt(line, value, x, y) {
+    const next = line.x.findIndex((one) => one >= value);
+    if (next < 0) return null;
+    const [from, to] = [Math.max(0, next - 1), next].map((index) => ({ x: line.x[index], y: line.y[index] }));
+    if (to.x === value && y.allows(to.y)) return to.y;
+    if (next === 0 || !x.allows(from.x) || !y.allows(from.y) || !y.allows(to.y)) return null;
+    const share = (x.place(value) - x.place(from.x)) / (x.place(to.x) - x.place(from.x));
+    return y.isLog ? from.y * (to.y / from.y) ** share : from.y + (to.y - from.y) * share;
+  }
+
+  // The heights of the curves at the point of any of them that is nearest to the pointer.
   function point(element, svg, spec, lines, x, y, top, bottom, event) {
     element.onpointerleave();
     const at = event.clientX - element.getBoundingClientRect().left;
-    const nearest = (line) => line.x.reduce((best, value, index) => {
-      if (!x.allows(value) || !y.allows(line.y[index])) return best;
-      const distance = Math.abs(x.place(value) - at);
-      return distance < best.distance ? { distance, value, line, height: line.y[index] } : best;
-    }, { distance: Infinity });
-    const found = lines.filter((line) => line.is_named).map(nearest).filter((one) => one.distance < NEAR);
-    if (!found.length) return;
-    const { value } = found.reduce((one, other) => (other.distance < one.distance ? other : one));
+    const named = lines.filter((line) => line.is_named);
+    const known = named.flatMap((line) => line.x.filter((value, index) => x.allows(value) && y.allows(line.y[index])));
+    if (!known.length) return;
+    const distance = (value) => Math.abs(x.place(value) - at);
+    const value = known.reduce((best, one) => (distance(one) < distance(best) ? one : best));
     const place = x.place(value);
     add(svg, "line", { class: "chart-pointer", x1: place, x2: place, y1: top, y2: bottom });
     const tip = document.createElement("div");
     tip.className = "chart-tip";
-    tip.append(Object.assign(document.createElement("p"), { textContent: `${value.toLocaleString("en")} ${spec.x_title.replace(/^training images seen$/, "images")}` }));
-    for (const one of found) {
+    const unit = { "training images seen": " images" }[spec.x_title];
+    tip.append(Object.assign(document.createElement("p"), { textContent: unit ? value.toLocaleString("en") + unit : `${spec.x_title} ${value.toLocaleString("en")}` }));
+    for (const line of named) {
+      const height = heightAt(line, value, x, y);
+      if (height === null) continue;
       const row = document.createElement("p");
       const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
-      swatch.style.borderColor = `var(${one.line.colour})`;
-      row.append(swatch, `${one.line.name} ${short(one.height, spec.unit)}`);
+      swatch.style.borderColor = `var(${line.colour})`;
+      row.append(swatch, `${line.name} ${short(height, spec.unit)}`);
       tip.append(row);
     }
     element.append(tip);

@@ -1,7 +1,5 @@
 """The charts of a comparison: losses with the reference's band, differences from its mean, how far a seed parted."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from openddpm.comparison.band import Band
@@ -27,7 +25,7 @@ def loss_chart(comparison: Comparison, standing: Standing) -> Chart:
         x_title=IMAGES,
         lines=[*lines, _candidate(curve.images, curve.values)],
         areas=[] if band is None else [Area(rounded(band.images), rounded(band.low), rounded(band.high))],
-        marks=_left(standing, curve),
+        marks=_left(standing, curve.at(np.array([standing.left_at or np.nan]))[0]),
     )
 
 
@@ -45,7 +43,7 @@ def difference_chart(comparison: Comparison, standing: Standing, band: Band) -> 
         x_title=IMAGES,
         lines=[*lines, _candidate(relative.images, relative.values)],
         areas=[Area(rounded(band.images), rounded(low), rounded(high))],
-        marks=_left(standing, relative),
+        marks=_left(standing, np.interp(standing.left_at or np.nan, relative.images, relative.values)),
         is_log_y=False,
         unit="%",
     )
@@ -96,10 +94,8 @@ def _seed(run: RunFolder, curve: Curve) -> Line:
     return Line(name, rounded(curve.images), rounded(curve.values), SEED, width=1, is_named=False)
 
 
-def _left(standing: Standing, curve: Curve) -> list[Mark]:
-    """Return the place where the candidate left the band, if it did."""
+def _left(standing: Standing, height: float) -> list[Mark]:
+    """Return the place where the candidate left the band, if it did; `height` is that of its curve there."""
     if standing.left_at is None:
         return []
-    points: Sequence[float] = curve.values[curve.images == standing.left_at]
-    height = float(points[0]) if len(points) else None
-    return [Mark(standing.left_at, f"left the band at {standing.left_at:,.0f}", height)]
+    return [Mark(standing.left_at, f"left the band at {standing.left_at:,.0f}", rounded([height])[0])]

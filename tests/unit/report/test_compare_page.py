@@ -84,7 +84,7 @@ def test_loss_chart_has_everyone(worse: Comparison) -> None:
     assert chart.lines[-1].x == [row.images_seen for row in rows]
     assert chart.lines[-1].y == pytest.approx([row.heldout_loss for row in rows], rel=1e-4)
     assert [mark.x for mark in chart.marks] == [standing.left_at]
-    assert chart.marks[0].y == pytest.approx({row.images_seen: row.heldout_loss for row in rows}[standing.left_at])
+    assert chart.marks[0].y == chart.lines[-1].y[chart.lines[-1].x.index(standing.left_at)]
 
 
 def test_difference_chart_is_in_percent_of_the_mean(worse: Comparison) -> None:
@@ -92,6 +92,18 @@ def test_difference_chart_is_in_percent_of_the_mean(worse: Comparison) -> None:
     chart = difference_chart(worse, worse.standings[0], worse.bands[0])
     assert chart.lines[-1].y == pytest.approx([12.0] * len(chart.lines[-1].y), abs=4)
     assert all(low < 0 < high for low, high in zip(chart.areas[0].low, chart.areas[0].high, strict=True))
+
+
+def test_mark_lies_on_the_curve_between_evaluations(tmp_path: Path, reference: SimpleNamespace) -> None:
+    """A candidate evaluated at other numbers of images has its mark on the line between them."""
+    comparison = compared(tmp_path, reference, loss_factor=1.12, evaluations=7)
+    standing, band = comparison.standings[0], comparison.bands[0]
+    for chart in (loss_chart(comparison, standing), difference_chart(comparison, standing, band)):
+        curve, mark = chart.lines[-1], chart.marks[0]
+        assert mark.x not in curve.x
+        right = next(index for index, images in enumerate(curve.x) if images > mark.x)
+        low, high = sorted(curve.y[right - 1 : right + 1])
+        assert low < mark.y < high
 
 
 def test_every_loss_with_a_band_has_a_chart(worse: Comparison, reference: SimpleNamespace) -> None:
