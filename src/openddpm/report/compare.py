@@ -195,7 +195,9 @@ def _charts(comparison: Comparison) -> dict[str, Chart]:
             charts[standing.quantity.field] = difference_chart(comparison, standing, band)
     relation = comparison.relation
     if relation is not None and relation.first is not None:
-        charts["apart"] = apart_chart(relation, comparison.candidate)
+        apart = apart_chart(relation, comparison.candidate)
+        if any(value is not None for line in apart.lines for value in line.y):  # else only evaluations differ
+            charts["apart"] = apart
     return charts
 
 

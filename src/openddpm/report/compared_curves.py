@@ -50,17 +50,23 @@ def difference_chart(comparison: Comparison, standing: Standing, band: Band) -> 
 
 
 def apart_chart(relation: Relation, candidate: RunFolder) -> Chart:
-    """Return how far the training loss is from that of the run with the same seed, at the steps that both logged."""
-    theirs = {row.step: row.train_loss for row in relation.other.metrics}
-    rows = [row for row in candidate.metrics if row.step in theirs]
-    apart = [
-        abs(row.train_loss - theirs[row.step]) / (max(abs(row.train_loss), abs(theirs[row.step])) or 1.0) or None
-        for row in rows
-    ]
+    """Return how far the logged numbers are from those of the run with the same seed, at the steps that both logged."""
+    theirs = {row.step: row for row in relation.other.metrics}
+    pairs = [(row, theirs[row.step]) for row in candidate.metrics if row.step in theirs]
+    steps, has_dots = rounded(row.step for row, _ in pairs), len(pairs) < 60
+    loss = [_apart(row.train_loss, other.train_loss) for row, other in pairs]
+    norm = [_apart(row.grad_norm, other.grad_norm) for row, other in pairs]
     found = {"first difference": relation.first, "more than rounding": relation.parted}
-    marks = [Mark(one.step, f"{words}: step {one.step:,}") for words, one in found.items() if one is not None]
-    line = Line("difference", rounded(row.step for row in rows), rounded(apart), CANDIDATE, has_dots=len(rows) < 60)
-    return Chart("Relative difference of the training loss, by step", "step", [line], marks=marks, is_log_x=True)
+    return Chart(
+        label="Relative difference of training loss and gradient norm, by step",
+        x_title="step",
+        lines=[
+            Line("gradient norm", steps, rounded(norm), SEED, width=1.5, has_dots=has_dots),
+            Line("training loss", steps, rounded(loss), CANDIDATE, has_dots=has_dots),
+        ],
+        marks=[Mark(one.step, f"{words}: step {one.step:,}") for words, one in found.items() if one is not None],
+        is_log_x=True,
+    )
 
 
 def band_of(comparison: Comparison, quantity: Quantity) -> Band | None:
@@ -72,6 +78,13 @@ def others(comparison: Comparison) -> list[RunFolder]:
     """Return the reference's runs, without the candidate if it is one of them."""
     own = comparison.candidate.run.run_id
     return [run for run in comparison.reference if run.run.run_id != own] or comparison.reference
+
+
+def _apart(one: float | None, other: float | None) -> float | None:
+    """Return the relative difference; None without one, which no logarithmic axis can show."""
+    if one is None or other is None or one == other:
+        return None
+    return abs(one - other) / max(abs(one), abs(other))
 
 
 def _difference(curve: Curve, mean: Curve) -> Curve:

@@ -152,20 +152,27 @@ def a_relation(reference: SimpleNamespace) -> Relation:
 
 
 def test_the_same_seed_is_drawn_by_how_far_it_is_apart(reference: SimpleNamespace, worse: Comparison) -> None:
-    """The chart has the relative difference at each step that both logged, gaps where there is none, and both marks."""
+    """The chart has the relative differences at steps that both logged, gaps where there is none, and both marks."""
     other = reference.runs[0]
     factors = [1.0, 0.9, 1.1]
     rows = [
         row.model_copy(update={"train_loss": row.train_loss * factor})
         for row, factor in zip(other.metrics[:3], factors, strict=True)
     ]
+    assert rows[2].grad_norm
+    rows[1] = rows[1].model_copy(update={"grad_norm": None})
+    rows[2] = rows[2].model_copy(update={"grad_norm": 2 * rows[2].grad_norm})
     unknown = rows[0].model_copy(update={"step": 1})
     chart = apart_chart(a_relation(reference), dataclasses.replace(worse.candidate, metrics=[unknown, *rows]))
-    assert chart.lines[0].x == [60, 120, 180]
-    assert chart.lines[0].y == [None, pytest.approx(0.1), pytest.approx(0.1 / 1.1, rel=1e-4)]
+    norm, loss = chart.lines
+    assert norm.x == loss.x == [60, 120, 180]
+    assert loss.y == [None, pytest.approx(0.1), pytest.approx(0.1 / 1.1, rel=1e-4)]
+    assert norm.y == [None, None, pytest.approx(0.5)]
     assert [mark.x for mark in chart.marks] == [60, 600]
     page = page_of(dataclasses.replace(worse, relation=a_relation(reference)), reference)
     assert "apart" in charts_in(page)
+    same = dataclasses.replace(worse, relation=a_relation(reference), candidate=other)
+    assert "apart" not in charts_in(page_of(same, reference))  # the difference is in an evaluation
 
 
 def test_speed_is_of_the_whole_run(reference: SimpleNamespace, worse: Comparison) -> None:
