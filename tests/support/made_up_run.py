@@ -64,21 +64,24 @@ def write_made_up_run(
     sample_of_training_data: bool = True,
     num_heldout: int = NUM_HELDOUT,
     baselines: bool = True,
+    seed: int = 0,
+    loss_factor: float = 1.0,
 ) -> Path:
     """Write a run of `steps` steps with `rows` metrics rows and `previews` previews, each evaluated unless told.
 
-    `findings=None` writes no data.json; `baselines=False` a run of which only losses are known. Returns `folder`.
+    `findings=None` writes no data.json; `baselines=False` a run of which only losses are known. Runs with other seeds
+    differ by about a percent in their losses, which are multiplied by `loss_factor`. Returns `folder`.
     """
     writer = RunWriter(folder)
     resumed_at = [steps // 2] if steps > 1000 else []
-    options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, **(config or {})}
+    options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, "seed": seed, **(config or {})}
     writer.write_run(
         RunRecord(
-            run_id="3f6c0d5e9a1b4c27",
+            run_id=f"3f6c0d5e9a1b{0x4C27 + seed:04x}",
             name=name,
             status=status,
             created="2026-03-14T09:26:53+00:00",
-            seed=0,
+            seed=seed,
             evaluation_seed=0,
             total_steps=total_steps or max(steps, 1),
             config=TrainConfig.model_validate(options).model_dump(),
@@ -110,10 +113,12 @@ def write_made_up_run(
         )
     )
     weights: list[Weights] = ["ema", *more_averages, "raw"] if use_ema else ["raw"]
-    _write_metrics(folder, steps, rows, use_ema)
+    _write_metrics(folder, steps, rows, use_ema, seed, loss_factor)
     for step in _spread(steps, previews if evaluations is None else evaluations):
         for kind in weights:
-            writer.append_evaluation(_evaluation(step, kind, has_heldout=num_heldout > 0, has_baselines=baselines))
+            factor = loss_factor * _factor_of_seed(seed, step)
+            row = _evaluation(step, kind, factor, has_heldout=num_heldout > 0, has_baselines=baselines)
+            writer.append_evaluation(row)
     for step in _spread(steps, previews):
         for kind in weights:
             writer.append_samples(made_up_samples(step, kind, fine=0.14 * (2 - step / steps)))
@@ -218,9 +223,13 @@ def _mean(losses: Sequence[float] | np.ndarray, band: Band | None = None) -> flo
     return float(np.dot(losses, weights) / weights.sum())
 
 
-def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
+def _factor_of_seed(seed: int, step: int) -> float:
+    return math.exp(0.01 * np.random.default_rng((seed, step)).normal()) if seed else 1.0
+
+
+def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool, seed: int, loss_factor: float) -> None:
     """Write all rows in one go, as appending 100,000 of them one by one is slow."""
-    noise = np.random.default_rng(1)
+    noise = np.random.default_rng(1 + seed)
     lines = []
     for step in _spread(steps, rows):
         progress = _progress(step)
@@ -230,7 +239,7 @@ def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
             images_seen=progress.images_seen,
             epoch=progress.epoch,
             wall_seconds=step * SECONDS_A_STEP,
-            train_loss=_loss(step) * float(noise.lognormal(0, 0.16)),
+            train_loss=loss_factor * _loss(step) * float(noise.lognormal(0, 0.16)),
             learning_rate=2e-3 * warm_up * 0.5 * (1 + math.cos(math.pi * step / steps)),
             grad_norm=(0.12 + 1.6 / (1 + step / 30)) * float(noise.lognormal(0, 0.3)),
             ema_decay=min(0.999, 1 - (1 + step) ** -0.75) if use_ema else None,
@@ -240,9 +249,9 @@ def _write_metrics(folder: Path, steps: int, rows: int, use_ema: bool) -> None:
     (folder / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluation(step: int, weights: Weights, *, has_heldout: bool, has_baselines: bool) -> EvaluationRow:
+def _evaluation(step: int, weights: Weights, factor: float, *, has_heldout: bool, has_baselines: bool) -> EvaluationRow:
     baselines = made_up_baselines()
-    losses = _losses(step) * (1.0 if weights == "ema" else 1.12 + 0.06 * math.sin(step))
+    losses = factor * _losses(step) * (1.0 if weights == "ema" else 1.12 + 0.06 * math.sin(step))
     loss = _mean(losses)
     row = EvaluationRow(
         step=step,

@@ -9,7 +9,7 @@ from openddpm.report.build import render_report
 
 BUILT = datetime(2026, 3, 14, 10, 30, tzinfo=timezone.utc)
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\" onload='alert(3)"
-NUM_SCRIPTS = 5  # the data, plotly and three of ours
+NUM_SCRIPTS = 6  # the data, plotly and four of ours
 
 
 class Page(HTMLParser):

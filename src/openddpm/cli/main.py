@@ -20,7 +20,7 @@ COMMANDS = {
     "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
     "compare": "compare a run with others: is it where they were?",
-    "report": "rebuild report.html and the model card of a run",
+    "report": "rebuild report.html and the model card of a run, or one page of many runs",
     "push": "upload a run to the Hugging Face Hub",
     "references": "list the published runs that others can be held against",
     "schema": "write a JSON Schema of each file of a run's record",

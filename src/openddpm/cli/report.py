@@ -1,23 +1,89 @@
 """openddpm report"""
 
-from openddpm.cli.arguments import RunFolder, call
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from openddpm.cli.arguments import OptionalPath, call
+
+if TYPE_CHECKING:
+    from openddpm.record.reader import RunFolder
+
+_Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+
+INDEX_OF_FOLDER, INDEX_OF_RUNS = "index.html", "runs-index.html"
 
 
 def run(arguments: list[str]) -> int:
-    """Parse `arguments` and rebuild the report."""
+    """Parse `arguments` and rebuild the report, or write the page of many runs."""
     return call(_report, "report", arguments)
 
 
-def _report(run: RunFolder, /) -> int:
-    """Rebuild report.html and the model card of a run from its record. Needs no GPU and no torch.
+def _report(runs: _Runs, /, output: OptionalPath = None) -> int:
+    """Rebuild report.html and the model card of a run from its record, or write one page of many runs.
+
+    Several runs, or a folder that holds runs, get a page with all their loss curves, samples, verdicts and the options
+    that differ; nothing in the runs changes. Needs no GPU and no torch.
 
     Args:
-        run: The run folder.
+        runs: The run folder; or several, or a folder that holds run folders.
+        output: HTML file for the page of many runs (default: index.html in the folder that holds them, or
+            runs-index.html here if several are given).
     """
+    from openddpm.errors import UserError
+
+    if not runs:
+        raise UserError("no run is given", "Name a run folder, several, or a folder that holds run folders.")
+    folders = [folder for given in runs for folder in _run_folders(given)]
+    if folders != [runs[0]]:
+        default = Path(INDEX_OF_RUNS) if len(runs) > 1 else runs[0] / INDEX_OF_FOLDER
+        return _write_index(output or default, folders)
+    if output is not None:
+        hint = "Leave it out, or name several runs."
+        raise UserError("--output is for the page of many runs; a run's own report is in its folder", hint)
+    return _rebuild(runs[0])
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """Return the run folders in `path`; `path` itself if it is one, or if there are none."""
+    from openddpm.record.writer import RUN_FILE
+
+    below = [] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+    return below or [path]
+
+
+def _rebuild(folder: Path) -> int:
     from openddpm.record.reader import read_run_folder
     from openddpm.report import write_report
     from openddpm.report.card import write_card
 
-    record = read_run_folder(run)
-    print(f"report: {write_report(run, record)}\ncard:   {write_card(run, record)}")
+    record = read_run_folder(folder)
+    print(f"report: {write_report(folder, record)}\ncard:   {write_card(folder, record)}")
+    return 0
+
+
+def _write_index(page: Path, folders: list[Path]) -> int:
+    """Write the page of the runs that can be read, with the reason for each of the others."""
+    from openddpm.errors import UserError
+    from openddpm.names import as_text
+    from openddpm.record.reader import read_run_folder
+    from openddpm.report.index import write_index
+
+    found: list[RunFolder] = []
+    unreadable: list[str] = []
+    for folder in {folder.resolve(): folder for folder in folders}.values():
+        try:
+            found.append(read_run_folder(folder))
+        except (UserError, OSError) as error:
+            unreadable.append(error.found if isinstance(error, UserError) else as_text(str(error)))
+    if not found:
+        raise UserError(f"none of the {len(unreadable)} runs can be read: {unreadable[0]}", "Name run folders.")
+    try:
+        write_index(page, found, unreadable)
+    except OSError as error:
+        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --output.") from error
+    for reason in unreadable:
+        print(f"not read: {reason}")
+    print(f"page of {len(found)} runs: {as_text(page)}")
     return 0

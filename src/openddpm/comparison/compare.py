@@ -43,6 +43,7 @@ class Comparison:
 
     candidate: RunFolder
     reference: list[RunFolder]
+    """Its runs without the candidate itself, unless that is the only one."""
     verdict: ComparisonVerdict
     sentence: str
     relation: Relation | None
@@ -90,7 +91,7 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
     verdict, sentence = _verdict(relation, bands, standings, len(others))
     if verdict == "same_bits":
         explanations = []
-    return Comparison(candidate, reference, verdict, sentence, relation, bands, standings, explanations)
+    return Comparison(candidate, others, verdict, sentence, relation, bands, standings, explanations)
 
 
 def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
@@ -217,9 +218,14 @@ def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_run
             f"{name} that is {100 * first.detectable:.0f} % off at this point would have been found 4 times in 5."
         )
     left_at, earliest = min(left, key=lambda pair: pair[0])
-    kind = "behind" if (first.side or earliest.side) > 0 else "ahead"
+    by = "all losses" if len(left) == len(standings) else listed([f"its {one.quantity.name}" for _, one in left])
+    kind = "behind" if earliest.side > 0 else "ahead"
+    if first.left_at is not None:
+        kind = "behind" if first.side > 0 else "ahead"
+    elif len(left) < len(standings):
+        kind += f" in {'this' if len(left) == 1 else 'these'}"
     return (
-        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by its "
-        f"{listed([one.quantity.name for _, one in left])}, and is {kind}. After {first.images:,.0f} images its {name} "
-        f"is {significant(first.candidate)}, the reference's {significant(first.mean)}."
+        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and is {kind}. "
+        f"After {first.images:,.0f} images its {name} is {significant(first.candidate)}, the reference's "
+        f"{significant(first.mean)}."
     )

@@ -1,16 +1,9 @@
 """Builds report.html from the record, the templates and the assets: one page that needs nothing else."""
 
-import base64
-import hashlib
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from openddpm.analysis.samples import latest_samples
@@ -20,6 +13,7 @@ from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.report.facts import MARKS, header_facts, verdict_badge
 from openddpm.report.gauges import band_gauges, last_evaluation
+from openddpm.report.page import asset, render_page
 from openddpm.report.pictures import embed_pictures
 from openddpm.report.samples import compared_samples
 from openddpm.report.series import band_edges, evaluation_columns, metrics_columns, noise_columns
@@ -29,7 +23,7 @@ from openddpm.report.weights import drawn_weights
 
 REPORT_FILE = "report.html"
 MAX_FINDINGS = 1000  # more stay in data.json
-SCRIPTS = ("page.js", "film.js", "plots.js")
+SCRIPTS = ("page.js", "pixels.js", "film.js", "plots.js")
 
 
 def write_report(folder: Path, run: RunFolder | None = None) -> Path:
@@ -61,13 +55,10 @@ def render_report(run: RunFolder, built: datetime) -> str:
         "bands": band_edges(),
         "measured": measured.weights if measured else None,
     }
-    scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
-    page = _environment().get_template("report.html.j2")
-    return page.render(
-        policy=content_security_policy(scripts),
-        style=Markup(_asset("report.css")),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(json_for_html(data)),
+    return render_page(
+        "report.html.j2",
+        scripts=[get_plotlyjs(), *map(asset, SCRIPTS)],
+        data=data,
         terms={**TERMS, **{one.name: one.term for one in weights}},
         weights=weights,
         links=term_links(),
@@ -99,34 +90,3 @@ def _presence(run: RunFolder) -> dict[str, bool]:
         "noise": run.baselines is not None and any(row.by_timestep for row in rows),
         "ema_decay": any(row.ema_decay is not None for row in run.metrics),
     }
-
-
-def content_security_policy(scripts: list[str]) -> str:
-    """Return the policy under which a page can fetch nothing and run exactly `scripts`.
-
-    Plotly writes style attributes, hence 'unsafe-inline' for styles.
-    """
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def json_for_html(value: Any) -> str:
-    """Return `value` as JSON that cannot end the script element it stands in."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _asset(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -105,11 +105,21 @@ def _time(run: RunFolder, done: float) -> Fact:
     return Fact("time", duration(seconds), f"about {duration(seconds / done - seconds)} left" if is_moving else "")
 
 
+def training_rate(run: RunFolder) -> float | None:
+    """Return the images per second of late, without previews and checkpoints; None before the first logged step."""
+    return median(row.images_per_second for row in run.metrics[-LAST_ROWS:]) if run.metrics else None
+
+
+def rate_text(rate: float | None) -> str:
+    """1234.5 -> 1,234; 2.345 -> 2.3; None -> none"""
+    return "none" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def _rate(run: RunFolder) -> Fact:
-    if not run.metrics:
-        return Fact("rate", "none", "no step logged yet", "images_per_second")
-    rate = median(row.images_per_second for row in run.metrics[-LAST_ROWS:])
-    return Fact("rate", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "images a second", "images_per_second")
+    rate = training_rate(run)
+    return Fact(
+        "rate", rate_text(rate), "no step logged yet" if rate is None else "images a second", "images_per_second"
+    )
 
 
 def _evaluation(run: RunFolder) -> list[Fact]:

@@ -55,15 +55,20 @@ def embed_pictures(run: RunFolder) -> Pictures:
     """Embed the previews of a run, thinned evenly to fit the budget, and a sample of its training data."""
     num_weights = max((len(preview.pictures) for preview in run.previews), default=1)
     limit = BUDGET_BYTES // (num_weights * (min(MIN_FRAMES, len(run.previews)) + 1) + 1)  # the last frame counts twice
-    training_data = _data_uri(run.folder / "samples" / TRAINING_DATA_FILE, limit)
+    training_data = data_uri(run.folder / "samples" / TRAINING_DATA_FILE, limit)
     frames = thin_to_budget(_frames(run, limit), BUDGET_BYTES - len(training_data or ""))
     return Pictures(
         frames=frames,
         num_previews=len(run.previews),
         weights=weights_in_order(name for frame in frames for name in frame.pictures),
         training_data=training_data,
-        is_pixel_art=max(run.run.dataset.image_shape[1:]) <= PIXEL_ART_RESOLUTION,
+        is_pixel_art=is_pixel_art(run),
     )
+
+
+def is_pixel_art(run: RunFolder) -> bool:
+    """Return whether single pixels of a run's images matter."""
+    return max(run.run.dataset.image_shape[1:]) <= PIXEL_ART_RESOLUTION
 
 
 def thin_to_budget(frames: list[Frame], budget: int) -> list[Frame]:
@@ -97,13 +102,13 @@ def _frames(run: RunFolder, limit: int) -> list[Frame]:
     for preview, images in zip(previews, images_at_steps(run, [one.step for one in previews]), strict=True):
         epoch = images / max(1, run.run.dataset.num_train)
         label = f"step {count(preview.step)} · {count(images)} images · epoch {epoch:.1f}"
-        uris = {name: uri for name, path in preview.pictures.items() if (uri := _data_uri(path, limit))}
+        uris = {name: uri for name, path in preview.pictures.items() if (uri := data_uri(path, limit))}
         if uris:
             frames.append(Frame(label, uris, losses.get(preview.step, {})))
     return frames
 
 
-def _data_uri(path: Path, limit: int) -> str | None:
+def data_uri(path: Path, limit: int) -> str | None:
     """Return a PNG as a data URI of at most `limit` characters, if need be as a smaller JPEG; None if unreadable."""
     try:
         content, kind = path.read_bytes(), "png"

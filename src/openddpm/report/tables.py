@@ -51,11 +51,13 @@ def config_rows(config: dict[str, Any]) -> list[Row]:
     """Return a row per option, in the order of TrainConfig, without secret options."""
     fields = TrainConfig.model_fields
     known = [
-        Row(name, _text(config[name]), " ".join((field.description or "").split()), _text(field.get_default()))
+        Row(
+            name, value_text(config[name]), " ".join((field.description or "").split()), value_text(field.get_default())
+        )
         for name, field in fields.items()
         if name in config and not field.exclude
     ]
-    unknown = [Row(name, _text(config[name]), default="no such option") for name in config if name not in fields]
+    unknown = [Row(name, value_text(config[name]), default="no such option") for name in config if name not in fields]
     return known + unknown
 
 
@@ -63,8 +65,8 @@ def _dataset(dataset: DatasetRecord) -> list[Row]:
     channels, height, width = dataset.image_shape
     return [
         Row("source", dataset.source),
-        Row("revision", _text(dataset.revision)),
-        Row("split", _text(dataset.split)),
+        Row("revision", value_text(dataset.revision)),
+        Row("split", value_text(dataset.split)),
         Row("images", count(dataset.num_images)),
         Row("for training", count(dataset.num_train)),
         Row("held out", count(dataset.num_heldout)),
@@ -82,11 +84,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[Row]:
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
         else:
-            rows.append(Row(f"{prefix}{name}", _text(value)))
+            rows.append(Row(f"{prefix}{name}", value_text(value)))
     return rows
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """None -> none; True -> yes; 0.0001 -> 0.0001; [1, 2] -> [1, 2]"""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):

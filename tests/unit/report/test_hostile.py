@@ -1,18 +1,24 @@
 """Sound records of what cannot be: the analysis says what it can, and never stumbles."""
 
+import dataclasses
 import json
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.analysis.verdict import judge
+from openddpm.comparison.band import MIN_RUNS
+from openddpm.comparison.compare import compare
 from openddpm.record.reader import read_run_folder
 from openddpm.report.build import render_report
+from openddpm.report.compare import render_comparison
+from openddpm.report.index import render_index
 from report_page import BUILT
 
 Change = Callable[[dict[str, Any]], object]
@@ -50,6 +56,11 @@ def test_odd_rows_are_judged_and_shown(name: str, tmp_path: Path) -> None:
     run = read_run_folder(folder)
     assert judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples).sentence.isprintable()
     assert "</html>" in render_report(run, BUILT)
+    assert "</html>" in render_index(tmp_path / "index.html", [run, run], (), BUILT)
+    reference = SimpleNamespace(name="itself", about=None, notes=[])
+    seeds = [dataclasses.replace(run, run=run.run.model_copy(update={"seed": 1 + one})) for one in range(MIN_RUNS)]
+    for others in (seeds[:1], seeds):
+        assert "</html>" in render_comparison(compare(run, others), reference, BUILT)
 
 
 def huge_png() -> bytes:

@@ -11,7 +11,7 @@ from made_up_run import write_made_up_run
 from openddpm.errors import UserError
 from openddpm.record.data_record import ImageFinding
 from openddpm.report import write_report
-from openddpm.report.build import json_for_html
+from openddpm.report.page import json_for_html
 from report_page import HOSTILE, NUM_SCRIPTS, page_of
 
 
