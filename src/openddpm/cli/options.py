@@ -31,6 +31,14 @@ class NoOptions:
     """The additional options of a command that has none."""
 
 
+@dataclasses.dataclass
+class _TrainOptions:
+    """Options of `openddpm train` alone."""
+
+    no_follow: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The same as --follow none: compare with no reference, not even the recipe's."""
+
+
 def parse_train_config(arguments: list[str]) -> TrainConfig:
     """Return the config that `arguments` of `openddpm train` give, with underscores or hyphens in their names.
 
@@ -40,7 +48,8 @@ def parse_train_config(arguments: list[str]) -> TrainConfig:
         UserError: unknown recipe, values out of range, or names of options from other scripts.
         SystemExit: status 2 for an unknown option, with the closest known one; status 0 after --help.
     """
-    return TrainConfig(**parse_options(arguments, "openddpm train", _DESCRIPTION)[1])
+    own, given = parse_options(arguments, "openddpm train", _DESCRIPTION, own=_TrainOptions)
+    return TrainConfig(**given | ({"follow": "none"} if own.no_follow else {}))
 
 
 def parse_options(

@@ -16,7 +16,7 @@ from openddpm.report.gauges import band_gauges, last_evaluation
 from openddpm.report.page import asset, render_page
 from openddpm.report.pictures import embed_pictures
 from openddpm.report.samples import compared_samples
-from openddpm.report.series import band_edges, evaluation_columns, metrics_columns, noise_columns
+from openddpm.report.series import band_edges, evaluation_columns, metrics_columns, noise_columns, reference_columns
 from openddpm.report.tables import all_tables
 from openddpm.report.terms import TERMS, term_links
 from openddpm.report.weights import drawn_weights
@@ -51,6 +51,7 @@ def render_report(run: RunFolder, built: datetime) -> str:
         "weights": [asdict(one) for one in weights],
         "metrics": metrics_columns(run),
         "evaluations": {one.name: evaluation_columns(run, one.name) for one in weights},
+        "reference": reference_columns(run),
         "noise": noise_columns(run),
         "bands": band_edges(),
         "measured": measured.weights if measured else None,
@@ -65,6 +66,7 @@ def render_report(run: RunFolder, built: datetime) -> str:
         run=run.run,
         has=_presence(run),
         verdict=verdict,
+        following=run.verdict.following if run.verdict else None,
         badge=verdict_badge(verdict),
         marks=MARKS,
         measured=measured,

@@ -10,7 +10,7 @@
   };
   const SMOOTHING = { off: 0, light: 0.005, medium: 0.02, strong: 0.06 }; // share of the curve that the moving average covers
   const FEW_POINTS = 40; // curves with fewer points show them as dots
-  const { metrics, evaluations, noise, bands } = reportData; // bands: log10 of the ends of each, null if open
+  const { metrics, evaluations, reference, noise, bands } = reportData; // bands: log10 of the ends of each, null if open
   const bandEvaluations = evaluations[reportData.measured] ?? {};
   const LEAST_SKILL = -1; // worse values, early on, would only flatten the rest
   const settings = { x: "images_seen", y: "log", smoothing: "medium" };
@@ -33,6 +33,7 @@
     "plot-loss": {
       isLoss: true,
       curves: [
+        { key: "reference", name: "other seeds", from: reference, values: "mean", colour: "--quiet", isBand: true, isBaseline: true, width: 1.5, dash: "dash" },
         { key: "train_loss", name: "training loss", from: metrics, values: "train_loss", colour: "--training", isNoisy: true },
         ...curvesOfWeights("fixed", "fixed images", (name) => evaluations[name], "fixed_train_loss", { dash: "dot", width: 2 }),
         ...curvesOfWeights("heldout", "held-out", (name) => evaluations[name], "heldout_loss"),
@@ -106,10 +107,18 @@
     };
   }
 
+  // Where other seeds lie: the area between `low` and `high`, and their mean.
+  function bandTraces(plot, curve) {
+    const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", hovertemplate: null };
+    const area = { ...edge, fill: "tonexty", fillcolor: `${colour(curve.colour)}40` }; // hexadecimal, a quarter opaque
+    return [trace(plot, curve, curve.from.low, edge), trace(plot, curve, curve.from.high, area), trace(plot, curve, curve.from.mean, {})];
+  }
+
   // A noisy curve has two traces: the values, faint and thin, and their moving average.
   function traces(plot, curve) {
     if (!hasValues(curve) || button(curve)?.getAttribute("aria-pressed") === "false") return [];
     const values = curve.from[curve.values];
+    if (curve.isBand) return bandTraces(plot, curve);
     const timeConstant = SMOOTHING[settings.smoothing] * values.length;
     if (!curve.isNoisy || timeConstant < 1) return [trace(plot, curve, values, {})];
     const faint = { opacity: 0.35, line: { width: 1 }, mode: "lines", hoverinfo: "skip", hovertemplate: null };

@@ -41,6 +41,17 @@ def evaluation_columns(run: RunFolder, weights: Weights) -> JsonColumns:
     return to_json(thin(columns, MAX_POINTS))
 
 
+def reference_columns(run: RunFolder) -> JsonColumns:
+    """Return the band of the reference that the run follows, of the loss that runs are judged by; empty without."""
+    bands = {band.field: band for band in run.reference_band.bands} if run.reference_band else {}
+    band = bands.get("heldout_loss") or bands.get("fixed_train_loss")
+    if band is None:
+        return {}
+    images = _column([float(count) for count in band.images_seen])
+    columns = {"images_seen": images, "step": images / run.run.global_batch_size, "hours": _hours_at(run, images)}
+    return to_json({**columns, **{name: _column(getattr(band, name)) for name in ("low", "mean", "high")}})
+
+
 def noise_columns(run: RunFolder) -> JsonColumns:
     """Return the last losses of all weights by name, and of the baselines, over increasing SNR.
 

@@ -54,6 +54,11 @@ TERMS: dict[str, Term] = {
         "a model has learned something once it is better.",
         "linear",
     ),
+    "reference_band": Term(
+        "other seeds",
+        "Where the held-out loss of 95 % of runs lies that differ from the reference in their seed alone, over their whole "
+        "course.",
+    ),
     "memorizing": Term(
         "memorizes",
         "A denoiser that knows every training image and nothing else, measured on those images: "
