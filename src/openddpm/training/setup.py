@@ -32,6 +32,7 @@ from openddpm.training.distributed import build_accelerator, lost_ranks_named, s
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.ema import build_averages
 from openddpm.training.initial_weights import initial_unet
+from openddpm.training.milestones import keep_milestone
 from openddpm.training.new_record import environment, new_record, resumed_record
 from openddpm.training.observer import Observer
 from openddpm.training.optimizer import build_optimizer, learning_rate_schedule
@@ -155,6 +156,7 @@ def _build(
     def published(checkpoint: Path) -> None:
         recorder.note_checkpoint(checkpoint_row(checkpoint))
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
+        keep_milestone(folder, checkpoint, timetable.milestone_steps)
 
     if writer is not None and earlier is not None and earlier.checkpoint is not None:
         published(earlier.checkpoint.folder)  # the run may have died before it did so itself
@@ -174,7 +176,7 @@ def _build(
         learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
         checkpointer=Checkpointer(
-            recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, published
+            *(recorder, accelerator, config.checkpoints_total_limit, config.keep_every, config.rank_timeout, published)
         ),
         lock=lock,
         was_finished=earlier is not None and earlier.record.status == "finished",
