@@ -209,7 +209,8 @@ class HubOptions(_Options):
     """Sharing the run on the Hugging Face Hub."""
 
     push_to_hub: bool = False
-    """Upload weights, record, report and card when the run ends, with a few training images but no checkpoints."""
+    """Upload weights, milestones, record, report and card when the run ends, with a few training images but no
+    checkpoints; `openddpm push` does the same."""
     hub_model_id: str | None = None
     """Repository to push to (default: the run folder's name, under your account)."""
     hub_private_repo: bool = False

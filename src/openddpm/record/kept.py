@@ -3,8 +3,12 @@
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Literal
 
 from openddpm.record.schema import CheckpointRow
+
+PublishedWeights = Literal["none", "milestones", "kept"]
+"""Weights of earlier steps that are published: "kept" those of milestones, and whole checkpoints."""
 
 MILESTONES_FOLDER = "milestones"
 _NAME = re.compile(r"step-(?P<step>\d{8,})\.safetensors")
