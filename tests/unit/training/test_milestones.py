@@ -96,9 +96,7 @@ def test_which_checkpoints_become_milestones(has_links: bool, tmp_path: Path, mo
     for step in (2, 3, 7, 9, 20):  # 4 and 6 could not be saved
         keep_milestone(tmp_path, made_up_checkpoint(tmp_path, step), (3, 4, 6, 20))
     kept = list_milestones(tmp_path)
-    assert {step: path.read_text() for step, path in kept.items()} == {
-        step: f"averaged {step}" for step in (3, 7, 20)
-    }
+    assert {step: path.read_text() for step, path in kept.items()} == {step: f"averaged {step}" for step in (3, 7, 20)}
     links = {path.stat().st_nlink for path in kept.values()}
     assert links == ({2} if has_links else {1})
     assert len(list((tmp_path / "milestones").iterdir())) == 3
