@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -315,7 +316,7 @@ def test_a_push_that_is_refused(
     untrusted_command: Command, command: Command, finished_run: Path, hub: HubStandIn
 ) -> None:
     """`openddpm push` without permission, or to an impossible name, is one message with what to do."""
-    assert_one_message(untrusted_command("push", finished_run, "--hub_model_id", "x"), "'x'", "401", "hf auth login")
+    assert_one_message(untrusted_command("push", finished_run, "--hub_model_id", "x"), "'x'", "token", "hf auth login")
     assert_one_message(command("push", finished_run), f"'{finished_run.name}'", "--hub_model_id")
 
 
@@ -330,7 +331,7 @@ def test_markup_in_the_name_stays_text(hub: HubStandIn, command: Command, finish
     card = hub.repos["models", "tester/markup"]["README.md"].decode()
     title = r"# a &lt;b&gt;run&lt;/b&gt; &amp; \[link\](x) --- license: mit"
     assert title in card.splitlines()
-    assert "license" not in card.split("---")[1]
+    assert "license" not in yaml.safe_load(card.split("\n---\n")[0])
 
 
 def test_the_pushed_run_is_a_pipeline(hub: HubStandIn, workshop: Path, command: Command, finished_run: Path) -> None:
@@ -463,7 +464,7 @@ def test_an_interrupted_push_goes_on(
     places = [str(place).encode() for place in (workshop, tmp_path, long_run.parent, Path.home())]
     assert [name for name, text in there.items() if any(place in text for place in places)] == []
     made = [json.loads(one.body) for one in hub.requests if one.path == "/api/repos/create" and b"long" in one.body]
-    assert made and all(one["private"] for one in made)
+    assert made and all(one["visibility"] == "private" for one in made)
 
     answer = command(*asked)
     assert "  milestones    0 files, 0 kB; there already: 4 files" in answer["err"], answer["err"]
@@ -508,6 +509,24 @@ def test_sampling_from_a_pushed_milestone(hub: HubStandIn, command: Command, lon
     hub.failures["/api/"] = 503
     again = command("sample", "tester/drawn", "--at", "11", *how, "--output_dir", tmp_path / "cached")
     assert again["status"] == 0 and images_of(tmp_path / "cached") == images["local"], again["err"]
+
+
+def test_no_path_of_what_a_run_began_with_is_pushed(
+    hub: HubStandIn, command: Command, flags: Flags, long_run: Path, tmp_path: Path
+) -> None:
+    """A run that starts from weights in a folder, changes, and is resumed shows that folder nowhere on the Hub."""
+    options = flags(output_dir=tmp_path / "tuned", max_train_steps=2, hub_model_id="tester/tuned", model="default")
+    assert command("train", *options, "--init_from", long_run)["status"] == 0
+    moved = ("--dataset", Path(flags()[1]).parent / "images", "--logging_dir", tmp_path / "logs")
+    longer = command("resume", tmp_path / "tuned", *moved, "--accept_changes", "--max_train_steps", "3")
+    assert longer["status"] == 0, longer["err"]
+    assert str(long_run) in (tmp_path / "tuned" / "unet" / "config.json").read_text("utf-8")
+    answer = command("push", tmp_path / "tuned")
+    assert answer["status"] == 0, answer["err"]
+    pushed = hub.repos["models", "tester/tuned"]
+    places = [str(place).encode() for place in (long_run.parent, tmp_path, Path(flags()[1]).parent)]
+    assert [name for name, text in pushed.items() if any(place in text for place in places)] == []
+    assert "changed on its way" in pushed["README.md"].decode()
 
 
 def test_pushed_weights_that_are_not_to_be_had(hub: HubStandIn, command: Command, long_run: Path) -> None:

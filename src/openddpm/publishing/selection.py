@@ -10,7 +10,7 @@ from typing import Literal
 from openddpm.errors import UserError
 from openddpm.record.files import json_text, parse_json
 from openddpm.record.kept import PublishedWeights, kept_steps, list_milestones, milestone_name, milestones_among
-from openddpm.record.public import published
+from openddpm.record.public import published, without_paths
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.report.build import render_report
 from openddpm.report.card import write_card
@@ -58,7 +58,7 @@ def select(folder: Path, repository: str, choice: PublishedWeights | None) -> li
     first = Commit(f"openddpm run {folder.resolve().name}")
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
-            first.add("weights", name, folder / name)
+            first.add("weights", name, folder / name if name == WEIGHTS_FILE else _without_paths(folder / name))
     earlier = list(_earlier_weights(run, choice))
     milestones = milestones_among(name for commit in earlier for name in commit.content)
     for name, content in _record(run, repository, milestones):
@@ -116,6 +116,21 @@ def _earlier_weights(run: RunFolder, choice: PublishedWeights | None) -> Iterato
         _check_manifest(manifest, rows[step].sha256)
         commit.add("checkpoints", f"checkpoints/{checkpoint.name}/{manifest.name}", manifest)
         yield commit
+
+
+def _without_paths(path: Path) -> bytes:
+    """Return a config without the path that diffusers notes in it: where the weights were loaded from.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    content = path.read_bytes()
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        hint = "Restore it from a checkpoint: openddpm resume continues from the newest valid one."
+        raise UserError(f"'{path}' is damaged: {error}", hint) from error
+    return content if without_paths(value) == value else json_text(without_paths(value)).encode()
 
 
 def _checkpoint(folder: Path, step: int) -> Path:

@@ -25,11 +25,20 @@ def last_part(text: str) -> str:
     return parts[-1] if parts else text
 
 
+def without_paths(value: Any) -> Any:
+    """Return a value of JSON with the absolute paths in it reduced to their last parts."""
+    if isinstance(value, dict):
+        return {key: without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_paths(entry) for entry in value]
+    return last_part(value) if isinstance(value, str) else value
+
+
 def _published_run(run: RunRecord) -> RunRecord:
     init = run.model.init_from
     return run.model_copy(
         update={
-            "config": {name: _reduced(value) for name, value in run.config.items()},
+            "config": without_paths(run.config),
             "dataset": run.dataset.model_copy(update={"source": last_part(run.dataset.source)}),
             "model": run.model.model_copy(
                 update={"init_from": init and init.model_copy(update={"source": last_part(init.source)})}
@@ -64,15 +73,6 @@ def _published_data(data: DataRecord) -> DataRecord:
             ],
         }
     )
-
-
-def _reduced(value: Any) -> Any:
-    """Return a value of JSON with its absolute paths reduced."""
-    if isinstance(value, dict):
-        return {key: _reduced(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_reduced(entry) for entry in value]
-    return last_part(value) if isinstance(value, str) else value
 
 
 def _with_last_parts(text: str) -> str:

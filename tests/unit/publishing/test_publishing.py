@@ -297,6 +297,8 @@ def test_a_published_record_has_no_paths(tmp_path: Path) -> None:
     data["left_out"] = [{"reason": ".txt", "count": 1, "examples": [f"{secret}/a.txt"]}]
     data["near_duplicates"] = [{"heldout": f"{secret}/3.png", "train": f"{secret}/4.png", "how": "mirrored"}]
     (folder / "data.json").write_text(json.dumps(data), "utf-8")
+    (folder / "unet").mkdir()
+    (folder / "unet" / "config.json").write_text(json.dumps({"_name_or_path": f"{secret}/run/unet", "act_fn": "silu"}))
     (first,) = select(folder, "me/model", None)
     texts = {name: content for name, content in first.content.items() if isinstance(content, bytes)}
     assert {"run.json", "data.json", "report.html", "README.md"} <= texts.keys()
@@ -304,6 +306,7 @@ def test_a_published_record_has_no_paths(tmp_path: Path) -> None:
     public = RunRecord.model_validate_json(texts["run.json"])
     assert (public.config["dataset"], public.config["logging_dir"]) == ("dataset", "logs")
     assert public.resumptions[0].changes == ["model: 'b.json', but \"it's.json\" in the run"]
+    assert json.loads(texts["unet/config.json"]) == {"_name_or_path": "unet", "act_fn": "silu"}
     assert secret in (folder / "run.json").read_text("utf-8")
 
 
