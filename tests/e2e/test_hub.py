@@ -520,7 +520,7 @@ def test_no_path_of_what_a_run_began_with_is_pushed(
     moved = ("--dataset", Path(flags()[1]).parent / "images", "--logging_dir", tmp_path / "logs")
     longer = command("resume", tmp_path / "tuned", *moved, "--accept_changes", "--max_train_steps", "3")
     assert longer["status"] == 0, longer["err"]
-    assert str(long_run) in (tmp_path / "tuned" / "unet" / "config.json").read_text("utf-8")
+    assert str(long_run) in (tmp_path / "tuned" / "run.json").read_text("utf-8")
     answer = command("push", tmp_path / "tuned")
     assert answer["status"] == 0, answer["err"]
     pushed = hub.repos["models", "tester/tuned"]
