@@ -175,6 +175,11 @@ class RunOptions(_Options):
     """Steps between checkpoints. If one is due while the last is still being written, it is made right after that."""
     checkpoints_total_limit: int = Field(3, ge=1)
     """Number of checkpoints to keep, the newest ones."""
+    keep_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints that are kept for good, whole; checkpoints_total_limit counts only the others."""
+    milestones: int = Field(0, ge=0, le=10_000)
+    """Number of steps whose exported weights are kept for good, without the rest of their checkpoints: spaced evenly on
+    a logarithmic scale, from a hundredth of the run to its end. `openddpm sample --at IMAGES` draws with them."""
     save_images_epochs: int | None = Field(None, ge=1)
     """Epochs between previews; one more is made at the end (default: previews take about a twentieth of the time, in
     short runs up to 8 of them a fifth; most come early)."""
@@ -207,7 +212,8 @@ class HubOptions(_Options):
     """Sharing the run on the Hugging Face Hub."""
 
     push_to_hub: bool = False
-    """Upload weights, record, report and card when the run ends, with a few training images but no checkpoints."""
+    """Upload weights, milestones, record, report and card when the run ends, with a few training images but no
+    checkpoints; `openddpm push` does the same."""
     hub_model_id: str | None = None
     """Repository to push to (default: the run folder's name, under your account)."""
     hub_private_repo: bool = False
@@ -265,7 +271,8 @@ NEUTRAL_OPTIONS = frozenset(
         *("recipe", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir"),
         *("report_to", "follow"),
         "dataset",  # the sha256 of its images tells whether it is the same
-        *("checkpointing_steps", "checkpoints_total_limit", "accept_changes", "max_rollbacks", "rank_timeout"),
+        *("checkpointing_steps", "checkpoints_total_limit", "keep_every", "milestones"),
+        *("accept_changes", "max_rollbacks", "rank_timeout"),
         "max_refused_share",
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
     }

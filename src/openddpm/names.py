@@ -22,6 +22,11 @@ def as_text(name: Path | str) -> str:
     return text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def one_line(text: object) -> str:
+    """Return `text` on one line, without the characters that are not printable."""
+    return "".join(character for character in " ".join(str(text).split()) if character.isprintable())
+
+
 def name_below(path: PurePath, folder: PurePath) -> str:
     """Return a file's path relative to `folder` as text, with forward slashes on every system."""
     return as_text(path.relative_to(folder).as_posix())

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -148,8 +149,9 @@ def test_the_seed_command_and_its_push(
     pushed = hub.repos["models", "tester/pokemon-ddpm-fixed"]
     previews = {f"samples/step-{step:08d}-{kind}.png" for step in (6, 11) for kind in ("ema", "raw")}
     assert pushed.keys() - {".gitattributes"} == ALLOWED | previews
-    assert pushed["run.json"] == (folder / "run.json").read_bytes()
-    assert RunRecord.model_validate_json(pushed["run.json"]).status == "finished"
+    public = RunRecord.model_validate_json(pushed["run.json"])
+    assert (public.status, public.config["output_dir"]) == ("finished", folder.name)
+    assert [path for path, content in pushed.items() if str(tmp_path).encode() in content] == []
     optimizer = folder / "checkpoints" / "step-00000011" / "optimizer.safetensors"
     assert hashlib.sha256(optimizer.read_bytes()).hexdigest() not in str([request.path for request in hub.requests])
 
@@ -315,7 +317,7 @@ def test_a_push_that_is_refused(
     untrusted_command: Command, command: Command, finished_run: Path, hub: HubStandIn
 ) -> None:
     """`openddpm push` without permission, or to an impossible name, is one message with what to do."""
-    assert_one_message(untrusted_command("push", finished_run, "--hub_model_id", "x"), "'x'", "401", "hf auth login")
+    assert_one_message(untrusted_command("push", finished_run, "--hub_model_id", "x"), "'x'", "token", "hf auth login")
     assert_one_message(command("push", finished_run), f"'{finished_run.name}'", "--hub_model_id")
 
 
@@ -330,7 +332,7 @@ def test_markup_in_the_name_stays_text(hub: HubStandIn, command: Command, finish
     card = hub.repos["models", "tester/markup"]["README.md"].decode()
     title = r"# a &lt;b&gt;run&lt;/b&gt; &amp; \[link\](x) --- license: mit"
     assert title in card.splitlines()
-    assert "license" not in card.split("---")[1]
+    assert "license" not in yaml.safe_load(card.split("\n---\n")[0])
 
 
 def test_the_pushed_run_is_a_pipeline(hub: HubStandIn, workshop: Path, command: Command, finished_run: Path) -> None:
@@ -467,3 +469,137 @@ def test_what_is_no_run_on_the_hub(hub: HubStandIn, command: Command, untrusted_
     assert_one_message(command("references", "tester/a--b"), "no model 'tester/a--b'")
     hub.failures["/api/models/"] = 503
     assert_one_message(command("references", "tester/unseen"), "could not fetch", hub.endpoint, "HF_HUB_OFFLINE")
+
+
+@pytest.fixture(scope="module")
+def long_run(command: Command, flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 8 steps with milestones of the steps 1, 2, 3 and 8, and the checkpoints 4 and 8 kept."""
+    folder = tmp_path_factory.mktemp("kept") / "long run"
+    kept = {"milestones": 4, "keep_every": 4, "checkpoints_total_limit": 1}
+    answer = command("train", *flags(output_dir=folder, max_train_steps=8, hub_model_id="tester/long", **kept))
+    assert answer["status"] == 0, answer["err"]
+    assert sorted(path.name[-1] for path in (folder / "checkpoints").iterdir()) == ["3", "4", "8"]
+    return folder
+
+
+MILESTONES = [f"milestones/step-{step:08d}.safetensors" for step in (1, 2, 3, 8)]
+KEPT = [
+    f"checkpoints/step-{step:08d}/{name}"
+    for step in (4, 8)
+    for name in ("ema.safetensors", "unet.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+]
+
+
+def test_an_interrupted_push_goes_on(
+    hub: HubStandIn, command: Command, long_run: Path, workshop: Path, tmp_path: Path
+) -> None:
+    """A push that breaks off leaves whole milestones; the same command sends the rest, once, and no path of here."""
+    folder = tmp_path / "run"
+    shutil.copytree(long_run, folder)
+    content = {name: (folder / name).read_bytes() for name in (*MILESTONES, *KEPT)}
+    optimizer = hashlib.sha256(content["checkpoints/step-00000008/optimizer.safetensors"]).hexdigest()
+    third = hashlib.sha256(content[MILESTONES[2]]).hexdigest()
+    asked = ("push", folder, "--checkpoints", "kept", "--hub_private_repo")
+
+    hub.failures[f"/{third}"] = 400
+    answer = command(*asked)
+    assert_one_message(answer, "after 3 of 7 commits", "the same command goes on")
+    assert "sending to tester/long:\n  record " in answer["err"]
+    assert "  milestones    4 files, " in answer["err"] and "  checkpoints  10 files, " in answer["err"]
+    there = hub.repos["models", "tester/long"]
+    assert ALLOWED | set(MILESTONES[:2]) <= there.keys()
+    assert not {*MILESTONES[2:], *KEPT} & there.keys()
+
+    hub.failures.clear()
+    answer = command(*asked)
+    assert answer["status"] == 0, answer["err"]
+    assert "  milestones    2 files, " in answer["err"] and "; there already: 2 files" in answer["err"]
+    there = hub.repos["models", "tester/long"]
+    assert {name: there[name] for name in content} == content
+    uploads = [request.path for request in hub.requests if request.method == "PUT"]
+    assert len([path for path in uploads if path == f"/{optimizer}"]) == 1
+    assert len(set(uploads)) == len(uploads) - 1  # the one that was refused
+    places = [str(place).encode() for place in (workshop, tmp_path, long_run.parent, Path.home())]
+    assert [name for name, text in there.items() if any(place in text for place in places)] == []
+    made = [json.loads(one.body) for one in hub.requests if one.path == "/api/repos/create" and b"long" in one.body]
+    assert made and all(one["visibility"] == "private" for one in made)
+
+    answer = command(*asked)
+    assert "  milestones    0 files, 0 kB; there already: 4 files" in answer["err"], answer["err"]
+    assert len([request for request in hub.requests if request.method == "PUT"]) == len(uploads)
+    card = there["README.md"].decode()
+    assert "openddpm sample tester/long --at IMAGES" in card and "openddpm compare YOUR-RUN tester/long" in card
+
+
+def images_of(folder: Path) -> list[bytes]:
+    """Return the content of the images in a folder, in their order."""
+    return [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+
+
+def test_sampling_from_a_pushed_milestone(hub: HubStandIn, command: Command, long_run: Path, tmp_path: Path) -> None:
+    """`sample --at` of a pushed run draws what it draws of the run itself, and fetches the one file of weights."""
+    assert command("push", long_run, "--hub_model_id", "tester/drawn")["status"] == 0
+    assert not [name for name in hub.repos["models", "tester/drawn"] if name.startswith("checkpoints/")]
+    how = ("--num_images", "3", "--num_inference_steps", "2", "--solver", "ddpm")
+    hub.requests.clear()
+    answers = {}
+    for name, run, at in (
+        ("local", long_run, ("--at", "11")),
+        ("pushed", "tester/drawn", ("--at", "11")),
+        ("checkpoint", long_run, ("--checkpoint", "8")),
+        ("local end", long_run, ()),
+        ("pushed end", "tester/drawn", ()),
+    ):
+        answers[name] = command("sample", run, *at, *how, "--output_dir", tmp_path / name)
+        assert answers[name]["status"] == 0, answers[name]["err"]
+        if name == "pushed":
+            got = {request.path.split("/resolve/")[-1].partition("/")[2] for request in hub.requests}
+            assert {name for name in got if name.endswith(".safetensors")} == {MILESTONES[2]}
+            assert not {"report.html", "metrics.jsonl"} & got
+    images = {name: images_of(tmp_path / name) for name in answers}
+    assert len(images["local"]) == 3 and images["local"] == images["pushed"] != images["local end"]
+    assert images["local end"] == images["pushed end"] == images["checkpoint"]
+    for name in ("local", "pushed"):
+        assert "milestone of step 3, 12 images seen; the nearest to 11" in answers[name]["err"]
+    settings = [json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("local", "pushed")]
+    assert settings[0] == settings[1]
+
+    hub.failures["/api/"] = 503
+    again = command("sample", "tester/drawn", "--at", "11", *how, "--output_dir", tmp_path / "cached")
+    assert again["status"] == 0 and images_of(tmp_path / "cached") == images["local"], again["err"]
+
+
+def test_no_path_of_what_a_run_began_with_is_pushed(
+    hub: HubStandIn, command: Command, flags: Flags, long_run: Path, tmp_path: Path
+) -> None:
+    """A run that starts from weights in a folder, changes, and is resumed shows that folder nowhere on the Hub."""
+    options = flags(output_dir=tmp_path / "tuned", max_train_steps=2, hub_model_id="tester/tuned", model="default")
+    assert command("train", *options, "--init_from", long_run)["status"] == 0
+    moved = ("--dataset", Path(flags()[1]).parent / "images", "--logging_dir", tmp_path / "logs")
+    longer = command("resume", tmp_path / "tuned", *moved, "--accept_changes", "--max_train_steps", "3")
+    assert longer["status"] == 0, longer["err"]
+    assert str(long_run) in (tmp_path / "tuned" / "run.json").read_text("utf-8")
+    answer = command("push", tmp_path / "tuned")
+    assert answer["status"] == 0, answer["err"]
+    pushed = hub.repos["models", "tester/tuned"]
+    places = [str(place).encode() for place in (long_run.parent, tmp_path, Path(flags()[1]).parent)]
+    assert [name for name, text in pushed.items() if any(place in text for place in places)] == []
+    assert "changed on its way" in pushed["README.md"].decode()
+
+
+def test_pushed_weights_that_are_not_to_be_had(hub: HubStandIn, command: Command, long_run: Path) -> None:
+    """Weights that differ from the record, that are missing, and names that the Hub does not know are each told."""
+    assert command("push", long_run, "--hub_model_id", "tester/odd", "--checkpoints", "none")["status"] == 0
+    files = hub.repos["models", "tester/odd"]
+    assert not [name for name in files if name.startswith("milestones/")]
+    assert_one_message(command("sample", "tester/odd", "--at", "4"), "'tester/odd'", "has no milestones")
+    hub.commit("models", "tester/odd", files | {MILESTONES[0]: b"other weights"})
+    assert_one_message(command("sample", "tester/odd", "--at", "4"), MILESTONES[0], "differs from its sha256")
+    assert_one_message(command("sample", "tester/odd", "--weights", "raw"), "cannot be chosen", "--at")
+    hub.commit("models", "tester/odd", {"run.json": files["run.json"]})
+    assert_one_message(command("sample", "tester/odd"), "diffusion_pytorch_model.safetensors is missing")
+    hub.commit("models", "tester/odd", {"README.md": b"# a model"})
+    assert_one_message(command("sample", "tester/odd"), "it is not a run that openddpm pushed")
+    assert_one_message(command("sample", "tester/none"), "'tester/none' is no folder here", "that you may read")
+    hub.failures["/api/models/tester/slow"] = 503
+    assert_one_message(command("sample", "tester/slow"), "'tester/slow' is no folder here", "503", "HF_ENDPOINT")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from openddpm.cli.main import main
 from openddpm.sampling_run import folder as folder_module
 from openddpm.sampling_run import run as run_module
 
@@ -293,7 +294,7 @@ def test_weights_and_checkpoints(cli: Cli, finished_run: Path, tmp_path: Path) -
 
 
 def test_a_run_without_its_checkpoints(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
-    """A finished run from elsewhere is at its last step; weights of no known checkpoint are named for their sha256."""
+    """The record tells the step of weights without checkpoints; unknown weights are named for their sha256."""
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     step = int(max((run / "checkpoints").iterdir()).name.removeprefix("step-"))
@@ -302,8 +303,7 @@ def test_a_run_without_its_checkpoints(cli: Cli, finished_run: Path, tmp_path: P
     assert cli(*common).status == 0
     assert (run / "generated" / f"step-{step:08d}-ema-ddim-1-seed-0").is_dir()
     assert "has no valid one" in cli(*common, "--weights", "raw").err
-    record = run / "run.json"
-    record.write_text(record.read_text().replace('"status": "finished"', '"status": "running"'))
+    (run / "checkpoints.jsonl").unlink()
     outcome = cli(*common)
     assert outcome.status == 0
     assert "their step is not known" in outcome.err
@@ -330,3 +330,60 @@ def test_steps_by_default_are_no_more_than_the_timesteps(cli: Cli, finished_run:
     outcome = cli("sample", run, "--num_images", "1")
     assert outcome.status == 0, outcome.err
     assert "-ddim-30-seed-0" in outcome.out
+
+
+@pytest.fixture(scope="module")
+def run_with_milestones(workshop: Path, flags: Flags) -> Path:
+    """A run of 8 steps of 4 images, with milestones of the steps 1, 2, 3 and 8."""
+    folder = workshop / "runs" / "milestones"
+    assert main(["train", *flags(output_dir=folder, max_train_steps=8, milestones=4)]) == 0
+    return folder
+
+
+def test_the_nearest_milestone_is_drawn_with(cli: Cli, run_with_milestones: Path, tmp_path: Path) -> None:
+    """--at takes the milestone nearest to a number of images, says which, and is refused beside --checkpoint."""
+    common = ("sample", run_with_milestones, "--num_images", "1", "--num_inference_steps", "2")
+    for images, step in (("0", 1), ("6", 1), ("7", 2), ("22", 3), ("23", 8), ("999", 8)):
+        outcome = cli(*common, "--at", images)
+        assert outcome.status == 0, outcome.err
+        assert f"milestone of step {step}, {4 * step} images seen; the nearest to {images}\n" in outcome.err
+        assert f"step-{step:08d}-ema-ddim-2-seed-0" in outcome.out
+    assert "images seen\n" in cli(*common, "--at", "12").err
+    for extra, words in (
+        (("--checkpoint", "8"), "--at and --checkpoint both choose"),
+        (("--weights", "raw"), "a milestone has no raw weights"),
+    ):
+        outcome = cli(*common, "--at", "8", *extra)
+        assert outcome.status == 2 and words in outcome.err
+    assert "--at -1 is less than 0" in cli(*common, "--at", "-1").err
+
+
+def test_milestones_that_are_damaged_or_missing(cli: Cli, run_with_milestones: Path, tmp_path: Path) -> None:
+    """A milestone that is not the one in the record is refused, with the others; without any, checkpoints are named."""
+    run = tmp_path / "run"
+    shutil.copytree(run_with_milestones, run)
+    last, third = (run / "milestones" / f"step-{step:08d}.safetensors" for step in (8, 3))
+    shutil.copy(last, third)
+    outcome = cli("sample", run, "--at", "12")
+    assert outcome.status == 2
+    assert "differs from its sha256" in outcome.err and "of the steps: 1, 2, 8." in outcome.err
+    shutil.rmtree(run / "milestones")
+    outcome = cli("sample", run, "--at", "12")
+    assert outcome.status == 2
+    assert "has no milestones" in outcome.err and "there are: 2, 3, 8." in outcome.err
+
+
+def test_images_of_a_run_on_the_hub_lie_here(
+    cli: Cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default folder of a run on the Hub is generated/USER/NAME below the current one; a folder here goes first."""
+    monkeypatch.setattr(run_module, "fetch_weights", lambda repository, at: finished_run)
+    monkeypatch.chdir(tmp_path)
+    common = ("sample", "me/model", "--num_images", "1", "--num_inference_steps", "2")
+    assert cli(*common).out == (
+        "grid:   generated/me/model/step-00000011-ema-ddim-2-seed-0.png\n"
+        "images: generated/me/model/step-00000011-ema-ddim-2-seed-0\n"
+    )
+    assert "cannot be chosen" in cli(*common, "--checkpoint", "11").err
+    Path("me/model").mkdir(parents=True)
+    assert "no run in 'me/model'" in cli(*common).err

@@ -63,7 +63,7 @@ OTHERS = {
     "duplicates",
     *("max_grad_norm", "timestep_sampling", "logging_steps", "accept_changes", "max_rollbacks", "rank_timeout"),
     *("speed", "optimizer", "zero_init_residuals", "preview_solver", "init_from", "max_minutes"),
-    "evaluation_seed",
+    *("evaluation_seed", "keep_every", "milestones"),
 }
 
 

@@ -11,6 +11,7 @@ from openddpm.comparison.band import MIN_RUNS, Band, make_bands
 from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
 from openddpm.comparison.explanations import Explanation, explain, option_differences
 from openddpm.comparison.same_run import Relation, related
+from openddpm.record.public import last_part
 from openddpm.record.reader import RunFolder
 
 ComparisonVerdict = Literal["same_bits", "same_run", "inside", "outside", "not_comparable"]
@@ -100,8 +101,8 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
     if ours.dataset.sha256 != theirs.dataset.sha256:
         return (
             f"they were trained on other images ({ours.dataset.num_images:,} of {ours.dataset.size} from "
-            f"{ours.dataset.source}, {theirs.dataset.num_images:,} of {theirs.dataset.size} from "
-            f"{theirs.dataset.source})"
+            f"{last_part(ours.dataset.source)}, {theirs.dataset.num_images:,} of {theirs.dataset.size} from "
+            f"{last_part(theirs.dataset.source)})"
         )
     for name, our, their in (
         ("--evaluation_seed", ours.evaluation_seed, theirs.evaluation_seed),

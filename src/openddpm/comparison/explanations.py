@@ -7,6 +7,7 @@ from typing import Any
 
 from openddpm.analysis.verdict import judge
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
+from openddpm.record.public import last_part
 from openddpm.record.reader import RunFolder
 
 LAB_LOG, WHAT_SLOWS = "docs/lab-log.md", "docs/what-slows-ddpm-training.md"
@@ -138,7 +139,7 @@ def _data(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
 
 def _dataset(run: RunFolder) -> str:
     dataset = run.run.dataset
-    return f"{dataset.source}, {dataset.num_images:,} images of {dataset.size}, sha256 {dataset.sha256[:12]}"
+    return f"{last_part(dataset.source)}, {dataset.num_images:,} images of {dataset.size}, sha256 {dataset.sha256[:12]}"
 
 
 def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:

@@ -20,6 +20,7 @@ from openddpm.observers.trackers import check_trackers
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import RunRecord
 from openddpm.training.earlier_run import find_earlier_run
+from openddpm.training.milestones import milestone_steps
 from openddpm.training.performance import with_fast_precision
 from openddpm.training.run import Training
 from openddpm.training.run_folder import check_output_folder
@@ -105,10 +106,13 @@ def _check_folders(config: TrainConfig) -> Iterator[Finding]:
 
 def _measure_disk(config: TrainConfig, run: RunRecord, measured: Measurements) -> None:
     """Compute the most disk space that checkpoints take, one more than are kept being written, and what is free."""
-    num_written = -(-run.total_steps // config.checkpointing_steps)
-    num_checkpoints = min(config.checkpoints_total_limit + 1, num_written)
+    milestones = milestone_steps(config.milestones, run.total_steps)
+    num_kept = run.total_steps // config.keep_every if config.keep_every else 0
+    num_written = -(-run.total_steps // config.checkpointing_steps) + len(milestones)
+    num_checkpoints = min(config.checkpoints_total_limit + 1, num_written) + num_kept
     num_copies = 3 + len(average_names(config.model_dump()))  # weights and AdamW's two moments
-    measured.disk_needed_bytes = num_checkpoints * num_copies * WEIGHT_BYTES * run.model.num_parameters
+    num_copies = num_checkpoints * num_copies + len(milestones)
+    measured.disk_needed_bytes = num_copies * WEIGHT_BYTES * run.model.num_parameters
     measured.disk_free_bytes = shutil.disk_usage(_nearest_existing(Path(config.output_dir))).free
 
 

@@ -129,7 +129,8 @@ def _disk(run: RunRecord, measured: Measurements) -> Iterator[Finding]:
             "error",
             f"checkpoints need {byte_size(needed)} of disk space, and {byte_size(free)} are free",
             "The run would stop when the disk is full.",
-            "Free disk space, keep fewer with --checkpoints_total_limit 1, or choose another --output_dir.",
+            "Free disk space, keep less (--checkpoints_total_limit, --keep_every, --milestones), or choose another "
+            "--output_dir.",
         )
 
 

@@ -30,7 +30,11 @@ class PushObserver(Observer):
         say = self._console.print
         try:
             address = push_run(
-                self._folder, self._repository, self._config.hub_token, private=self._config.hub_private_repo
+                self._folder,
+                self._repository,
+                self._config.hub_token,
+                private=self._config.hub_private_repo,
+                tell=lambda line: say(escape(line), soft_wrap=True),
             )
             say(f"pushed: {escape(address)}", soft_wrap=True)
         except UserError as error:

@@ -1,24 +1,19 @@
-"""Uploads a run to the Hugging Face Hub: only weights, record, report and card, by an allow-list."""
+"""Uploads a run to the Hugging Face Hub, in commits that are each whole, so that an interrupted push can go on."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
+from openddpm.analysis.text import byte_size, number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
+from openddpm.publishing.selection import Commit, file_sha256, select
+from openddpm.record.kept import PublishedWeights
 from openddpm.record.reader import read_run_record
-from openddpm.report.card import write_card
-
-ALLOWED_FILES = (
-    *("model_index.json", "unet/config.json", "unet/*.safetensors", "scheduler/scheduler_config.json"),
-    *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"),
-    *("data.json", "baselines.json", "verdict.json"),
-    *("report.html", "README.md", "curves.png", "samples/step-*.png", "samples/training-data.png"),
-)
-"""Everything else is not uploaded, above all checkpoints and optimizer states."""
-
-_DEEPER_FILES = "*/*/*"  # a star of the patterns above matches slashes, too
 
 
 class HubError(UserError):
@@ -40,31 +35,84 @@ def prepare_repository(config: TrainConfig) -> str:
         raise _hub_error(f"cannot push to '{name}' on the Hub", error) from error
 
 
-def push_run(folder: Path, repository: str, token: str | None = None, private: bool = False) -> str:
-    """Upload a run's folder, creating the repository if need be; return the address of the commit.
+def push_run(
+    folder: Path,
+    repository: str,
+    token: str | None = None,
+    private: bool = False,
+    checkpoints: PublishedWeights | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Upload a run's folder, creating the repository if need be; return the address of the last commit.
+
+    Record and exported weights are one commit, each milestone and each checkpoint another. Files that are there
+    already are not sent again.
+
+    Args:
+        checkpoints: which weights of earlier steps to upload, too; None for milestones, if there are any.
+        tell: called with each line of what will be sent, before anything is.
 
     Raises:
-        HubError: the upload failed; it can be repeated.
-        UserError: there is no run in `folder`.
+        HubError: the upload failed; it can be repeated, and goes on.
+        UserError: there is no run in `folder`, or it has not what is to be uploaded.
     """
     read_run_record(folder)
-    write_card(folder)
-    api = HfApi(token=token)
+    api, asked = HfApi(token=token), repository
     try:
+        repository = asked if "/" in asked else f"{api.whoami()['name']}/{asked}"
+        commits = select(folder, repository, checkpoints)
         repository = api.create_repo(repository, private=private or None, exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            allow_patterns=list(ALLOWED_FILES),
-            ignore_patterns=[_DEEPER_FILES],
-            commit_message=f"openddpm run {folder.resolve().name}",
-        )
-        return str(commit.commit_url)
+        entries = api.list_repo_tree(repository, recursive=True)
+        there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    except UserError:
+        raise
     except Exception as error:
-        raise _hub_error(f"could not push to '{repository}' on the Hub", error) from error
+        raise _hub_error(f"could not push to '{asked}' on the Hub", error) from error
+    new = [[name for name, file in one.content.items() if not _is_there(there.get(name), file)] for one in commits]
+    for line in _overview(repository, commits, {name for names in new for name in names}):
+        tell(line)
+    address = f"{constants.ENDPOINT}/{repository}"
+    for number, (commit, names) in enumerate(zip(commits, new, strict=True)):
+        if names:
+            try:
+                operations = [CommitOperationAdd(name, commit.content[name]) for name in names]
+                address = str(api.create_commit(repository, operations, commit_message=commit.message).commit_url)
+            except Exception as error:
+                found = f"could not push to '{repository}' on the Hub after {number} of {len(commits)} commits"
+                raise _hub_error(found, error, "What was sent stays there; the same command goes on.") from error
+    return address
 
 
-def _hub_error(found: str, error: Exception) -> HubError:
+def _is_there(entry: RepoFile | None, content: bytes | Path) -> bool:
+    """Tell whether a repository has a file with this content, by the digest that it names its files with."""
+    if entry is None or entry.size != (len(content) if isinstance(content, bytes) else content.stat().st_size):
+        return False
+    if entry.lfs is not None:
+        digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+        return bool(entry.lfs.sha256 == digest)
+    content = content if isinstance(content, bytes) else content.read_bytes()
+    return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+
+
+def _overview(repository: str, commits: list[Commit], new: set[str]) -> list[str]:
+    """Return what will be sent, a line for each kind of file."""
+    lines = []
+    files = {name: (kind, commit.content[name]) for commit in commits for name, kind in commit.kinds.items()}
+    for kind in ("record", "weights", "milestones", "checkpoints"):
+        sizes = {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, (kind_of_file, content) in files.items()
+            if kind_of_file == kind
+        }
+        sent = [size for name, size in sizes.items() if name in new]
+        there = len(sizes) - len(sent)
+        note = f"; there already: {number_of(there, 'file')}" if there else ""
+        if sizes:
+            lines.append(f"  {kind:11} {number_of(len(sent), 'file'):>9}, {byte_size(sum(sent))}{note}")
+    return [f"sending to {repository}:", *lines]
+
+
+def _hub_error(found: str, error: Exception, more: str = "") -> HubError:
     """Return the error for any exception of the client: it has no common base class."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -74,4 +122,4 @@ def _hub_error(found: str, error: Exception) -> HubError:
         hint = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:
         hint = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", hint)
+    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", f"{hint} {more}".strip())

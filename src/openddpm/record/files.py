@@ -89,6 +89,25 @@ def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Replace `target` by a hard link to `source`, which takes no space, or by a copy if the file system has no links.
+
+    Raises:
+        OSError: the disk is full; `target` is unchanged.
+    """
+    temporary = target.with_name(f".{target.name}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            sync_file(temporary)
+        replace_path(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+
+
 def unlink_held_lock(lock_file: Path) -> None:
     """Remove the file of a lock that is held, so that no other process can hold it; Windows does so by itself."""
     with contextlib.suppress(PermissionError):

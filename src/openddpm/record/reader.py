@@ -126,9 +126,18 @@ def read_run_folder(folder: Path) -> RunFolder:
         verdict=_read_verdict(folder),
         previews=list_previews(folder),
         samples=_read_rows(folder / SAMPLES_FILE, SamplesRow),
-        checkpoints=_read_rows(folder / CHECKPOINTS_FILE, CheckpointRow),
+        checkpoints=read_checkpoint_rows(folder),
         reference_band=read_record(folder / REFERENCE_BAND_FILE, ReferenceBandRecord),
     )
+
+
+def read_checkpoint_rows(folder: Path) -> list[CheckpointRow]:
+    """Read checkpoints.jsonl; no rows if there is none.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    return _read_rows(folder / CHECKPOINTS_FILE, CheckpointRow)
 
 
 def list_previews(folder: Path) -> list[Preview]:

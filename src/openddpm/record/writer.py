@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from openddpm.record.data_record import DataRecord
 from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
+from openddpm.record.kept import MILESTONES_FOLDER, list_milestones
 from openddpm.record.schema import (
     WEIGHTS_NAME,
     BaselinesRecord,
@@ -35,7 +36,7 @@ REFERENCE_BAND_FILE = "reference_band.json"
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
-    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE, REFERENCE_BAND_FILE),
+    *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE, REFERENCE_BAND_FILE, MILESTONES_FOLDER),
 )
 """Everything a run may leave in its folder."""
 
@@ -140,11 +141,14 @@ class RunWriter:
             self._waiting[name] = b""
 
     def forget_after(self, step: int, evaluation_due: bool = False) -> None:
-        """Drop rows and previews of later steps, and torn lines, so that no step is recorded twice.
+        """Drop rows, previews and milestones of later steps, and torn lines, so that no step is recorded twice.
 
         Args:
             evaluation_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
         """
+        for later, path in list_milestones(self.folder).items():
+            if later > step:
+                path.unlink()
         for name in ROW_FILES:
             rows = read_json_lines(self.folder / name)
             last = step - 1 if evaluation_due and name in (EVALUATIONS_FILE, SAMPLES_FILE) else step

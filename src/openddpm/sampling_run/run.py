@@ -15,6 +15,7 @@ from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.sampling import sample
 from openddpm.errors import UserError
 from openddpm.names import as_text
+from openddpm.publishing.weights import fetch_weights, may_be_on_the_hub
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RAW
 from openddpm.record.schema import Weights as WeightsName
@@ -28,7 +29,7 @@ DEFAULT_STEPS = 50
 
 
 def sample_run(
-    folder: Path,
+    run: Path | str,
     output_dir: Path | None,
     num_images: int,
     solver: Solver,
@@ -38,24 +39,34 @@ def sample_run(
     weights: WeightsName | None = None,
     checkpoint: int | None = None,
     npz: bool = False,
+    at: int | None = None,
 ) -> ImageFolder:
     """Write exactly `num_images` PNGs, from 00000.png on, to a folder, and a grid beside it.
 
     Existing images with the same settings are kept.
 
     Args:
-        output_dir: the folder; None for a sub-folder of `folder` that is named after the settings.
+        run: its folder, or a repository of the Hub, USER/NAME, if there is no such folder.
+        output_dir: the folder; None for one that is named after the settings, in RUN/generated or, for a run of the
+            Hub, in generated/USER/NAME below the current folder.
         num_inference_steps: calls of the model; None for DEFAULT_STEPS, or all timesteps if there are fewer.
         weights: see `read_weights`.
         checkpoint: its step; None for the newest.
         npz: whether to write all images to one file, too; an existing one is always updated.
+        at: number of images seen: weights are those of the nearest milestone.
 
     Raises:
         UserError: no run, no such weights, a number out of range, or a folder that cannot be written or has other
             files.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = read_weights(folder, weights, checkpoint)
+    folder, generated = Path(run), Path(run) / "generated"
+    if not folder.exists() and may_be_on_the_hub(str(run)):
+        if checkpoint is not None or weights is not None:
+            found = f"'{run}' is no folder here; of a run on the Hub, --weights and --checkpoint cannot be chosen"
+            raise UserError(found, "Leave them out; --at IMAGES takes the nearest milestone.")
+        folder, generated = fetch_weights(str(run), at), Path("generated") / run
+    chosen = read_weights(folder, weights, checkpoint, at)
     denoise, config, shape = open_run(folder, device, chosen)
     chosen = replace(chosen, tensors={})  # the denoiser has a copy
     if num_inference_steps is None:
@@ -76,7 +87,7 @@ def sample_run(
         num_images=num_images,
         batch_size=batch_size,
     )
-    images = ImageFolder(output_dir or folder / "generated" / _folder_name(settings), shape, num_images)
+    images = ImageFolder(output_dir or generated / _folder_name(settings), shape, num_images)
     console = Console(stderr=True, highlight=False)
     for line in (*chosen.notes, _weights_text(chosen)):
         console.print(as_text(line), soft_wrap=True, markup=False)

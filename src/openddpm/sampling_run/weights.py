@@ -16,9 +16,11 @@ from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.diffusion.unet import image_shape
 from openddpm.errors import UserError
 from openddpm.record.files import parse_json
-from openddpm.record.reader import read_run_record
+from openddpm.record.kept import list_milestones, milestone_name, nearest_milestone
+from openddpm.record.reader import read_checkpoint_rows, read_run_record
 from openddpm.record.schema import RAW, exported_weights
 from openddpm.record.schema import Weights as WeightsName
+from openddpm.record.writer import CHECKPOINTS_FILE
 from openddpm.training.checkpoint import (
     MANIFEST,
     InvalidCheckpoint,
@@ -45,17 +47,24 @@ class Weights:
     """Messages about what was chosen by default."""
 
 
-def read_weights(folder: Path, asked: WeightsName | None = None, step: int | None = None) -> Weights:
-    """Read the weights of a run: from its pipeline, or from the checkpoint that has those asked for.
+def read_weights(
+    folder: Path, asked: WeightsName | None = None, step: int | None = None, at: int | None = None
+) -> Weights:
+    """Read the weights of a run: from its pipeline, a milestone, or the checkpoint that has those asked for.
 
     Args:
         asked: their name; None for those that are exported.
         step: of the checkpoint; None for the newest.
+        at: number of images seen, for the nearest milestone.
 
     Raises:
-        UserError: no run, no such checkpoint, an invalid one, or weights that it does not have.
+        UserError: no run, no such checkpoint or milestone, an invalid one, or weights that it does not have.
     """
     record = read_run_record(folder)
+    if step is not None and at is not None:
+        raise UserError("--at and --checkpoint both choose the weights", "Give only one of them.")
+    if at is not None:
+        return _from_milestone(folder, exported_weights(average_names(record.config)), asked, at)
     if step is not None:
         return _from_checkpoint(_checkpoint_at(folder, record.run_id, step), asked)
     if not (folder / "model_index.json").exists():
@@ -65,9 +74,8 @@ def read_weights(folder: Path, asked: WeightsName | None = None, step: int | Non
         checkpoint, skipped = _newest_checkpoint(folder, record.run_id, asked, exported)
         return _from_checkpoint(checkpoint, asked, skipped)
     tensors, sha256 = _read(folder / "unet" / WEIGHTS_FILE)
-    name, step = _origin(folder, sha256) or (exported, None)
-    if step is None and not list_checkpoints(folder) and record.status in ("finished", "interrupted"):
-        step = record.progress.step  # the folder was copied without its checkpoints
+    noted = {row.exported_sha256: row.step for row in read_checkpoint_rows(folder)}  # a copy may have no checkpoints
+    name, step = _origin(folder, sha256) or (exported, noted.get(sha256))
     if asked not in (None, name):
         raise _no_such_weights(f"the run in '{folder}'", asked, [name])
     notes = ["the run has no averaged weights: the raw ones are used"] if asked is None and name == RAW else []
@@ -124,6 +132,27 @@ def _checkpoint_at(folder: Path, run_id: str, step: int) -> Path:
     except InvalidCheckpoint as error:
         raise UserError(f"'{checkpoints[step]}' is not valid: {error}", f"Other checkpoints: {others}.") from error
     return checkpoints[step]
+
+
+def _from_milestone(folder: Path, exported: WeightsName, asked: WeightsName | None, at: int) -> Weights:
+    """Read the weights of the milestone nearest to a number of images seen."""
+    if at < 0:
+        raise UserError(f"--at {at} is less than 0", "Give a number of images seen.")
+    row = nearest_milestone(read_checkpoint_rows(folder), list_milestones(folder), at)
+    if row is None:
+        others = ", ".join(str(checkpoint_step(path)) for path in list_checkpoints(folder)) or "none"
+        hint = f"Train with --milestones N to keep some. --checkpoint STEP takes a checkpoint; there are: {others}."
+        raise UserError(f"--at {at}: '{folder}' has no milestones", hint)
+    if asked not in (None, exported):
+        raise _no_such_weights("a milestone", asked, [exported])
+    path = folder / milestone_name(row.step)
+    tensors, sha256 = _read(path)
+    if sha256 != row.exported_sha256:
+        steps = ", ".join(str(step) for step in list_milestones(folder) if step != row.step) or "none"
+        hint = f"Restore it from a copy. Other milestones are of the steps: {steps}."
+        raise UserError(f"'{path}' differs from its sha256 in {CHECKPOINTS_FILE}", hint)
+    note = f"milestone of step {row.step:,}, {row.images_seen:,} images seen"
+    return Weights(exported, row.step, sha256, tensors, (note + f"; the nearest to {at:,}" * (row.images_seen != at),))
 
 
 def _newest_checkpoint(folder: Path, run_id: str, asked: WeightsName, exported: WeightsName) -> tuple[Path, list[str]]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
 from openddpm.record.files import fsync_folder, json_text, remove_folder, replace_path, sync_file, write_atomically
+from openddpm.record.kept import kept_steps
 from openddpm.record.schema import AVERAGE_NAME, RAW, CheckpointRow, Weights, exported_weights, weights_in_order
 from openddpm.training.intended import Intended
 from openddpm.training.state import Tensors, weights_stem
@@ -60,6 +61,12 @@ def weights_files(files: Iterable[str]) -> dict[Weights, str]:
     return {name: f"{weights_stem(name)}.safetensors" for name in names}
 
 
+def exported_file(checkpoint: Path) -> Path:
+    """Return the weights file of a checkpoint that is exported."""
+    files = weights_files(path.name for path in checkpoint.iterdir())
+    return checkpoint / files[exported_weights(files)]
+
+
 def checkpoint_step(folder: Path) -> int:
     """Return the step that a checkpoint's name states."""
     return int(folder.name.removeprefix("step-"))
@@ -104,10 +111,15 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
     return final
 
 
-def prune_checkpoints(run_folder: Path, keep: int) -> str | None:
-    """Remove all checkpoints but the newest `keep`; return why one could not be removed, or None."""
-    reason = None
-    for old in list_checkpoints(run_folder)[:-keep]:
+def prune_checkpoints(run_folder: Path, keep: int, keep_every: int | None = None) -> str | None:
+    """Remove all checkpoints but the newest `keep`, and those that --keep_every keeps in addition.
+
+    Returns:
+        why one could not be removed, or None.
+    """
+    reason, folders = None, {checkpoint_step(folder): folder for folder in list_checkpoints(run_folder)}
+    kept = kept_steps(folders, keep_every)
+    for old in [folder for step, folder in folders.items() if step not in kept][:-keep]:
         try:
             remove_folder(old)
         except OSError as error:

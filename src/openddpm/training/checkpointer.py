@@ -43,9 +43,10 @@ class Checkpointer:
     Args:
         recorder: syncs its rows to disk before each checkpoint; gets the results and warnings.
         keep: number of newest checkpoints to keep.
+        keep_every: steps between checkpoints that are kept in addition, or None.
         rank_timeout: seconds that other processes wait for this one.
         published: called in the thread with the folder of each published checkpoint: adds it to the record, exports the
-            pipeline.
+            pipeline, keeps the weights of a milestone.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Checkpointer:
         recorder: Recorder,
         accelerator: Accelerator,
         keep: int,
+        keep_every: int | None,
         rank_timeout: int,
         published: Callable[[Path], None],
     ) -> None:
         self._recorder, self._accelerator = recorder, accelerator
-        self._keep, self._rank_timeout, self._published = keep, rank_timeout, published
+        self._keep, self._keep_every, self._rank_timeout, self._published = keep, keep_every, rank_timeout, published
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._saving: Future[SaveOutcome] | None = None
         self._copies: Tensors = {}
@@ -147,7 +149,7 @@ class Checkpointer:
         try:
             recorder.sync_rows()
             checkpoint = write_checkpoint(recorder.folder, recorder.run.run_id, self._copies, scalars)
-            not_pruned = prune_checkpoints(recorder.folder, self._keep)
+            not_pruned = prune_checkpoints(recorder.folder, self._keep, self._keep_every)
             self._published(checkpoint)
         except (OSError, SafetensorError, InvalidCheckpoint) as error:
             return SaveOutcome(progress, str(error))

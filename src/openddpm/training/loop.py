@@ -86,7 +86,7 @@ def _fit(training: Training, stop: StopRequest) -> Status:
         # Save in the background, once the previous save is done; wait for the last save of a session.
         is_over = state.step >= training.total_steps
         ends = is_over or stopping
-        wants_save |= state.step % config.checkpointing_steps == 0 or ends
+        wants_save |= training.timetable.is_checkpoint(state.step) or ends
         wants_save &= state.step != saved_step
         if wants_save and (ends or training.checkpointer.may_save(state.step)):
             update.settle()

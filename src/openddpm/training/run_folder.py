@@ -1,7 +1,5 @@
 """The run folder: its content at the start of a session, and the export as a diffusers pipeline."""
 
-import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,16 +12,11 @@ from openddpm.data.store import ImageStore
 from openddpm.data.stream import Split
 from openddpm.errors import UserError
 from openddpm.pictures import image_grid
-from openddpm.record.files import (
-    TEMPORARY,
-    remove_folder,
-    remove_leftovers,
-    replace_path,
-    write_atomically,
-)
-from openddpm.record.schema import BaselinesRecord, RunRecord, exported_weights
+from openddpm.record.files import link_or_copy, remove_folder, remove_leftovers, write_atomically
+from openddpm.record.kept import list_milestones
+from openddpm.record.schema import BaselinesRecord, RunRecord
 from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
-from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, remove_checkpoints, weights_files
+from openddpm.training.checkpoint import checkpoint_step, exported_file, list_checkpoints, remove_checkpoints
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.state import TrainingState
 
@@ -35,8 +28,9 @@ def remove_earlier_run(folder: Path) -> None:
     if not (folder / RUN_FILE).exists():
         return
     remove_checkpoints(folder)
-    for picture in (*(path for _, _, path in list_preview_files(folder)), folder / TRAINING_DATA_PICTURE):
-        picture.unlink(missing_ok=True)
+    previews, milestones = list_preview_files(folder), list_milestones(folder)
+    for path in (*(path for _, _, path in previews), folder / TRAINING_DATA_PICTURE, *milestones.values()):
+        path.unlink(missing_ok=True)
     for path in (folder / name for name in reversed(RUN_FILES)):  # run.json last, since it marks the others as a run's
         for inner in _PIPELINE_FILES.get(path.name, ()):
             (path / inner).unlink(missing_ok=True)
@@ -96,21 +90,9 @@ def begin_folder(
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
-    """Write model_index.json, unet/ and scheduler/ with the exported set of weights of `checkpoint`.
-
-    The weights are a hard link to the checkpoint's file if the file system supports it, which takes no space.
-    """
-    files = weights_files(path.name for path in checkpoint.iterdir())
-    source = checkpoint / files[exported_weights(files)]
+    """Write model_index.json, unet/ and scheduler/ with the exported set of weights of `checkpoint`."""
     (run_folder / "unet").mkdir(exist_ok=True)
-    temporary = run_folder / "unet" / f".{WEIGHTS_FILE}{TEMPORARY}"
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    replace_path(temporary, run_folder / "unet" / WEIGHTS_FILE)
-    temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+    link_or_copy(exported_file(checkpoint), run_folder / "unet" / WEIGHTS_FILE)
     pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)
     write_atomically(run_folder / "unet" / "config.json", unet.to_json_string())
     write_atomically(run_folder / "scheduler" / "scheduler_config.json", scheduler.to_json_string())

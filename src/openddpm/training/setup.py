@@ -34,6 +34,7 @@ from openddpm.training.distributed import build_accelerator, lost_ranks_named, s
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.ema import build_averages
 from openddpm.training.initial_weights import initial_unet
+from openddpm.training.milestones import keep_milestone
 from openddpm.training.new_record import environment, new_record, resumed_record
 from openddpm.training.observer import Observer
 from openddpm.training.optimizer import build_optimizer, learning_rate_schedule
@@ -136,10 +137,13 @@ def _build(
     def published(checkpoint: Path) -> None:
         recorder.note_checkpoint(checkpoint_row(checkpoint))
         export_pipeline(folder, checkpoint, frozen_unet, process.scheduler)
+        keep_milestone(folder, checkpoint, timetable.milestone_steps)
 
     if writer is not None and earlier is not None and earlier.checkpoint is not None:
         published(earlier.checkpoint.folder)  # the run may have died before it did so itself
-    checkpointer = Checkpointer(recorder, accelerator, config.checkpoints_total_limit, config.rank_timeout, published)
+    checkpointer = Checkpointer(
+        *(recorder, accelerator, config.checkpoints_total_limit, config.keep_every, config.rank_timeout, published)
+    )
     resources.callback(checkpointer.close)
     return Training(
         config=config,

@@ -1,4 +1,4 @@
-"""The steps of previews and evaluations, and the number of fixed samples, from the length of the run alone."""
+"""The steps of previews, evaluations and checkpoints, and the number of fixed samples, from the length of the run."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from openddpm.config import TrainConfig, average_names
 from openddpm.record.schema import EvaluationPlan, PreviewPlan, RunRecord
+from openddpm.training.milestones import milestone_steps
 
 MAX_SHARE_OF_TIME = 0.03  # of training time, for evaluation
 MAX_SHARE_FOR_A_TREND = 0.3  # the same for runs of minutes, which need a few evaluations for a verdict
@@ -42,6 +43,10 @@ class Timetable:
     """Training images in the time of evaluating all sets of weights on one fixed sample of each kind."""
     preview_steps: tuple[int, ...] = ()
     """Steps of planned previews, increasing, without the last step; empty with --save_images_epochs."""
+    checkpoint_intervals: tuple[int, ...] = ()
+    """Intervals in steps, each of which ends with a checkpoint."""
+    milestone_steps: tuple[int, ...] = ()
+    """Steps of further checkpoints, whose weights are kept."""
 
     @property
     def pauses_in_steps(self) -> float:
@@ -90,6 +95,10 @@ class Timetable:
             return step in self.preview_steps
         images, images_before = step * self.global_batch_size, (step - 1) * self.global_batch_size
         return images // self.images_per_preview > images_before // self.images_per_preview
+
+    def is_checkpoint(self, step: int) -> bool:
+        """Tell whether a checkpoint is due after `step` steps; there is one at the end, too."""
+        return step in self.milestone_steps or any(step % interval == 0 for interval in self.checkpoint_intervals)
 
     def is_evaluation(self, step: int) -> bool:
         """Tell whether the weights are evaluated after `step` steps."""
@@ -140,6 +149,8 @@ def make_timetable(config: TrainConfig, total_steps: int, num_train: int, num_pr
         num_fixed_samples=num_fixed_samples,
         preview_images=num_processes * cost * config.eval_batch_size * config.num_inference_steps,  # all wait
         fixed_sample_images=fixed_sample_images,
+        checkpoint_intervals=tuple(filter(None, (config.checkpointing_steps, config.keep_every))),
+        milestone_steps=milestone_steps(config.milestones, total_steps),
     )
     return table if every is not None else replace(table, preview_steps=_planned_previews(table, num_train))
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from made_up_run import a_run
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet
 from openddpm.doctor import Examination, examine
 from openddpm.doctor import examination as doctor
+from openddpm.doctor.measured_checks import Measurements
 from openddpm.doctor.one_batch import MemorizingProbe
 from openddpm.training import probe
 from openddpm.training.loop import fit
@@ -133,6 +135,23 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Less free space than the checkpoints take is a fault."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
     assert severities(examined(tmp_path)) == {"disk": "error"}
+
+
+@pytest.mark.parametrize(
+    ("options", "checkpoints", "milestones"),
+    [
+        ({}, 4, 0),
+        ({"keep_every": 30}, 4 + 3, 0),
+        ({"milestones": 5}, 4, 5),
+        ({"milestones": 5, "keep_every": 10, "checkpoints_total_limit": 1}, 2 + 10, 5),
+    ],
+)
+def test_disk_of_what_is_kept(options: dict[str, Any], checkpoints: int, milestones: int, tmp_path: Path) -> None:
+    """The disk that is asked for counts the checkpoints that are kept, of 4 copies of the weights, and milestones."""
+    config, measured = tiny_config(tmp_path, checkpointing_steps=5, **options), Measurements()
+    run = a_run(tmp_path / "run", total_steps=100)
+    doctor._measure_disk(config, run, measured)
+    assert measured.disk_needed_bytes == (4 * checkpoints + milestones) * 4 * run.model.num_parameters
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_push_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monke
     """A push that fails says how to repeat it; one of a run that did not finish is not tried."""
     calls: list[Path] = []
 
-    def failing(folder: Path, repository: str, token: str | None, private: bool) -> str:
+    def failing(folder: Path, repository: str, token: str | None, private: bool, tell: object) -> str:
         calls.append(folder)
         raise HubError("could not push [1]", "Check the connection.")
 

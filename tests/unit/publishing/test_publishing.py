@@ -1,18 +1,23 @@
 """The model card, and what a push may take along."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import filter_repo_objects
 from markdown_it import MarkdownIt
 
 from made_up_run import write_made_up_run
-from openddpm.publishing.hub import _DEEPER_FILES, ALLOWED_FILES
+from openddpm.cli.options import parse_train_config
+from openddpm.config import config_differences, recorded_config
+from openddpm.errors import UserError
+from openddpm.publishing.selection import WEIGHTS_FILE, Commit, file_sha256, select
+from openddpm.record.kept import PublishedWeights, milestone_name
+from openddpm.record.public import last_part
 from openddpm.record.reader import read_run_folder
-from openddpm.record.schema import Verdict
+from openddpm.record.schema import RunRecord, Verdict
 from openddpm.report.card import write_card
 
 STRANGERS = [
@@ -36,10 +41,24 @@ OURS = [
 ]
 
 
-def test_a_push_takes_the_allowed_files_alone() -> None:
-    """Of all that may lie in a run folder, the contract's public files pass the filter of the upload, and no others."""
-    passed = filter_repo_objects(OURS + STRANGERS, allow_patterns=list(ALLOWED_FILES), ignore_patterns=[_DEEPER_FILES])
-    assert list(passed) == OURS
+def test_a_push_takes_the_allowed_files_alone(tmp_path: Path) -> None:
+    """Of all that may lie in a run folder, the contract's public files are chosen for the upload, and no others."""
+    run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1, findings=[])
+    for name in {*OURS, *STRANGERS} - {"run.json", "data.json", "baselines.json"}:
+        path = run / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".jsonl" and not path.exists():
+            path.write_bytes(b"{}")
+    (first,) = select_with_weights(run)
+    assert sorted(first.content) == sorted(OURS)
+
+
+def select_with_weights(run: Path, choice: PublishedWeights | None = None) -> list[Commit]:
+    """Return what would be pushed of a made-up run, its weights noted as those of its last checkpoint."""
+    rows = [json.loads(line) for line in (run / "checkpoints.jsonl").read_text("utf-8").splitlines()]
+    rows[-1]["exported_sha256"] = file_sha256(run / WEIGHTS_FILE)
+    (run / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return select(run, "me/model", choice)
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -65,7 +84,7 @@ def test_markup_in_names_stays_text(name: str, shown: str, tmp_path: Path) -> No
     lines = card.read_text("utf-8").splitlines()
     assert shown in lines
     assert f"| data | {shown.removeprefix('# ')}, " in "\n".join(lines)
-    assert front_matter("\n".join(lines)).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert front_matter("\n".join(lines)).keys() == {"library_name", "pipeline_tag", "tags", "model-index"}
 
 
 HOSTILE_NAMES = [
@@ -104,7 +123,11 @@ def test_names_cannot_break_out_of_the_card(hostile: str, tmp_path: Path) -> Non
         (folder / "run.json").write_text(json.dumps(record), "utf-8")
         pages.append(write_card(folder).read_text("utf-8"))
     assert elements(pages[0]) == elements(pages[1])
-    assert ModelCard(pages[0]).data.to_dict() == ModelCard(pages[1]).data.to_dict()
+    heads = [ModelCard(page).data.to_dict() for page in pages]
+    for index in (head["model-index"][0] for head in heads):
+        assert len(index["results"]) == 1 and len(index["results"][0]["metrics"]) == 2
+        assert index.pop("name") and index["results"][0].pop("dataset")
+    assert heads[0] == heads[1]
     assert pages[1].replace("\n", "").isprintable()
 
 
@@ -149,3 +172,159 @@ def test_the_card_gives_verdict_and_skill(tmp_path: Path, monkeypatch: pytest.Mo
         assert line.startswith(expected)
     bare = write_made_up_run(tmp_path / "bare", steps=10, rows=2, evaluations=0, previews=1)
     assert "skill" not in next(line for line in write_card(bare).read_text("utf-8").splitlines() if "learns" in line)
+
+
+def test_the_card_has_the_scores_for_the_hub(tmp_path: Path) -> None:
+    """The metadata has held-out loss and skill of the exported weights, on the data by name, and no others."""
+    run = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1)
+    shipped = read_run_folder(run).evaluations[-2]
+    data = ModelCard(write_card(run).read_text("utf-8")).data
+    assert [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("avatars-16", "heldout_loss", shipped.heldout_loss),
+        ("avatars-16", "skill", shipped.skill),
+    ]
+    assert {result.task_type for result in data.eval_results} == {"unconditional-image-generation"}
+    bare = write_made_up_run(tmp_path / "bare", steps=10, rows=2, evaluations=0, previews=1)
+    assert "model-index" not in front_matter(write_card(bare).read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "revision", "license_"),
+    [("avatars-16", None, "cc0-1.0"), ("/data/avatars-16", None, None), ("huggan/pokemon", "0" * 40, None)],
+)
+def test_the_license_of_data_is_never_guessed(
+    dataset: str, revision: str | None, license_: str | None, tmp_path: Path
+) -> None:
+    """Built-in data has its license in the metadata; other data has none, whatever the folder's name."""
+    run = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, config={"dataset": dataset})
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    record["dataset"].update(source=dataset, revision=revision)
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+    assert front_matter(write_card(run).read_text("utf-8")).get("license") == license_
+
+
+def command_of(card: str) -> list[str]:
+    """Return the words of the command that a card gives to repeat its run."""
+    return shlex.split(card.split("## Reproduce\n\n```sh\n")[1].split("\n```\n")[0].replace("\\\n", " "))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"recipe": None, "dataset": "my  images", "pixel_range": (0, 4095), "seed": 7, "use_ema": False},
+        {"dataset": "a'b `c` $d", "save_images_epochs": 3, "checkpointing_steps": 7, "output_dir": "runs/x"},
+    ],
+    ids=["recipe", "folder", "quotes"],
+)
+def test_the_command_of_the_card_repeats_the_run(config: dict[str, object], tmp_path: Path) -> None:
+    """The card's command has every option that changes the numbers of the run, and both seeds."""
+    run = read_run_folder(write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, config=config)).run
+    words = command_of(write_card(tmp_path / "run").read_text("utf-8"))
+    assert words[:2] == ["openddpm", "train"]
+    assert {"--seed", "--evaluation_seed"} <= set(words)
+    assert not {"--output_dir", "--recipe", "--checkpointing_steps"} & set(words)
+    again = parse_train_config(words[2:])
+    assert config_differences(again, recorded_config(run.config)) == []
+    assert again.dataset == run.config["dataset"]
+
+
+def test_a_run_of_several_processes_says_so(tmp_path: Path) -> None:
+    """The command starts as many processes as the run had; changes on the way are said to be missing."""
+    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1)
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record["sessions"][-1]["num_processes"] = 2
+    record["dataset"]["revision"] = "0" * 40
+    record["resumptions"] = [{"step": 5, "time": "", "changes": ["seed: 1, but 0 in the run"]}]
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    card = write_card(folder).read_text("utf-8")
+    assert command_of(card)[:6] == ["torchrun", "--nproc_per_node", "2", "-m", "openddpm", "train"]
+    assert command_of(card)[-1] == "0" * 40
+    assert "changed on its way" in card and "openddpm 0.1.0" in card
+
+
+def test_the_card_names_its_repository(tmp_path: Path) -> None:
+    """Where the repository is known, the commands name it; milestones are told of where they are beside the card."""
+    run = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1)
+    assert "openddpm compare YOUR-RUN USER/NAME\n" in write_card(run).read_text("utf-8")
+    assert "--at" not in write_card(run).read_text("utf-8")
+    (run / milestone_name(4)).parent.mkdir()
+    (run / milestone_name(4)).touch()
+    card = write_card(run, repository="me/model").read_text("utf-8")
+    assert "openddpm compare YOUR-RUN me/model\n" in card and 'from_pretrained("me/model")' in card
+    assert "`openddpm sample me/model --at IMAGES`" in card and "1 are kept, from 128 to 128 images" in card
+    assert "--at" not in write_card(run, milestones=()).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "reduced"),
+    [
+        ("/home/me/images", "images"),
+        ("/home/me/images/", "images"),
+        (r"C:\Users\me\images", "images"),
+        ("C:/Users/me/images", "images"),
+        (r"\\server\share\images", "images"),
+        ("~/images", "images"),
+        ("/", "/"),
+        ("huggan/pokemon", "huggan/pokemon"),
+        ("runs/mine", "runs/mine"),
+        ("#ffcc00", "#ffcc00"),
+        ("", ""),
+    ],
+)
+def test_paths_are_reduced(text: str, reduced: str) -> None:
+    """Absolute paths of any system lose all but their last part; relative paths and names on the Hub stay."""
+    assert last_part(text) == reduced
+
+
+def test_a_published_record_has_no_paths(tmp_path: Path) -> None:
+    """Options, data, weights, changes and failures are published without folders of the machine, and are valid."""
+    secret = "/home/secret/place"
+    config = {name: f"{secret}/{name}" for name in ("dataset", "model", "init_from", "cache_dir", "output_dir")}
+    config |= {"logging_dir": r"C:\secret\logs", "recipe": None}
+    folder = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, findings=[], config=dict(config))
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record["config"] |= {"resume_from_checkpoint": f"{secret}/step-00000001", "unknown": [{"a": secret}]}
+    record["dataset"]["source"] = f"{secret}/images"
+    record["model"]["init_from"] = {"source": f"{secret}/run", "revision": None, "sha256": "0", "resolution": 8}
+    changes = [f"model: '{secret}/b.json', but \"{secret}/it's.json\" in the run"]
+    record["resumptions"] = [{"step": 5, "time": "", "changes": changes, "skipped_checkpoints": [f"x: '{secret}/x'"]}]
+    record["failure_text"] = f"the loss of '{secret}/1.png'"
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    data = json.loads((folder / "data.json").read_text("utf-8"))
+    data["images"] = [{"path": f"{secret}/1.png", "reason": "r", "action": "refused"}]
+    data["most_cut"] = [{"path": f"{secret}/2.png", "share": 0.5}]
+    data["left_out"] = [{"reason": ".txt", "count": 1, "examples": [f"{secret}/a.txt"]}]
+    data["near_duplicates"] = [{"heldout": f"{secret}/3.png", "train": f"{secret}/4.png", "how": "mirrored"}]
+    (folder / "data.json").write_text(json.dumps(data), "utf-8")
+    (folder / "unet").mkdir()
+    (folder / "unet" / "config.json").write_text(json.dumps({"_name_or_path": f"{secret}/run/unet", "act_fn": "silu"}))
+    (first,) = select(folder, "me/model", None)
+    texts = {name: content for name, content in first.content.items() if isinstance(content, bytes)}
+    assert {"run.json", "data.json", "report.html", "README.md"} <= texts.keys()
+    assert [name for name, content in texts.items() if b"secret" in content] == []
+    public = RunRecord.model_validate_json(texts["run.json"])
+    assert (public.config["dataset"], public.config["logging_dir"]) == ("dataset", "logs")
+    assert public.resumptions[0].changes == ["model: 'b.json', but \"it's.json\" in the run"]
+    assert json.loads(texts["unet/config.json"]) == {"_name_or_path": "unet", "act_fn": "silu"}
+    assert secret in (folder / "run.json").read_text("utf-8")
+
+
+def test_weights_that_are_not_those_of_the_record_are_not_pushed(tmp_path: Path) -> None:
+    """Exported weights, milestones and checkpoints that differ from checkpoints.jsonl are refused before anything."""
+    run = write_made_up_run(tmp_path / "run", steps=10, rows=2, previews=1, config={"keep_every": 4})
+    for choice in ("milestones", "kept"):
+        with pytest.raises(UserError, match="has no"):
+            select(run, "me/model", choice)  # type: ignore[arg-type]
+    (run / "unet").mkdir()
+    (run / WEIGHTS_FILE).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="has not the weights of any checkpoint"):
+        select(run, "me/model", "none")
+    assert len(select_with_weights(run)) == 1
+    (run / milestone_name(4)).parent.mkdir()
+    (run / milestone_name(4)).write_bytes(b"damaged")
+    (run / "checkpoints" / "step-00000004").mkdir(parents=True)
+    for choice in (None, "milestones", "kept"):
+        with pytest.raises(UserError, match=r"step-00000004.* is missing or differs from its sha256"):
+            select(run, "me/model", choice)  # type: ignore[arg-type]
+    assert len(select(run, "me/model", "none")) == 1

@@ -45,7 +45,7 @@ class FakeRecorder:
 def save_steps(folder: Path, keep: int) -> tuple[FakeRecorder, list[list[int]]]:
     """Save steps 1 and 2 of a run of one image a step; return what was told, and where each save's copies lay."""
     recorder, places = FakeRecorder(folder), []
-    checkpointer = Checkpointer(cast(Recorder, recorder), cast(Any, None), keep, 1800, lambda folder: None)
+    checkpointer = Checkpointer(cast(Recorder, recorder), cast(Any, None), keep, None, 1800, lambda folder: None)
     for step in (1, 2):
         state: Any = SimpleNamespace(tensors=lambda: TENSORS, scalars=lambda accelerator, step=step: {"step": step})
         checkpointer.save(state, Progress(step=step, images_seen=step, epoch=0.0))

@@ -1,0 +1,158 @@
+"""What of a run is published: an allow-list, checked against the record, without paths of this machine."""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from openddpm.errors import UserError
+from openddpm.record.files import json_text, parse_json
+from openddpm.record.kept import PublishedWeights, kept_steps, list_milestones, milestone_name, milestones_among
+from openddpm.record.public import published, without_paths
+from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.report.build import render_report
+from openddpm.report.card import write_card
+
+Kind = Literal["record", "weights", "milestones", "checkpoints"]
+
+WEIGHTS_FILE = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS_FILES = ("model_index.json", "unet/config.json", WEIGHTS_FILE, "scheduler/scheduler_config.json")
+RECORD_FILES = (
+    *("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "baselines.json", "verdict.json"),
+    *("reference_band.json", "curves.png", "samples/step-*.png", "samples/training-data.png"),
+)
+"""Files that are published as they are. run.json, data.json, report.html and README.md are made anew."""
+
+
+@dataclass
+class Commit:
+    """Files that are published together: afterwards all of them are there, or none."""
+
+    message: str
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    """Kind of each file, by its path in the repository."""
+    content: dict[str, bytes | Path] = field(default_factory=dict)
+
+    def add(self, kind: Kind, name: str, content: bytes | Path) -> None:
+        """Add a file, or replace its content."""
+        self.kinds[name], self.content[name] = kind, content
+
+
+def select(folder: Path, repository: str, choice: PublishedWeights | None) -> list[Commit]:
+    """Return what is to be published of a run, the record and the exported weights first.
+
+    Args:
+        choice: None for milestones, if there are any.
+
+    Raises:
+        UserError: no run, a damaged record, nothing of what is chosen, or weights that are not those of the record.
+    """
+    weights = folder / WEIGHTS_FILE
+    exported = file_sha256(weights) if weights.is_file() else None  # a run may still write checkpoints: rows come first
+    run = read_run_folder(folder)
+    if exported is not None and exported not in {row.exported_sha256 for row in run.checkpoints}:
+        hint = "Restore them from a checkpoint: openddpm resume continues from the newest valid one."
+        raise UserError(f"'{weights}' has not the weights of any checkpoint in checkpoints.jsonl", hint)
+    first = Commit(f"openddpm run {folder.resolve().name}")
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            first.add("weights", name, folder / name if name == WEIGHTS_FILE else _without_paths(folder / name))
+    earlier = list(_earlier_weights(run, choice))
+    milestones = milestones_among(name for commit in earlier for name in commit.content)
+    for name, content in _record(run, repository, milestones):
+        first.add("record", name, content)
+    return [first, *earlier]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Iterator[tuple[str, bytes | Path]]:
+    """Yield the name and content of each file of the record; text as it is at this moment."""
+    write_card(run.folder, run, repository, milestones)
+    public = published(run)
+    yield "run.json", json_text(public.run.model_dump()).encode()
+    if public.data is not None:
+        yield "data.json", json_text(public.data.model_dump()).encode()
+    yield "report.html", render_report(public, datetime.now(UTC)).encode()
+    yield "README.md", (run.folder / "README.md").read_bytes()
+    for pattern in RECORD_FILES:
+        for path in sorted(run.folder.glob(pattern)):
+            if path.is_file():
+                name = path.relative_to(run.folder).as_posix()
+                yield name, path if path.suffix == ".png" else path.read_bytes()
+
+
+def _earlier_weights(run: RunFolder, choice: PublishedWeights | None) -> Iterator[Commit]:
+    """Yield a commit for each milestone, then for each checkpoint that is kept."""
+    rows = {row.step: row for row in run.checkpoints}
+    milestones = [step for step in list_milestones(run.folder) if step in rows]
+    if choice == "milestones" and not milestones:
+        raise UserError(f"the run in '{run.folder}' has no milestones", "Train with --milestones N to keep some.")
+    there = [step for step in rows if _checkpoint(run.folder, step).is_dir()]
+    kept = sorted(kept_steps(there, run.run.config.get("keep_every")))
+    if choice == "kept" and not kept:
+        raise UserError(
+            f"the run in '{run.folder}' has no checkpoints that are kept for good",
+            "Train with --keep_every STEPS to keep some.",
+        )
+    for step in () if choice == "none" else milestones:
+        name, images = milestone_name(step), rows[step].images_seen
+        commit = Commit(f"milestone of step {step:,}, {images:,} images seen")
+        commit.add("milestones", name, run.folder / name)
+        _check(run.folder / name, rows[step].exported_sha256)
+        yield commit
+    for step in kept if choice == "kept" else ():
+        commit, checkpoint = Commit(f"checkpoint of step {step:,}"), _checkpoint(run.folder, step)
+        manifest = checkpoint / "manifest.json"
+        for name, sha256 in rows[step].sha256.items():
+            _check(checkpoint / name, sha256)
+            commit.add("checkpoints", f"checkpoints/{checkpoint.name}/{name}", checkpoint / name)
+        _check_manifest(manifest, rows[step].sha256)
+        commit.add("checkpoints", f"checkpoints/{checkpoint.name}/{manifest.name}", manifest)
+        yield commit
+
+
+def _without_paths(path: Path) -> bytes:
+    """Return a config without the path that diffusers notes in it: where the weights were loaded from.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    content = path.read_bytes()
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        hint = "Restore it from a checkpoint: openddpm resume continues from the newest valid one."
+        raise UserError(f"'{path}' is damaged: {error}", hint) from error
+    return content if without_paths(value) == value else json_text(without_paths(value)).encode()
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def _check(path: Path, sha256: str) -> None:
+    """Refuse a file that is not the one in the record."""
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise _not_the_recorded(path)
+
+
+def _check_manifest(path: Path, sha256: dict[str, str]) -> None:
+    try:
+        files = parse_json(path.read_bytes())["files"]
+        is_same = {name: entry["sha256"] for name, entry in files.items()} == sha256
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        is_same = False
+    if not is_same:
+        raise _not_the_recorded(path)
+
+
+def _not_the_recorded(path: Path) -> UserError:
+    hint = "Restore it from a copy, or leave such files out: --checkpoints none. Nothing was sent."
+    return UserError(f"'{path}' is missing or differs from its sha256 in checkpoints.jsonl", hint)
