@@ -209,9 +209,7 @@ def test_an_image_depends_on_its_own_noise_alone(solver: Solver) -> None:
 
     def drawn(numbers: list[int], **options: str) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(number) for number in numbers]
-        return sample(
-            lambda noisy, _: 0.5 * noisy.cos(), noise[numbers], {**config, **options}, 10, solver, generators
-        )
+        return sample(lambda noisy, _: 0.5 * noisy.cos(), noise[numbers], {**config, **options}, 10, solver, generators)
 
     torch.testing.assert_close(drawn([1], timestep_spacing="leading"), drawn([0, 1])[1:])
 
