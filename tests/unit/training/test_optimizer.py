@@ -34,7 +34,7 @@ def test_adamw_has_the_options(device: str, is_fused: bool, monkeypatch: pytest.
 
 
 def test_muon_has_the_options() -> None:
-    """Both kinds of weights have one learning rate and weight decay; the rest is AdamW's."""
+    """Both kinds of weights have one learning rate and weight decay; the rest is AdamW's; no kind is there in vain."""
     groups = build_optimizer(UNet2DModel(**WIDE_UNET), TrainConfig(optimizer="muon", **ADAM)).param_groups
     shared = {"lr": 0.5, "weight_decay": 0.03}
     expected: list[dict[str, Any]] = [
@@ -42,6 +42,8 @@ def test_muon_has_the_options() -> None:
         {**shared, "use_muon": False, "betas": (0.8, 0.9), "eps": 1e-5},
     ]
     assert [{key: group[key] for key in kind} for group, kind in zip(groups, expected, strict=True)] == expected
+    unet: Any = torch.nn.Linear(3, 3)
+    assert [group["use_muon"] for group in build_optimizer(unet, TrainConfig(optimizer="muon")).param_groups] == [False]
 
 
 def test_the_learning_rate_follows_from_the_step() -> None:
