@@ -1,9 +1,9 @@
 """Fixed tuples, what is measured on them, and the baselines beside it."""
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -45,14 +45,14 @@ class Case:
         self.split: Split = split_heldout(digests, num_heldout, 0)
         samples = fixed_samples(images, digests, self.split, 96, self.process, CPU, seed=0)
         store = ImageStore(images, digests, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
-        measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
-        self.baselines, self.record = measurement.measure(cache, quiet=True)
+        self.measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
+        self.baselines, self.record = self.measurement.measure(cache, quiet=True)
         self.evaluation = Evaluation(samples, self.baselines, batch_size=16)
 
 
 def score(evaluation: Evaluation, denoise: Denoiser) -> EvaluationRow:
     """Return the row of some weights at some step."""
-    return evaluation.row(evaluation.squared_errors(denoise), "ema", 1, 16, seconds=0.0)
+    return evaluation.row(evaluation.squared_errors(denoise), "ema", 1, 16, seconds=1.23456)
 
 
 def test_levels_weigh_bands_by_their_share_of_timesteps() -> None:
@@ -78,9 +78,11 @@ def test_levels_do_without_a_band_that_no_timestep_falls_into() -> None:
 
 def test_fixed_timesteps_lie_in_the_middle() -> None:
     """A band's timesteps are cut into equal parts, and each part has the one in its middle."""
-    snr = np.repeat([100.0, 1.0, 0.01], 24)
+    snr = np.repeat([10.0, 0.1, 0.01], 240)  # the first two are the lowest of their bands
     levels = Levels.spread(snr, 24)
-    assert levels.timesteps.tolist() == list(range(1, 72, 3))
+    assert levels.timesteps.tolist() == list(range(15, 720, 30))
+    assert levels.bands == [band for band in BANDS for _ in range(4)]
+    assert levels.groups.tolist() == np.repeat(np.arange(12), 2).tolist()
 
 
 def test_standard_error_is_that_of_strata() -> None:
@@ -101,6 +103,9 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
     np.testing.assert_allclose(row.by_timestep, case.record.zero, rtol=1e-5)
     shares = np.array(case.record.shares)
     assert row.heldout_loss == pytest.approx(shares @ case.record.zero, rel=1e-5)
+    zero = case.baselines["train"].zero.reshape(12, -1).mean(axis=1)
+    assert row.fixed_train_loss == pytest.approx(shares @ zero, rel=1e-5)
+    assert (row.step, row.images_seen, row.weights, row.seconds) == (1, 16, "ema", 1.235)
     assert row.skill == pytest.approx(1 - shares @ case.record.zero / (shares @ case.record.linear), rel=1e-5)
     clean_predicting = Case(tmp_path, images, prediction_type="sample")
     alphas = clean_predicting.process.scheduler.alphas_cumprod
@@ -125,8 +130,9 @@ def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, mo
     assert row.skill_error == pytest.approx(0, abs=1e-9)
     for number, band in enumerate(BANDS):
         groups = slice(4 * number, 4 * number + 4)
-        assert row.bands[band].skill == pytest.approx(0.3)
-        assert row.bands[band].memorizing == pytest.approx(np.mean(case.record.memorizing_train[groups]))
+        linear, memorizing = (np.mean(values[groups]) for values in (case.record.linear, case.record.memorizing_train))
+        expected = {"loss": 0.7 * linear, "linear": linear, "memorizing": memorizing, "skill": 0.3}
+        assert row.bands[band].model_dump() == pytest.approx(expected)
 
 
 def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path) -> None:
@@ -223,9 +229,20 @@ def test_parts_make_up_the_whole(num_parts: int, tmp_path: Path) -> None:
 
 def test_weights_that_give_no_number_leave_nulls(tmp_path: Path) -> None:
     """NaN and infinity become null, in a row that JSON can hold."""
-    row = score(Case(tmp_path, smooth_images()).evaluation, lambda noisy, _: noisy * float("nan"))
-    assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
-    json.dumps(row.model_dump(), allow_nan=False)
+    evaluation = Case(tmp_path, smooth_images()).evaluation
+    for value in (float("nan"), float("inf")):
+        row = score(evaluation, lambda noisy, _, value=value: torch.full_like(noisy, value))
+        assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
+        json.dumps(row.model_dump(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(40, [40, 40, 16] * 2), (1000, [64, 32] * 2)])
+def test_batches_are_as_large_as_asked_up_to_64(asked: int, sizes: list[int], tmp_path: Path) -> None:
+    """The 96 samples of each kind are measured in batches of the evaluation's size, but never of more than 64."""
+    measured: list[int] = []
+    evaluation = replace(Case(tmp_path, smooth_images()).evaluation, batch_size=asked)
+    evaluation.squared_errors(lambda noisy, _: measured.append(len(noisy)) or noisy)  # type: ignore[func-returns-value]
+    assert measured == sizes
 
 
 def test_without_heldout_images_training_images_are_measured(tmp_path: Path) -> None:
@@ -254,6 +271,99 @@ def test_baselines_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     next((tmp_path / "baselines").iterdir()).write_text(whole)
     again = Case(tmp_path, smooth_images()).record
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 5
+
+
+def test_the_cache_knows_all_that_errors_depend_on(tmp_path: Path) -> None:
+    """Images, split, schedule, flips, seed, number of samples and kind of device each have a cache of their own."""
+    images = smooth_images()
+    case, other = Case(tmp_path, images), Case(tmp_path, images, num_heldout=30, beta_schedule="scaled_linear")
+    first = case.measurement
+    fewer = fixed_samples(images, digests_of(images), case.split, 48, case.process, CPU, seed=0)
+    others = [
+        first,
+        replace(first, includes_flips=True),
+        replace(first, store=replace(first.store, sha256="other")),
+        replace(first, seed=1),
+        replace(first, device=torch.device("meta")),
+        replace(first, samples=fewer),
+        replace(first, process=other.process),
+        replace(first, split=Split(other.split.train, first.split.heldout)),
+        replace(first, split=Split(first.split.train, other.split.heldout)),
+    ]
+    assert len({one._digest() for one in others}) == len(others)
+
+
+@pytest.mark.parametrize(("num_train", "num_linear"), [(880, 880), (960, 864)])
+def test_no_baseline_is_fitted_to_the_images_it_is_measured_on(num_train: int, num_linear: int, tmp_path: Path) -> None:
+    """The 96 training images of fixed samples are left out of the linear denoiser's, if no more than a tenth are."""
+    record = Case(tmp_path, smooth_images(num_train + 40)).record
+    assert (record.num_images_linear, record.num_images_memorizing) == (num_linear, num_train)
+
+
+class Bars:
+    """Notes how far progress bars get, in place of showing them."""
+
+    ends: ClassVar[dict[str, list[int]]] = {}
+
+    def __init__(self, *columns: Any, **options: Any) -> None:
+        Bars.ends.clear()
+        self.is_shown = not options["disable"]
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+    def add_task(self, name: str, total: int) -> str:
+        self.ends[name] = [0, total]
+        return name
+
+    def advance(self, name: str, count: int) -> None:
+        self.ends[name][0] += count
+
+
+def test_measuring_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so in one line, unless it is to be quiet, and bars end where they should."""
+    measurement = Case(tmp_path, smooth_images()).measurement
+    assert capsys.readouterr() == ("", "")
+    measurement.measure(tmp_path / "shown", quiet=False)
+    said = "measuring baselines on 160 images; cached for runs on the same images\n"
+    assert capsys.readouterr() == ("", said)
+    monkeypatch.setattr(baselines_module, "Progress", Bars)
+    monkeypatch.setattr(baselines_module, "MAX_SAMPLES_AT_A_TIME", 70)
+    measurement.measure(tmp_path / "bars", quiet=True)
+    assert Bars.ends == {
+        "fitting a linear denoiser": [2 * 160, 2 * 160],
+        "comparing with training images": [3 * 160, 3 * 160],
+    }
+
+
+def test_the_record_has_the_baselines_by_noise_level(tmp_path: Path) -> None:
+    """Each number is the mean over the samples of a group; of the signal-to-noise ratio, of its logarithm."""
+    case = Case(tmp_path, smooth_images(), includes_flips=True)
+    levels, record = case.evaluation.samples["train"].levels, case.record
+    train, heldout = case.baselines["train"], case.baselines["heldout"]
+    snr = case.process.snr().numpy().astype(float)[levels.timesteps]
+    expected = {
+        "timesteps": levels.timesteps,
+        "zero": heldout.zero,
+        "linear": heldout.linear,
+        "linear_train": train.linear,
+        "memorizing_train": train.memorizing,
+        "memorizing_heldout": heldout.memorizing,
+    }
+    means = {
+        name: [float(values[levels.groups == group].mean()) for group in range(12)] for name, values in expected.items()
+    }
+    means["snr"] = [float(np.exp(np.log(snr[levels.groups == group]).mean())) for group in range(12)]
+    means["shares"] = levels.shares.tolist()
+    assert {name: getattr(record, name) for name in means} == {
+        name: pytest.approx(values, rel=1e-6) for name, values in means.items()
+    }
+    assert record.num_fixed_samples == 96 and record.includes_flips and record.seconds == round(record.seconds, 1)
 
 
 def test_baselines_never_see_heldout_images(tmp_path: Path) -> None:
