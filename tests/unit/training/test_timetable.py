@@ -1,6 +1,6 @@
 """When a run is evaluated and previewed."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from openddpm.training.timetable import (
     MAX_SHARE_OF_TIME,
     MOST_PREVIEWS,
     Timetable,
+    _increasingly_spaced,
     make_timetable,
 )
 
@@ -162,6 +163,54 @@ def test_a_run_without_end_is_planned_as_others_are(num_train: int, total_steps:
     assert steps[-1] >= 0.9 * total_steps
 
 
+@pytest.mark.parametrize("num_train", [1, 90])
+@pytest.mark.parametrize("total_steps", [5, 50, 1000])
+def test_a_batch_may_be_many_epochs(num_train: int, total_steps: int) -> None:
+    """A batch far larger than the data set, with previews that cost little, has a plan like any other."""
+    cheap = {"train_batch_size": 512, "eval_batch_size": 4, "num_inference_steps": 2}
+    timetable = planned(num_train, max_train_steps=total_steps, **cheap)
+    steps = timetable.preview_steps
+    assert 0 < len(steps) < total_steps and list(steps) == sorted(set(steps))
+    assert previews_share(timetable, 2 * 4 * 2, FORWARD_COST) <= MAX_SHARE_OF_A_FILM_STRIP
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "expected"),
+    [
+        (  # 6,000 of 200,000 fixed samples in the time of training: 27 evaluations of 192 and 4 more; 25 previews
+            (20_000, 5_488, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6),
+                preview_steps=(
+                    *(343, 686, 1029, 1372, 1715, 2058, 2401, 2744, 3087, 3430, 3773, 4459),
+                    *(5488, 6174, 7203, 8232, 9261, 10290, 11662, 12691, 14063, 15435, 16807, 18522),
+                ),
+            ),
+        ),
+        (  # 600 of 20,000: 8 of 48 and 4 more; 2 previews are a twentieth of the time, 8 a fifth
+            (2_000, 99_488, 1),
+            {},
+            Timetable(
+                *(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6),
+                preview_steps=(31, 125, 250, 500, 750, 1250, 1500),
+            ),
+        ),
+        ((100, 750, 1), {}, Timetable(100, 16, None, 100, (12, 25, 50), 48, 640.0, 1.6)),
+        (  # 640,000 of 21,333,333: 3,329 of 192 and 4 more
+            (100_000, 99_488, 4),
+            {"train_batch_size": 128, "use_ema": False, "mixed_precision": "bf16", "save_images_epochs": 10},
+            Timetable(100_000, 512, 994_880, 31, (3, 7, 15), 192, 3840.0, 2.4),
+        ),
+    ],
+)
+def test_plans_are_these(run: tuple[int, int, int], options: dict[str, Any], expected: Timetable) -> None:
+    """Four runs, long and short, have the plans that follow from the shares of time, written out."""
+    found = make_timetable(TrainConfig(**options), *run)
+    costs = {name: pytest.approx(getattr(expected, name)) for name in ("preview_images", "fixed_sample_images")}
+    assert asdict(found) == {**asdict(expected), **costs}
+
+
 def test_every_epoch_is_previewed_where_epochs_are_long() -> None:
     """A hundred epochs of 99,488 images have a preview each; the plan is what --save_images_epochs 1 makes."""
     options = {"num_epochs": 100, "train_batch_size": 128}
@@ -225,3 +274,25 @@ def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     )
     assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
+
+
+def test_pauses_are_counted_in_steps() -> None:
+    """Previews and evaluations, those at the end included, in the time of so many steps of 16 images."""
+    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60))
+    assert timetable.pauses_in_steps == (3 * 100 + 14 * 48) / 16
+    assert replace(timetable, images_per_preview=1600).pauses_in_steps == (11 * 100 + 14 * 48) / 16
+
+
+@pytest.mark.parametrize(
+    ("rising", "expected"),
+    [
+        (range(1, 101), [4, 16, 36, 64]),
+        (range(10, 101, 10), [10, 20, 40, 60]),
+        ([1, 10, 22, 36, 64], [1, 22, 36, 64]),  # 16 lies halfway between two: the later one
+        ([1, 2, 3, 4, 5], [2, 3, 4, 5]),  # which lie far before the end
+        ([7, 8, 9, 50], [7, 8, 9, 50]),
+    ],
+)
+def test_previews_lie_at_the_squares(rising: Any, expected: Any) -> None:
+    """Of 4 the n-th is nearest to 100 (n / 5)^2, but for what is taken and what the others need; 4 are all taken."""
+    assert _increasingly_spaced(rising, 100, 4) == expected
