@@ -1,6 +1,8 @@
 """What processes tell each other before a run begins, tried with threads in place of processes."""
 
 import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,25 @@ from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.same_start import check_same_images, check_same_start, gather_json, processes_without_folder
-from threads_as_processes import by_all
+from threads_as_processes import by_all as by_all_threads
 from tiny import tiny_config
 
-HOST = socket.gethostname()
+_here = threading.local()
+
+
+def by_all(number: int, act: Callable[[Any], Any]) -> list[Any]:
+    """Return what `act` returns or raises in each of so many processes, each on a host of its own."""
+
+    def on_host(process: Any) -> Any:
+        _here.host = f"host-{process.process_index}"
+        return act(process)
+
+    return by_all_threads(number, on_host)
+
+
+@pytest.fixture(autouse=True)
+def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: _here.host)
 
 
 def test_what_is_said_arrives() -> None:
@@ -29,10 +46,10 @@ def test_who_sees_the_folder(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir(exist_ok=True)
     names = by_all(8, lambda process: processes_without_folder(process, folders[process.process_index]))
-    unseeing = "".join(f"process {rank} on '{HOST}', " for rank in (2, 4, 5, 6))
-    assert names == [f"{unseeing}and 1 more, unlike process 0 on '{HOST}'"] * 8
+    unseeing = "".join(f"process {rank} on 'host-{rank}', " for rank in (2, 4, 5, 6))
+    assert names == [f"{unseeing}and 1 more, unlike process 0 on 'host-0'"] * 8
     names = by_all(7, lambda process: processes_without_folder(process, folders[process.process_index]))
-    assert names == [f"{unseeing}unlike process 0 on '{HOST}'"] * 7
+    assert names == [f"{unseeing}unlike process 0 on 'host-0'"] * 7
     assert by_all(2, lambda process: processes_without_folder(process, folders[0])) == ["", ""]
     assert [path for folder in folders for path in folder.iterdir()] == []
 
@@ -59,7 +76,7 @@ def test_only_what_changes_the_numbers_has_to_agree(tmp_path: Path) -> None:
     ):
         assert isinstance(error, UserError)
         assert error.found == (
-            f"the processes have different options:\n  seed: 3 in process 2 on '{HOST}', 0 in process 0 on '{HOST}'"
+            "the processes have different options:\n  seed: 3 in process 2 on 'host-2', 0 in process 0 on 'host-0'"
         )
 
 
@@ -84,7 +101,7 @@ def test_all_go_on_with_the_same_run_from_the_same_step(tmp_path: Path, other: t
         found = f"{other[0]} at step {other[1]}" if other else "none"
         assert error.found == (
             f"the processes do not find the same run in '{config.output_dir}':\n"
-            f"  run: '{found}' in process 1 on '{HOST}', 'a at step 8' in process 0 on '{HOST}'"
+            f"  run: '{found}' in process 1 on 'host-1', 'a at step 8' in process 0 on 'host-0'"
         )
 
 
@@ -94,13 +111,13 @@ def test_other_images_or_another_unet_are_refused() -> None:
     same = by_all(2, lambda process: check_same_images(process, "0" * 64, structures[process.process_index]))
     assert same == [None, None]
     for sha256, size, found in (
-        ("01", 8, f"images, sha256: '{'01' * 8}' in process 1 on '{HOST}', '{'00' * 8}'"),
-        ("00", 9, f"""UNet: '{{"sample_size": 9}}' in process 1 on '{HOST}', '{{"sample_size": 8}}'"""),
+        ("01", 8, f"images, sha256: '{'01' * 8}' in process 1 on 'host-1', '{'00' * 8}'"),
+        ("00", 9, """UNet: '{"sample_size": 9}' in process 1 on 'host-1', '{"sample_size": 8}'"""),
     ):
         said = ("0" * 64, {"sample_size": 8}), (sha256 * 32, {"sample_size": size})
         for error in by_all(2, lambda process, said=said: check_same_images(process, *said[process.process_index])):
             assert isinstance(error, UserError)
-            assert error.found.endswith(f"same images or UNet:\n  {found} in process 0 on '{HOST}'")
+            assert error.found.endswith(f"same images or UNet:\n  {found} in process 0 on 'host-0'")
 
 
 @pytest.mark.parametrize("options", [{"resume_from_checkpoint": "latest"}, {"max_rollbacks": 1}])
