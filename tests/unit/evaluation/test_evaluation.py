@@ -3,6 +3,7 @@
 import json
 from dataclasses import astuple, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy.stats import sem
 
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
-from openddpm.data.stream import Split, split_heldout
+from openddpm.data.stream import Split, split_heldout, uint8_to_signed_unit
+from openddpm.diffusion.baselines import LinearDenoiser, memorizing_squared_errors
 from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation import baselines as baselines_module
@@ -22,6 +24,7 @@ from openddpm.evaluation.fixed_samples import FixedSamples, Levels, fixed_sample
 from openddpm.evaluation.previews import draw_preview
 from openddpm.record.bands import BANDS
 from openddpm.record.schema import DataRecord, EvaluationRow
+from openddpm.seeding import Purpose, numpy_generator
 from openddpm.training.setup import prepare
 from tiny import digests_of, tiny_config, tiny_images
 
@@ -301,13 +304,13 @@ def test_no_baseline_is_fitted_to_the_images_it_is_measured_on(num_train: int, n
 
 
 class Bars:
-    """Notes how far progress bars get, in place of showing them."""
+    """Notes how far progress bars get, and how they were to be shown, in place of showing them."""
 
     ends: ClassVar[dict[str, list[int]]] = {}
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *columns: Any, **options: Any) -> None:
-        Bars.ends.clear()
-        self.is_shown = not options["disable"]
+        Bars.ends, Bars.options = {}, options
 
     def __enter__(self) -> "Bars":
         return self
@@ -326,19 +329,57 @@ class Bars:
 def test_measuring_says_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says so in one line, unless it is to be quiet, and bars end where they should."""
+    """It says so in one line, unless it is to be quiet; on a terminal bars show how far it is, until it is done."""
     measurement = Case(tmp_path, smooth_images()).measurement
     assert capsys.readouterr() == ("", "")
-    measurement.measure(tmp_path / "shown", quiet=False)
+    monkeypatch.setenv("COLUMNS", "40")
     said = "measuring baselines on 160 images; cached for runs on the same images\n"
+    monkeypatch.setattr(baselines_module, "time", SimpleNamespace(perf_counter=iter((5.0, 7.04) * 4).__next__))
+    assert measurement.measure(tmp_path / "shown", quiet=False)[1].seconds == 2.0
     assert capsys.readouterr() == ("", said)
     monkeypatch.setattr(baselines_module, "Progress", Bars)
     monkeypatch.setattr(baselines_module, "MAX_SAMPLES_AT_A_TIME", 70)
-    measurement.measure(tmp_path / "bars", quiet=True)
+    for is_terminal, quiet, is_shown in ((False, False, False), (True, True, False), (True, False, True)):
+        monkeypatch.setattr(baselines_module.Console, "is_terminal", is_terminal)
+        measurement.measure(tmp_path / f"bars-{is_terminal}-{quiet}", quiet)
+        assert Bars.options["disable"] is not is_shown
+        assert Bars.options["transient"] and Bars.options["console"].stderr
     assert Bars.ends == {
         "fitting a linear denoiser": [2 * 160, 2 * 160],
         "comparing with training images": [3 * 160, 3 * 160],
     }
+
+
+def test_baselines_meet_the_samples_at_their_noise_levels(tmp_path: Path) -> None:
+    """Each kind's errors are those of the denoisers, fitted to the training images, on these images, noise and
+    timesteps."""
+    images = smooth_images()
+    case = Case(tmp_path, images)
+
+    def chunks() -> list[torch.Tensor]:
+        return [uint8_to_signed_unit(torch.from_numpy(images[case.split.train]))]
+
+    linear = LinearDenoiser.fit(chunks, includes_flips=False)
+    for kind, samples in case.evaluation.samples.items():
+        ((clean, noise, timesteps),) = samples.batches(range(96), 96)
+        snr = case.process.snr()[timesteps].double()
+        signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
+        found = case.baselines[kind]
+        np.testing.assert_allclose(found.zero, noise.double().square().mean(dim=(1, 2, 3)))
+        np.testing.assert_allclose(found.linear, linear.squared_errors(clean, noise, signal, sigma), rtol=1e-6)
+        known = memorizing_squared_errors(chunks, clean, noise, signal, sigma, False)
+        np.testing.assert_allclose(found.memorizing, known, rtol=1e-6, atol=1e-12)
+
+
+def test_images_of_any_size_are_measured_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images too large for a chunk are read one by one, and a sample of each kind at a time; float64 is the CPU's where
+    the device has none."""
+    measurement = Case(tmp_path, smooth_images()).measurement
+    monkeypatch.setattr(baselines_module, "CHUNK_VALUES", 1)
+    chunks = measurement._chunks(np.arange(3), Bars(), Bars().add_task("", 3))  # type: ignore[arg-type]
+    assert [len(chunk) for chunk in chunks()] == [1, 1, 1] and measurement._samples_at_a_time == 1
+    devices = {name: replace(measurement, device=torch.device(name))._fp64_device.type for name in ("cuda", "mps")}
+    assert devices == {"cuda": "cuda", "mps": "cpu"}
 
 
 def test_the_record_has_the_baselines_by_noise_level(tmp_path: Path) -> None:
@@ -363,7 +404,7 @@ def test_the_record_has_the_baselines_by_noise_level(tmp_path: Path) -> None:
     assert {name: getattr(record, name) for name in means} == {
         name: pytest.approx(values, rel=1e-6) for name, values in means.items()
     }
-    assert record.num_fixed_samples == 96 and record.includes_flips and record.seconds == round(record.seconds, 1)
+    assert record.num_fixed_samples == 96 and record.includes_flips
 
 
 def test_baselines_never_see_heldout_images(tmp_path: Path) -> None:
@@ -376,8 +417,10 @@ def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
     """Beyond the limits a part of the images stands for all; those of the training tuples are always known."""
     monkeypatch.setattr(baselines_module, "MAX_LINEAR_IMAGES", 50)
     monkeypatch.setattr(baselines_module, "MAX_MEMORIZING_VALUES", 10 * 3 * 8 * 8)
-    record = Case(tmp_path, smooth_images()).record
-    assert record.num_images_linear == 50 and 10 <= record.num_images_memorizing <= 10 + 96
+    case = Case(tmp_path, smooth_images())
+    record, order = case.record, numpy_generator(0, Purpose.BASELINES).permutation(case.split.train)
+    known = {*order[:10], *case.evaluation.samples["train"].indices}
+    assert (record.num_images_linear, record.num_images_memorizing) == (50, len(known))
     assert record.memorizing_train[0] < 1e-6
 
 
@@ -396,5 +439,7 @@ def test_tuples_may_take_turns(num_heldout: int, tmp_path: Path, monkeypatch: py
 
 def test_extreme_noise_levels_have_baselines(tmp_path: Path) -> None:
     """A long cosine schedule, whose ends are beyond float32, gives finite baselines."""
-    record = Case(tmp_path, smooth_images(), num_train_timesteps=100_000, beta_schedule="squaredcos_cap_v2").record
-    json.dumps(record.model_dump(), allow_nan=False)
+    case = Case(tmp_path, smooth_images(), num_train_timesteps=100_000, beta_schedule="squaredcos_cap_v2")
+    json.dumps(case.record.model_dump(), allow_nan=False)
+    beyond: Any = SimpleNamespace(snr=lambda: torch.tensor([float("inf"), 1.0, 0.0]))
+    assert replace(case.measurement, process=beyond)._snr.tolist() == [1e12, 1.0, 1e-12]

@@ -85,7 +85,10 @@ def test_checkpoints_are_told_by_their_names(tmp_path: Path) -> None:
 
 
 def test_weights_are_known_by_their_names(tmp_path: Path) -> None:
-    """A checkpoint may hold any number of averages; one that holds a file of another kind is not valid."""
+    """A checkpoint may hold any number of averages, or none; one that holds a file of another kind is not valid."""
+    without = {stem: TENSORS[stem] for stem in ("unet", "optimizer")}
+    folder = write_checkpoint(tmp_path / "without", "run", without, {"step": 1})
+    assert weights_files(verify_checkpoint(folder, "run")) == {"raw": "unet.safetensors"}
     averages = {"ema-0.050": TENSORS["ema"], "ema-0.1": TENSORS["ema"]}
     files = verify_checkpoint(write_checkpoint(tmp_path, "run", {**TENSORS, **averages}, {"step": 1}), "run")
     assert weights_files(files) == {
@@ -167,6 +170,10 @@ def test_nothing_stays_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.
         write(tmp_path, 2)
     assert list(folder.parent.iterdir()) == [folder]
     assert write(tmp_path) == folder
+    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "_write_files", full)
+    with pytest.raises(OSError, match="no space left"):  # not that there is no folder to remove
+        write(tmp_path, 2)
     monkeypatch.undo()
     monkeypatch.setattr(Intended, "is_in", full)
     with pytest.raises(InvalidCheckpoint, match=r"^unreadable: OSError$"):
