@@ -54,8 +54,8 @@ def test_waves_fall_into_their_octave(wavelength: float, name: str) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 300, 600), (1, 7, 12)])
 def test_statistics_are_those_of_scipy(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of images that are not square, in chunks of one or two: of a large one the pixels of every third row and column count,
-    and for the waves its middle."""
+    """Of images that are not square, one or two at a time: of a large one the pixels of every third row and column
+    count, and for the waves its middle."""
     images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
     stride, middle = (3, (slice(22, 278), slice(172, 428))) if shape[1] == 300 else (1, (slice(None), slice(None)))
     sizes, power_of = [], sample_statistics._power
