@@ -81,6 +81,15 @@ def test_a_restored_run_goes_on_as_it_would_have(optimizer: str) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_a_run_without_a_step_comes_back() -> None:
+    """Muon, which counts its steps from the first on, goes on from none."""
+    run, restored = state("muon"), state("muon", seed=1)
+    restored.restore(*on_disk(run))
+    train(run, 1)
+    train(restored, 1)
+    assert all(map(torch.equal, _all(run.tensors()), _all(restored.tensors())))
+
+
 def _buffers(run: TrainingState) -> list[str]:
     return list(dict(run.unet.named_buffers()))
 
