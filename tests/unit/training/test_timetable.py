@@ -16,12 +16,12 @@ from openddpm.training.timetable import (
     MAX_SHARE_OF_A_FILM_STRIP,
     MAX_SHARE_OF_PREVIEWS,
     MAX_SHARE_OF_TIME,
-    MOST_PREVIEWS,
     Timetable,
     _increasingly_spaced,
     make_timetable,
 )
 
+CHEAP = {"eval_batch_size": 1, "num_inference_steps": 1}
 COSTS = {"preview_images": 100.0, "fixed_sample_images": 1.0}
 
 
@@ -95,7 +95,8 @@ def test_a_run_too_short_for_its_share_still_has_enough_for_a_trend() -> None:
     """A run of a minute is evaluated four times, its end included; one of seconds at its end only."""
     timetable = make_timetable(TrainConfig(), 100, num_train=100_000, num_processes=1)
     assert evaluations(timetable) == [12, 25, 50, 100]
-    assert evaluations(make_timetable(TrainConfig(), 10, num_train=100_000, num_processes=1)) == [10]
+    for steps, expected in ((10, [10]), (75, [75]), (80, [10, 20, 40, 80])):  # 5 evaluations of 48 cost 0.3 of 80 steps
+        assert evaluations(make_timetable(TrainConfig(), steps, num_train=100_000, num_processes=1)) == expected
 
 
 def test_previews_come_as_epochs_end() -> None:
@@ -159,7 +160,7 @@ def test_a_run_without_end_is_planned_as_others_are(num_train: int, total_steps:
     """A run that is to go on until it is stopped has a plan at once, of no more previews than can be listed."""
     timetable = planned(num_train, max_train_steps=total_steps)
     steps = timetable.preview_steps
-    assert FILM_STRIP < len(steps) + 1 <= MOST_PREVIEWS
+    assert FILM_STRIP < len(steps) + 1 <= 1000
     assert steps[-1] >= 0.9 * total_steps
 
 
@@ -196,7 +197,53 @@ def test_a_batch_may_be_many_epochs(num_train: int, total_steps: int) -> None:
                 preview_steps=(31, 125, 250, 500, 750, 1250, 1500),
             ),
         ),
+        (  # as many epochs as a film strip has previews before its end
+            (2_000, 4_000, 1),
+            {},
+            Timetable(*(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6), preview_steps=(*range(250, 1751, 250),)),
+        ),
+        (  # one fewer
+            (2_000, 5_000, 1),
+            {},
+            Timetable(
+                *(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6),
+                preview_steps=(31, 125, 250, 500, 750, 1250, 1500),
+            ),
+        ),
+        (  # 24 previews are affordable, but there are 8 epochs
+            (20_000, 38_000, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6), preview_steps=(*range(2375, 19_001, 2375),)
+            ),
+        ),
+        (  # 5 previews are a fifth of the time
+            (1_000, 99_488, 1),
+            {},
+            Timetable(*(1_000, 16, None, 500, (62, 125, 250), 48, 640.0, 1.6), preview_steps=(62, 125, 250, 500)),
+        ),
+        (  # 2,700 of 90,000: 24 of 96 and 4 more
+            (9_000, 10**9, 4),
+            {"train_batch_size": 4, "save_images_epochs": 1},
+            Timetable(9_000, 16, 10**9, 375, (46, 93, 187), 96, 2560.0, 1.6),
+        ),
+        ((700, 10**9, 1), {}, Timetable(700, 16, None, 700, (87, 175, 350), 48, 640.0, 1.6, (87, 350))),
         ((100, 750, 1), {}, Timetable(100, 16, None, 100, (12, 25, 50), 48, 640.0, 1.6)),
+        (  # previews that cost little: at the ends of 3 epochs, as there are no more evaluations
+            (100, 500, 1),
+            CHEAP,
+            Timetable(100, 16, None, 100, (12, 25, 50), 48, 0.8, 1.6, (32, 63, 94)),
+        ),
+        (  # no epoch ends; an early evaluation after 0 steps is none
+            (5, 10**6, 1),
+            {**CHEAP, "train_batch_size": 512},
+            Timetable(5, 512, None, 5, (0, 1, 2), 48, 0.8, 1.6, (1, 2)),
+        ),
+        (  # each step is an epoch
+            (8, 16, 1),
+            {**CHEAP, "use_ema": False},
+            Timetable(8, 16, None, 8, (), 48, 0.4, 0.8, (1, 2, 3, 4, 5, 6, 7)),
+        ),
         (  # 640,000 of 21,333,333: 3,329 of 192 and 4 more
             (100_000, 99_488, 4),
             {"train_batch_size": 128, "use_ema": False, "mixed_precision": "bf16", "save_images_epochs": 10},
@@ -205,7 +252,7 @@ def test_a_batch_may_be_many_epochs(num_train: int, total_steps: int) -> None:
     ],
 )
 def test_plans_are_these(run: tuple[int, int, int], options: dict[str, Any], expected: Timetable) -> None:
-    """Four runs, long and short, have the plans that follow from the shares of time, written out."""
+    """Runs long and short have the plans that follow from the shares of time, written out."""
     found = make_timetable(TrainConfig(**options), *run)
     costs = {name: pytest.approx(getattr(expected, name)) for name in ("preview_images", "fixed_sample_images")}
     assert asdict(found) == {**asdict(expected), **costs}
@@ -278,9 +325,9 @@ def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
 
 def test_pauses_are_counted_in_steps() -> None:
     """Previews and evaluations, those at the end included, in the time of so many steps of 16 images."""
-    timetable = Timetable(1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60))
-    assert timetable.pauses_in_steps == (3 * 100 + 14 * 48) / 16
-    assert replace(timetable, images_per_preview=1600).pauses_in_steps == (11 * 100 + 14 * 48) / 16
+    timetable = Timetable(1000, 16, None, 150, (18, 37, 75), 48, 100.0, 0.5, preview_steps=(25, 60))
+    assert timetable.pauses_in_steps == (3 * 100 + 10 * 24) / 16
+    assert replace(timetable, images_per_preview=1700).pauses_in_steps == (10 * 100 + 10 * 24) / 16
 
 
 @pytest.mark.parametrize(
@@ -290,6 +337,7 @@ def test_pauses_are_counted_in_steps() -> None:
         (range(10, 101, 10), [10, 20, 40, 60]),
         ([1, 10, 22, 36, 64], [1, 22, 36, 64]),  # 16 lies halfway between two: the later one
         ([1, 2, 3, 4, 5], [2, 3, 4, 5]),  # which lie far before the end
+        ([4, 16, 36, 50, 64], [4, 16, 36, 64]),
         ([7, 8, 9, 50], [7, 8, 9, 50]),
     ],
 )
