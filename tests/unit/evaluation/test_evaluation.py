@@ -120,6 +120,14 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
     assert converted.heldout_loss == pytest.approx(row.heldout_loss, rel=1e-3)
 
 
+def test_errors_are_what_a_prediction_is_off_the_noise(tmp_path: Path) -> None:
+    """Half of the noise, predicted, leaves a quarter of its square, sample by sample."""
+    for samples in Case(tmp_path, smooth_images()).evaluation.samples.values():
+        ((_, noise, _),) = samples.batches(range(96), 96)
+        errors = samples.squared_errors(lambda *_, noise=noise: 0.5 * noise, range(96), 96)
+        torch.testing.assert_close(errors, 0.25 * noise.square().mean(dim=(1, 2, 3)))
+
+
 def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors that are a fixed share of the linear denoiser's, tuple by tuple, are that much skill, for certain."""
     case = Case(tmp_path, smooth_images())
