@@ -217,6 +217,19 @@ def test_a_batch_may_be_many_epochs(num_train: int, total_steps: int) -> None:
                 *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6), preview_steps=(*range(2375, 19_001, 2375),)
             ),
         ),
+        (  # 3 epochs: a film strip
+            (20_000, 99_488, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6),
+                preview_steps=(370, 1482, 2964, 5187, 8151, 11115, 15561),
+            ),
+        ),
+        (  # 2,400 of 80,000 are too few for 96
+            (8_000, 10**9, 4),
+            {"train_batch_size": 4, "save_images_epochs": 1},
+            Timetable(8_000, 16, 10**9, 174, (21, 43, 87), 48, 2560.0, 1.6),
+        ),
         (  # 5 previews are a fifth of the time
             (1_000, 99_488, 1),
             {},
@@ -307,6 +320,19 @@ def test_a_run_keeps_its_previews() -> None:
     assert set(previews(shorter)) - {shorter.total_steps} < set(old.preview_steps)
 
 
+@pytest.mark.parametrize(
+    ("total_steps", "planned_anew", "expected"),
+    [(300, (40, 200), (25, 60)), (1000, (40, 900), (25, 60, 300)), (2000, (40, 1000, 1500), (25, 60, 300, 1500))],
+)
+def test_a_run_keeps_what_was_planned(
+    total_steps: int, planned_anew: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """All of it, up to the new end; at its old end a run had a preview in any case."""
+    old = Timetable(1000, 16, None, 100, (12, 25, 50), 48, **COSTS, preview_steps=(25, 60, 300))
+    other = Timetable(total_steps, 16, None, 70, (3,), 96, **COSTS, preview_steps=planned_anew)
+    assert other.keeping(begun(old)) == replace(old, total_steps=total_steps, preview_steps=expected)
+
+
 def test_previews_asked_for_later_replace_the_plan() -> None:
     """--save_images_epochs, given to a run that began with a plan, says when from then on; and the other way round."""
     asked, plan = planned(750, num_epochs=100, save_images_epochs=7), planned(750, num_epochs=100)
@@ -317,9 +343,9 @@ def test_previews_asked_for_later_replace_the_plan() -> None:
 def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
     timetable = Timetable(
-        1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300)
+        1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300, 501)
     )
-    assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
+    assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 501, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
 
 
