@@ -64,8 +64,7 @@ class LinearDenoiser:
         for group, parts in zip(groups, statistics, strict=True):
             variances_of_group, basis = _decorrelate(_pooled_covariance(parts), shrinkage)
             blocks.append(_Block(group, basis, variances_of_group))
-        if len(weak):
-            blocks.append(_Block(weak, mean.new_empty(0, 0), variances[weak]))
+        blocks.append(_Block(weak, mean.new_empty(0, 0), variances[weak]))
         return cls(mean, blocks, shrinkage)
 
     def squared_errors(
@@ -164,10 +163,10 @@ class _Part:
         return _Part(self.count, self.sums[:count], self.products[:count, :count])
 
     def mean(self) -> torch.Tensor:
-        return self.sums / max(self.count, 1)
+        return self.sums / self.count
 
     def covariance(self) -> torch.Tensor:
-        return self.products / max(self.count, 1) - torch.outer(self.mean(), self.mean())
+        return self.products / self.count - torch.outer(self.mean(), self.mean())
 
 
 def _moments(chunks: ImageChunks, includes_flips: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:

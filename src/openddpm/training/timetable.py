@@ -174,7 +174,8 @@ def _planned_previews(table: Timetable, num_train: int) -> tuple[int, ...]:
 def _increasingly_spaced(rising: Sequence[int], end: float, count: int) -> list[int]:
     """Return `count` of the numbers `rising` at increasing distances, or all if there are no more.
 
-    They are those nearest to end * (n / (count + 1)) ** 2, n = 1 .. count, or the next if that one is taken.
+    They are those nearest to end * (n / (count + 1)) ** 2, n = 1 .. count, or the next if that one is taken, or an
+    earlier one where too few would be left: where a batch is many epochs, the last epochs lie far before the end.
     """
     if len(rising) <= count:
         return list(rising)
@@ -184,6 +185,6 @@ def _increasingly_spaced(rising: Sequence[int], end: float, count: int) -> list[
         wanted = end * (part / (count + 1)) ** 2
         after = min(bisect_left(rising, wanted), len(rising) - 1)
         is_first_nearer = after > 0 and wanted - rising[after - 1] < rising[after] - wanted
-        index = max(after - is_first_nearer, index + 1)
+        index = min(max(after - is_first_nearer, index + 1), len(rising) - (count + 1 - part))
         chosen.append(rising[index])
     return chosen

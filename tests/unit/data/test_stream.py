@@ -136,8 +136,9 @@ def test_each_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_of_images_take_half_the_memory() -> None:
     """Permutations are int32: a million images are 4 MB."""
     digests = np.random.default_rng(0).integers(0, 256, (100, 16), dtype=np.uint8)
-    split = split_heldout(digests, 10, 0)
-    assert split.train.dtype == split.heldout.dtype == np.int32
+    split, order = split_heldout(digests, 10, 0), TrainingOrder(100, 0)
+    order.indices(0, 1)
+    assert split.train.dtype == split.heldout.dtype == order._permutations[0].dtype == np.int32
 
 
 def test_orders_differ_by_epoch_and_seed() -> None:

@@ -1,6 +1,7 @@
 """The baselines, against computations that share nothing with ours but the definition."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,9 +81,9 @@ def test_gaussian_baseline_meets_the_closed_form_on_gaussian_data() -> None:
     basis = np.linalg.qr(random.normal(size=(48, 48)))[0]
     variances = np.geomspace(1.0, 1e-3, 48)
     mean = random.normal(size=48)
-    data = (mean + random.normal(size=(60_000, 48)) * np.sqrt(variances) @ basis.T).reshape(-1, 3, 4, 4)
+    data = (mean + random.normal(size=(45_000, 48)) * np.sqrt(variances) @ basis.T).reshape(-1, 3, 4, 4)
     baseline = LinearDenoiser.fit(chunked(data[:40_000], 5000), includes_flips=False)
-    images, noise, signal, sigma = tuples(data[40_000:], 20_000 * len(SIGNAL2), seed=2)
+    images, noise, signal, sigma = tuples(data[40_000:], 5_000 * len(SIGNAL2), seed=2)
     errors = baseline.squared_errors(images, noise, signal, sigma).numpy().reshape(-1, len(SIGNAL2)).mean(axis=0)
     a2 = SIGNAL2[:, None]
     expected = (a2 * variances / (a2 * variances + 1 - a2)).mean(axis=1)
@@ -106,6 +107,84 @@ def test_weak_coefficients_are_denoised_one_by_one(digits: Array, monkeypatch: p
     np.testing.assert_allclose(baseline.squared_errors(images, noise, signal, sigma).numpy(), expected, rtol=1e-6)
 
 
+def denoising_errors(fit: Array, held: Array) -> dict[float, float]:
+    """Return, by shrinkage, the squared error over all coefficients, mean over the noise and signal-to-noise ratios.
+
+    With deviation d, prior covariance C and C_t = a^2 C + s^2 I it is a^2 s^2 |C_t^-1 d|^2 + |a^2 C_t^-1 C|^2.
+    """
+    covariance, deviations = np.cov(fit.T, bias=True), (held - fit.mean(axis=0)).T
+    variances = np.diag(np.diag(covariance))
+    found = {}
+    for shrinkage in (0.001, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0):
+        prior = (1 - shrinkage) * (covariance - variances) + variances + np.eye(len(variances)) * (2 / 255) ** 2 / 12
+        errors = []
+        for snr in 10.0 ** np.arange(-2, 4.1, 0.5):
+            signal2, sigma2 = snr / (1 + snr), 1 / (1 + snr)
+            inverse = np.linalg.inv(signal2 * prior + sigma2 * np.eye(len(prior)))
+            of_images = signal2 * sigma2 * ((inverse @ deviations) ** 2).sum(axis=0).mean()
+            errors.append(of_images + ((signal2 * inverse @ prior) ** 2).sum())
+        found[shrinkage] = float(np.mean(errors))
+    return found
+
+
+@pytest.mark.parametrize("includes_flips", [False, True])
+@pytest.mark.parametrize("kind", ["digits", "five digits", "noise"])
+def test_the_shrinkage_is_what_denoises_a_fifth_of_the_images_best(
+    digits: Array, kind: str, includes_flips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fifth image is denoised by a fit to the others, with ever more shrinkage while that helps: for noise, which
+    has nothing to correlate, up to the last."""
+    images = digits[: 5 if kind == "five digits" else 43]
+    if kind == "noise":
+        images = np.random.default_rng(0).normal(size=(83, 1, 6, 8)) / 2  # an odd frequency is the strongest
+        images = images.astype(np.float32).astype(np.float64)
+    error, errors = baselines._validation_error, dict.fromkeys(baselines.SHRINKAGES, 0.0)
+
+    def noted(fit: Any, validation: Any, shrinkage: float) -> float:
+        found = error(fit, validation, shrinkage)
+        errors[shrinkage] += found
+        return found
+
+    monkeypatch.setattr(baselines, "_validation_error", noted)
+    chosen = LinearDenoiser.fit(chunked(images, 33), includes_flips).shrinkage
+    validates = np.arange(len(images)) % 5 == 4
+    parts = [dctn(part, axes=(1, 2, 3), norm="ortho") for part in (images[~validates], images[validates])]
+    if includes_flips:
+        parts = [np.concatenate([part, part * (-1) ** np.arange(8)]) for part in parts]
+    expected = denoising_errors(*(part.reshape(len(part), -1) for part in parts))
+    assert chosen == min(expected, key=lambda shrinkage: expected[shrinkage])
+    tried = [shrinkage for shrinkage in expected if errors[shrinkage]]
+    assert tried == list(expected)[: list(expected).index(chosen) + 2]
+    assert [errors[shrinkage] for shrinkage in tried] == pytest.approx([expected[one] for one in tried], rel=1e-9)
+
+
+@pytest.mark.parametrize(("num_images", "num_strong"), [(3, 768), (100, 800), (600, 4096)])
+def test_how_many_coefficients_are_correlated(
+    num_images: int, num_strong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The strongest eight for each image are, but at least 768, and no more than 4096."""
+    images = np.random.default_rng(0).normal(size=(num_images, 1, 80, 64))
+    groups: list[torch.Tensor] = []
+    part = baselines._Part(0, torch.zeros(1), torch.ones(1, 1))
+    monkeypatch.setattr(baselines, "_covariances", lambda _, mean, found, odd: groups.extend(found) or [(part, part)])
+    baseline = LinearDenoiser.fit(chunked(images, 200), includes_flips=False)
+    strengths = torch.from_numpy(dctn(images, axes=(1, 2, 3), norm="ortho").reshape(num_images, -1).var(axis=0))
+    assert len(groups[0]) == num_strong
+    assert set(groups[0].tolist()) == set(strengths.argsort(descending=True)[:num_strong].tolist())
+    torch.testing.assert_close(
+        baseline.blocks[1].variances, strengths[baseline.blocks[1].indices] + (2 / 255) ** 2 / 12, rtol=1e-5, atol=1e-9
+    )
+
+
+def test_narrow_images_have_no_odd_frequencies() -> None:
+    """Images of one column are their own mirror images."""
+    images = np.random.default_rng(0).normal(size=(50, 1, 8, 1)) / 2
+    plain, with_flips = (LinearDenoiser.fit(chunked(images), includes_flips) for includes_flips in (False, True))
+    errors = [baseline.squared_errors(*tuples(images, 70)) for baseline in (plain, with_flips)]
+    assert errors[0].dtype == torch.float64
+    torch.testing.assert_close(*errors)
+
+
 def test_few_images_are_shrunk(digits: Array) -> None:
     """From fewer images than dimensions the covariance is shrunk more, and held-out images are denoised far better."""
     heldout = tuples(digits[1500:], 700)
@@ -117,10 +196,13 @@ def test_few_images_are_shrunk(digits: Array) -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.3])
-def test_constant_images_are_no_trouble(value: float) -> None:
-    """Images without any variance, even a single one, give finite errors: all of the noise is seen at once."""
+def test_constant_images_are_no_trouble(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images without any variance, even a single one, with which no shrinkage can be tried, give finite errors: all of
+    the noise is seen at once."""
+    monkeypatch.setattr(baselines, "_validation_error", None)
     images = np.full((1, 3, 4, 4), value)
     baseline = LinearDenoiser.fit(chunked(images), includes_flips=True)
+    assert baseline.shrinkage == 1.0
     assert baseline.squared_errors(*tuples(images, 70)).max() < 0.06
 
 

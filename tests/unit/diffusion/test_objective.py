@@ -164,6 +164,7 @@ def test_importance_weights_are_those_of_float64_on_a_device_without_it() -> Non
         timesteps_there = sample_timesteps(draws.to("mps"), 1000, "importance")
         weights_there = objective.weights(timesteps_there)
         assert all(found.device.type == "mps" for found in (timesteps_there, weights_there))
+        assert _objective("uniform").weights(timesteps_there).device.type == "mps"
         assert torch.equal(timesteps_there.cpu(), timesteps) and torch.equal(weights_there.cpu(), weights)
 
 

@@ -201,6 +201,19 @@ def test_too_few_timesteps_are_refused(schedule: str) -> None:
     TrainConfig(num_train_timesteps=2, beta_schedule="squaredcos_cap_v2", **options)
 
 
+@pytest.mark.parametrize("solver", get_args(Solver))
+def test_an_image_depends_on_its_own_noise_alone(solver: Solver) -> None:
+    """It is the same whatever is drawn beside it, and whatever spacing the config has for pipelines."""
+    config = benchmark.config_of(Way(solver, "linear", 100, 10))
+    noise = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+
+    def drawn(numbers: list[int], **options: str) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(number) for number in numbers]
+        return sample(lambda noisy, _: 0.5 * noisy.cos(), noise[numbers], {**config, **options}, 10, solver, generators)
+
+    torch.testing.assert_close(drawn([1], timestep_spacing="leading"), drawn([0, 1])[1:])
+
+
 class _Waits(TorchDispatchMode):
     """Counts what a GPU would be waited for: copies between it and the CPU, and solved equations whose success is asked
     for. The meta device stands for the GPU: it has no numbers, so that reading one of them is an error."""

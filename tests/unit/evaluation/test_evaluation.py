@@ -1,9 +1,10 @@
 """Fixed tuples, what is measured on them, and the baselines beside it."""
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from scipy.stats import sem
 
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
-from openddpm.data.stream import Split, split_heldout
+from openddpm.data.stream import Split, split_heldout, uint8_to_signed_unit
+from openddpm.diffusion.baselines import LinearDenoiser, memorizing_squared_errors
 from openddpm.diffusion.denoiser import Denoiser
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.evaluation import baselines as baselines_module
@@ -23,6 +25,7 @@ from openddpm.evaluation.previews import draw_preview
 from openddpm.record.bands import BANDS
 from openddpm.record.data_record import DataRecord
 from openddpm.record.schema import EvaluationRow
+from openddpm.seeding import Purpose, numpy_generator
 from openddpm.training.setup import prepare
 from tiny import digests_of, tiny_config, tiny_images
 
@@ -46,14 +49,14 @@ class Case:
         self.split: Split = split_heldout(digests, num_heldout, 0)
         samples = fixed_samples(images, digests, self.split, 96, self.process, CPU, seed=0)
         store = ImageStore(images, digests, "sha", DataRecord(num_images=len(images), counts={}, images=[]))
-        measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
-        self.baselines, self.record = measurement.measure(cache, quiet=True)
+        self.measurement = BaselineMeasurement(samples, store, self.split, self.process, includes_flips, 0, CPU)
+        self.baselines, self.record = self.measurement.measure(cache, quiet=True)
         self.evaluation = Evaluation(samples, self.baselines, batch_size=16)
 
 
 def score(evaluation: Evaluation, denoise: Denoiser) -> EvaluationRow:
     """Return the row of some weights at some step."""
-    return evaluation.row(evaluation.squared_errors(denoise), "ema", 1, 16, seconds=0.0)
+    return evaluation.row(evaluation.squared_errors(denoise), "ema", 1, 16, seconds=1.23456)
 
 
 def test_levels_weigh_bands_by_their_share_of_timesteps() -> None:
@@ -79,9 +82,11 @@ def test_levels_do_without_a_band_that_no_timestep_falls_into() -> None:
 
 def test_fixed_timesteps_lie_in_the_middle() -> None:
     """A band's timesteps are cut into equal parts, and each part has the one in its middle."""
-    snr = np.repeat([100.0, 1.0, 0.01], 24)
+    snr = np.repeat([10.0, 0.1, 0.01], 240)  # the first two are the lowest of their bands
     levels = Levels.spread(snr, 24)
-    assert levels.timesteps.tolist() == list(range(1, 72, 3))
+    assert levels.timesteps.tolist() == list(range(15, 720, 30))
+    assert levels.bands == [band for band in BANDS for _ in range(4)]
+    assert levels.groups.tolist() == np.repeat(np.arange(12), 2).tolist()
 
 
 def test_standard_error_is_that_of_strata() -> None:
@@ -102,6 +107,9 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
     np.testing.assert_allclose(row.by_timestep, case.record.zero, rtol=1e-5)
     shares = np.array(case.record.shares)
     assert row.heldout_loss == pytest.approx(shares @ case.record.zero, rel=1e-5)
+    zero = case.baselines["train"].zero.reshape(12, -1).mean(axis=1)
+    assert row.fixed_train_loss == pytest.approx(shares @ zero, rel=1e-5)
+    assert (row.step, row.images_seen, row.weights, row.seconds) == (1, 16, "ema", 1.235)
     assert row.skill == pytest.approx(1 - shares @ case.record.zero / (shares @ case.record.linear), rel=1e-5)
     clean_predicting = Case(tmp_path, images, prediction_type="sample")
     alphas = clean_predicting.process.scheduler.alphas_cumprod
@@ -111,6 +119,14 @@ def test_a_model_that_says_what_a_baseline_says_scores_as_it_does(tmp_path: Path
 
     converted = score(clean_predicting.evaluation, no_noise)
     assert converted.heldout_loss == pytest.approx(row.heldout_loss, rel=1e-3)
+
+
+def test_errors_are_what_a_prediction_is_off_the_noise(tmp_path: Path) -> None:
+    """Half of the noise, predicted, leaves a quarter of its square, sample by sample."""
+    for samples in Case(tmp_path, smooth_images()).evaluation.samples.values():
+        ((_, noise, _),) = samples.batches(range(96), 96)
+        errors = samples.squared_errors(lambda *_, noise=noise: 0.5 * noise, range(96), 96)
+        torch.testing.assert_close(errors, 0.25 * noise.square().mean(dim=(1, 2, 3)))
 
 
 def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +142,9 @@ def test_each_kind_of_tuples_is_measured_by_its_own_baselines(tmp_path: Path, mo
     assert row.skill_error == pytest.approx(0, abs=1e-9)
     for number, band in enumerate(BANDS):
         groups = slice(4 * number, 4 * number + 4)
-        assert row.bands[band].skill == pytest.approx(0.3)
-        assert row.bands[band].memorizing == pytest.approx(np.mean(case.record.memorizing_train[groups]))
+        linear, memorizing = (np.mean(values[groups]) for values in (case.record.linear, case.record.memorizing_train))
+        expected = {"loss": 0.7 * linear, "linear": linear, "memorizing": memorizing, "skill": 0.3}
+        assert row.bands[band].model_dump() == pytest.approx(expected)
 
 
 def test_training_and_heldout_tuples_differ_by_their_images_alone(tmp_path: Path) -> None:
@@ -224,9 +241,20 @@ def test_parts_make_up_the_whole(num_parts: int, tmp_path: Path) -> None:
 
 def test_weights_that_give_no_number_leave_nulls(tmp_path: Path) -> None:
     """NaN and infinity become null, in a row that JSON can hold."""
-    row = score(Case(tmp_path, smooth_images()).evaluation, lambda noisy, _: noisy * float("nan"))
-    assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
-    json.dumps(row.model_dump(), allow_nan=False)
+    evaluation = Case(tmp_path, smooth_images()).evaluation
+    for value in (float("nan"), float("inf")):
+        row = score(evaluation, lambda noisy, _, value=value: torch.full_like(noisy, value))
+        assert row.heldout_loss is None and row.skill is None and set(row.by_timestep) == {None}
+        json.dumps(row.model_dump(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(40, [40, 40, 16] * 2), (1000, [64, 32] * 2)])
+def test_batches_are_as_large_as_asked_up_to_64(asked: int, sizes: list[int], tmp_path: Path) -> None:
+    """The 96 samples of each kind are measured in batches of the evaluation's size, but never of more than 64."""
+    measured: list[int] = []
+    evaluation = replace(Case(tmp_path, smooth_images()).evaluation, batch_size=asked)
+    evaluation.squared_errors(lambda noisy, _: measured.append(len(noisy)) or noisy)  # type: ignore[func-returns-value]
+    assert measured == sizes
 
 
 def test_without_heldout_images_training_images_are_measured(tmp_path: Path) -> None:
@@ -257,6 +285,137 @@ def test_baselines_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"}) and len(fits) == 5
 
 
+def test_the_cache_knows_all_that_errors_depend_on(tmp_path: Path) -> None:
+    """Images, split, schedule, flips, seed, number of samples and kind of device each have a cache of their own."""
+    images = smooth_images()
+    case, other = Case(tmp_path, images), Case(tmp_path, images, num_heldout=30, beta_schedule="scaled_linear")
+    first = case.measurement
+    fewer = fixed_samples(images, digests_of(images), case.split, 48, case.process, CPU, seed=0)
+    others = [
+        first,
+        replace(first, includes_flips=True),
+        replace(first, store=replace(first.store, sha256="other")),
+        replace(first, seed=1),
+        replace(first, device=torch.device("meta")),
+        replace(first, samples=fewer),
+        replace(first, process=other.process),
+        replace(first, split=Split(other.split.train, first.split.heldout)),
+        replace(first, split=Split(first.split.train, other.split.heldout)),
+    ]
+    assert len({one._digest() for one in others}) == len(others)
+
+
+@pytest.mark.parametrize(("num_train", "num_linear"), [(880, 880), (960, 864)])
+def test_no_baseline_is_fitted_to_the_images_it_is_measured_on(num_train: int, num_linear: int, tmp_path: Path) -> None:
+    """The 96 training images of fixed samples are left out of the linear denoiser's, if no more than a tenth are."""
+    record = Case(tmp_path, smooth_images(num_train + 40)).record
+    assert (record.num_images_linear, record.num_images_memorizing) == (num_linear, num_train)
+
+
+class Bars:
+    """Notes how far progress bars get, and how they were to be shown, in place of showing them."""
+
+    ends: ClassVar[dict[str, list[int]]] = {}
+    options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *columns: Any, **options: Any) -> None:
+        Bars.ends, Bars.options = {}, options
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+    def add_task(self, name: str, total: int) -> str:
+        self.ends[name] = [0, total]
+        return name
+
+    def advance(self, name: str, count: int) -> None:
+        self.ends[name][0] += count
+
+
+def test_measuring_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so in one line, unless it is to be quiet; on a terminal bars show how far it is, until it is done."""
+    measurement = Case(tmp_path, smooth_images()).measurement
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("COLUMNS", "40")
+    said = "measuring baselines on 160 images; cached for runs on the same images\n"
+    monkeypatch.setattr(baselines_module, "time", SimpleNamespace(perf_counter=iter((5.0, 7.04) * 4).__next__))
+    assert measurement.measure(tmp_path / "shown", quiet=False)[1].seconds == 2.0
+    assert capsys.readouterr() == ("", said)
+    monkeypatch.setattr(baselines_module, "Progress", Bars)
+    monkeypatch.setattr(baselines_module, "MAX_SAMPLES_AT_A_TIME", 70)
+    for is_terminal, quiet, is_shown in ((False, False, False), (True, True, False), (True, False, True)):
+        monkeypatch.setattr(baselines_module.Console, "is_terminal", is_terminal)
+        measurement.measure(tmp_path / f"bars-{is_terminal}-{quiet}", quiet)
+        assert Bars.options["disable"] is not is_shown
+        assert Bars.options["transient"] and Bars.options["console"].stderr
+    assert Bars.ends == {
+        "fitting a linear denoiser": [2 * 160, 2 * 160],
+        "comparing with training images": [3 * 160, 3 * 160],
+    }
+
+
+def test_baselines_meet_the_samples_at_their_noise_levels(tmp_path: Path) -> None:
+    """Each kind's errors are those of the denoisers, fitted to the training images, on these images, noise and
+    timesteps."""
+    images = smooth_images()
+    case = Case(tmp_path, images)
+
+    def chunks() -> list[torch.Tensor]:
+        return [uint8_to_signed_unit(torch.from_numpy(images[case.split.train]))]
+
+    linear = LinearDenoiser.fit(chunks, includes_flips=False)
+    for kind, samples in case.evaluation.samples.items():
+        ((clean, noise, timesteps),) = samples.batches(range(96), 96)
+        snr = case.process.snr()[timesteps].double()
+        signal, sigma = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
+        found = case.baselines[kind]
+        np.testing.assert_allclose(found.zero, noise.double().square().mean(dim=(1, 2, 3)))
+        np.testing.assert_allclose(found.linear, linear.squared_errors(clean, noise, signal, sigma), rtol=1e-6)
+        known = memorizing_squared_errors(chunks, clean, noise, signal, sigma, False)
+        np.testing.assert_allclose(found.memorizing, known, rtol=1e-6, atol=1e-12)
+
+
+def test_images_of_any_size_are_measured_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images too large for a chunk are read one by one, and a sample of each kind at a time; float64 is the CPU's where
+    the device has none."""
+    measurement = Case(tmp_path, smooth_images()).measurement
+    monkeypatch.setattr(baselines_module, "CHUNK_VALUES", 1)
+    chunks = measurement._chunks(np.arange(3), Bars(), Bars().add_task("", 3))  # type: ignore[arg-type]
+    assert [len(chunk) for chunk in chunks()] == [1, 1, 1] and measurement._samples_at_a_time == 1
+    devices = {name: replace(measurement, device=torch.device(name))._fp64_device.type for name in ("cuda", "mps")}
+    assert devices == {"cuda": "cuda", "mps": "cpu"}
+
+
+def test_the_record_has_the_baselines_by_noise_level(tmp_path: Path) -> None:
+    """Each number is the mean over the samples of a group; of the signal-to-noise ratio, of its logarithm."""
+    case = Case(tmp_path, smooth_images(), includes_flips=True)
+    levels, record = case.evaluation.samples["train"].levels, case.record
+    train, heldout = case.baselines["train"], case.baselines["heldout"]
+    snr = case.process.snr().numpy().astype(float)[levels.timesteps]
+    expected = {
+        "timesteps": levels.timesteps,
+        "zero": heldout.zero,
+        "linear": heldout.linear,
+        "linear_train": train.linear,
+        "memorizing_train": train.memorizing,
+        "memorizing_heldout": heldout.memorizing,
+    }
+    means = {
+        name: [float(values[levels.groups == group].mean()) for group in range(12)] for name, values in expected.items()
+    }
+    means["snr"] = [float(np.exp(np.log(snr[levels.groups == group]).mean())) for group in range(12)]
+    means["shares"] = levels.shares.tolist()
+    assert {name: getattr(record, name) for name in means} == {
+        name: pytest.approx(values, rel=1e-6) for name, values in means.items()
+    }
+    assert record.num_fixed_samples == 96 and record.includes_flips
+
+
 def test_baselines_never_see_heldout_images(tmp_path: Path) -> None:
     """At little noise one that knows the set by heart is right on training images and badly wrong on held-out ones."""
     record = Case(tmp_path, np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8), dtype=np.uint8)).record
@@ -267,8 +426,10 @@ def test_large_sets_are_known_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
     """Beyond the limits a part of the images stands for all; those of the training tuples are always known."""
     monkeypatch.setattr(baselines_module, "MAX_LINEAR_IMAGES", 50)
     monkeypatch.setattr(baselines_module, "MAX_MEMORIZING_VALUES", 10 * 3 * 8 * 8)
-    record = Case(tmp_path, smooth_images()).record
-    assert record.num_images_linear == 50 and 10 <= record.num_images_memorizing <= 10 + 96
+    case = Case(tmp_path, smooth_images())
+    record, order = case.record, numpy_generator(0, Purpose.BASELINES).permutation(case.split.train)
+    known = {*order[:10], *case.evaluation.samples["train"].indices}
+    assert (record.num_images_linear, record.num_images_memorizing) == (50, len(known))
     assert record.memorizing_train[0] < 1e-6
 
 
@@ -287,5 +448,7 @@ def test_tuples_may_take_turns(num_heldout: int, tmp_path: Path, monkeypatch: py
 
 def test_extreme_noise_levels_have_baselines(tmp_path: Path) -> None:
     """A long cosine schedule, whose ends are beyond float32, gives finite baselines."""
-    record = Case(tmp_path, smooth_images(), num_train_timesteps=100_000, beta_schedule="squaredcos_cap_v2").record
-    json.dumps(record.model_dump(), allow_nan=False)
+    case = Case(tmp_path, smooth_images(), num_train_timesteps=100_000, beta_schedule="squaredcos_cap_v2")
+    json.dumps(case.record.model_dump(), allow_nan=False)
+    beyond: Any = SimpleNamespace(snr=lambda: torch.tensor([float("inf"), 1.0, 0.0]))
+    assert replace(case.measurement, process=beyond)._snr.tolist() == [1e12, 1.0, 1e-12]

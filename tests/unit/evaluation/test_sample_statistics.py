@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from scipy.fft import dctn
 
 from openddpm.analysis.samples import differences
 from openddpm.data.stream import signed_unit_to_uint8
 from openddpm.evaluation import sample_statistics
 from openddpm.evaluation.sample_statistics import DataStatistics, image_statistics, measure_data
-from openddpm.record.schema import SamplesRow
+from openddpm.record.schema import SamplesRow, SampleStatistic
+from openddpm.seeding import Purpose, numpy_generator
 
 
 def gray(rows: np.ndarray, channels: int = 3) -> np.ndarray:
@@ -48,6 +50,62 @@ def test_waves_fall_into_their_octave(wavelength: float, name: str) -> None:
     found = one(gray(wave.round()))
     expected = {band: 100 / 255 / np.sqrt(2) * (band == name) for band in ("medium", "fine")}
     assert {band: found[band] for band in expected} == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 600), (1, 7, 12)])
+def test_statistics_are_those_of_scipy(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images that are not square, one or two at a time: of a large one the pixels of every third row and column
+    count, and for the waves its middle."""
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    stride, middle = (3, (slice(22, 278), slice(172, 428))) if shape[1] == 300 else (1, (slice(None), slice(None)))
+    sizes, power_of = [], sample_statistics._power
+    monkeypatch.setattr(sample_statistics, "_power", lambda chunk: sizes.append(len(chunk)) or power_of(chunk))
+    monkeypatch.setattr(sample_statistics, "CHUNK_VALUES", 2 * 3 * 256 * 256 if stride == 3 else 1)
+    order = [4, 0, 1, 3, 2]
+    found = image_statistics(images, np.array(order))
+    assert sizes == ([2, 2, 1] if stride == 3 else [1] * 5)
+    for place, index in enumerate(order):
+        values = images[index] / 255
+        seen = values[:, ::stride, ::stride]
+        power = (dctn(values[:, *middle], axes=(1, 2), norm="ortho") ** 2).mean(axis=0)
+        row, column = (np.arange(size) / size for size in power.shape)
+        frequency = np.hypot(row[:, None], column)
+        expected = {"brightness": seen.mean(), "contrast": seen.mean(axis=0).std()}
+        if shape[0] == 3:
+            expected["colour"] = (seen.max(axis=0) - seen.min(axis=0)).mean()
+        for name, low, high in (("medium", 0.25, 0.5), ("fine", 0.5, 2.0)):
+            expected[name] = np.sqrt(power[(frequency >= low) & (frequency < high)].sum() / frequency.size)
+        assert {name: values[place] for name, values in found.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_samples", [3, 100])
+def test_samples_are_compared_with_groups_of_training_images(num_samples: int) -> None:
+    """The limits are the extremes of 10,000 groups of as many images; groups of 64 stand for larger ones, whose means
+    lie closer together. The mean over few training images is uncertain itself, and so all is a little wider."""
+    values = np.random.default_rng(0).random(50)
+    samples = np.random.default_rng(1).integers(0, 256, (num_samples, 1, 4, 4), dtype=np.uint8)
+    size, wider = min(num_samples, 64), np.sqrt(1 + num_samples / 50)
+    groups = numpy_generator(5, Purpose.DATA_GROUPS).integers(50, size=(10_000, size))
+    deviations = (values[groups].mean(axis=1) - values.mean()) * np.sqrt(size / num_samples) * wider
+    expected = SampleStatistic(
+        samples=(samples / 255).mean(),
+        data=values.mean(),
+        error=values.std() / np.sqrt(num_samples) * wider,
+        low=values.mean() + deviations.min(),
+        high=values.mean() + deviations.max(),
+    )
+    found = DataStatistics({"brightness": values}, seed=5).compare(samples)["brightness"]
+    assert found.model_dump() == pytest.approx(expected.model_dump())
+
+
+def test_of_many_images_a_random_choice_is_measured() -> None:
+    """Of 3000 images 2048 are measured, each once, wherever they lie."""
+    images = (np.arange(3000) % 256).astype(np.uint8).reshape(-1, 1, 1, 1)
+    measured = measure_data(images, np.arange(1000, 3000), 0).per_image["brightness"]
+    assert len(measured) == 2000
+    chosen = measure_data(np.repeat(images, 2, axis=3), np.arange(3000), 0).per_image["brightness"] * 255
+    assert len(chosen) == 2048 and 125 < chosen.mean() < 131
+    np.testing.assert_allclose(measured * 255, images[1000:, 0, 0, 0], atol=1e-4)
 
 
 def test_large_images_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,25 @@
 import gc
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from openddpm.api import train
+from openddpm.errors import UserError
 from openddpm.training import checkpoint
 from openddpm.training.checkpoint import (
     InvalidCheckpoint,
+    checkpoint_row,
+    is_valid,
     list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
+    remove_checkpoints,
     verify_checkpoint,
     weights_files,
     write_checkpoint,
@@ -35,7 +41,7 @@ TENSORS = {
 
 def write(folder: Path, step: int = 1) -> Path:
     """Publish a checkpoint of TENSORS."""
-    return write_checkpoint(folder, "run", TENSORS, {"step": step, "images": 4})
+    return write_checkpoint(folder, "run", TENSORS, {"step": step, "images_seen": 4})
 
 
 def test_what_is_written_is_whole(tmp_path: Path) -> None:
@@ -52,10 +58,37 @@ def test_what_is_written_is_whole(tmp_path: Path) -> None:
     for stem, content in TENSORS.items():
         assert content.keys() == loaded.tensors[stem].keys()
         assert all(torch.equal(tensor, loaded.tensors[stem][name]) for name, tensor in content.items())
+    assert (loaded.folder, loaded.skipped) == (folder, [])
+    assert loaded.scalars == {"step": 1, "images_seen": 4, "run_id": "run"}
+    with safe_open(folder / "ema.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert folder == tmp_path / "checkpoints" / "step-00000001" and list(folder.parent.iterdir()) == [folder]
+    row = checkpoint_row(folder)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    del hashes["manifest.json"]
+    assert (row.step, row.images_seen, row.sha256) == (1, 4, hashes)
+    assert row.exported_sha256 == hashes["ema.safetensors"]
+
+
+def test_checkpoints_are_told_by_their_names(tmp_path: Path) -> None:
+    """Published ones are listed by step; they and partial ones are removed, and what else lies there is not."""
+    parent = tmp_path / "checkpoints"
+    published = [parent / f"step-{step}" for step in ("00000002", "00000010", "99999999", "100000000")]
+    other = [parent / name for name in ("step-1", "step-00000003-old", "my-step-00000003", "notes")]
+    for folder in (*other, *published[::-1], parent / ".partial-step-00000004"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    assert list_checkpoints(tmp_path) == published
+    remove_checkpoints(tmp_path)
+    assert sorted(parent.iterdir()) == sorted(other)
+    assert load_checkpoint(tmp_path, "run", "latest") is None
 
 
 def test_weights_are_known_by_their_names(tmp_path: Path) -> None:
-    """A checkpoint may hold any number of averages; one that holds a file of another kind is not valid."""
+    """A checkpoint may hold any number of averages, or none; one that holds a file of another kind is not valid."""
+    without = {stem: TENSORS[stem] for stem in ("unet", "optimizer")}
+    folder = write_checkpoint(tmp_path / "without", "run", without, {"step": 1})
+    assert weights_files(verify_checkpoint(folder, "run")) == {"raw": "unet.safetensors"}
     averages = {"ema-0.050": TENSORS["ema"], "ema-0.1": TENSORS["ema"]}
     files = verify_checkpoint(write_checkpoint(tmp_path, "run", {**TENSORS, **averages}, {"step": 1}), "run")
     assert weights_files(files) == {
@@ -68,6 +101,94 @@ def test_weights_are_known_by_their_names(tmp_path: Path) -> None:
         folder = write_checkpoint(tmp_path / stem, "run", {**TENSORS, stem: TENSORS["ema"]}, {"step": 1})
         with pytest.raises(InvalidCheckpoint, match="other files"):
             verify_checkpoint(folder, "run")
+
+
+def rewritten(path: Path, change: Callable[[Any], Any]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "ema.safetensors is missing": lambda folder: (folder / "ema.safetensors").unlink(),
+    "state.json has 4 bytes, expected [0-9]+": lambda folder: (folder / "state.json").write_text("null"),
+    "unet.safetensors has another sha256 than in manifest.json": lambda folder: flipped(
+        folder / "unet.safetensors", -1
+    ),
+    "manifest.json lists other files than those of a checkpoint": lambda folder: rewritten(
+        folder / "manifest.json", lambda content: content["files"].pop("optimizer.safetensors")
+    ),
+    "unreadable: FileNotFoundError": lambda folder: (folder / "manifest.json").unlink(),
+    "unreadable: KeyError": lambda folder: (folder / "manifest.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_whole_is_passed_over(fault: str, tmp_path: Path) -> None:
+    """The newest valid checkpoint is loaded; why newer ones were not is told, and refused if none is left."""
+    earlier, damaged = write(tmp_path, 1), write(tmp_path, 2)
+    FAULTS[fault](damaged)
+    assert is_valid(earlier, "run") and not is_valid(damaged, "run") and not is_valid(earlier, "another run")
+    with pytest.raises(InvalidCheckpoint, match=f"^{fault}$"):
+        verify_checkpoint(damaged, "run")
+    loaded = load_checkpoint(tmp_path, "run", "latest")
+    assert loaded is not None and loaded.folder == earlier
+    assert len(loaded.skipped) == 1 and loaded.skipped[0].startswith("step-00000002: ")
+    with pytest.raises(InvalidCheckpoint):  # which an earlier save has published, and could not sync
+        write(tmp_path, 2)
+    assert list_checkpoints(tmp_path) == [earlier]
+    with pytest.raises(UserError, match=r"no valid checkpoint in .*\nstep-00000001: it belongs to another run"):
+        load_checkpoint(tmp_path, "another run", "latest")
+
+
+def test_a_checkpoint_is_asked_for_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, or its path from the run or from here; another folder is refused, with what there is."""
+    folders = [write(tmp_path, step) for step in (1, 2)]
+    monkeypatch.chdir(tmp_path.parent)
+    for asked in ("step-00000001", "checkpoints/step-00000001", f"{tmp_path.name}/checkpoints/step-00000001"):
+        loaded = load_checkpoint(tmp_path, "run", asked)
+        assert loaded is not None and loaded.folder == folders[0]
+    for step, there in ((3, "step-00000001, step-00000002"), (1, "none")):
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(tmp_path, "run", f"step-0000000{step}")
+        assert caught.value.found == f"'step-0000000{step}' is not a checkpoint of the run in '{tmp_path}'"
+        assert caught.value.hint == f"It has: {there}"
+        remove_checkpoints(tmp_path)
+
+
+def test_nothing_stays_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written is removed, as is what a killed save has left; a published one is not written again."""
+    folder = write(tmp_path)
+    (folder.parent / ".partial-step-00000009").mkdir()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "sync_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        write(tmp_path, 2)
+    assert list(folder.parent.iterdir()) == [folder]
+    assert write(tmp_path) == folder
+    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "_write_files", full)
+    with pytest.raises(OSError, match="no space left"):  # not that there is no folder to remove
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(Intended, "is_in", full)
+    with pytest.raises(InvalidCheckpoint, match=r"^unreadable: OSError$"):
+        write(tmp_path, 2)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_is_written_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file of tensors, then the folder, before it is published; then the folder that it is published in."""
+    synced: list[str] = []
+    for name in ("sync_file", "fsync_folder"):
+        monkeypatch.setattr(checkpoint, name, lambda path: synced.append(path.name))
+    write(tmp_path)
+    files = [f"{stem}.safetensors" for stem in TENSORS]
+    assert synced == [*files, ".partial-step-00000001", "checkpoints"]
 
 
 def test_each_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +287,23 @@ def test_a_header_of_other_tensors_is_refused(tmp_path: Path) -> None:
         Intended.of_tensors(tmp_path / "file.safetensors", TENSORS["ema"], {"format": "np"})
 
 
-def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
-    """All but the newest are removed."""
+def test_pruning_keeps_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the newest are removed; one that cannot be is told, and does not keep the others."""
     for step in (1, 2, 3):
         write(tmp_path, step)
     assert prune_checkpoints(tmp_path, 2) is None
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    remove_folder = checkpoint.remove_folder
+
+    def busy(folder: Path) -> None:
+        if folder.name == "step-00000002":
+            raise OSError("in use")
+        remove_folder(folder)
+
+    monkeypatch.setattr(checkpoint, "remove_folder", busy)
+    write(tmp_path, 4)
+    assert prune_checkpoints(tmp_path, 1) == "in use"
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")

@@ -1,9 +1,12 @@
 """The average of the weights is diffusers' own, computed in fewer passes."""
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
-from openddpm.training.ema import LerpEMA
+from openddpm.config import TrainConfig
+from openddpm.training.ema import LerpEMA, build_averages
+from tiny import TINY_UNET
 
 
 def _weights() -> list[torch.nn.Parameter]:
@@ -42,3 +45,15 @@ def test_average_of_frozen_weights_alone() -> None:
             weight.data += 1
         ema.step(weights)  # its decay is 0
         assert all(torch.equal(average, weight) for average, weight in zip(ema.shadow_params, weights, strict=True))
+
+
+def test_a_run_averages_as_its_options_say() -> None:
+    """Decay and warm-up are those asked for; without EMA there is no average."""
+    unet = UNet2DModel(sample_size=8, **TINY_UNET)
+    config = TrainConfig(ema_max_decay=0.6, ema_inv_gamma=2.0, ema_power=0.5)
+    options = {"decay": 0.6, "use_ema_warmup": True, "inv_gamma": 2.0, "power": 0.5, "foreach": True}
+    averages = build_averages(config, unet)
+    ours, theirs = vars(averages["ema"]), vars(EMAModel(unet.parameters(), **options))
+    assert len(ours.pop("shadow_params")) == len(theirs.pop("shadow_params"))
+    assert (list(averages), ours) == (["ema"], theirs)
+    assert build_averages(TrainConfig(use_ema=False), unet) == {}

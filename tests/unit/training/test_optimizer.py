@@ -1,6 +1,7 @@
-"""Optimizers other than AdamW, and the weights that training begins with."""
+"""Optimizers, the learning rate, and the weights that training begins with."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,46 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import zero_residuals
 from openddpm.errors import UserError
+from openddpm.record.schema import Resumption
 from openddpm.training.loop import fit
-from openddpm.training.optimizer import build_optimizer
+from openddpm.training.optimizer import build_optimizer, learning_rate_schedule
 from openddpm.training.setup import prepare
 from tiny import TINY_UNET, differing, exact_metrics, newest_tensors, tiny_config, tiny_images
 
 WIDE_UNET = {**TINY_UNET, "sample_size": 8, "block_out_channels": [16, 32]}
+ADAM = {"learning_rate": 0.5, "adam_beta1": 0.8, "adam_beta2": 0.9, "adam_weight_decay": 0.03, "adam_epsilon": 1e-5}
+
+
+@pytest.mark.parametrize(("device", "is_fused"), [("cpu", True), ("cuda", True), ("mps", False)])
+def test_adamw_has_the_options(device: str, is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW is given all that was asked for, and is fused where torch has that."""
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, **options: (list(parameters), options))
+    weight = SimpleNamespace(device=torch.device(device))
+    unet: Any = SimpleNamespace(parameters=lambda: iter([weight]))
+    options = {"lr": 0.5, "betas": (0.8, 0.9), "weight_decay": 0.03, "eps": 1e-5, "fused": is_fused}
+    assert build_optimizer(unet, TrainConfig(**ADAM)) == ([weight], options)
+
+
+def test_muon_has_the_options() -> None:
+    """Both kinds of weights have one learning rate and weight decay; the rest is AdamW's; no kind is there in vain."""
+    groups = build_optimizer(UNet2DModel(**WIDE_UNET), TrainConfig(optimizer="muon", **ADAM)).param_groups
+    shared = {"lr": 0.5, "weight_decay": 0.03}
+    expected: list[dict[str, Any]] = [
+        {**shared, "use_muon": True, "use_adjusted_lr": True},
+        {**shared, "use_muon": False, "betas": (0.8, 0.9), "eps": 1e-5},
+    ]
+    assert [{key: group[key] for key in kind} for group, kind in zip(groups, expected, strict=True)] == expected
+    unet: Any = torch.nn.Linear(3, 3)
+    assert [group["use_muon"] for group in build_optimizer(unet, TrainConfig(optimizer="muon")).param_groups] == [False]
+
+
+def test_the_learning_rate_follows_from_the_step() -> None:
+    """It warms up, falls as asked for to 0 at the end, and is lower from each rollback on, by the factors of all."""
+    options = TrainConfig(learning_rate=0.8, lr_scheduler="linear", lr_warmup_steps=4)
+    resumptions = [Resumption(step=step, time="", learning_rate_factor=0.5) for step in (6, 8)]
+    learning_rate_at = learning_rate_schedule(options, 12, resumptions)
+    expected = [0.0, 0.2, 0.4, 0.6, 0.8, 0.7, 0.6 / 2, 0.5 / 2, 0.4 / 4, 0.3 / 4, 0.2 / 4, 0.1 / 4, 0.0]
+    assert [learning_rate_at(step) for step in range(13)] == pytest.approx(expected)
 
 
 def test_muon_takes_all_weights_once() -> None:

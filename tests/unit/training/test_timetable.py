@@ -1,6 +1,6 @@
 """When a run is evaluated and previewed."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +16,12 @@ from openddpm.training.timetable import (
     MAX_SHARE_OF_A_FILM_STRIP,
     MAX_SHARE_OF_PREVIEWS,
     MAX_SHARE_OF_TIME,
-    MOST_PREVIEWS,
     Timetable,
+    _increasingly_spaced,
     make_timetable,
 )
 
+CHEAP = {"eval_batch_size": 1, "num_inference_steps": 1}
 COSTS = {"preview_images": 100.0, "fixed_sample_images": 1.0}
 
 
@@ -94,7 +95,8 @@ def test_a_run_too_short_for_its_share_still_has_enough_for_a_trend() -> None:
     """A run of a minute is evaluated four times, its end included; one of seconds at its end only."""
     timetable = make_timetable(TrainConfig(), 100, num_train=100_000, num_processes=1)
     assert evaluations(timetable) == [12, 25, 50, 100]
-    assert evaluations(make_timetable(TrainConfig(), 10, num_train=100_000, num_processes=1)) == [10]
+    for steps, expected in ((10, [10]), (75, [75]), (80, [10, 20, 40, 80])):  # 5 evaluations of 48 cost 0.3 of 80 steps
+        assert evaluations(make_timetable(TrainConfig(), steps, num_train=100_000, num_processes=1)) == expected
 
 
 def test_previews_come_as_epochs_end() -> None:
@@ -158,8 +160,115 @@ def test_a_run_without_end_is_planned_as_others_are(num_train: int, total_steps:
     """A run that is to go on until it is stopped has a plan at once, of no more previews than can be listed."""
     timetable = planned(num_train, max_train_steps=total_steps)
     steps = timetable.preview_steps
-    assert FILM_STRIP < len(steps) + 1 <= MOST_PREVIEWS
+    assert FILM_STRIP < len(steps) + 1 <= 1000
     assert steps[-1] >= 0.9 * total_steps
+
+
+@pytest.mark.parametrize("num_train", [1, 90])
+@pytest.mark.parametrize("total_steps", [5, 50, 1000])
+def test_a_batch_may_be_many_epochs(num_train: int, total_steps: int) -> None:
+    """A batch far larger than the data set, with previews that cost little, has a plan like any other."""
+    cheap = {"train_batch_size": 512, "eval_batch_size": 4, "num_inference_steps": 2}
+    timetable = planned(num_train, max_train_steps=total_steps, **cheap)
+    steps = timetable.preview_steps
+    assert 0 < len(steps) < total_steps and list(steps) == sorted(set(steps))
+    assert previews_share(timetable, 2 * 4 * 2, FORWARD_COST) <= MAX_SHARE_OF_A_FILM_STRIP
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "expected"),
+    [
+        (  # 6,000 of 200,000 fixed samples in the time of training: 27 evaluations of 192 and 4 more; 25 previews
+            (20_000, 5_488, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6),
+                preview_steps=(
+                    *(343, 686, 1029, 1372, 1715, 2058, 2401, 2744, 3087, 3430, 3773, 4459),
+                    *(5488, 6174, 7203, 8232, 9261, 10290, 11662, 12691, 14063, 15435, 16807, 18522),
+                ),
+            ),
+        ),
+        (  # 600 of 20,000: 8 of 48 and 4 more; 2 previews are a twentieth of the time, 8 a fifth
+            (2_000, 99_488, 1),
+            {},
+            Timetable(
+                *(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6),
+                preview_steps=(31, 125, 250, 500, 750, 1250, 1500),
+            ),
+        ),
+        (  # as many epochs as a film strip has previews before its end
+            (2_000, 4_000, 1),
+            {},
+            Timetable(*(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6), preview_steps=(*range(250, 1751, 250),)),
+        ),
+        (  # one fewer
+            (2_000, 5_000, 1),
+            {},
+            Timetable(
+                *(2_000, 16, None, 250, (31, 62, 125), 48, 640.0, 1.6),
+                preview_steps=(31, 125, 250, 500, 750, 1250, 1500),
+            ),
+        ),
+        (  # 24 previews are affordable, but there are 8 epochs
+            (20_000, 38_000, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6), preview_steps=(*range(2375, 19_001, 2375),)
+            ),
+        ),
+        (  # 3 epochs: a film strip
+            (20_000, 99_488, 1),
+            {},
+            Timetable(
+                *(20_000, 16, None, 741, (92, 185, 370), 192, 640.0, 1.6),
+                preview_steps=(370, 1482, 2964, 5187, 8151, 11115, 15561),
+            ),
+        ),
+        (  # 2,400 of 80,000 are too few for 96
+            (8_000, 10**9, 4),
+            {"train_batch_size": 4, "save_images_epochs": 1},
+            Timetable(8_000, 16, 10**9, 174, (21, 43, 87), 48, 2560.0, 1.6),
+        ),
+        (  # 5 previews are a fifth of the time
+            (1_000, 99_488, 1),
+            {},
+            Timetable(*(1_000, 16, None, 500, (62, 125, 250), 48, 640.0, 1.6), preview_steps=(62, 125, 250, 500)),
+        ),
+        (  # 2,688 of 89,600: 24 of 96 and 4 more
+            (8_960, 10**9, 4),
+            {"train_batch_size": 4, "save_images_epochs": 1},
+            Timetable(8_960, 16, 10**9, 374, (46, 93, 187), 96, 2560.0, 1.6),
+        ),
+        ((700, 10**9, 1), {}, Timetable(700, 16, None, 700, (87, 175, 350), 48, 640.0, 1.6, (87, 350))),
+        ((100, 750, 1), {}, Timetable(100, 16, None, 100, (12, 25, 50), 48, 640.0, 1.6)),
+        (  # previews that cost little: at the ends of 3 epochs, as there are no more evaluations
+            (100, 500, 1),
+            CHEAP,
+            Timetable(100, 16, None, 100, (12, 25, 50), 48, 0.8, 1.6, (32, 63, 94)),
+        ),
+        (  # no epoch ends; an early evaluation after 0 steps is none
+            (5, 10**6, 1),
+            {**CHEAP, "train_batch_size": 512},
+            Timetable(5, 512, None, 5, (0, 1, 2), 48, 0.8, 1.6, (1, 2)),
+        ),
+        (  # each step is an epoch
+            (8, 16, 1),
+            {**CHEAP, "use_ema": False},
+            Timetable(8, 16, None, 8, (), 48, 0.4, 0.8, (1, 2, 3, 4, 5, 6, 7)),
+        ),
+        (  # 640,000 of 21,333,333: 3,329 of 192 and 4 more
+            (100_000, 99_488, 4),
+            {"train_batch_size": 128, "use_ema": False, "mixed_precision": "bf16", "save_images_epochs": 10},
+            Timetable(100_000, 512, 994_880, 31, (3, 7, 15), 192, 3840.0, 2.4),
+        ),
+    ],
+)
+def test_plans_are_these(run: tuple[int, int, int], options: dict[str, Any], expected: Timetable) -> None:
+    """Runs long and short have the plans that follow from the shares of time, written out."""
+    found = make_timetable(TrainConfig(**options), *run)
+    costs = {name: pytest.approx(getattr(expected, name)) for name in ("preview_images", "fixed_sample_images")}
+    assert asdict(found) == {**asdict(expected), **costs}
 
 
 def test_every_epoch_is_previewed_where_epochs_are_long() -> None:
@@ -211,6 +320,19 @@ def test_a_run_keeps_its_previews() -> None:
     assert set(previews(shorter)) - {shorter.total_steps} < set(old.preview_steps)
 
 
+@pytest.mark.parametrize(
+    ("total_steps", "planned_anew", "expected"),
+    [(300, (40, 200), (25, 60)), (1000, (40, 900), (25, 60, 300)), (2000, (40, 1000, 1500), (25, 60, 300, 1500))],
+)
+def test_a_run_keeps_what_was_planned(
+    total_steps: int, planned_anew: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """All of it, up to the new end; at its old end a run had a preview in any case."""
+    old = Timetable(1000, 16, None, 100, (12, 25, 50), 48, **COSTS, preview_steps=(25, 60, 300))
+    other = Timetable(total_steps, 16, None, 70, (3,), 96, **COSTS, preview_steps=planned_anew)
+    assert other.keeping(begun(old)) == replace(old, total_steps=total_steps, preview_steps=expected)
+
+
 def test_previews_asked_for_later_replace_the_plan() -> None:
     """--save_images_epochs, given to a run that began with a plan, says when from then on; and the other way round."""
     asked, plan = planned(750, num_epochs=100, save_images_epochs=7), planned(750, num_epochs=100)
@@ -221,7 +343,30 @@ def test_previews_asked_for_later_replace_the_plan() -> None:
 def test_a_planned_preview_is_evaluated_once_a_stretch() -> None:
     """Evaluations are at the first planned preview of a stretch, not counting one that an early evaluation has."""
     timetable = Timetable(
-        1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300)
+        1000, 16, None, 100, (12, 25, 50), num_fixed_samples=48, **COSTS, preview_steps=(25, 60, 70, 230, 240, 300, 501)
     )
-    assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 600, 700, 800, 900, 1000]
+    assert evaluations(timetable) == [12, 25, 50, 60, 200, 230, 400, 500, 501, 700, 800, 900, 1000]
     assert evaluations(replace(timetable, preview_steps=()))[:5] == [12, 25, 50, 100, 200]
+
+
+def test_pauses_are_counted_in_steps() -> None:
+    """Previews and evaluations, those at the end included, in the time of so many steps of 16 images."""
+    timetable = Timetable(1000, 16, None, 150, (18, 37, 75), 48, 100.0, 0.5, preview_steps=(25, 60))
+    assert timetable.pauses_in_steps == (3 * 100 + 10 * 24) / 16
+    assert replace(timetable, images_per_preview=1700).pauses_in_steps == (10 * 100 + 10 * 24) / 16
+
+
+@pytest.mark.parametrize(
+    ("rising", "expected"),
+    [
+        (range(1, 101), [4, 16, 36, 64]),
+        (range(10, 101, 10), [10, 20, 40, 60]),
+        ([1, 10, 22, 36, 64], [1, 22, 36, 64]),  # 16 lies halfway between two: the later one
+        ([1, 2, 3, 4, 5], [2, 3, 4, 5]),  # which lie far before the end
+        ([4, 16, 36, 50, 64], [4, 16, 36, 64]),
+        ([7, 8, 9, 50], [7, 8, 9, 50]),
+    ],
+)
+def test_previews_lie_at_the_squares(rising: Any, expected: Any) -> None:
+    """Of 4 the n-th is nearest to 100 (n / 5)^2, but for what is taken and what the others need; 4 are all taken."""
+    assert _increasingly_spaced(rising, 100, 4) == expected
