@@ -56,8 +56,8 @@ TERMS: dict[str, Term] = {
     ),
     "reference_band": Term(
         "other seeds",
-        "Where the held-out loss lies, over the whole course, of 95 % of runs that differ from the reference in the seed "
-        "alone.",
+        "Where the held-out loss of 95 % of all runs stays from beginning to end, if they differ from the reference in "
+        "their seed alone.",
     ),
     "memorizing": Term(
         "memorizes",
