@@ -42,6 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "preview_solver": "dpmsolver++",
         "num_inference_steps": 15,
         "output_dir": "runs/digits-8",
+        "follow": "digits-8",
     },
     "pokemon-64": {
         "dataset": "huggan/pokemon",

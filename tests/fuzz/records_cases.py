@@ -13,7 +13,6 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,22 @@ from mutations import mutate_bytes
 from safetensors.numpy import save_file
 
 from made_up_run import write_made_up_run
+from made_up_seeds import another_seed
 from openddpm.analysis.verdict import judge
 from openddpm.cli.main import main
+from openddpm.comparison.compare import compare
+from openddpm.comparison.following import Follower
 from openddpm.config import recorded_config
 from openddpm.errors import UserError
 from openddpm.record.data_record import ImageFinding
-from openddpm.record.reader import read_run_folder, read_run_record
+from openddpm.record.reader import RunFolder, read_run_folder, read_run_record
 from openddpm.record.writer import (
     BASELINES_FILE,
     CHECKPOINTS_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    REFERENCE_BAND_FILE,
     RUN_FILE,
     SAMPLES_FILE,
     VERDICT_FILE,
@@ -51,6 +54,7 @@ RECORD_FILES = (
     BASELINES_FILE,
     DATA_FILE,
     VERDICT_FILE,
+    REFERENCE_BAND_FILE,
 )
 CHECKPOINT = "checkpoints/step-00000060"
 CHECKPOINT_FILES = ("state.json", "manifest.json", "unet.safetensors")
@@ -81,9 +85,9 @@ def cases() -> Callable[[random.Random], str]:
     """Return what runs one case and says what was wrong with it; "" if nothing was."""
     scratch = Path(tempfile.mkdtemp(prefix="openddpm-fuzz-"))
     build.get_plotlyjs = lambda: ""  # 5 MB a page, the same in each
-    build._environment = cache(build._environment)
     drawn = curves.curves_png
     wholes = [_whole_run(scratch / f"whole-{index}", **state) for index, state in enumerate(_STATES)]
+    seeds = _seeds(read_run_folder(wholes[0]))
 
     def run(rng: random.Random) -> str:
         folder = scratch / "run"
@@ -91,7 +95,7 @@ def cases() -> Callable[[random.Random], str]:
         try:
             damaged = _damage(folder, rng)
             curves.curves_png = drawn if damaged & {METRICS_FILE, EVALUATIONS_FILE} else lambda run: b""  # it is slow
-            return _fault_of(folder)
+            return _fault_of(folder, seeds)
         finally:
             shutil.rmtree(folder)
 
@@ -122,8 +126,15 @@ def _whole_run(folder: Path, **state: Any) -> Path:
     _sign(checkpoint)
     verdict = read_run_folder(folder)
     words = judge(verdict.run, verdict.metrics, verdict.evaluations, verdict.baselines, verdict.samples)
-    (folder / VERDICT_FILE).write_text(words.model_dump_json())
+    follower = Follower("seeds", _seeds(verdict), verdict)
+    following = {"following": follower.following()}
+    (folder / VERDICT_FILE).write_text(words.model_copy(update=following).model_dump_json())
+    (folder / REFERENCE_BAND_FILE).write_text(follower.band_record().model_dump_json())
     return folder
+
+
+def _seeds(run: RunFolder) -> list[RunFolder]:
+    return [another_seed(run, seed) for seed in range(3)]
 
 
 def _sign(checkpoint: Path) -> None:
@@ -235,10 +246,25 @@ def _as_bytes(tree: Any) -> bytes:
     return text.encode()
 
 
-def _fault_of(folder: Path) -> str:
+def _fault_of(folder: Path, seeds: list[RunFolder]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return _fault_of_report(folder) or _fault_of_resumption(folder)
+        return _fault_of_report(folder) or _fault_of_comparison(folder, seeds) or _fault_of_resumption(folder)
+
+
+def _fault_of_comparison(folder: Path, seeds: list[RunFolder]) -> str:
+    """Compare the run with others, and others with it."""
+    try:
+        run = read_run_folder(folder)
+        for answer in (compare(run, seeds).answer(), compare(seeds[0], [run, *seeds[1:]]).answer()):
+            json.dumps(answer, allow_nan=False)
+            if not answer["sentence"].isprintable():
+                return f"unprintable comparison: {answer['sentence']!r}"
+    except UserError as error:
+        return _unfit(str(error))
+    except BaseException as error:
+        return f"compare: {_told(error)}"
+    return ""
 
 
 def _fault_of_report(folder: Path) -> str:

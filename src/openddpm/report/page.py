@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -19,19 +20,27 @@ def render_page(template: str, *, scripts: Sequence[str], data: Any, **context: 
         data: JSON for the scripts; NaN and infinities are refused.
         context: of the template. Everything in it is escaped.
     """
-    environment = Environment(
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=content_security_policy(scripts),
+            style=Markup(asset("report.css")),
+            scripts=[Markup(script) for script in scripts],
+            data=Markup(json_for_html(data)),
+            **context,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(
-        policy=content_security_policy(scripts),
-        style=Markup(asset("report.css")),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(json_for_html(data)),
-        **context,
     )
 
 

@@ -487,7 +487,7 @@ TEXTS: list[tuple[Case, str, dict[str, str]]] = [
         "duration",
         {
             "what": "160,000 images of 2,268 GFLOP each take 21 days or more on this CPU",
-            "hint": "Use a smaller --model (unet-16, unet-32, unet-64), fewer steps, or a GPU.",
+            "hint": "Use a smaller --model (unet-8, unet-16, unet-32, unet-64), fewer steps, or a GPU.",
         },
     ),
     (

@@ -313,6 +313,7 @@ def test_the_whole_verdict() -> None:
         **{"code": "learning", "step": 128, "images_seen": 1280, "skill": 0.3, "weights": "ema"},
         "sentence": f"It works and is still learning. On images it has never seen {BETTER}.",
         "forecast": None,
+        "following": None,
         "evidence": [
             {
                 **{"name": "skill", "kind": "good", "value": 0.3, "error": 0.02},
