@@ -40,6 +40,7 @@ def train(name: str, seed: int, folder: Path) -> None:
         SystemExit: the run fails, or the folder holds one of another recipe.
     """
     options = ["--recipe", name, "--seed", str(seed), "--output_dir", str(folder), "--report_to", "none"]
+    options.append("--no-follow")
     if (folder / RUN_FILE).exists():
         record = read_run_record(folder)
         if differences := config_differences(TrainConfig(recipe=name, seed=seed), recorded_config(record.config)):
