@@ -173,15 +173,15 @@ def test_a_unet_can_be_trained_again_in_another_precision(tmp_path: Path) -> Non
 
 
 def test_overwriting_removes_only_what_runs_leave(tmp_path: Path) -> None:
-    """With --overwrite_output_dir strangers' files stay, in the run folder and in each of its sub-folders."""
+    """With --overwrite_output_dir files of others stay, in the run folder and in each of its sub-folders."""
     _train(tmp_path, "run", max_train_steps=2)
     folder = tmp_path / "run"
-    strangers = [folder / name / "mine.txt" for name in (".", "unet", "samples", "checkpoints", "generated")]
-    for path in strangers:
+    others = [folder / name / "mine.txt" for name in (".", "unet", "samples", "checkpoints", "generated")]
+    for path in others:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     _train(tmp_path, "run", max_train_steps=3, overwrite_output_dir=True)
-    assert [path.read_text() for path in strangers] == ["mine"] * 5
+    assert [path.read_text() for path in others] == ["mine"] * 5
     assert [path.name for path in (folder / "checkpoints").glob("step-*")] == ["step-00000003"]
 
 

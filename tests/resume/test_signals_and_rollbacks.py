@@ -109,7 +109,7 @@ def test_a_shorter_run_than_was_done_is_refused(tmp_path: Path) -> None:
 def test_rollback_passes_over_what_cannot_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]
 ) -> None:
-    """Neither the state right before the fault nor a damaged checkpoint is gone back to."""
+    """Neither the state right before the error nor a damaged checkpoint is gone back to."""
 
     def damage() -> None:
         (checkpoints_folder(tmp_path / "run") / "step-00000006" / "state.json").write_text("{}")

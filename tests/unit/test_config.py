@@ -113,8 +113,8 @@ def test_all_errors_come_at_once() -> None:
     """Whatever is wrong is said in one go, a line for each option, also beside an unknown recipe."""
     with pytest.raises(UserError) as error:
         TrainConfig(recipe="none", resolution=1, seed="x", optimizer="adam", beta_schedule="cosine")
-    faults = [line.split(": ")[0].split(" '")[0] for line in error.value.found.splitlines()]
-    assert sorted(faults) == ["beta_schedule", "optimizer", "resolution", "seed", "unknown recipe"]
+    wrong = [line.split(": ")[0].split(" '")[0] for line in error.value.found.splitlines()]
+    assert sorted(wrong) == ["beta_schedule", "optimizer", "resolution", "seed", "unknown recipe"]
 
 
 def test_options_beside_a_recipe_win() -> None:

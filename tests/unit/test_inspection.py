@@ -275,7 +275,7 @@ def test_names_and_options_are_data(tmp_path: Path) -> None:
 
 
 def test_the_caller_hears_of_progress(tmp_path: Path) -> None:
-    """After each image, refused ones too, the caller is told of how many."""
+    """After each image, refused ones too, the caller learns how many."""
     folder = write_tiny_folder(tmp_path / "images", 5)
     (folder / "empty.png").write_bytes(b"")
     told: list[int] = []

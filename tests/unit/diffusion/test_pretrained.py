@@ -82,7 +82,7 @@ def test_what_differs_is_said(
 def test_options_that_do_not_go_with_the_weights(
     scheduler: dict[str, Any], options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    """A model that predicts one thing is never trained on as if it predicted another; other misfits are told too."""
+    """A model that predicts one thing is never trained as if it predicted another; other misfits are reported too."""
     write_pipeline(tmp_path, scheduler)
     with pytest.raises(UserError, match=words):
         find_pretrained(config_for(tmp_path, **options))

@@ -193,7 +193,7 @@ def test_betas_grow_as_timesteps_are_fewer() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 def test_too_few_timesteps_are_refused(schedule: str) -> None:
-    """Where a beta would reach 1, the number is told, and what to take; cosine noise has no such limit."""
+    """Where a beta would reach 1, the message gives the number, and what to take; cosine noise has no such limit."""
     options = {"dataset": "images", "num_inference_steps": 1}
     with pytest.raises(UserError, match=r"num_train_timesteps: found 20; .* = 1, .* 21 or more"):
         TrainConfig(num_train_timesteps=20, beta_schedule=schedule, **options)

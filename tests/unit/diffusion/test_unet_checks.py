@@ -123,7 +123,7 @@ def test_sample_sizes_that_mean_the_resolution(size: Any) -> None:
 
 
 def test_a_unet_of_too_many_levels_is_refused() -> None:
-    """A caller's UNet that halves its images more often than they can be is told, with the size that would do."""
+    """A caller's UNet that halves its images more often than they can be is reported, with the size that would do."""
     unet = UNet2DModel(
         sample_size=4,
         block_out_channels=(8,) * 4,

@@ -73,7 +73,7 @@ def test_settings_that_cannot_learn_are_caught_by_learning(options: dict[str, An
 
 
 def test_a_model_frozen_but_for_a_little_does_not_learn(tmp_path: Path) -> None:
-    """Where only the output's bias can move, the frozen weights are counted, and the loss that stays is a fault."""
+    """Where only the output's bias can move, the frozen weights are counted, and the loss that stays is an error."""
     unet = build_unet(TINY_UNET, (3, 8, 8)).requires_grad_(False)
     unet.conv_out.bias.requires_grad_(True)
     examination = examine(tiny_config(tmp_path), dataset=tiny_images(), unet=unet)
@@ -82,7 +82,7 @@ def test_a_model_frozen_but_for_a_little_does_not_learn(tmp_path: Path) -> None:
 
 
 def test_a_target_without_relation_to_the_input_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target that is drawn anew each time, and so cannot be learned, is a fault of the model or what it is given."""
+    """A target that is drawn anew each time, and so cannot be learned, is an error of the model or what it is given."""
     draws = torch.Generator().manual_seed(0)
 
     def anew(process: DiffusionProcess, images: torch.Tensor, noise: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -132,7 +132,7 @@ def test_exact_duplicates_are_not_parted(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less free space than the checkpoints take is a fault."""
+    """Less free space than the checkpoints take is an error."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
     assert severities(examined(tmp_path)) == {"disk": "error"}
 
@@ -155,7 +155,7 @@ def test_disk_of_what_is_kept(options: dict[str, Any], checkpoints: int, milesto
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """A file in the place of a folder, for the run or its logs, is a fault that names the option."""
+    """A file in the place of a folder, for the run or its logs, is an error that names the option."""
     (tmp_path / "a-file").touch()
     found = examined(tmp_path, output_dir=str(tmp_path / "a-file" / "run"), logging_dir=str(tmp_path / "a-file"))
     assert severities(found) == {"output_dir": "error", "logging_dir": "error"}
@@ -171,7 +171,7 @@ def test_a_tracker_that_is_not_installed_is_told(tmp_path: Path) -> None:
 
 
 def test_the_images_folder_as_run_folder_is_told(tmp_path: Path) -> None:
-    """A run folder that is the folder of images is a fault, as training would refuse it."""
+    """A run folder that is the folder of images is an error, as training would refuse it."""
     assert severities(examined(tmp_path, output_dir=str(tmp_path / "images"))) == {"output_folder": "error"}
 
 

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     ids=str,
 )
 def test_measurements_are_judged(measured: dict[str, Any], expected: dict[str, str], run: RunRecord) -> None:
-    """Each measurement that bodes ill is told, once, with its severity; good and missing ones are not."""
+    """Each bad measurement is reported once, with its severity; good and missing ones are not."""
     found = check_measurements(run, Measurements(**measured))
     assert {finding.name: finding.severity for finding in found} == expected
 
@@ -62,7 +62,7 @@ def test_a_batch_too_large_names_one_that_fits(batch_size: int | None, words: st
 def test_a_long_run_names_previews_where_they_are_why(
     training: float, previews: float, is_named: bool, run: RunRecord
 ) -> None:
-    """A run that takes days because of its previews is told so, and what makes them fewer; another is not."""
+    """A run that takes days because of its previews is reported, with what makes them fewer; another is not."""
     measured = Measurements(training_seconds=training, preview_seconds=previews, images_per_second=1.0)
     (finding,) = check_measurements(run, measured)
     assert ("previews" in finding.what, "--save_images_epochs" in finding.hint) == (is_named, is_named)

@@ -417,7 +417,7 @@ def test_the_record_has_the_baselines_by_noise_level(tmp_path: Path) -> None:
 
 
 def test_baselines_never_see_heldout_images(tmp_path: Path) -> None:
-    """At little noise one that knows the set by heart is right on training images and badly wrong on held-out ones."""
+    """At little noise the memorizing denoiser is right on training images and badly wrong on held-out ones."""
     record = Case(tmp_path, np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8), dtype=np.uint8)).record
     assert record.memorizing_train[0] < 1e-6 and record.memorizing_heldout[0] > 10
 

@@ -153,14 +153,14 @@ def accused(data: DataStatistics, samples: np.ndarray) -> list[str]:
 
 @pytest.mark.parametrize(("num_groups", "num_samples"), [(150, 2), (150, 16), (20, 100)])
 def test_real_images_are_hardly_ever_accused(num_groups: int, num_samples: int) -> None:
-    """Of so many groups of images from where the data are from, heavy tails and all, at most one is told to be off."""
+    """Of so many groups of images from where the data are from, heavy tails and all, at most one is reported."""
     data = measure_data(skewed_images(1000, seed=0), np.arange(1000), seed=0)
     fresh = skewed_images(num_groups * num_samples, seed=1).reshape(num_groups, num_samples, 3, 8, 8)
     assert sum(bool(accused(data, group)) for group in fresh) <= 1
 
 
 def test_samples_that_are_off_are_accused() -> None:
-    """Darker, noisier, grayer images of the same kind are told to be so, each by its word."""
+    """Darker, noisier, grayer images of the same kind are reported, each by its word."""
     data = measure_data(skewed_images(1000, seed=0), np.arange(1000), seed=0)
     samples = skewed_images(16, seed=1).astype(float)
     noise = np.random.default_rng(2).normal(0, 40, samples.shape)

@@ -19,14 +19,14 @@ from openddpm.record.schema import Verdict
 
 
 def test_a_run_that_failed_before_the_start_still_ends(tmp_path: Path) -> None:
-    """Observers that were never told of the start take the end of a failed run without an error of their own."""
+    """Observers that never got the start take the end of a failed run without an error of their own."""
     run = a_run(tmp_path / "run").model_copy(update={"status": "failed"})
     ReportObserver().ended(run)
     Display(Console(file=io.StringIO())).ended(run)
 
 
 def test_a_report_that_cannot_be_built_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault in the report is told once, with the command that tries again, and not raised."""
+    """An error in the report gives one warning, with the command that tries again, and not raised."""
     folder, output = tmp_path / "[bold] run", io.StringIO()
     observer = ReportObserver(Console(file=output))
     observer.started(a_run(folder), folder)
@@ -130,7 +130,7 @@ def test_a_log_file_has_a_verdict_when_it_changes_and_at_the_end(tmp_path: Path)
 
 
 def test_an_end_that_was_not_judged_has_no_verdict(tmp_path: Path) -> None:
-    """A verdict on an earlier evaluation is not told again as that of the end."""
+    """A verdict on an earlier evaluation is not shown again as that of the end."""
     folder = write_made_up_run(tmp_path / "run", status="running")
     output = io.StringIO()
     display = Display(Console(file=output, force_terminal=False, width=200))
@@ -154,7 +154,7 @@ def test_a_warm_up_longer_than_the_run_is_noted(tmp_path: Path, warmup: int, sch
 
 
 def test_what_is_left_out_is_told_at_the_start(tmp_path: Path) -> None:
-    """What lies beside the images is told by count before training, and a warning comes first if it is more."""
+    """What lies beside the images is counted before training, and a warning comes first if it is more."""
     run = a_run(tmp_path / "run")
     left_out = [LeftOut(reason=".heic files", count=7), LeftOut(reason="split 'test'", count=3, is_data=False)]
     for num_images, is_warning in ((6, True), (8, False)):

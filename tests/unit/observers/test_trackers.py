@@ -1,4 +1,4 @@
-"""What trackers are told of a run: once, by the same names, without secrets, and at no danger to the run."""
+"""What trackers get of a run: once, by the same names, without secrets, and at no danger to the run."""
 
 import io
 import json
@@ -70,7 +70,7 @@ def test_a_stranger_of_the_same_name_keeps_its_events(tmp_path: Path) -> None:
 
 
 def test_logs_that_cannot_be_written_are_told_first(tmp_path: Path) -> None:
-    """A logging folder that cannot be made is told when the trackers are built, before anything is trained."""
+    """A logging folder that cannot be made is refused when the trackers are built, before anything is trained."""
     (tmp_path / "a-file").touch()
     with pytest.raises(UserError, match="--logging_dir"):
         build_trackers(TrainConfig(logging_dir=str(tmp_path / "a-file" / "logs")))
@@ -154,7 +154,7 @@ def test_every_tracker_is_told_the_same(tmp_path: Path, notes: list[Any], monkey
 
 
 def test_no_step_is_told_twice(tmp_path: Path, notes: list[Any]) -> None:
-    """A run that goes on from a checkpoint before its last steps tells a tracker only what it was not told yet."""
+    """A run that goes on from a checkpoint before its last steps sends a tracker only what it has not got yet."""
     write_tiny_folder(tmp_path / "images")
     config = tiny_config(tmp_path, dataset=str(tmp_path / "images"), report_to="notes", checkpointing_steps=4)
 
@@ -175,7 +175,7 @@ def test_no_step_is_told_twice(tmp_path: Path, notes: list[Any]) -> None:
 
 
 def test_steps_that_are_not_told_again_are_named(tmp_path: Path, notes: list[Any]) -> None:
-    """A run that goes on from before what a tracker was told says which steps stay there as they were."""
+    """A run that goes on from before what a tracker has got says which steps stay there as they were."""
     folder, output = tmp_path / "run", io.StringIO()
     run = a_run(folder, step=4)
     (folder / "trackers.json").write_text(json.dumps({"notes": {"train": 6}}))
@@ -196,7 +196,7 @@ class Failing(Notes):
 
 
 class FailingLater(Notes):
-    """A tracker that raises as it is told something."""
+    """A tracker that raises at each call."""
 
     log = log_images = finish = Failing._fail
 
@@ -209,7 +209,7 @@ def test_a_tracker_that_fails_ends_no_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A tracker that raises at every call is named once and left out, and the others are told all."""
+    """A tracker that raises at every call is named once and left out, and the others get all."""
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "failing", kind)
     config = tiny_config(tmp_path, report_to="failing,notes,tensorboard", max_train_steps=4)
     assert train(config, dataset=tiny_images()).status == "finished"

@@ -42,7 +42,7 @@ def test_the_bar_has_rate_and_time_left(now: list[float]) -> None:
 
 
 def test_an_interruption_says_how_to_go_on(now: list[float]) -> None:
-    """Whoever stops it is told how many images are there, and that the same command goes on."""
+    """Whoever stops it reads how many images are there, and that the same command goes on."""
     out = io.StringIO()
     with pytest.raises(SystemExit), SamplingProgress(40, 10, Console(file=out)) as shown:
         shown.advance(5)

@@ -73,7 +73,7 @@ def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_fails_before_a_run_is_ready_gives_back_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault after the steps were timed leaves no thread that loads images, no compiled UNet, and the folder free."""
+    """An error after the steps were timed leaves no thread that loads images, no compiled UNet, and the folder free."""
     cleanup: list[str] = []
     monkeypatch.setattr(setup.BatchStream, "close", lambda self: cleanup.append("stream"))
     monkeypatch.setattr(setup, "undo_compile", lambda unet: cleanup.append("unet"))

@@ -14,7 +14,7 @@ from openddpm.training.recorder import Recorder
 
 
 class Listener(Observer):
-    """Keeps the verdicts and warnings that it is told, and in which order they come with the rest."""
+    """Keeps the verdicts and warnings that it gets, and in which order they come with the rest."""
 
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
@@ -41,7 +41,7 @@ def recorder_of(folder: Path, observer: Observer) -> Recorder:
 
 
 def test_each_evaluation_is_judged_once_both_weights_are_in(tmp_path: Path) -> None:
-    """verdict.json always is what the rows so far say, also after a resumption, and observers are told once each."""
+    """verdict.json always is what the rows so far say, also after a resumption, and observers get each once."""
     folder = write_made_up_run(tmp_path / "run", evaluations=12, status="running")
     recorded = read_run_folder(folder)
     (folder / "evaluations.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in recorded.evaluations[:8]))
@@ -64,7 +64,7 @@ def test_each_evaluation_is_judged_once_both_weights_are_in(tmp_path: Path) -> N
 
 
 def test_the_end_is_judged_by_its_status(tmp_path: Path) -> None:
-    """The last verdict knows that the run is over, and is told before the end is."""
+    """The last verdict knows that the run is over, and comes before the end."""
     folder = write_made_up_run(tmp_path / "run", evaluations=12, status="running")
     listener = Listener()
     recorder = recorder_of(folder, listener)
@@ -76,7 +76,7 @@ def test_the_end_is_judged_by_its_status(tmp_path: Path) -> None:
 
 
 def test_rows_are_judged_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict rests on every row that was measured, and one that cannot be written is told all the same."""
+    """A verdict rests on every row that was measured, and observers get one that cannot be written all the same."""
     folder = write_made_up_run(tmp_path / "run", evaluations=12, status="running")
     recorded = read_run_folder(folder)
     (folder / "evaluations.jsonl").write_text("")
@@ -97,7 +97,7 @@ def test_rows_are_judged_that_the_disk_has_no_room_for(tmp_path: Path, monkeypat
 
 
 def test_a_fault_in_judging_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told once, by its kind, and the run goes on without a verdict."""
+    """There is one warning, with its kind, and the run goes on without a verdict."""
     folder = write_made_up_run(tmp_path / "run", status="running")
     (folder / "verdict.json").unlink(missing_ok=True)
     monkeypatch.setattr("openddpm.training.recorder.judge", lambda *_: [][0])
@@ -112,7 +112,7 @@ def test_a_fault_in_judging_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_record_that_cannot_be_read_ends_no_run(tmp_path: Path) -> None:
-    """Rows of an earlier session that fit no schema are told once, and the run goes on without a verdict."""
+    """Rows of an earlier session that fit no schema give one warning, and the run goes on without a verdict."""
     folder = write_made_up_run(tmp_path / "run", status="running")
     listener = Listener()
     recorder = recorder_of(folder, listener)

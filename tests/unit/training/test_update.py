@@ -199,14 +199,14 @@ def test_a_bad_step_reaches_nothing(tmp_path: Path, late: Late, monkeypatch: pyt
     assert before["step"] == BAD_STEP - 1 and before.keys() == after.keys()
     for name, tensor in before.items():
         assert not isinstance(tensor, torch.Tensor) or torch.equal(after[name], tensor), name
-    fault = raised.value
-    assert (fault.step, fault.what, fault.may_go_back) == (BAD_STEP, "gradient", follows != "a signal")
+    error = raised.value
+    assert (error.step, error.what, error.may_go_back) == (BAD_STEP, "gradient", follows != "a signal")
     where = f"timesteps {str(kept['timesteps'])[1:-1]} of images {str(kept['images'])[1:-1]}"
     if len(kept["images"]) <= 16:
-        assert fault.found == f"the gradient is not finite at step {BAD_STEP}, in {where}"
+        assert error.found == f"the gradient is not finite at step {BAD_STEP}, in {where}"
     run = tmp_path / "run"
     record = read_run_record(run)
-    assert (record.status, record.failure, record.failure_text) == ("failed", "gradient_not_finite", fault.found)
+    assert (record.status, record.failure, record.failure_text) == ("failed", "gradient_not_finite", error.found)
     for rows in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
         assert all(row["step"] < BAD_STEP for row in read_json_lines(run / rows))
     checkpoints = list_checkpoints(run)
