@@ -75,7 +75,7 @@ def write_made_up_run(
     writer = RunWriter(folder)
     resumed_at = [steps // 2] if steps > 1000 else []
     options = {"recipe": "avatars-16", "resolution": resolution, "use_ema": use_ema, "seed": seed, **(config or {})}
-    writer.write_run(
+    writer.write(
         RunRecord(
             run_id=f"3f6c0d5e9a1b{0x4C27 + seed:04x}",
             name=name,
@@ -118,10 +118,10 @@ def write_made_up_run(
         for kind in weights:
             factor = loss_factor * _factor_of_seed(seed, step)
             row = _evaluation(step, kind, factor, has_heldout=num_heldout > 0, has_baselines=baselines)
-            writer.append_evaluation(row)
+            writer.append(row)
     for step in _spread(steps, previews):
         for kind in weights:
-            writer.append_samples(made_up_samples(step, kind, fine=0.14 * (2 - step / steps)))
+            writer.append(made_up_samples(step, kind, fine=0.14 * (2 - step / steps)))
             _write_preview(folder / "samples" / f"step-{step:08d}-{kind}.png", step / steps, kind, resolution)
     for step in _spread(steps, 3):
         sha256 = dict.fromkeys(("ema.safetensors", "unet.safetensors", "optimizer.safetensors"), f"{step:064x}")
@@ -131,12 +131,12 @@ def write_made_up_run(
         _grid(_faces(16, resolution)).save(folder / "samples" / "training-data.png")
     if baselines:
         record = made_up_baselines()
-        writer.write_baselines(record if num_heldout else record.model_copy(update={"memorizing_heldout": []}))
+        writer.write(record if num_heldout else record.model_copy(update={"memorizing_heldout": []}))
     if findings is not None:
         counts: dict[str, int] = {}
         for finding in findings:
             counts[finding.reason] = counts.get(finding.reason, 0) + 1
-        writer.write_data(DataRecord(num_images=6000, counts=counts, images=findings))
+        writer.write(DataRecord(num_images=6000, counts=counts, images=findings))
     return folder
 
 

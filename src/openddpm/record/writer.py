@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from openddpm.record.data_record import DataRecord
-from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
+from openddpm.record.files import append_whole, damaged_line, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.kept import MILESTONES_FOLDER, list_milestones
 from openddpm.record.schema import (
     WEIGHTS_NAME,
@@ -56,6 +56,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
 }
 """Schema of each file of the record, or of a line of it."""
 
+FILE_OF = {kind: name for name, kind in SCHEMAS.items()}
+
 TRAINING_DATA_PICTURE = "samples/training-data.png"
 PREVIEW_NAME = re.compile(rf"step-(?P<step>\d+)-(?P<weights>{WEIGHTS_NAME})\.png")
 
@@ -72,37 +74,17 @@ class RunWriter:
         """Steps that checkpoints.jsonl has; None until it is read."""
         (folder / "samples").mkdir(parents=True, exist_ok=True)
 
-    def write_run(self, run: RunRecord) -> None:
-        """Replace run.json."""
-        write_json(self.folder / RUN_FILE, run.model_dump())
+    def write(self, record: BaseModel) -> None:
+        """Replace the JSON file that has this kind of record."""
+        write_json(self.folder / FILE_OF[type(record)], record.model_dump())
 
-    def write_data(self, data: DataRecord) -> None:
-        """Replace data.json."""
-        write_json(self.folder / DATA_FILE, data.model_dump())
-
-    def write_baselines(self, baselines: BaselinesRecord) -> None:
-        """Replace baselines.json."""
-        write_json(self.folder / BASELINES_FILE, baselines.model_dump())
-
-    def write_verdict(self, verdict: Verdict) -> None:
-        """Replace verdict.json."""
-        write_json(self.folder / VERDICT_FILE, verdict.model_dump())
-
-    def write_reference_band(self, band: ReferenceBandRecord) -> None:
-        """Replace reference_band.json."""
-        write_json(self.folder / REFERENCE_BAND_FILE, band.model_dump())
-
-    def append_metrics(self, row: MetricsRow) -> None:
-        """Add a line to metrics.jsonl; if that fails it is added before the next."""
-        self._append(METRICS_FILE, row)
-
-    def append_evaluation(self, row: EvaluationRow) -> None:
-        """Add a line to evaluations.jsonl; if that fails it is added before the next."""
-        self._append(EVALUATIONS_FILE, row)
-
-    def append_samples(self, row: SamplesRow) -> None:
-        """Add a line to samples.jsonl; if that fails it is added before the next."""
-        self._append(SAMPLES_FILE, row)
+    def append(self, row: BaseModel) -> None:
+        """Add a line to the file that has this kind of row; if that fails it is added before the next."""
+        line = json.dumps(row.model_dump(), allow_nan=False) + "\n"
+        name = FILE_OF[type(row)]
+        with self._appending:
+            self._waiting[name] += line.encode()
+            self._write_waiting(name)
 
     def append_checkpoint(self, row: CheckpointRow) -> None:
         """Add a line to checkpoints.jsonl, unless its step has one from before a failure or a kill.
@@ -114,7 +96,7 @@ class RunWriter:
             self._noted_checkpoints = {line.get("step") for line in read_json_lines(self.folder / CHECKPOINTS_FILE)}
         if row.step not in self._noted_checkpoints:
             self._noted_checkpoints.add(row.step)
-            self._append(CHECKPOINTS_FILE, row)
+            self.append(row)
 
     def sync_rows(self) -> None:
         """Make the rows so far survive a power loss: a checkpoint must not outlive the lines before it.
@@ -129,12 +111,6 @@ class RunWriter:
             if (self.folder / name).exists():
                 sync_file(self.folder / name)
 
-    def _append(self, name: str, row: BaseModel) -> None:
-        line = json.dumps(row.model_dump(), allow_nan=False) + "\n"
-        with self._appending:
-            self._waiting[name] += line.encode()
-            self._write_waiting(name)
-
     def _write_waiting(self, name: str) -> None:
         if self._waiting[name]:
             append_whole(self.folder / name, self._waiting[name])
@@ -145,20 +121,30 @@ class RunWriter:
 
         Args:
             evaluation_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
+
+        Raises:
+            UserError: a line is damaged; nothing is dropped.
         """
+        rows_of = {name: self._rows_with_steps(name) for name in ROW_FILES}
         for later, path in list_milestones(self.folder).items():
             if later > step:
                 path.unlink()
-        for name in ROW_FILES:
-            rows = read_json_lines(self.folder / name)
+        for name, rows in rows_of.items():
             last = step - 1 if evaluation_due and name in (EVALUATIONS_FILE, SAMPLES_FILE) else step
-            kept = [row for row in rows if row.get("step", 0) <= last]
+            kept = [row for row in rows if row["step"] <= last]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):
                 (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it was based on them
         for later, _, path in list_preview_files(self.folder):
             if later > step:
                 path.unlink()
+
+    def _rows_with_steps(self, name: str) -> list[dict[str, Any]]:
+        rows = read_json_lines(self.folder / name)
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get("step"), int):
+                raise damaged_line(self.folder / name, number, "step is not a whole number")
+        return rows
 
 
 def list_preview_files(folder: Path) -> list[tuple[int, str, Path]]:

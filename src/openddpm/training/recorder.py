@@ -18,10 +18,12 @@ from openddpm.record.schema import (
     SamplesRow,
     Status,
 )
-from openddpm.record.writer import REFERENCE_BAND_FILE, RUN_FILE, VERDICT_FILE, RunWriter
+from openddpm.record.writer import FILE_OF, REFERENCE_BAND_FILE, RUN_FILE, VERDICT_FILE, RunWriter
 from openddpm.references import Reference
 from openddpm.training.observer import Observer
 from openddpm.training.state import NotFinite
+
+Row = MetricsRow | EvaluationRow | SamplesRow
 
 
 class Recorder:
@@ -64,30 +66,18 @@ class Recorder:
 
     def logged(self, row: MetricsRow) -> None:
         """Append to metrics.jsonl."""
-        if self._writer:
-            self._attempt("a line of metrics.jsonl", self._writer.append_metrics, row)
-        if self._recorded:
-            self._recorded.metrics.append(row)
-        self._notify("logged", row)
+        self._add(row, "metrics", "logged")
         self._compare(row)
 
     def evaluated(self, row: EvaluationRow) -> None:
         """Append to evaluations.jsonl."""
-        if self._writer:
-            self._attempt("a line of evaluations.jsonl", self._writer.append_evaluation, row)
-        if self._recorded:
-            self._recorded.evaluations.append(row)
+        self._add(row, "evaluations", "evaluated")
         self._is_evaluated = True
-        self._notify("evaluated", row)
         self._compare(row)
 
     def sampled(self, row: SamplesRow) -> None:
         """Append to samples.jsonl."""
-        if self._writer:
-            self._attempt("a line of samples.jsonl", self._writer.append_samples, row)
-        if self._recorded:
-            self._recorded.samples.append(row)
-        self._notify("sampled", row)
+        self._add(row, "samples", "sampled")
 
     def previewed(self, preview: Preview) -> None:
         """Notify of preview images, already written."""
@@ -141,11 +131,19 @@ class Recorder:
                 stack.callback(observer.ended, self.run)
             self._judge()
 
+    def _add(self, row: Row, rows: str, event: str) -> None:
+        """Append a row to its file and to these rows of the record in memory, and notify of it."""
+        if self._writer:
+            self._attempt(f"a line of {FILE_OF[type(row)]}", self._writer.append, row)
+        if self._recorded:
+            getattr(self._recorded, rows).append(row)
+        self._notify(event, row)
+
     def _follow(self) -> None:
         """Begin to compare the run with its reference."""
         if self._reference and self._recorded and self._writer:
             self._follower = Follower(self._reference.name, self._reference.runs, self._recorded)
-            self._attempt(REFERENCE_BAND_FILE, self._writer.write_reference_band, self._follower.band_record())
+            self._attempt(REFERENCE_BAND_FILE, self._writer.write, self._follower.band_record())
             self._notify_of_following()
 
     def _compare(self, row: MetricsRow | EvaluationRow) -> None:
@@ -170,7 +168,7 @@ class Recorder:
                 verdict = judge(self.run, recorded.metrics, recorded.evaluations, recorded.baselines, recorded.samples)
                 verdict = verdict.model_copy(update={"following": self._following})
         if verdict and self._writer:
-            self._attempt(VERDICT_FILE, self._writer.write_verdict, verdict)
+            self._attempt(VERDICT_FILE, self._writer.write, verdict)
             self._notify("judged", verdict)
 
     @contextmanager
@@ -190,7 +188,7 @@ class Recorder:
     def _update(self, **changes: Any) -> None:
         self.run = self.run.model_copy(update=changes)
         if self._writer:
-            self._attempt(RUN_FILE, self._writer.write_run, self.run)
+            self._attempt(RUN_FILE, self._writer.write, self.run)
 
     def _attempt(self, what: str, write: Callable[[Any], None], record: Any) -> None:
         """Write, and continue after an OSError, with a warning: the next write includes what is missing."""

@@ -79,11 +79,11 @@ def begin_folder(
         remove_later_checkpoints(folder, state.step)
     writer = RunWriter(folder)
     if earlier is None:
-        writer.write_run(run)  # first: it marks the folder as a run's
+        writer.write(run)  # first: it marks the folder as a run's
     remove_leftovers(folder)
     writer.forget_after(state.step, state.evaluation_due)
-    writer.write_data(store.data)
-    writer.write_baselines(baselines)
+    writer.write(store.data)
+    writer.write(baselines)
     chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
     image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)
     return writer

@@ -41,9 +41,9 @@ def test_a_run_fits_the_schemas(name: str, tmp_path: Path) -> None:
     folder = write_made_up_run(tmp_path, steps=1200, rows=3, previews=2, findings=[finding])
     evidence = Evidence(name="skill", kind="good", text="Better.", value=0.1)
     verdict = Verdict(code="learning", sentence="It learns.", evidence=[evidence], step=1200, images_seen=38_400)
-    RunWriter(folder).write_verdict(verdict)
+    RunWriter(folder).write(verdict)
     band = QuantityBand(field="heldout_loss", images_seen=[320], mean=[0.5], low=[0.4], high=[0.6])
-    RunWriter(folder).write_reference_band(ReferenceBandRecord(reference="digits-8", seeds=[0, 1], bands=[band]))
+    RunWriter(folder).write(ReferenceBandRecord(reference="digits-8", seeds=[0, 1], bands=[band]))
     assert read_run_folder(folder).verdict == verdict
     text = (folder / name).read_text("utf-8")
     for record in map(json.loads, text.splitlines() if name.endswith(".jsonl") else [text]):

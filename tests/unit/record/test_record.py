@@ -103,14 +103,14 @@ def checkpoint(step: int) -> CheckpointRow:
 def write_run(folder: Path, steps: int = 0) -> RunWriter:
     """Write a run with rows and previews at every step."""
     writer = RunWriter(folder)
-    writer.write_run(RUN)
+    writer.write(RUN)
     for step in range(1, steps + 1):
-        writer.append_metrics(metrics(step))
-        writer.append_evaluation(evaluation(step, "ema"))
-        writer.append_evaluation(evaluation(step, "raw"))
+        writer.append(metrics(step))
+        writer.append(evaluation(step, "ema"))
+        writer.append(evaluation(step, "raw"))
         writer.append_checkpoint(checkpoint(step))
         for weights in ("ema", "raw"):
-            writer.append_samples(made_up_samples(step, weights))
+            writer.append(made_up_samples(step, weights))
             (folder / "samples" / f"step-{step:08d}-{weights}.png").touch()
     return writer
 
@@ -137,8 +137,8 @@ def test_records_survive_the_way_through_json(record: BaseModel) -> None:
 def test_a_run_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     """Run, rows, data record and previews are read as they were written."""
     writer = write_run(tmp_path, steps=2)
-    writer.write_data(DATA)
-    writer.write_baselines(made_up_baselines())
+    writer.write(DATA)
+    writer.write(made_up_baselines())
     run = read_run_folder(tmp_path)
     assert (run.folder, run.run, run.data, run.baselines) == (tmp_path, RUN, DATA, made_up_baselines())
     assert run.metrics == [metrics(1), metrics(2)]
@@ -249,8 +249,19 @@ def test_forgetting_keeps_each_step_once(step: int, tmp_path: Path) -> None:
     assert [(row.step, row.weights) for row in run.samples] == both
     assert [row.step for row in run.checkpoints] == kept
     for number in range(step + 1, 4):
-        writer.append_metrics(metrics(number))
+        writer.append(metrics(number))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("line", ['{"step": "many"}', "{}"])
+def test_damaged_rows_are_named_before_anything_is_forgotten(line: str, tmp_path: Path) -> None:
+    """A row without a step is a UserError that names it, and later rows and previews are still there."""
+    writer = write_run(tmp_path, steps=3)
+    with (tmp_path / "checkpoints.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=r"line 4 of .*checkpoints\.jsonl' is damaged: step is not a whole number"):
+        writer.forget_after(1)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_what_is_looked_at_again_is_forgotten(tmp_path: Path) -> None:
@@ -292,7 +303,7 @@ def test_a_line_without_room_is_written_once_there_is(tmp_path: Path, monkeypatc
 def test_a_verdict_on_what_is_forgotten_goes(step: int, is_kept: bool, tmp_path: Path) -> None:
     """It rests on the rows: after a return to an earlier step it goes with them, and stays where none goes."""
     writer = write_run(tmp_path, steps=3)
-    writer.write_verdict(Verdict(code="learning", sentence="Learning.", evidence=[], step=3, images_seen=96))
+    writer.write(Verdict(code="learning", sentence="Learning.", evidence=[], step=3, images_seen=96))
     writer.forget_after(step)
     assert (read_run_folder(tmp_path).verdict is not None) == is_kept
 
@@ -313,7 +324,7 @@ def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
     path.write_bytes(before + b'{"step": 3, "ima')
     writer.forget_after(3)
     assert path.read_bytes() == before
-    writer.append_metrics(metrics(3))
+    writer.append(metrics(3))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
 
 
@@ -326,10 +337,10 @@ def test_rows_that_could_not_be_written_come_before_the_next(tmp_path: Path, mon
 
     with monkeypatch.context() as full:
         full.setattr(writer_module, "append_whole", refuse)
-        for append, row in ((writer.append_metrics, metrics(2)), (writer.append_evaluation, evaluation(2))):
+        for append, row in ((writer.append, metrics(2)), (writer.append, evaluation(2))):
             with pytest.raises(OSError, match="No space"):
                 append(row)
-    writer.append_metrics(metrics(3))
+    writer.append(metrics(3))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1, 2, 3]
     assert [row.step for row in read_run_folder(tmp_path).evaluations] == [1, 1]
     writer.sync_rows()
@@ -342,7 +353,7 @@ def test_rows_are_synced_where_there_are_any(tmp_path: Path, monkeypatch: pytest
     synced: list[str] = []
     monkeypatch.setattr(writer_module, "sync_file", lambda path: synced.append(path.name))
     writer = RunWriter(tmp_path)
-    writer.append_metrics(metrics(1))
+    writer.append(metrics(1))
     writer.sync_rows()
     assert synced == ["metrics.jsonl"]
     write_run(tmp_path, steps=1).sync_rows()
@@ -398,7 +409,7 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     """A loss that is no number is refused, for it would make a line that no JSON reader takes."""
     writer = write_run(tmp_path, steps=1)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        writer.append_metrics(metrics(2).model_copy(update={"train_loss": float("nan")}))
+        writer.append(metrics(2).model_copy(update={"train_loss": float("nan")}))
     assert [row.step for row in read_run_folder(tmp_path).metrics] == [1]
 
 

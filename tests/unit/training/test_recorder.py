@@ -87,7 +87,7 @@ def test_rows_are_judged_that_the_disk_has_no_room_for(tmp_path: Path, monkeypat
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    for name in ("append_evaluation", "write_verdict"):
+    for name in ("append", "write"):
         monkeypatch.setattr(RunWriter, name, full)
     for row in recorded.evaluations:
         recorder.evaluated(row)
