@@ -48,7 +48,8 @@ class Comparison:
     verdict: ComparisonVerdict
     sentence: str
     relation: Relation | None
-    """Relation to the reference's run with the same seed; None if there is none, or options or images differ."""
+    """Relation to the reference's run with the same seed; None if there is none, options or images differ, or both have
+    no row in common."""
     bands: list[Band]
     standings: list[Standing]
     explanations: list[Explanation]
@@ -86,13 +87,22 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
         return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
     base = same_seed(candidate, reference)
     relation = None if base is None else related(candidate, base)
-    others = [run for run in reference if run.run.run_id != candidate.run.run_id] or reference
+    if relation is not None and not relation.num_numbers:
+        relation = None
+    others = apart_from(candidate, reference)
     bands = make_bands(others)
     standings = standings_of(candidate, others, bands)
     verdict, sentence = _verdict(relation, bands, standings, len(others))
     if verdict == "same_bits":
+        if candidate.run.run_id in {run.run.run_id for run in reference}:
+            sentence += " The reference holds this very run."
         explanations = []
     return Comparison(candidate, others, verdict, sentence, relation, bands, standings, explanations)
+
+
+def apart_from(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[RunFolder]:
+    """Return the runs of a reference without records of the candidate itself, unless it has no others."""
+    return [run for run in reference if run.run.run_id != candidate.run.run_id] or list(reference)
 
 
 def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
@@ -174,12 +184,18 @@ def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: B
     )
 
 
+def repeats(relation: Relation, standings: Sequence[Standing]) -> bool:
+    """Tell whether a run has the bits of another, and left no band where that one's record has ended."""
+    end = 0 if relation.last is None else relation.last.images_seen
+    return relation.kind == "same_bits" and not any(one.left_at and one.left_at > end for one in standings)
+
+
 def _verdict(
     relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int
 ) -> tuple[ComparisonVerdict, str]:
-    if relation is not None and relation.kind == "same_bits":
-        numbers = f"all {relation.num_numbers:,} numbers that both records have are equal"
-        return "same_bits", f"The same run, to the bit: {numbers}."
+    if relation is not None and relation.last is not None and repeats(relation, standings):
+        numbers = f"all {relation.num_numbers:,} numbers that both records have, up to step {relation.last.step:,},"
+        return "same_bits", f"The same run, to the bit: {numbers} are equal."
     has_left = any(one.left_at is not None for one in standings)
     if relation is not None and relation.first is not None and relation.kind == "rounding" and not has_left:
         since = f"the numbers differ from step {relation.first.step:,} on"
@@ -188,10 +204,9 @@ def _verdict(
     if relation is not None and relation.parted is not None and relation.kind == "parted":
         parted = relation.parted
         return "outside", (
-            f"Not the same run, though seed and options are: at step {parted.step:,} the {parted.field} differs by "
-            f"{100 * parted.relative:.2g} %, more than rounding does. {where}"
+            f"Not the same run, though seed and options are: at step {parted.step:,} {parted.text}. {where}"
         )
-    if relation is not None and relation.kind == "rounding":
+    if relation is not None and relation.kind in ("same_bits", "rounding"):
         where += " It began as one of its runs, with the same seed and options."
     elif relation is not None:
         where += " Seed and options are those of one of its runs, but the random numbers are others from the start on."

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from openddpm.analysis.text import number_of, significant
 from openddpm.comparison.band import make_bands
-from openddpm.comparison.compare import Standing, same_seed, standings_of, what_prevents
+from openddpm.comparison.compare import Standing, apart_from, same_seed, standings_of, what_prevents
 from openddpm.comparison.explanations import explain
-from openddpm.comparison.same_run import Relation, relation_between
+from openddpm.comparison.same_run import Relation, related
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, Following, MetricsRow, QuantityBand, ReferenceBandRecord
 
@@ -16,22 +16,19 @@ class Follower:
 
     Args:
         name: of the reference, for people.
-        reference: its runs, at least one.
+        reference: its runs, at least one; the run itself, of which a folder may have a record from before, is left out.
         run: the record in memory; its rows grow during training.
     """
 
     def __init__(self, name: str, reference: Sequence[RunFolder], run: RunFolder) -> None:
         self.name, self.run = name, run
-        self._reference = list(reference)
+        self._reference = apart_from(run, reference)
         self._bands = make_bands(self._reference)
         self._obstacle = what_prevents(run, self._reference[0])
         base = None if self._obstacle else same_seed(run, self._reference)
-        self._relation = None if base is None else relation_between(run, base)
+        self._relation = None if base is None else related(run, base)
         self._standings: list[Standing] = []
-        rows: list[MetricsRow | EvaluationRow] = [*run.metrics, *run.evaluations]
-        for row in sorted(rows, key=lambda row: row.step):
-            self.add(row)
-
+        self._stand()
         self._differences = [
             f"{one.name}: {one.candidate}, but {one.reference} there" for one in explain(run, self._reference)
         ]
@@ -57,8 +54,8 @@ class Follower:
         """Take in a new row, which the record in memory has already."""
         if self._relation is not None:
             self._relation.add(row)
-        if isinstance(row, EvaluationRow) and not self._obstacle:
-            self._standings = standings_of(self.run, self._reference, self._bands)
+        if isinstance(row, EvaluationRow):
+            self._stand()
 
     def following(self) -> Following:
         """Return where the run stands after the rows so far."""
@@ -70,11 +67,15 @@ class Follower:
             return self._beside_other_seeds()
         return self._beside_same_seed(relation)
 
+    def _stand(self) -> None:
+        if not self._obstacle:
+            self._standings = standings_of(self.run, self._reference, self._bands)
+
     def _beside_same_seed(self, relation: Relation) -> Following:
         run = f"seed {relation.other.run.seed} of {self.name}"
         if relation.parted is not None:
             parted = relation.parted
-            text = f"it parted from {run} at step {parted.step:,}: {parted.field} differs by more than rounding does"
+            text = f"it parted from {run} at step {parted.step:,}: {parted.text}"
             return self._state("parted", parted.images_seen, text)
         if relation.first is not None:
             text = f"the same run as {run}, rounding apart since step {relation.first.step:,}"

@@ -176,11 +176,63 @@ def test_following_says_at_each_row_what_comparing_says_at_the_end(run: RunFolde
 
 def test_following_the_same_seed(reference: list[RunFolder]) -> None:
     """A run that repeats one of the reference's is followed to the bit, from its first logged step on."""
-    growing = replace(reference[3], metrics=[], evaluations=[])
+    again = reference[3].run.model_copy(update={"run_id": "ab" * 8})
+    growing = replace(reference[3], run=again, metrics=[], evaluations=[])
     follower = Follower("avatars-16", reference, growing)
     assert follower.following().state == "too_early"
     growing.metrics.append(reference[3].metrics[0])
     follower.add(reference[3].metrics[0])
     assert follower.following().text == "The same bits as seed 3 of avatars-16, in all 6 numbers so far."
-    resumed = Follower("avatars-16", reference, reference[3])
+    resumed = Follower("avatars-16", reference, replace(reference[3], run=again))
     assert resumed.following().state == "same_bits"
+
+
+def test_records_without_a_common_row_have_no_bits_in_common(reference: list[RunFolder]) -> None:
+    """A run of the same seed that shares no row with the reference's is not called the same run."""
+    base = replace(reference[2], metrics=[], evaluations=reference[2].evaluations[16:])
+    early = replace(reference[2], metrics=[], evaluations=reference[2].evaluations[:16])
+    assert compare(early, [base]).relation is None
+
+
+def test_the_same_bits_say_nothing_of_what_came_after(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run that leaves the band after its twin's record has ended is outside."""
+    twin = replace(reference[2], metrics=reference[2].metrics[:40], evaluations=reference[2].evaluations[:10])
+    late = another_seed(reference[2], 2, spread=0.0, factor=2.0, since=30_000)
+    candidate = replace(late, metrics=reference[2].metrics)
+    answer = compare(candidate, [*reference[:2], twin, *reference[3:]]).answer()
+    assert (answer["verdict"], answer["first_difference"]) == ("outside", None)
+
+
+def test_a_run_does_not_follow_its_own_record_from_before(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A resumed run that lies in the folder that it follows is held against the other runs there alone."""
+    own = another_seed(run, 50, factor=1.5, since=30_000)
+    follower = Follower("runs", [*reference, replace(own, evaluations=own.evaluations[:10])], own)
+    assert follower.following().state == "behind"
+    assert follower.band_record().seeds == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_same_bits_come_with_the_last_step_that_both_have(reference: list[RunFolder]) -> None:
+    """A run of which the reference has a shorter record is told up to where it is the same."""
+    sentence = compare(
+        reference[2], [replace(reference[2], metrics=reference[2].metrics[:40], evaluations=[])]
+    ).sentence
+    assert "all 240 numbers that both records have, up to step 400, are equal" in sentence
+    assert sentence.endswith("The reference holds this very run.")
+
+
+def test_another_learning_rate_from_the_start_is_no_random_number(reference: list[RunFolder]) -> None:
+    """With other learning rates from the first line on it is another run, not one with other random numbers."""
+
+    def change(row: MetricsRow) -> MetricsRow:
+        return row.model_copy(update={"learning_rate": 2 * row.learning_rate, "train_loss": 1.1 * row.train_loss})
+
+    answer = compare(with_metrics(reference[2], change), reference).answer()
+    assert answer["verdict"] == "outside" and "at step 10 the learning_rate differs by 50 %" in answer["sentence"]
+
+
+def test_a_number_that_one_record_lacks_is_a_difference(reference: list[RunFolder]) -> None:
+    """A gradient norm that only one of the two runs has parts them, and no percentage is told."""
+    lacking = with_metrics(
+        reference[2], lambda row: row.model_copy(update={"grad_norm": None}) if row.step == 300 else row
+    )
+    assert "at step 300 one of the two has no grad_norm" in compare(lacking, reference).sentence
