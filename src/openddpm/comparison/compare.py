@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from openddpm.analysis.text import listed, number_of, significant
-from openddpm.comparison.band import MIN_RUNS, Band, make_bands
+from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
 from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
 from openddpm.comparison.explanations import Explanation, explain, option_differences
 from openddpm.comparison.same_run import Relation, related
@@ -36,6 +36,13 @@ class Standing:
     """+1 above the band at the last point outside it, -1 below, 0 if it never left."""
     detectable: float | None
     """Relative change that would be found 4 times in 5."""
+
+    @property
+    def is_back(self) -> bool:
+        """Whether it left the band and is inside again."""
+        if self.left_at is None or self.low is None or self.high is None:
+            return False
+        return self.low <= self.candidate <= self.high
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ def apart_from(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[Run
 def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
     """Return why losses of two runs cannot be compared, as the end of a sentence; empty if they can."""
     ours, theirs = candidate.run, base.run
+    options = option_differences(candidate, base)
     if ours.dataset.sha256 != theirs.dataset.sha256:
         return (
             f"they were trained on other images ({ours.dataset.num_images:,} of {ours.dataset.size} from "
@@ -121,6 +129,10 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
     ):
         if our != their:
             return f"they were evaluated on other samples, as the {name} differs ({our:,} and {their:,})"
+    for name in ("num_train_timesteps", "beta_schedule"):
+        if name in options:
+            our, their = options[name]
+            return f"they were evaluated at other noise levels, as --{name} differs ({our} and {their})"
     if candidate.baselines and base.baselines:
         zero = [np.array(run.baselines.zero) for run in (candidate, base) if run.baselines]
         if len(zero[0]) != len(zero[1]) or np.any(np.abs(zero[0] - zero[1]) > SAME_SAMPLES * np.abs(zero[1])):
@@ -151,15 +163,16 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     by_quantity = {band.quantity: band for band in bands}
     standings = []
     for quantity in QUANTITIES:
-        curve, others = curve_of(candidate, quantity), [curve_of(run, quantity) for run in reference]
+        curve = curve_of(candidate, quantity, of_broken=np.inf)
+        others = [curve_of(run, quantity) for run in reference]
         standing = _standing(quantity, curve, others, by_quantity.get(quantity))
-        if standing is not None:
+        if standing is not None and (standing.low is not None or not bands):
             standings.append(standing)
     return standings
 
 
 def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: Band | None) -> Standing | None:
-    images = others[0].images if band is None else band.images
+    images = common_images(others) if band is None else band.images
     known = images[~np.isnan(curve.at(images))]
     if not len(known):
         return None
@@ -218,14 +231,14 @@ def _verdict(
 def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
     """Return where the candidate stands, in sentences."""
     if not standings:
-        return "The runs have no evaluation at as many images."
+        return "The runs have no evaluation after equal numbers of images."
     first = standings[0]
     name, runs = first.quantity.name, number_of(num_runs, "run")
     if first.detectable is None:
         change = 100 * (first.candidate / first.mean - 1)
+        far = f"{abs(change):.1f} % {'higher' if change > 0 else 'lower'}" if np.isfinite(change) else "not finite"
         return (
-            f"The {name} is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}, but {runs} cannot show how much "
-            f"seeds differ: a reference needs {MIN_RUNS} or more."
+            f"The {name} is {far}, but {runs} cannot show how much seeds differ: a reference needs {MIN_RUNS} or more."
         )
     left = [(one.left_at, one) for one in standings if one.left_at is not None]
     if not left:
@@ -235,13 +248,15 @@ def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_run
         )
     left_at, earliest = min(left, key=lambda pair: pair[0])
     by = "all losses" if len(left) == len(standings) else listed([f"its {one.quantity.name}" for _, one in left])
-    kind = "behind" if earliest.side > 0 else "ahead"
-    if first.left_at is not None:
-        kind = "behind" if first.side > 0 else "ahead"
-    elif len(left) < len(standings):
+    shown = earliest if first.left_at is None else first
+    kind = f"{'was' if shown.is_back else 'is'} {'behind' if shown.side > 0 else 'ahead'}"
+    if first.left_at is None and len(left) < len(standings):
         kind += f" in {'this' if len(left) == 1 else 'these'}"
+    if shown.is_back:
+        kind += ", but is inside again"
+    value = significant(first.candidate) if np.isfinite(first.candidate) else "not finite"
     return (
-        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and is {kind}. "
-        f"After {first.images:,.0f} images its {name} is {significant(first.candidate)}, the reference's "
+        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and {kind}. "
+        f"After {first.images:,.0f} images its {name} is {value}, the reference's "
         f"{significant(first.mean)}."
     )

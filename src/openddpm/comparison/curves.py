@@ -55,14 +55,24 @@ class Curve:
         return np.asarray(np.exp(logs))
 
 
-def curve_of(run: RunFolder, quantity: Quantity) -> Curve:
-    """Return a quantity of a run; values that are missing, or not above 0, are left out."""
+def curve_of(run: RunFolder, quantity: Quantity, of_broken: float | None = None) -> Curve:
+    """Return a quantity of a run; values that are missing, or not above 0, are left out.
+
+    Args:
+        of_broken: value where the weights are not finite; None leaves these out, too.
+    """
     exported = exported_weights(row.weights for row in run.evaluations)
     weights = RAW if quantity.of_raw else exported
     points = {
         row.images_seen: value
         for row in run.evaluations
-        if row.weights == weights and row.images_seen and (value := quantity.value(row)) is not None and value > 0
+        if row.weights == weights and row.images_seen
+        if (value := of_broken if _is_broken(row) else quantity.value(row)) is not None and value > 0
     }
     images = sorted(points)
     return Curve(np.array(images, dtype=np.float64), np.array([points[count] for count in images], dtype=np.float64))
+
+
+def _is_broken(row: EvaluationRow) -> bool:
+    """Tell whether weights that are not finite were evaluated: the schema has null for what they give."""
+    return row.heldout_loss is None and row.fixed_train_loss is None

@@ -1,5 +1,6 @@
 """Where a run in training stands beside a reference that it follows."""
 
+import math
 from collections.abc import Sequence
 
 from openddpm.analysis.text import number_of, significant
@@ -94,12 +95,16 @@ class Follower:
         if not left:
             text = f"like another seed of {self.name}: inside the band of its {seeds}"
             return self._state("another_seed", None, f"{text} (a change of {100 * first.detectable:.0f} % would show)")
-        since, earliest = min(left, key=lambda pair: pair[0])
-        shown = first if first.side else earliest
-        text = f"{shown.quantity.name} {significant(shown.candidate)}, {significant(shown.mean)} there"
-        if shown.side > 0:
-            return self._state("behind", int(since), f"behind {self.name} since {since:,.0f} images: {text}")
-        return self._state("ahead", int(since), f"ahead of {self.name} since {since:,.0f} images: {text}")
+        shown = first if first.side else min(left, key=lambda pair: pair[0])[1]
+        since = min(at for at, one in left if one.side == shown.side)
+        state, place = ("behind", "behind") if shown.side > 0 else ("ahead", "ahead of")
+        place = f"{place} {self.name} since {since:,.0f} images"
+        if shown.is_back:
+            place = f"inside again, after it was {place}"
+        value = significant(shown.candidate) if math.isfinite(shown.candidate) else "not finite"
+        return self._state(
+            state, int(since), f"{place}: {shown.quantity.name} {value}, {significant(shown.mean)} there"
+        )
 
     def _state(self, state: str, since: int | None, text: str) -> Following:
         return Following.model_validate(

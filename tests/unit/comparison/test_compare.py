@@ -236,3 +236,55 @@ def test_a_number_that_one_record_lacks_is_a_difference(reference: list[RunFolde
         reference[2], lambda row: row.model_copy(update={"grad_norm": None}) if row.step == 300 else row
     )
     assert "at step 300 one of the two has no grad_norm" in compare(lacking, reference).sentence
+
+
+@pytest.mark.parametrize(("option", "value"), [("beta_schedule", "squaredcos_cap_v2"), ("num_train_timesteps", 500)])
+def test_other_noise_levels_cannot_be_compared(reference: list[RunFolder], option: str, value: object) -> None:
+    """Another noise schedule gives other noise levels at the same timesteps, so losses are not compared."""
+    answer = compare(with_config(reference[0], **{option: value}), reference).answer()
+    assert answer["verdict"] == "not_comparable" and f"--{option} differs ({value} and" in answer["sentence"]
+
+
+def test_weights_that_are_not_finite_are_outside(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run whose weights become NaN leaves the band there, though no loss is recorded from then on."""
+    candidate = another_seed(run, 50)
+    nothing = {"heldout_loss": None, "fixed_train_loss": None, "bands": {}}
+    rows = [row if row.images_seen < 30_000 else row.model_copy(update=nothing) for row in candidate.evaluations]
+    broken = replace(candidate, evaluations=rows)
+    answer = compare(broken, reference).answer()
+    assert (answer["verdict"], answer["left_band_at"]) == ("outside", 33_600)
+    assert "its held-out loss is not finite, the reference's" in answer["sentence"]
+    assert "held-out loss not finite" in Follower("it", reference, broken).following().text
+    assert "held-out loss is not finite, but 1 run" in compare(broken, reference[:1]).sentence
+
+
+def test_a_run_that_is_inside_again_is_not_called_behind(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A loss that left the band for a while makes the run outside; that it came back is told."""
+    candidate = another_seed(run, 50)
+    late = another_seed(run, 50, factor=2.0)
+    rows = [
+        one if 20_000 < one.images_seen < 40_000 else other
+        for one, other in zip(late.evaluations, candidate.evaluations, strict=True)
+    ]
+    for_a_while = replace(candidate, evaluations=rows)
+    comparison = compare(for_a_while, reference)
+    assert comparison.verdict == "outside" and "and was behind, but is inside again." in comparison.sentence
+    following = Follower("it", reference, for_a_while).following()
+    assert following.text.startswith("Inside again, after it was behind it since 24,000 images: held-out loss")
+
+
+def test_runs_of_other_lengths_are_compared_where_all_are_known(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Without a band, too, the last number of images counts that the candidate and all runs have."""
+    short = replace(reference[1], evaluations=reference[1].evaluations[:12])
+    comparison = compare(another_seed(run, 50), [reference[0], short])
+    assert [one.images for one in comparison.standings] == [6 * 4800] * 6
+    assert "nan" not in comparison.sentence
+
+
+def test_what_only_the_candidate_has_does_not_count(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A quantity for which the reference has no band is in no table: losses of raw weights twice, without averages."""
+    folder = write_made_up_run(tmp_path_factory.mktemp("bare"), previews=0, evaluations=8, use_ema=False)
+    bare = read_run_folder(folder)
+    comparison = compare(another_seed(bare, 50), [another_seed(bare, seed) for seed in range(4)])
+    assert len(comparison.standings) == len(comparison.bands) == 5
+    assert all(one.low is not None for one in comparison.standings)
