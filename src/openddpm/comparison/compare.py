@@ -9,7 +9,7 @@ import numpy as np
 from openddpm.analysis.text import listed, number_of, significant
 from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
 from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
-from openddpm.comparison.explanations import Explanation, explain, option_differences
+from openddpm.comparison.explanations import SPLIT_OF_THE_BATCH, Explanation, explain, option_differences
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.public import last_part
 from openddpm.record.reader import RunFolder
@@ -85,14 +85,14 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
         reference: at least one run.
     """
     reference = list(reference)
-    explanations = explain(candidate, reference)
+    base = same_seed(candidate, reference)
+    explanations = explain(candidate, base or reference[0])
     obstacle = what_prevents(candidate, reference[0])
     if not candidate.evaluations and not candidate.metrics:
         obstacle = "the candidate has not logged a step yet"
     if obstacle:
         sentence = f"The runs cannot be compared: {obstacle}."
         return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
-    base = same_seed(candidate, reference)
     relation = None if base is None else related(candidate, base)
     if relation is not None and not relation.num_numbers:
         relation = None
@@ -142,13 +142,12 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
 
 def same_seed(candidate: RunFolder, reference: Sequence[RunFolder]) -> RunFolder | None:
     """Return the reference's run with the seed and options of the candidate; None without one."""
-    batch = {"train_batch_size", "gradient_accumulation_steps"}  # may differ if the global batch is the same
     for base in reference:
         has_same_batch = candidate.run.global_batch_size == base.run.global_batch_size
         if (
             candidate.run.seed == base.run.seed
             and has_same_batch
-            and not {*option_differences(candidate, base)} - batch
+            and not {*option_differences(candidate, base)} - SPLIT_OF_THE_BATCH
         ):
             return base
     return None

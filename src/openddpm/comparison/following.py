@@ -31,7 +31,8 @@ class Follower:
         self._standings: list[Standing] = []
         self._stand()
         self._differences = [
-            f"{one.name}: {one.candidate}, but {one.reference} there" for one in explain(run, self._reference)
+            f"{one.name}: {one.candidate}, but {one.reference} there"
+            for one in explain(run, base or self._reference[0])
         ]
 
     def band_record(self) -> ReferenceBandRecord:

@@ -8,9 +8,10 @@ from tests.support.made_up_run import made_up_session, write_made_up_run
 from tests.support.made_up_seeds import another_seed
 
 from openddpm.comparison.compare import compare
+from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import MetricsRow
+from openddpm.record.schema import MetricsRow, Resumption
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +289,40 @@ def test_what_only_the_candidate_has_does_not_count(tmp_path_factory: pytest.Tem
     comparison = compare(another_seed(bare, 50), [another_seed(bare, seed) for seed in range(4)])
     assert len(comparison.standings) == len(comparison.bands) == 5
     assert all(one.low is not None for one in comparison.standings)
+
+
+def test_what_differs_is_told_without_paths(reference: list[RunFolder]) -> None:
+    """Differences, which verdict.json publishes, name files by their last parts; other files of that name differ."""
+    mine = with_config(reference[0], model="/home/me/small/config.json", init_from="~/weights")
+    change = Resumption(step=9, time="", changes=["init_from: '/home/me/weights', but None in the run"])
+    mine = replace(mine, run=mine.run.model_copy(update={"resumptions": [change], "run_id": "ab" * 8}))
+    theirs = with_config(reference[0], model="/srv/config.json")
+    told = Follower("it", [theirs], mine).following().differences
+    assert "model: config.json, but config.json there" in told
+    assert "init_from: weights, but None there" in told
+    assert any("'weights', but None in the run" in line for line in told)
+    assert not [line for line in told if "home" in line or "srv" in line or "~" in line]
+
+
+def test_another_split_of_the_same_batch_explains_next_to_nothing(reference: list[RunFolder]) -> None:
+    """Half the batch in twice the micro-batches comes with hardware; another global batch is one difference."""
+    split = with_config(reference[0], train_batch_size=16, gradient_accumulation_steps=2)
+    names = {one.name: one.effect for one in explain(split, reference[0])}
+    assert names == {"train_batch_size": SAME_NUMBERS, "gradient_accumulation_steps": SAME_NUMBERS}
+    larger = with_config(reference[0], train_batch_size=128)
+    assert {one.name: one.effect for one in explain(larger, reference[0])} == {"global_batch_size": 0.1}
+
+
+def test_a_rollback_is_a_difference(reference: list[RunFolder]) -> None:
+    """A run that went back to a checkpoint has gone on with half the learning rate, which its options do not show."""
+    entry = Resumption(step=300, time="", rolled_back_from=310, learning_rate_factor=0.5)
+    back = replace(reference[0], run=reference[0].run.model_copy(update={"resumptions": [entry]}))
+    found = {one.name: (one.candidate, one.reference) for one in explain(back, reference[0])}
+    assert found == {"rollbacks": ("1", "0")}
+
+
+def test_options_that_a_record_lacks_are_the_defaults(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A record without options, as another program may write it, is compared."""
+    bare = replace(run, run=run.run.model_copy(update={"config": {}, "seed": 50, "run_id": "ab" * 8}))
+    assert bare.run.global_batch_size == 16
+    assert compare(bare, reference).verdict == "inside"
