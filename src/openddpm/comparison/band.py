@@ -38,8 +38,8 @@ class Band:
     """Standard deviation of the logarithm, from seed to seed."""
 
     def outside(self, curve: Curve) -> Column:
-        """Return +1 where a curve is above the band, -1 where it is below, 0 inside, NaN where it has no value."""
-        values = curve.at(self.images)
+        """Return +1 where a curve is above the band, -1 where it is below, 0 inside, NaN where it has no value near."""
+        values = curve.near(self.images)
         sides = np.where(values > self.high, 1.0, np.where(values < self.low, -1.0, 0.0))
         return np.where(np.isnan(values), np.nan, sides)
 

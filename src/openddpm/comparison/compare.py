@@ -172,7 +172,7 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
 
 def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: Band | None) -> Standing | None:
     images = common_images(others) if band is None else band.images
-    known = images[~np.isnan(curve.at(images))]
+    known = images[~np.isnan(curve.near(images))]
     if not len(known):
         return None
     last = known[-1]

@@ -13,6 +13,11 @@ from openddpm.record.schema import RAW, EvaluationRow, exported_weights
 
 Column = NDArray[np.float64]
 
+MAX_BETWEEN = 0.02
+"""Product of a number of images' distances, in logarithms, from the evaluations around it. Straight lines between the
+evaluations of digits-8 are off by 0.9 times the product among the first 2,000 images, and 0.13 times later (measured by
+leaving out every other one): so by 2 % at most."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -53,6 +58,16 @@ class Curve:
             return np.full(len(images), np.nan)
         logs = np.interp(np.log(images), np.log(self.images), np.log(self.values), left=np.nan, right=np.nan)
         return np.asarray(np.exp(logs))
+
+    def near(self, images: Column) -> Column:
+        """Return the values as `at` does, but NaN where the evaluations around are far."""
+        values = self.at(images)
+        if len(self.images):
+            last = len(self.images) - 1
+            after = np.minimum(np.searchsorted(self.images, images, side="left"), last)
+            before = np.maximum(np.searchsorted(self.images, images, side="right") - 1, 0)
+            values[np.log(images / self.images[before]) * np.log(self.images[after] / images) > MAX_BETWEEN] = np.nan
+        return values
 
 
 def curve_of(run: RunFolder, quantity: Quantity, of_broken: float | None = None) -> Curve:

@@ -25,7 +25,7 @@ def loss_chart(comparison: Comparison, standing: Standing) -> Chart:
         x_title=IMAGES,
         lines=[*lines, _candidate(curve.images, curve.values)],
         areas=[] if band is None else [Area(rounded(band.images), rounded(band.low), rounded(band.high))],
-        marks=_left(standing, _at(curve, standing.left_at)),
+        marks=_left(standing, curve.at(np.array([standing.left_at or np.nan]))[0]),
     )
 
 
@@ -36,15 +36,17 @@ def difference_chart(comparison: Comparison, standing: Standing, band: Band) -> 
     for run in comparison.reference:
         curve = curve_of(run, standing.quantity)
         lines.append(_seed(run, _difference(curve, mean)))
-    curve = curve_of(comparison.candidate, standing.quantity)
-    relative = _difference(curve, mean)
+    relative = _difference(curve_of(comparison.candidate, standing.quantity), mean)
+    height = np.nan  # without a line that the mark could lie on
+    if len(relative.images):
+        height = float(np.interp(standing.left_at or np.nan, relative.images, relative.values))
     low, high = (100 * (end / band.mean - 1) for end in (band.low, band.high))
     return Chart(
         label=f"{standing.quantity.name}, difference from the reference's mean in percent, over {IMAGES}",
         x_title=IMAGES,
         lines=[*lines, _candidate(relative.images, relative.values)],
         areas=[Area(rounded(band.images), rounded(low), rounded(high))],
-        marks=_left(standing, 100 * (_at(curve, standing.left_at) / _at(mean, standing.left_at) - 1)),
+        marks=_left(standing, height),
         is_log_y=False,
         unit="%",
     )
@@ -100,11 +102,6 @@ def _mean(images: Column, values: Column) -> Line:
 def _seed(run: RunFolder, curve: Curve) -> Line:
     name = f"seed {run.run.seed}"
     return Line(name, rounded(curve.images), rounded(curve.values), SEED, width=1, is_named=False)
-
-
-def _at(curve: Curve, images: float | None) -> float:
-    """Return the height of a curve after so many images; NaN beside its ends."""
-    return float(curve.at(np.array([images or np.nan]))[0])
 
 
 def _left(standing: Standing, height: float) -> list[Mark]:

@@ -326,3 +326,11 @@ def test_options_that_a_record_lacks_are_the_defaults(run: RunFolder, reference:
     bare = replace(run, run=run.run.model_copy(update={"config": {}, "seed": 50, "run_id": "ab" * 8}))
     assert bare.run.global_batch_size == 16
     assert compare(bare, reference).verdict == "inside"
+
+
+def test_a_run_with_few_evaluations_is_compared_at_these_alone(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Another seed that was evaluated rarely does not leave the band on the lines between its evaluations."""
+    other = another_seed(run, 50)
+    rare = replace(other, evaluations=other.evaluations[:2] + other.evaluations[-2:])
+    comparison = compare(rare, reference)
+    assert (comparison.verdict, comparison.standings[0].images) == ("inside", 76_800)
