@@ -7,12 +7,10 @@ records of the runs, without weights.
 
 import argparse
 import datetime
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from commands import int_of_at_least
 from origin import origin
@@ -23,6 +21,7 @@ from openddpm.analysis.verdict import judge
 from openddpm.config import TrainConfig, config_differences, recorded_config
 from openddpm.data.sources import BUILT_IN as NAMES
 from openddpm.record.files import write_json
+from openddpm.record.public import published
 from openddpm.record.reader import RunFolder, read_run_folder, read_run_record
 from openddpm.record.writer import RUN_FILE, SCHEMAS
 from openddpm.references import FILM_FILE, REFERENCE_FILE, ReferenceRecord, open_reference
@@ -83,9 +82,9 @@ def copy_record(folder: Path, target: Path) -> None:
     for file in SCHEMAS:
         if (folder / file).exists():
             shutil.copyfile(folder / file, target / file)
-    run = json.loads((folder / RUN_FILE).read_text("utf-8"))
-    write_json(target / RUN_FILE, {**run, "config": {name: _relative(value) for name, value in run["config"].items()}})
-    preview = read_run_folder(folder).previews[-1].shown
+    run = read_run_folder(folder)
+    write_json(target / RUN_FILE, published(run).run.model_dump())
+    preview = run.previews[-1].shown
     (target / "samples").mkdir()
     shutil.copyfile(preview, target / "samples" / preview.name)
 
@@ -111,10 +110,6 @@ def _about(name: str, folders: list[Path], first: RunFolder) -> ReferenceRecord:
 
 def _commit_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.commit")
-
-
-def _relative(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _table(name: str) -> str:

@@ -61,7 +61,7 @@ def test_a_record_that_takes_too_much_room_is_refused(
 
 
 def test_a_finished_seed_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished run of the recipe is left alone, one that was cut off is resumed, one of another recipe is refused."""
+    """A finished run of the recipe is left alone, one cut off is resumed, one of another recipe refused."""
     commands: list[list[str]] = []
 
     def note(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -74,6 +74,6 @@ def test_a_finished_seed_is_not_trained_again(tmp_path: Path, monkeypatch: pytes
     assert commands == []
     cut_off = write_made_up_run(tmp_path / "cut-off", steps=10, rows=1, previews=1, status="interrupted")
     make_references.train("avatars-16", 0, cut_off)
-    assert commands[0][-2:] == ["--resume_from_checkpoint", "latest"]
+    assert commands[0][-3:] == ["--no-follow", "--resume_from_checkpoint", "latest"]
     with pytest.raises(SystemExit, match=r"another recipe; remove it: .*seed: 3, but 0 in the run"):
         make_references.train("avatars-16", 3, finished)

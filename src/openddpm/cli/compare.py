@@ -39,6 +39,8 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
         json: Print the answer as JSON, for programs, and write no page unless --page is given.
     """
     from openddpm.comparison.compare import compare
+    from openddpm.errors import UserError
+    from openddpm.names import as_text
     from openddpm.references import open_reference, open_run
 
     run, opened = open_run(candidate), open_reference(*reference)
@@ -47,15 +49,18 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
         print(_as_json(comparison))
     else:
         for note in opened.notes:
-            print(f"note: {note}")
+            print(f"note: {as_text(note)}")
         _print(comparison, opened.name)
     if page is not None or not json:
         page = page or (run.folder if Path(candidate).is_dir() else Path()) / "compare.html"
         from openddpm.report.compare import write_comparison
 
-        write_comparison(page, comparison, opened)
+        try:
+            write_comparison(page, comparison, opened)
+        except OSError as error:
+            raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
         if not json:
-            print(f"page: {page}")
+            print(f"page: {as_text(str(page))}")
     return STATUS[comparison.verdict]
 
 
@@ -74,7 +79,7 @@ def _print(comparison: "Comparison", name: str) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(as_text(comparison.sentence))
     if comparison.standings:
-        table = Table("", "candidate", name, "band", "after images", "left at", box=None, pad_edge=False)
+        table = Table("", "candidate", as_text(name), "band", "after images", "left at", box=None, pad_edge=False)
         for one in comparison.standings:
             ends = [significant(end) for end in (one.low, one.high) if end is not None]
             table.add_row(

@@ -38,8 +38,8 @@ class Band:
     """Standard deviation of the logarithm, from seed to seed."""
 
     def outside(self, curve: Curve) -> Column:
-        """Return +1 where a curve is above the band, -1 where it is below, 0 inside, NaN where it has no value."""
-        values = curve.at(self.images)
+        """Return +1 where a curve is above the band, -1 where it is below, 0 inside, NaN where it has no value near."""
+        values = curve.near(self.images)
         sides = np.where(values > self.high, 1.0, np.where(values < self.low, -1.0, 0.0))
         return np.where(np.isnan(values), np.nan, sides)
 
@@ -56,7 +56,7 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     curves = {quantity: [curve_of(run, quantity) for run in runs] for quantity in QUANTITIES}
     if all(len(run.evaluations) == len(_of_raw(run)) for run in runs):  # nothing but raw weights
         curves = {quantity: found for quantity, found in curves.items() if not quantity.of_raw}
-    images = _common_images([curve for found in curves.values() for curve in found if len(curve.images)])
+    images = common_images([curve for found in curves.values() for curve in found if len(curve.images)])
     curves = {quantity: found for quantity, found in curves.items() if all(len(curve.images) for curve in found)}
     if not curves or not len(images):
         return []
@@ -74,7 +74,7 @@ def _of_raw(run: RunFolder) -> list[object]:
     return [row for row in run.evaluations if row.weights == "raw"]
 
 
-def _common_images(curves: Sequence[Curve]) -> Column:
+def common_images(curves: Sequence[Curve]) -> Column:
     """Return the numbers of images at which all curves have a value."""
     common = set(curves[0].images) if curves else set()
     for curve in curves[1:]:

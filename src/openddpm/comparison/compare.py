@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from openddpm.analysis.text import listed, number_of, significant
-from openddpm.comparison.band import MIN_RUNS, Band, make_bands
+from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
 from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
-from openddpm.comparison.explanations import Explanation, explain, option_differences
+from openddpm.comparison.explanations import SPLIT_OF_THE_BATCH, Explanation, explain, option_differences
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.public import last_part
 from openddpm.record.reader import RunFolder
@@ -37,6 +37,13 @@ class Standing:
     detectable: float | None
     """Relative change that would be found 4 times in 5."""
 
+    @property
+    def is_back(self) -> bool:
+        """Whether it left the band and is inside again."""
+        if self.left_at is None or self.low is None or self.high is None:
+            return False
+        return self.low <= self.candidate <= self.high
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -48,7 +55,8 @@ class Comparison:
     verdict: ComparisonVerdict
     sentence: str
     relation: Relation | None
-    """Relation to the reference's run with the same seed; None if there is none, or options or images differ."""
+    """Relation to the reference's run with the same seed; None if there is none, options or images differ, or both have
+    no row in common."""
     bands: list[Band]
     standings: list[Standing]
     explanations: list[Explanation]
@@ -77,27 +85,37 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
         reference: at least one run.
     """
     reference = list(reference)
-    explanations = explain(candidate, reference)
+    base = same_seed(candidate, reference)
+    explanations = explain(candidate, base or reference[0])
     obstacle = what_prevents(candidate, reference[0])
     if not candidate.evaluations and not candidate.metrics:
         obstacle = "the candidate has not logged a step yet"
     if obstacle:
         sentence = f"The runs cannot be compared: {obstacle}."
         return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
-    base = same_seed(candidate, reference)
     relation = None if base is None else related(candidate, base)
-    others = [run for run in reference if run.run.run_id != candidate.run.run_id] or reference
+    if relation is not None and not relation.num_numbers:
+        relation = None
+    others = apart_from(candidate, reference)
     bands = make_bands(others)
     standings = standings_of(candidate, others, bands)
     verdict, sentence = _verdict(relation, bands, standings, len(others))
     if verdict == "same_bits":
+        if candidate.run.run_id in {run.run.run_id for run in reference}:
+            sentence += " The reference holds this very run."
         explanations = []
     return Comparison(candidate, others, verdict, sentence, relation, bands, standings, explanations)
+
+
+def apart_from(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[RunFolder]:
+    """Return the runs of a reference without records of the candidate itself, unless it has no others."""
+    return [run for run in reference if run.run.run_id != candidate.run.run_id] or list(reference)
 
 
 def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
     """Return why losses of two runs cannot be compared, as the end of a sentence; empty if they can."""
     ours, theirs = candidate.run, base.run
+    options = option_differences(candidate, base)
     if ours.dataset.sha256 != theirs.dataset.sha256:
         return (
             f"they were trained on other images ({ours.dataset.num_images:,} of {ours.dataset.size} from "
@@ -111,6 +129,10 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
     ):
         if our != their:
             return f"they were evaluated on other samples, as the {name} differs ({our:,} and {their:,})"
+    for name in ("num_train_timesteps", "beta_schedule"):
+        if name in options:
+            our, their = options[name]
+            return f"they were evaluated at other noise levels, as --{name} differs ({our} and {their})"
     if candidate.baselines and base.baselines:
         zero = [np.array(run.baselines.zero) for run in (candidate, base) if run.baselines]
         if len(zero[0]) != len(zero[1]) or np.any(np.abs(zero[0] - zero[1]) > SAME_SAMPLES * np.abs(zero[1])):
@@ -120,13 +142,12 @@ def what_prevents(candidate: RunFolder, base: RunFolder) -> str:
 
 def same_seed(candidate: RunFolder, reference: Sequence[RunFolder]) -> RunFolder | None:
     """Return the reference's run with the seed and options of the candidate; None without one."""
-    batch = {"train_batch_size", "gradient_accumulation_steps"}  # may differ if the global batch is the same
     for base in reference:
         has_same_batch = candidate.run.global_batch_size == base.run.global_batch_size
         if (
             candidate.run.seed == base.run.seed
             and has_same_batch
-            and not {*option_differences(candidate, base)} - batch
+            and not {*option_differences(candidate, base)} - SPLIT_OF_THE_BATCH
         ):
             return base
     return None
@@ -141,16 +162,17 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     by_quantity = {band.quantity: band for band in bands}
     standings = []
     for quantity in QUANTITIES:
-        curve, others = curve_of(candidate, quantity), [curve_of(run, quantity) for run in reference]
+        curve = curve_of(candidate, quantity, of_broken=np.inf)
+        others = [curve_of(run, quantity) for run in reference]
         standing = _standing(quantity, curve, others, by_quantity.get(quantity))
-        if standing is not None:
+        if standing is not None and (standing.low is not None or not bands):
             standings.append(standing)
     return standings
 
 
 def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: Band | None) -> Standing | None:
-    images = others[0].images if band is None else band.images
-    known = images[~np.isnan(curve.at(images))]
+    images = common_images(others) if band is None else band.images
+    known = images[~np.isnan(curve.near(images))]
     if not len(known):
         return None
     last = known[-1]
@@ -174,12 +196,18 @@ def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: B
     )
 
 
+def repeats(relation: Relation, standings: Sequence[Standing]) -> bool:
+    """Tell whether a run has the bits of another, and left no band where that one's record has ended."""
+    end = 0 if relation.last is None else relation.last.images_seen
+    return relation.kind == "same_bits" and not any(one.left_at and one.left_at > end for one in standings)
+
+
 def _verdict(
     relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int
 ) -> tuple[ComparisonVerdict, str]:
-    if relation is not None and relation.kind == "same_bits":
-        numbers = f"all {relation.num_numbers:,} numbers that both records have are equal"
-        return "same_bits", f"The same run, to the bit: {numbers}."
+    if relation is not None and relation.last is not None and repeats(relation, standings):
+        numbers = f"all {relation.num_numbers:,} numbers that both records have, up to step {relation.last.step:,},"
+        return "same_bits", f"The same run, to the bit: {numbers} are equal."
     has_left = any(one.left_at is not None for one in standings)
     if relation is not None and relation.first is not None and relation.kind == "rounding" and not has_left:
         since = f"the numbers differ from step {relation.first.step:,} on"
@@ -188,10 +216,9 @@ def _verdict(
     if relation is not None and relation.parted is not None and relation.kind == "parted":
         parted = relation.parted
         return "outside", (
-            f"Not the same run, though seed and options are: at step {parted.step:,} the {parted.field} differs by "
-            f"{100 * parted.relative:.2g} %, more than rounding does. {where}"
+            f"Not the same run, though seed and options are: at step {parted.step:,} {parted.text}. {where}"
         )
-    if relation is not None and relation.kind == "rounding":
+    if relation is not None and relation.kind in ("same_bits", "rounding"):
         where += " It began as one of its runs, with the same seed and options."
     elif relation is not None:
         where += " Seed and options are those of one of its runs, but the random numbers are others from the start on."
@@ -203,14 +230,14 @@ def _verdict(
 def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
     """Return where the candidate stands, in sentences."""
     if not standings:
-        return "The runs have no evaluation at as many images."
+        return "The runs have no evaluation after equal numbers of images."
     first = standings[0]
     name, runs = first.quantity.name, number_of(num_runs, "run")
     if first.detectable is None:
         change = 100 * (first.candidate / first.mean - 1)
+        far = f"{abs(change):.1f} % {'higher' if change > 0 else 'lower'}" if np.isfinite(change) else "not finite"
         return (
-            f"The {name} is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}, but {runs} cannot show how much "
-            f"seeds differ: a reference needs {MIN_RUNS} or more."
+            f"The {name} is {far}, but {runs} cannot show how much seeds differ: a reference needs {MIN_RUNS} or more."
         )
     left = [(one.left_at, one) for one in standings if one.left_at is not None]
     if not left:
@@ -220,13 +247,15 @@ def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_run
         )
     left_at, earliest = min(left, key=lambda pair: pair[0])
     by = "all losses" if len(left) == len(standings) else listed([f"its {one.quantity.name}" for _, one in left])
-    kind = "behind" if earliest.side > 0 else "ahead"
-    if first.left_at is not None:
-        kind = "behind" if first.side > 0 else "ahead"
-    elif len(left) < len(standings):
+    shown = earliest if first.left_at is None else first
+    kind = f"{'was' if shown.is_back else 'is'} {'behind' if shown.side > 0 else 'ahead'}"
+    if first.left_at is None and len(left) < len(standings):
         kind += f" in {'this' if len(left) == 1 else 'these'}"
+    if shown.is_back:
+        kind += ", but is inside again"
+    value = significant(first.candidate) if np.isfinite(first.candidate) else "not finite"
     return (
-        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and is {kind}. "
-        f"After {first.images:,.0f} images its {name} is {significant(first.candidate)}, the reference's "
+        f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and {kind}. "
+        f"After {first.images:,.0f} images its {name} is {value}, the reference's "
         f"{significant(first.mean)}."
     )

@@ -13,6 +13,11 @@ from openddpm.record.schema import RAW, EvaluationRow, exported_weights
 
 Column = NDArray[np.float64]
 
+MAX_BETWEEN = 0.02
+"""Product of a number of images' distances, in logarithms, from the evaluations around it. Straight lines between the
+evaluations of digits-8 are off by 0.9 times the product among the first 2,000 images, and 0.13 times later (measured by
+leaving out every other one): so by 2 % at most."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -54,15 +59,35 @@ class Curve:
         logs = np.interp(np.log(images), np.log(self.images), np.log(self.values), left=np.nan, right=np.nan)
         return np.asarray(np.exp(logs))
 
+    def near(self, images: Column) -> Column:
+        """Return the values as `at` does, but NaN where the evaluations around are far."""
+        values = self.at(images)
+        if len(self.images):
+            last = len(self.images) - 1
+            after = np.minimum(np.searchsorted(self.images, images, side="left"), last)
+            before = np.maximum(np.searchsorted(self.images, images, side="right") - 1, 0)
+            values[np.log(images / self.images[before]) * np.log(self.images[after] / images) > MAX_BETWEEN] = np.nan
+        return values
 
-def curve_of(run: RunFolder, quantity: Quantity) -> Curve:
-    """Return a quantity of a run; values that are missing, or not above 0, are left out."""
+
+def curve_of(run: RunFolder, quantity: Quantity, of_broken: float | None = None) -> Curve:
+    """Return a quantity of a run; values that are missing, or not above 0, are left out.
+
+    Args:
+        of_broken: value where the weights are not finite; None leaves these out, too.
+    """
     exported = exported_weights(row.weights for row in run.evaluations)
     weights = RAW if quantity.of_raw else exported
     points = {
         row.images_seen: value
         for row in run.evaluations
-        if row.weights == weights and row.images_seen and (value := quantity.value(row)) is not None and value > 0
+        if row.weights == weights and row.images_seen
+        if (value := of_broken if _is_broken(row) else quantity.value(row)) is not None and value > 0
     }
     images = sorted(points)
     return Curve(np.array(images, dtype=np.float64), np.array([points[count] for count in images], dtype=np.float64))
+
+
+def _is_broken(row: EvaluationRow) -> bool:
+    """Tell whether weights that are not finite were evaluated: the schema has null for what they give."""
+    return row.heldout_loss is None and row.fixed_train_loss is None

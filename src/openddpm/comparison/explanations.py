@@ -1,13 +1,12 @@
 """What could explain that runs differ: options, software, hardware, and what the curves' shape suggests."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from openddpm.analysis.verdict import judge
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
-from openddpm.record.public import last_part
+from openddpm.record.public import last_part, published
 from openddpm.record.reader import RunFolder
 
 LAB_LOG, WHAT_SLOWS = "docs/lab-log.md", "docs/what-slows-ddpm-training.md"
@@ -57,28 +56,28 @@ EFFECTS: dict[str, Effect] = {
     "optimizer": Effect(0.08, "Muon was 5 to 10 % better than AdamW on equal images", LAB_LOG),
     "timestep_sampling": Effect(0.1, "importance was 5 to 13 % better than stratified on equal images", LAB_LOG),
     "zero_init_residuals": Effect(0.03, "up to 7 % better with Muon on the avatars, nothing with AdamW", LAB_LOG),
-    "train_batch_size": Effect(0.05, "twice the batch was 2 to 9 % worse on equal images", LAB_LOG, is_ratio=True),
-    "gradient_accumulation_steps": Effect(
-        0.05, "twice the batch was 2 to 9 % worse on equal images", LAB_LOG, is_ratio=True
-    ),
+    "global_batch_size": Effect(0.05, "twice the batch was 2 to 9 % worse on equal images", LAB_LOG, is_ratio=True),
     "model": Effect(0.02, "wider and deeper UNets were within 2 % on the digits, 5 % on the avatars", LAB_LOG),
     "prediction_type": Effect(0.03, "predicting the velocity was within 5 % on the digits and avatars", LAB_LOG),
     "lr_scheduler": Effect(0.03, "a rate that hardly falls costs a quarter more images, little at the end", WHAT_SLOWS),
     "lr_warmup_steps": Effect(0.01, "a warm-up too long costs images early on", WHAT_SLOWS),
 }
-"""Options by name, with what our own runs say; others have not been measured."""
+"""Options and the batch by name, with what our own runs say; others have not been measured."""
+
+SPLIT_OF_THE_BATCH = {"train_batch_size", "gradient_accumulation_steps"}
+"""Options that change no more than random numbers as long as the global batch is the same."""
 
 DECISIVE = 1.0  # a problem of the run itself comes before its options; assumed
 UNMEASURED = 0.005  # rank of an option among those measured; assumed
 SAME_NUMBERS = 1e-4  # the same of software and hardware, which change numbers by rounding
 
 
-def explain(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[Explanation]:
-    """Return what differs between a run and the runs of a reference, the likeliest explanation first.
+def explain(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
+    """Return what differs between a run and one of a reference, the likeliest explanation first.
 
-    Problems that the candidate's own curves show, and the reference's do not, come before everything else.
+    Problems that the candidate's own curves show, and the reference's do not, come before everything else. Absolute
+    paths are reduced to their last parts, since a run that follows a reference publishes what differs.
     """
-    base = reference[0]
     problems = _problems(candidate)
     for name in _problems(base):
         problems.pop(name, None)
@@ -105,10 +104,16 @@ def _plain(value: Any) -> Any:
 
 
 def _options(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
-    return [
-        Explanation(name, str(ours), str(theirs), _reason(name), _effect(name, ours, theirs))
-        for name, (ours, theirs) in option_differences(candidate, base).items()
-    ]
+    has_same_batch = candidate.run.global_batch_size == base.run.global_batch_size
+    found = []
+    for name, (ours, theirs) in option_differences(candidate, base).items():
+        reason, effect = _reason(name), _effect(name, ours, theirs)
+        if name in SPLIT_OF_THE_BATCH:
+            if not has_same_batch:
+                continue  # global_batch_size tells it
+            reason, effect = "the same images in each step, with other random numbers", SAME_NUMBERS
+        found.append(Explanation(name, last_part(str(ours)), last_part(str(theirs)), reason, effect))
+    return found
 
 
 def _reason(name: str) -> str:
@@ -121,7 +126,7 @@ def _effect(name: str, ours: Any, theirs: Any) -> float:
     if effect is None:
         return UNMEASURED
     if effect.is_ratio and ours and theirs:
-        return effect.change * abs(math.log2(ours / theirs))
+        return effect.change * abs(math.log2(ours) - math.log2(theirs))
     return effect.change
 
 
@@ -146,17 +151,26 @@ def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
     """Return differences of processes, software, hardware, and user-supplied objects."""
     ours, theirs = candidate.run.session, base.run.session
     batches = candidate.run.global_batch_size, base.run.global_batch_size
-    batch_effect = _effect("train_batch_size", *batches)
+    batch_effect = _effect("global_batch_size", *batches)
     rounding = "changes numbers by rounding alone"
     device = "changes numbers by rounding; another kind of device may draw other random numbers"
     tf32 = ours.environment.speed.tf32, theirs.environment.speed.tf32
     packages = [session.environment.packages for session in (ours, theirs)]
     supplied = candidate.run.user_supplied, base.run.user_supplied
-    changes = [[change for one in run.run.resumptions for change in one.changes] for run in (candidate, base)]
+    resumptions = [published(run).run.resumptions for run in (candidate, base)]
+    changes = [[change for one in run for change in one.changes] for run in resumptions]
+    rollbacks = [sum(one.rolled_back_from is not None for one in run) for run in resumptions]
     found: list[tuple[str, object, object, str, float]] = [
-        ("global_batch_size", *batches, _reason("train_batch_size"), batch_effect),
+        ("global_batch_size", *batches, _reason("global_batch_size"), batch_effect),
         ("user_supplied", *supplied, "objects given from Python are not in the record", 2 * UNMEASURED),
         ("changes", changes[0], changes[1], "it was resumed with other options or images", 2 * UNMEASURED),
+        (
+            "rollbacks",
+            rollbacks[0],
+            rollbacks[1],
+            "each went back to a checkpoint, with half the learning rate",
+            2 * UNMEASURED,
+        ),
         ("tf32", *tf32, "TF32 rounds products to 10 bits", 2 * SAME_NUMBERS),
         ("num_processes", ours.num_processes, theirs.num_processes, rounding, SAME_NUMBERS),
         ("device", ours.environment.device, theirs.environment.device, device, SAME_NUMBERS),

@@ -1,12 +1,13 @@
 """Where a run in training stands beside a reference that it follows."""
 
+import math
 from collections.abc import Sequence
 
 from openddpm.analysis.text import number_of, significant
 from openddpm.comparison.band import make_bands
-from openddpm.comparison.compare import Standing, same_seed, standings_of, what_prevents
+from openddpm.comparison.compare import Standing, apart_from, same_seed, standings_of, what_prevents
 from openddpm.comparison.explanations import explain
-from openddpm.comparison.same_run import Relation, relation_between
+from openddpm.comparison.same_run import Relation, related
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, Following, MetricsRow, QuantityBand, ReferenceBandRecord
 
@@ -16,24 +17,22 @@ class Follower:
 
     Args:
         name: of the reference, for people.
-        reference: its runs, at least one.
+        reference: its runs, at least one; the run itself, of which a folder may have a record from before, is left out.
         run: the record in memory; its rows grow during training.
     """
 
     def __init__(self, name: str, reference: Sequence[RunFolder], run: RunFolder) -> None:
         self.name, self.run = name, run
-        self._reference = list(reference)
+        self._reference = apart_from(run, reference)
         self._bands = make_bands(self._reference)
         self._obstacle = what_prevents(run, self._reference[0])
         base = None if self._obstacle else same_seed(run, self._reference)
-        self._relation = None if base is None else relation_between(run, base)
+        self._relation = None if base is None else related(run, base)
         self._standings: list[Standing] = []
-        rows: list[MetricsRow | EvaluationRow] = [*run.metrics, *run.evaluations]
-        for row in sorted(rows, key=lambda row: row.step):
-            self.add(row)
-
+        self._stand()
         self._differences = [
-            f"{one.name}: {one.candidate}, but {one.reference} there" for one in explain(run, self._reference)
+            f"{one.name}: {one.candidate}, but {one.reference} there"
+            for one in explain(run, base or self._reference[0])
         ]
 
     def band_record(self) -> ReferenceBandRecord:
@@ -57,8 +56,8 @@ class Follower:
         """Take in a new row, which the record in memory has already."""
         if self._relation is not None:
             self._relation.add(row)
-        if isinstance(row, EvaluationRow) and not self._obstacle:
-            self._standings = standings_of(self.run, self._reference, self._bands)
+        if isinstance(row, EvaluationRow):
+            self._stand()
 
     def following(self) -> Following:
         """Return where the run stands after the rows so far."""
@@ -70,11 +69,15 @@ class Follower:
             return self._beside_other_seeds()
         return self._beside_same_seed(relation)
 
+    def _stand(self) -> None:
+        if not self._obstacle:
+            self._standings = standings_of(self.run, self._reference, self._bands)
+
     def _beside_same_seed(self, relation: Relation) -> Following:
         run = f"seed {relation.other.run.seed} of {self.name}"
         if relation.parted is not None:
             parted = relation.parted
-            text = f"it parted from {run} at step {parted.step:,}: {parted.field} differs by more than rounding does"
+            text = f"it parted from {run} at step {parted.step:,}: {parted.text}"
             return self._state("parted", parted.images_seen, text)
         if relation.first is not None:
             text = f"the same run as {run}, rounding apart since step {relation.first.step:,}"
@@ -93,12 +96,16 @@ class Follower:
         if not left:
             text = f"like another seed of {self.name}: inside the band of its {seeds}"
             return self._state("another_seed", None, f"{text} (a change of {100 * first.detectable:.0f} % would show)")
-        since, earliest = min(left, key=lambda pair: pair[0])
-        shown = first if first.side else earliest
-        text = f"{shown.quantity.name} {significant(shown.candidate)}, {significant(shown.mean)} there"
-        if shown.side > 0:
-            return self._state("behind", int(since), f"behind {self.name} since {since:,.0f} images: {text}")
-        return self._state("ahead", int(since), f"ahead of {self.name} since {since:,.0f} images: {text}")
+        shown = first if first.side else min(left, key=lambda pair: pair[0])[1]
+        since = min(at for at, one in left if one.side == shown.side)
+        state, place = ("behind", "behind") if shown.side > 0 else ("ahead", "ahead of")
+        place = f"{place} {self.name} since {since:,.0f} images"
+        if shown.is_back:
+            place = f"inside again, after it was {place}"
+        value = significant(shown.candidate) if math.isfinite(shown.candidate) else "not finite"
+        return self._state(
+            state, int(since), f"{place}: {shown.quantity.name} {value}, {significant(shown.mean)} there"
+        )
 
     def _state(self, state: str, since: int | None, text: str) -> Following:
         return Following.model_validate(

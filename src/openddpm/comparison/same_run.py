@@ -1,5 +1,6 @@
 """Whether two records are of one run: the same numbers, or apart only as rounding is."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,14 @@ class Difference:
     images_seen: int
     field: str
     relative: float
-    """The difference divided by the larger absolute value."""
+    """The difference divided by the larger absolute value; infinite if one record has no number there."""
+
+    @property
+    def text(self) -> str:
+        """What the difference is, as a part of a sentence."""
+        if math.isinf(self.relative):
+            return f"one of the two has no {self.field}"
+        return f"the {self.field} differs by {100 * self.relative:.2g} %, more than rounding does"
 
 
 class Relation:
@@ -51,6 +59,8 @@ class Relation:
         self.other = other
         self.num_numbers = 0
         """Numbers that both records have."""
+        self.last: MetricsRow | EvaluationRow | None = None
+        """The last row that both records have."""
         self.first: Difference | None = None
         """The first number that differs."""
         self.parted: Difference | None = None
@@ -63,8 +73,8 @@ class Relation:
     @property
     def kind(self) -> RelationKind:
         """The relation so far."""
-        if self.parted is not None:
-            return "parted" if self._has_met else "other_random_numbers"
+        if self.parted is not None:  # what a formula gives needs no random numbers
+            return "parted" if self._has_met or self.parted.field in EXACT else "other_random_numbers"
         return "same_bits" if self.first is None else "rounding"
 
     def add(self, row: MetricsRow | EvaluationRow) -> None:
@@ -75,10 +85,13 @@ class Relation:
         else:
             other, names = self._evaluations.get((row.step, row.weights)), EVALUATED
         if other is not None and self.parted is None:
+            self.last = row
             for name in names:
                 self._take(row, name, getattr(row, name), getattr(other, name))
 
     def _take(self, row: MetricsRow | EvaluationRow, name: str, ours: float | None, theirs: float | None) -> None:
+        if ours is None and theirs is None:
+            return
         self.num_numbers += 1
         if ours != theirs:
             label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
@@ -97,14 +110,9 @@ class Relation:
         return min(grown, max(SATURATED, self._first_allowed)) * (OF_A_NORM if name == "grad_norm" else 1.0)
 
 
-def relation_between(candidate: RunFolder, other: RunFolder) -> Relation:
-    """Return the relation of a run to another with the same seed and options, before any row."""
-    return Relation(other, is_coarse=any(map(_computes_coarsely, (candidate, other))))
-
-
 def related(candidate: RunFolder, other: RunFolder) -> Relation:
-    """Return the relation of a recorded run to another with the same seed and options."""
-    relation = relation_between(candidate, other)
+    """Return the relation of a run, as far as it is recorded, to another with the same seed and options."""
+    relation = Relation(other, is_coarse=any(map(_computes_coarsely, (candidate, other))))
     rows: list[MetricsRow | EvaluationRow] = [*candidate.metrics, *candidate.evaluations]
     for row in sorted(rows, key=lambda row: row.step):
         relation.add(row)
@@ -118,6 +126,6 @@ def _relative(ours: float | None, theirs: float | None) -> float:
 
 
 def _computes_coarsely(run: RunFolder) -> bool:
-    return run.run.config.get("mixed_precision") != "no" or any(
+    return run.run.config.get("mixed_precision", "no") != "no" or any(
         session.environment.speed.tf32 for session in run.run.sessions
     )

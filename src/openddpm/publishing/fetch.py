@@ -6,12 +6,13 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from openddpm.errors import UserError
-from openddpm.publishing.hub import HubError
+from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
 from openddpm.record.writer import PREVIEW_NAME, RUN_FILE, SCHEMAS
 
 MAX_PREVIEWS = 8
+REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 
 def fetch_record(repository: str, token: str | None = None) -> Path:
@@ -28,23 +29,47 @@ def fetch_record(repository: str, token: str | None = None) -> Path:
         UserError: it holds no record of a run.
     """
     name, _, revision = repository.partition("@")
-    files, no_answer = [*SCHEMAS], ""
+    files, no_answer = [*SCHEMAS], None
     try:
         info = HfApi(token=token).model_info(name, revision=revision or None)
         files = _wanted([entry.rfilename for entry in info.siblings or []])
     except Exception as error:  # the client's errors have no common base class
-        no_answer = _reason(repository, error)
+        no_answer = why_not_read(repository, error)
+        if status_of(error) in REFUSALS or isinstance(error, HFValidationError):
+            raise no_answer from error
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=files, token=token, local_files_only=bool(no_answer)
+            name, revision=revision or None, allow_patterns=files, token=token, local_files_only=no_answer is not None
         )
     except Exception as error:  # the same, or a full disk
-        found = f"could not fetch '{repository}' from the Hub ({constants.ENDPOINT}): {no_answer or _first_line(error)}"
-        raise HubError(found, "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE.") from error
-    if not (Path(folder) / RUN_FILE).is_file():
+        raise no_answer or why_not_read(repository, error) from error
+    return run_in(repository, Path(folder))
+
+
+def run_in(repository: str, folder: Path) -> Path:
+    """Return the folder of a repository's files.
+
+    Raises:
+        UserError: it holds no record of a run.
+    """
+    if not (folder / RUN_FILE).is_file():
         found = f"'{repository}' on the Hub has no {RUN_FILE}: it is not a run that openddpm pushed"
         raise UserError(found, "Give a repository that `openddpm push` or --push_to_hub made.")
-    return Path(folder)
+    return folder
+
+
+def why_not_read(repository: str, error: Exception) -> HubError:
+    """Return the error for any exception of the client while files of a repository are read."""
+    status = status_of(error)
+    if isinstance(error, RevisionNotFoundError):
+        found = f"'{repository}': the repository on the Hub has no such revision"
+        return HubError(found, "Give a branch, a tag or a commit behind the @.")
+    if status in REFUSALS or isinstance(error, HFValidationError):
+        found = f"the Hub ({constants.ENDPOINT}) has no model '{repository}' that you may read"
+        hint = "Check the name; for a private or gated one log in first: hf auth login, or set HF_TOKEN."
+        return HubError(f"{found} ({status})" if status else found, hint)
+    found = f"could not fetch '{repository}' from the Hub ({constants.ENDPOINT}): {first_line(error)}"
+    return HubError(found, CHECK_CONNECTION)
 
 
 def _wanted(names: list[str]) -> list[str]:
@@ -54,24 +79,3 @@ def _wanted(names: list[str]) -> list[str]:
     exported = exported_weights(weights for weights, *_ in previews)
     by_step = {step: name for weights, step, name in previews if weights == exported}
     return [*SCHEMAS, *(by_step[step] for step in log_spaced(by_step, MAX_PREVIEWS))]
-
-
-def _reason(repository: str, error: Exception) -> str:
-    """Return why the Hub does not answer.
-
-    Raises:
-        HubError: it did answer, and there is nothing that may be read under this name.
-    """
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, RevisionNotFoundError):
-        found = f"'{repository}': the repository on the Hub has no such revision"
-        raise HubError(found, "Give a branch, a tag or a commit behind the @.") from error
-    if status in (401, 403, 404) or isinstance(error, HFValidationError):
-        found = f"the Hub ({constants.ENDPOINT}) has no model '{repository}' that you may read"
-        hint = "Check the name; for a private or gated one log in first: hf auth login, or set HF_TOKEN."
-        raise HubError(f"{found} ({status})" if status else found, hint) from error
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,6 +15,8 @@ from openddpm.publishing.selection import Commit, file_sha256, select
 from openddpm.record.kept import PublishedWeights
 from openddpm.record.reader import read_run_record
 
+CHECK_CONNECTION = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+
 
 class HubError(UserError):
     """The Hub refused or could not be reached; nothing local is lost."""
@@ -114,12 +116,20 @@ def _overview(repository: str, commits: list[Commit], new: set[str]) -> list[str
 
 def _hub_error(found: str, error: Exception, more: str = "") -> HubError:
     """Return the error for any exception of the client: it has no common base class."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
+    if isinstance(error, LocalTokenNotFoundError) or status_of(error) in (401, 403):
         hint = "Log in with a token that has write access: hf auth login, or set HF_TOKEN."
     elif isinstance(error, HFValidationError):
         hint = "Name it with --hub_model_id NAME or --hub_model_id ACCOUNT/NAME."
     else:
-        hint = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-    return HubError(f"{found} ({constants.ENDPOINT}): {reason}", f"{hint} {more}".strip())
+        hint = CHECK_CONNECTION
+    return HubError(f"{found} ({constants.ENDPOINT}): {first_line(error)}", f"{hint} {more}".strip())
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the status of the Hub's answer that an exception of the client is about; None without one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi, snapshot_download
 
 from openddpm.errors import UserError
+from openddpm.publishing.fetch import run_in, why_not_read
 from openddpm.publishing.hub import HubError
 from openddpm.publishing.selection import WEIGHTS_FILE, WEIGHTS_FILES, file_sha256
 from openddpm.record.kept import list_milestones, milestone_name, milestones_among, nearest_milestone
@@ -35,10 +35,7 @@ def fetch_weights(repository: str, at: int | None = None) -> Path:
         HubError: no such repository, no permission, or no connection and nothing in the cache.
         UserError: it is not a run, has no milestones, or the weights are not those of its record.
     """
-    folder = _download(repository, _SMALL_FILES)
-    if not (folder / RUN_FILE).is_file():
-        hint = "Give a repository that `openddpm push` or --push_to_hub made."
-        raise UserError(f"'{repository}' on the Hub has no {RUN_FILE}: it is not a run that openddpm pushed", hint)
+    folder = run_in(repository, _download(repository, _SMALL_FILES))
     read_run_record(folder)
     rows, name = read_checkpoint_rows(folder), WEIGHTS_FILE
     if at is not None:
@@ -69,13 +66,5 @@ def _download(repository: str, names: list[str], revision: str | None = None) ->
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
     except Exception as error:  # the same, or a full disk
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        found, hub = f"'{repository}' is no folder here, and", f"the Hub ({constants.ENDPOINT})"
-        hint = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-        if status in (401, 403, 404) or isinstance(error, HFValidationError):
-            found += f" {hub} has no model of that name that you may read"
-            hint = "Check the name; for a private or gated one log in first: hf auth login, or set HF_TOKEN."
-        else:
-            found += f" could not be fetched from {hub}: {reason}"
-        raise HubError(found, hint) from error
+        reason = why_not_read(repository, error)
+        raise HubError(f"'{repository}' is no folder here, and {reason.found}", reason.hint) from error

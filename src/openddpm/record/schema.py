@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from openddpm.config import TrainConfig
 from openddpm.record.bands import Band
 
 SCHEMA_VERSION: Final = 2
@@ -255,9 +256,8 @@ class RunRecord(RecordModel):
     @property
     def global_batch_size(self) -> int:
         """Images that a step consumes, over all processes and accumulation steps."""
-        return int(
-            self.config["train_batch_size"] * self.config["gradient_accumulation_steps"] * self.session.num_processes
-        )
+        options = {name: field.default for name, field in TrainConfig.model_fields.items()} | self.config
+        return int(options["train_batch_size"] * options["gradient_accumulation_steps"] * self.session.num_processes)
 
     @property
     def session(self) -> Session:

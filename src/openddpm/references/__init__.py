@@ -91,13 +91,16 @@ def open_reference(*sources: str) -> Reference:
     Raises:
         UserError: as `open_runs`; the runs differ in more than their seeds; or reference.json is damaged.
     """
+    if not sources:
+        names = ", ".join(builtin_names())
+        raise UserError("no reference is given", f"Name a built-in one ({names}), run folders, or runs on the Hub.")
     runs, notes = [run for source in sources for run in open_runs(source)], list[str]()
     source = " ".join(sources)
     shared = _shared(runs[0])
     for run in runs[1:]:
         if differences := _differences(shared, _shared(run)):
             raise _not_one(source, runs[0], run, differences)
-    folder = folder_of(source)
+    folder = folder_of(source) if len(sources) == 1 else None
     if is_built_in(source) and Path(source).is_dir():
         notes.append(f"'{source}' is the built-in reference; the folder of that name here is ./{source}")
     chosen = []
@@ -109,10 +112,10 @@ def open_reference(*sources: str) -> Reference:
             kept = f"{first.folder.name} is taken, at {first.run.progress.images_seen:,} images"
             notes.append(f"of {len(others) + 1} runs with seed {seed}, {kept}; left out: {listed}")
     return Reference(
-        name=source if is_built_in(source) or not folder.exists() else folder.resolve().name,
+        name=folder.resolve().name if folder and folder.exists() and not is_built_in(source) else source,
         runs=chosen,
-        about=read_record(folder / REFERENCE_FILE, ReferenceRecord),
-        film=folder / FILM_FILE if (folder / FILM_FILE).is_file() else None,
+        about=read_record(folder / REFERENCE_FILE, ReferenceRecord) if folder else None,
+        film=folder / FILM_FILE if folder and (folder / FILM_FILE).is_file() else None,
         notes=notes,
     )
 
@@ -131,6 +134,8 @@ def _shared(run: RunFolder) -> dict[str, Any]:
         "images per step": record.global_batch_size,
         "steps": record.total_steps,
         "sha256 of the images": record.dataset.sha256[:12],
+        "held-out images": record.dataset.num_heldout,
+        "fixed samples": record.evaluation.num_fixed_samples,
         "objects given from Python": record.user_supplied,
         "sha256 of the weights it started from": record.model.init_from and record.model.init_from.sha256[:12],
         **{f"{name} of the UNet": value for name, value in unet.items()},

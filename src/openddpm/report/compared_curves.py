@@ -37,13 +37,16 @@ def difference_chart(comparison: Comparison, standing: Standing, band: Band) -> 
         curve = curve_of(run, standing.quantity)
         lines.append(_seed(run, _difference(curve, mean)))
     relative = _difference(curve_of(comparison.candidate, standing.quantity), mean)
+    height = np.nan  # without a line that the mark could lie on
+    if len(relative.images):
+        height = float(np.interp(standing.left_at or np.nan, relative.images, relative.values))
     low, high = (100 * (end / band.mean - 1) for end in (band.low, band.high))
     return Chart(
         label=f"{standing.quantity.name}, difference from the reference's mean in percent, over {IMAGES}",
         x_title=IMAGES,
         lines=[*lines, _candidate(relative.images, relative.values)],
         areas=[Area(rounded(band.images), rounded(low), rounded(high))],
-        marks=_left(standing, np.interp(standing.left_at or np.nan, relative.images, relative.values)),
+        marks=_left(standing, height),
         is_log_y=False,
         unit="%",
     )

@@ -48,7 +48,9 @@ def reference_columns(run: RunFolder) -> JsonColumns:
     if band is None:
         return {}
     images = _column([float(count) for count in band.images_seen])
-    columns = {"images_seen": images, "step": images / run.run.global_batch_size, "hours": _hours_at(run, images)}
+    so_far = images <= (run.metrics[-1].images_seen if run.metrics else 0)
+    hours = np.where(so_far, _hours_at(run, images), np.nan)  # the pace to come is not known
+    columns = {"images_seen": images, "step": images / run.run.global_batch_size, "hours": hours}
     return to_json({**columns, **{name: _column(getattr(band, name)) for name in ("low", "mean", "high")}})
 
 

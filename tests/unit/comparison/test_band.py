@@ -90,3 +90,11 @@ def test_curves_are_read_between_their_points() -> None:
     curve = Curve(images, images**-0.5)
     assert curve.at(np.array([20.0, 500.0])) == pytest.approx([20**-0.5, 500**-0.5])
     assert np.isnan(curve.at(np.array([5.0, 2000.0]))).all()
+
+
+def test_a_curve_is_not_read_far_from_its_evaluations() -> None:
+    """Half-way between evaluations a factor of three apart nothing is known; near one of them, and at it, it is."""
+    curve = Curve(np.array([1000.0, 3000.0, 3100.0]), np.ones(3))
+    known = ~np.isnan(curve.near(np.array([900.0, 1000.0, 1015.0, 1700.0, 2960.0, 3050.0, 3100.0, 3200.0])))
+    assert list(known) == [False, True, True, False, True, True, True, False]
+    assert np.isnan(Curve(np.array([]), np.array([])).near(np.array([5.0]))).all()

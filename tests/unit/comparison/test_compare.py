@@ -8,9 +8,10 @@ from tests.support.made_up_run import made_up_session, write_made_up_run
 from tests.support.made_up_seeds import another_seed
 
 from openddpm.comparison.compare import compare
+from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import MetricsRow
+from openddpm.record.schema import MetricsRow, Resumption
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +177,160 @@ def test_following_says_at_each_row_what_comparing_says_at_the_end(run: RunFolde
 
 def test_following_the_same_seed(reference: list[RunFolder]) -> None:
     """A run that repeats one of the reference's is followed to the bit, from its first logged step on."""
-    growing = replace(reference[3], metrics=[], evaluations=[])
+    again = reference[3].run.model_copy(update={"run_id": "ab" * 8})
+    growing = replace(reference[3], run=again, metrics=[], evaluations=[])
     follower = Follower("avatars-16", reference, growing)
     assert follower.following().state == "too_early"
     growing.metrics.append(reference[3].metrics[0])
     follower.add(reference[3].metrics[0])
     assert follower.following().text == "The same bits as seed 3 of avatars-16, in all 6 numbers so far."
-    resumed = Follower("avatars-16", reference, reference[3])
+    resumed = Follower("avatars-16", reference, replace(reference[3], run=again))
     assert resumed.following().state == "same_bits"
+
+
+def test_records_without_a_common_row_have_no_bits_in_common(reference: list[RunFolder]) -> None:
+    """A run of the same seed that shares no row with the reference's is not called the same run."""
+    base = replace(reference[2], metrics=[], evaluations=reference[2].evaluations[16:])
+    early = replace(reference[2], metrics=[], evaluations=reference[2].evaluations[:16])
+    assert compare(early, [base]).relation is None
+
+
+def test_the_same_bits_say_nothing_of_what_came_after(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run that leaves the band after its twin's record has ended is outside."""
+    twin = replace(reference[2], metrics=reference[2].metrics[:40], evaluations=reference[2].evaluations[:10])
+    late = another_seed(reference[2], 2, spread=0.0, factor=2.0, since=30_000)
+    candidate = replace(late, metrics=reference[2].metrics)
+    answer = compare(candidate, [*reference[:2], twin, *reference[3:]]).answer()
+    assert (answer["verdict"], answer["first_difference"]) == ("outside", None)
+
+
+def test_a_run_does_not_follow_its_own_record_from_before(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A resumed run that lies in the folder that it follows is held against the other runs there alone."""
+    own = another_seed(run, 50, factor=1.5, since=30_000)
+    follower = Follower("runs", [*reference, replace(own, evaluations=own.evaluations[:10])], own)
+    assert follower.following().state == "behind"
+    assert follower.band_record().seeds == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_same_bits_come_with_the_last_step_that_both_have(reference: list[RunFolder]) -> None:
+    """A run of which the reference has a shorter record is told up to where it is the same."""
+    sentence = compare(
+        reference[2], [replace(reference[2], metrics=reference[2].metrics[:40], evaluations=[])]
+    ).sentence
+    assert "all 240 numbers that both records have, up to step 400, are equal" in sentence
+    assert sentence.endswith("The reference holds this very run.")
+
+
+def test_another_learning_rate_from_the_start_is_no_random_number(reference: list[RunFolder]) -> None:
+    """With other learning rates from the first line on it is another run, not one with other random numbers."""
+
+    def change(row: MetricsRow) -> MetricsRow:
+        return row.model_copy(update={"learning_rate": 2 * row.learning_rate, "train_loss": 1.1 * row.train_loss})
+
+    answer = compare(with_metrics(reference[2], change), reference).answer()
+    assert answer["verdict"] == "outside" and "at step 10 the learning_rate differs by 50 %" in answer["sentence"]
+
+
+def test_a_number_that_one_record_lacks_is_a_difference(reference: list[RunFolder]) -> None:
+    """A gradient norm that only one of the two runs has parts them, and no percentage is told."""
+    lacking = with_metrics(
+        reference[2], lambda row: row.model_copy(update={"grad_norm": None}) if row.step == 300 else row
+    )
+    assert "at step 300 one of the two has no grad_norm" in compare(lacking, reference).sentence
+
+
+@pytest.mark.parametrize(("option", "value"), [("beta_schedule", "squaredcos_cap_v2"), ("num_train_timesteps", 500)])
+def test_other_noise_levels_cannot_be_compared(reference: list[RunFolder], option: str, value: object) -> None:
+    """Another noise schedule gives other noise levels at the same timesteps, so losses are not compared."""
+    answer = compare(with_config(reference[0], **{option: value}), reference).answer()
+    assert answer["verdict"] == "not_comparable" and f"--{option} differs ({value} and" in answer["sentence"]
+
+
+def test_weights_that_are_not_finite_are_outside(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run whose weights become NaN leaves the band there, though no loss is recorded from then on."""
+    candidate = another_seed(run, 50)
+    nothing = {"heldout_loss": None, "fixed_train_loss": None, "bands": {}}
+    rows = [row if row.images_seen < 30_000 else row.model_copy(update=nothing) for row in candidate.evaluations]
+    broken = replace(candidate, evaluations=rows)
+    answer = compare(broken, reference).answer()
+    assert (answer["verdict"], answer["left_band_at"]) == ("outside", 33_600)
+    assert "its held-out loss is not finite, the reference's" in answer["sentence"]
+    assert "held-out loss not finite" in Follower("it", reference, broken).following().text
+    assert "held-out loss is not finite, but 1 run" in compare(broken, reference[:1]).sentence
+
+
+def test_a_run_that_is_inside_again_is_not_called_behind(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A loss that left the band for a while makes the run outside; that it came back is told."""
+    candidate = another_seed(run, 50)
+    late = another_seed(run, 50, factor=2.0)
+    rows = [
+        one if 20_000 < one.images_seen < 40_000 else other
+        for one, other in zip(late.evaluations, candidate.evaluations, strict=True)
+    ]
+    for_a_while = replace(candidate, evaluations=rows)
+    comparison = compare(for_a_while, reference)
+    assert comparison.verdict == "outside" and "and was behind, but is inside again." in comparison.sentence
+    following = Follower("it", reference, for_a_while).following()
+    assert following.text.startswith("Inside again, after it was behind it since 24,000 images: held-out loss")
+
+
+def test_runs_of_other_lengths_are_compared_where_all_are_known(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Without a band, too, the last number of images counts that the candidate and all runs have."""
+    short = replace(reference[1], evaluations=reference[1].evaluations[:12])
+    comparison = compare(another_seed(run, 50), [reference[0], short])
+    assert [one.images for one in comparison.standings] == [6 * 4800] * 6
+    assert "nan" not in comparison.sentence
+
+
+def test_what_only_the_candidate_has_does_not_count(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A quantity for which the reference has no band is in no table: losses of raw weights twice, without averages."""
+    folder = write_made_up_run(tmp_path_factory.mktemp("bare"), previews=0, evaluations=8, use_ema=False)
+    bare = read_run_folder(folder)
+    comparison = compare(another_seed(bare, 50), [another_seed(bare, seed) for seed in range(4)])
+    assert len(comparison.standings) == len(comparison.bands) == 5
+    assert all(one.low is not None for one in comparison.standings)
+
+
+def test_what_differs_is_told_without_paths(reference: list[RunFolder]) -> None:
+    """Differences, which verdict.json publishes, name files by their last parts; other files of that name differ."""
+    mine = with_config(reference[0], model="/home/me/small/config.json", init_from="~/weights")
+    change = Resumption(step=9, time="", changes=["init_from: '/home/me/weights', but None in the run"])
+    mine = replace(mine, run=mine.run.model_copy(update={"resumptions": [change], "run_id": "ab" * 8}))
+    theirs = with_config(reference[0], model="/srv/config.json")
+    told = Follower("it", [theirs], mine).following().differences
+    assert "model: config.json, but config.json there" in told
+    assert "init_from: weights, but None there" in told
+    assert any("'weights', but None in the run" in line for line in told)
+    assert not [line for line in told if "home" in line or "srv" in line or "~" in line]
+
+
+def test_another_split_of_the_same_batch_explains_next_to_nothing(reference: list[RunFolder]) -> None:
+    """Half the batch in twice the micro-batches comes with hardware; another global batch is one difference."""
+    split = with_config(reference[0], train_batch_size=16, gradient_accumulation_steps=2)
+    names = {one.name: one.effect for one in explain(split, reference[0])}
+    assert names == {"train_batch_size": SAME_NUMBERS, "gradient_accumulation_steps": SAME_NUMBERS}
+    larger = with_config(reference[0], train_batch_size=128)
+    assert {one.name: one.effect for one in explain(larger, reference[0])} == {"global_batch_size": 0.1}
+
+
+def test_a_rollback_is_a_difference(reference: list[RunFolder]) -> None:
+    """A run that went back to a checkpoint has gone on with half the learning rate, which its options do not show."""
+    entry = Resumption(step=300, time="", rolled_back_from=310, learning_rate_factor=0.5)
+    back = replace(reference[0], run=reference[0].run.model_copy(update={"resumptions": [entry]}))
+    found = {one.name: (one.candidate, one.reference) for one in explain(back, reference[0])}
+    assert found == {"rollbacks": ("1", "0")}
+
+
+def test_options_that_a_record_lacks_are_the_defaults(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A record without options, as another program may write it, is compared."""
+    bare = replace(run, run=run.run.model_copy(update={"config": {}, "seed": 50, "run_id": "ab" * 8}))
+    assert bare.run.global_batch_size == 16
+    assert compare(bare, reference).verdict == "inside"
+
+
+def test_a_run_with_few_evaluations_is_compared_at_these_alone(run: RunFolder, reference: list[RunFolder]) -> None:
+    """Another seed that was evaluated rarely does not leave the band on the lines between its evaluations."""
+    other = another_seed(run, 50)
+    rare = replace(other, evaluations=other.evaluations[:2] + other.evaluations[-2:])
+    comparison = compare(rare, reference)
+    assert (comparison.verdict, comparison.standings[0].images) == ("inside", 76_800)

@@ -91,6 +91,8 @@ def test_a_reference_is_its_runs_in_the_order_of_their_seeds(run: Path, tmp_path
         ({"dataset__sha256": "ab" * 32}, "sha256 of the images: '9f9f9f9f9f9f' and 'abababababab'"),
         ({"model__config": {"block_out_channels": [8]}}, r"block_out_channels of the UNet: \[32, 64, 64\] and \[8\]"),
         ({"gradient_accumulation_steps": 2}, "images per step: 32 and 64"),
+        ({"evaluation__num_fixed_samples": 48}, "fixed samples: 2048 and 48"),
+        ({"dataset__num_heldout": 9}, "held-out images: 512 and 9"),
         ({"an_option_of_later": True}, "an_option_of_later: None and True"),
     ],
 )
@@ -142,6 +144,18 @@ def test_built_in_references_open_by_name(run: Path, tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="neither a folder") as error:
         open_reference("smal")
     assert "did you mean 'small'" in error.value.hint
+
+
+def test_many_sources_are_one_reference(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of folders is named together; without one, it is said what may be given."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"a-run-with-the-seed-{seed}" for seed in range(12)]
+    for seed, name in enumerate(names):
+        copy_of(run, tmp_path / name, seed=seed)
+    reference = open_reference(*names)
+    assert (reference.name, len(reference.runs), reference.about) == (" ".join(names), 12, None)
+    with pytest.raises(UserError, match="no reference is given"):
+        open_reference()
 
 
 def test_a_damaged_reference_file_is_the_users_error(run: Path, tmp_path: Path) -> None:

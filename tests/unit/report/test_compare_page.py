@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from compared_runs import NUM_SEEDS, compared, made_up_reference
-from openddpm.comparison.compare import Comparison, ComparisonVerdict
+from openddpm.comparison.compare import Comparison, ComparisonVerdict, compare
 from openddpm.comparison.explanations import Explanation
 from openddpm.comparison.same_run import Difference, Relation
 from openddpm.record.reader import read_run_folder
@@ -232,3 +232,15 @@ def test_damaged_previews_are_left_out(tmp_path: Path, reference: SimpleNamespac
     comparison.candidate.previews[0].shown.write_bytes(b"<svg onload='alert(1)'/>")
     pairs = preview_pairs(read_run_folder(tmp_path), reference.runs[0])
     assert [left.images for left, _ in pairs] == [76800]
+
+
+def test_a_candidate_that_is_known_between_its_evaluations_alone(worse: Comparison, reference: SimpleNamespace) -> None:
+    """A page is made of a run that left the band, though none of its evaluations lies within the band's ends."""
+    last = worse.candidate.evaluations[-2:]  # of both sets of weights
+    around = [row.model_copy(update={"images_seen": row.images_seen + by}) for row in last for by in (-800, 800)]
+    candidate = dataclasses.replace(worse.candidate, evaluations=around)
+    comparison = compare(
+        candidate, [dataclasses.replace(run, evaluations=run.evaluations[-2:]) for run in reference.runs]
+    )
+    assert comparison.verdict == "outside"
+    assert "Difference from the reference" in page_of(comparison, reference).text

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from made_up_run import BATCH_SIZE, SECONDS_A_STEP, write_made_up_run
 from openddpm.record.reader import read_run_folder
+from openddpm.record.schema import QuantityBand, ReferenceBandRecord
 from openddpm.report.series import (
     MAX_POINTS,
     evaluation_columns,
     images_at_steps,
     metrics_columns,
     noise_columns,
+    reference_columns,
     smooth,
     thin,
     to_json,
@@ -107,3 +109,15 @@ def test_skill_is_of_training_images_where_none_are_held_out(tmp_path: Path) -> 
     assert columns["layout"][-1] == pytest.approx(last.bands["layout"].skill)
     without = read_run_folder(write_made_up_run(tmp_path / "without", previews=2, num_heldout=0))
     assert evaluation_columns(without, "raw")["skill"][-1] == pytest.approx(without.evaluations[-1].train_skill)
+
+
+def test_a_references_band_has_no_hours_that_are_yet_to_come(tmp_path: Path) -> None:
+    """The band of a run in training goes on over images and steps, but over hours only as far as the run has."""
+    run = read_run_folder(write_made_up_run(tmp_path, steps=100, rows=10, previews=0))
+    images, ones = [BATCH_SIZE * step for step in (50, 100, 200)], [1.0, 1.0, 1.0]
+    band = QuantityBand(field="heldout_loss", images_seen=images, mean=ones, low=ones, high=ones)
+    followed = replace(run, reference_band=ReferenceBandRecord(reference="it", seeds=[0], bands=[band]))
+    columns = reference_columns(followed)
+    assert columns["step"] == [50.0, 100.0, 200.0]
+    assert columns["hours"] == [pytest.approx(step * SECONDS_A_STEP / 3600) for step in (50, 100)] + [None]
+    assert reference_columns(run) == {}
