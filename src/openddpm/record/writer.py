@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from openddpm.record.data_record import DataRecord
-from openddpm.record.files import append_whole, damaged_line, read_json_lines, sync_file, write_atomically, write_json
+from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.kept import MILESTONES_FOLDER, list_milestones
 from openddpm.record.schema import (
     WEIGHTS_NAME,
@@ -121,30 +121,20 @@ class RunWriter:
 
         Args:
             evaluation_due: whether `step` is to be evaluated again, so that its own evaluation and samples go too.
-
-        Raises:
-            UserError: a line is damaged; nothing is dropped.
         """
-        rows_of = {name: self._rows_with_steps(name) for name in ROW_FILES}
         for later, path in list_milestones(self.folder).items():
             if later > step:
                 path.unlink()
-        for name, rows in rows_of.items():
+        for name in ROW_FILES:
+            rows = read_json_lines(self.folder / name)
             last = step - 1 if evaluation_due and name in (EVALUATIONS_FILE, SAMPLES_FILE) else step
-            kept = [row for row in rows if row["step"] <= last]
+            kept = [row for row in rows if not (isinstance(row.get("step"), int) and row["step"] > last)]
             write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):
                 (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it was based on them
         for later, _, path in list_preview_files(self.folder):
             if later > step:
                 path.unlink()
-
-    def _rows_with_steps(self, name: str) -> list[dict[str, Any]]:
-        rows = read_json_lines(self.folder / name)
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row.get("step"), int):
-                raise damaged_line(self.folder / name, number, "step is not a whole number")
-        return rows
 
 
 def list_preview_files(folder: Path) -> list[tuple[int, str, Path]]:
