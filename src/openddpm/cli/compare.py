@@ -79,7 +79,8 @@ def _print(comparison: "Comparison", name: str) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(as_text(comparison.sentence))
     if comparison.standings:
-        table = Table("", "candidate", as_text(name), "band", "after images", "left at", box=None, pad_edge=False)
+        table = Table("", "candidate", "reference", "95 % of seeds", "left at", box=None, pad_edge=False)
+        console.print(f"after {comparison.standings[0].images:,.0f} images; reference: {as_text(name)}")
         for one in comparison.standings:
             ends = [significant(end) for end in (one.low, one.high) if end is not None]
             table.add_row(
@@ -87,7 +88,6 @@ def _print(comparison: "Comparison", name: str) -> None:
                 significant(one.candidate),
                 significant(one.mean),
                 " to ".join(ends) or "none",
-                f"{one.images:,.0f}",
                 "" if one.left_at is None else f"{one.left_at:,.0f}",
             )
         console.print(table)

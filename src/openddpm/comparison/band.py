@@ -21,6 +21,7 @@ MIN_RUNS = 3  # assumed: fewer say too little about how much seeds differ
 MIN_SPREAD = 1e-3  # of a logarithm; assumed: differences of about a tenth of a percent are never told apart
 NEIGHBOURS = 2  # to each side, over which the variance is averaged
 MAX_CORRELATION = 0.95  # of neighbours
+MAX_POINTS = 64  # of a band; assumed: closer ones would say the same
 SIMULATIONS, AT_ONCE = 4000, 250
 DETECTED = 0.84  # standard deviations: what leaves the band on average by this much leaves it 4 times in 5
 
@@ -60,6 +61,7 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     curves = {quantity: found for quantity, found in curves.items() if all(len(curve.images) for curve in found)}
     if not curves or not len(images):
         return []
+    images = images[np.unique(np.linspace(0, len(images) - 1, MAX_POINTS).round().astype(int))]
     logs = np.log([[curve.at(images) for curve in found] for found in curves.values()])  # (Q, K, T)
     mean = logs.mean(axis=1)
     spread = np.maximum(_spread(logs), MIN_SPREAD)

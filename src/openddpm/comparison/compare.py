@@ -100,6 +100,9 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
     bands = make_bands(others)
     standings = standings_of(candidate, others, bands)
     verdict, sentence = _verdict(relation, bands, standings, len(others))
+    if candidate.run.failure is not None:
+        text = str(candidate.run.failure_text or candidate.run.failure).rstrip(".")
+        verdict, sentence = "outside", f"The run failed: {text}. Before that: {sentence}"
     if verdict == "same_bits":
         if candidate.run.run_id in {run.run.run_id for run in reference}:
             sentence += " The reference holds this very run."

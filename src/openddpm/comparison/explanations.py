@@ -36,27 +36,19 @@ class Effect:
     is_ratio: bool = False
 
 
+NO_WARM_UP = "without the average's warm-up its weights were 6 times worse after 1,400 steps"
+
 EFFECTS: dict[str, Effect] = {
     "ema_max_decay": Effect(0.002, "made no difference on the digits, with the warm-up of the average", LAB_LOG),
-    "ema_inv_gamma": Effect(
-        0.5,
-        "without the average's warm-up, its weights were 6 times worse after 1,400 steps",
-        WHAT_SLOWS,
-        is_ratio=True,
-    ),
-    "ema_power": Effect(
-        0.5,
-        "without the average's warm-up, its weights were 6 times worse after 1,400 steps",
-        WHAT_SLOWS,
-        is_ratio=True,
-    ),
+    "ema_inv_gamma": Effect(0.5, NO_WARM_UP, WHAT_SLOWS, is_ratio=True),
+    "ema_power": Effect(0.5, NO_WARM_UP, WHAT_SLOWS, is_ratio=True),
     "use_ema": Effect(0.05, "raw weights are worse than their average until the learning rate has fallen", WHAT_SLOWS),
     "adam_epsilon": Effect(0.1, "1e-3 in place of 1e-8 cost 10 % on the digits", WHAT_SLOWS),
     "learning_rate": Effect(0.02, "twice or half the rate changed it by up to 2 %", LAB_LOG, is_ratio=True),
     "optimizer": Effect(0.08, "Muon was 5 to 10 % better than AdamW on equal images", LAB_LOG),
     "timestep_sampling": Effect(0.1, "importance was 5 to 13 % better than stratified on equal images", LAB_LOG),
     "zero_init_residuals": Effect(0.03, "up to 7 % better with Muon on the avatars, nothing with AdamW", LAB_LOG),
-    "global_batch_size": Effect(0.05, "twice the batch was 2 to 9 % worse on equal images", LAB_LOG, is_ratio=True),
+    "global_batch_size": Effect(0.08, "twice the batch was 2 to 15 % worse on equal images", LAB_LOG, is_ratio=True),
     "model": Effect(0.02, "wider and deeper UNets were within 2 % on the digits, 5 % on the avatars", LAB_LOG),
     "prediction_type": Effect(0.03, "predicting the velocity was within 5 % on the digits and avatars", LAB_LOG),
     "lr_scheduler": Effect(0.03, "a rate that hardly falls costs a quarter more images, little at the end", WHAT_SLOWS),
@@ -66,6 +58,9 @@ EFFECTS: dict[str, Effect] = {
 
 SPLIT_OF_THE_BATCH = {"train_batch_size", "gradient_accumulation_steps"}
 """Options that change no more than random numbers as long as the global batch is the same."""
+
+WRITTEN_AND_DRAWN = {"logging_steps", "save_images_epochs", "eval_batch_size", "num_inference_steps", "preview_solver"}
+"""Options that change when numbers are recorded and how previews are made, but no number of training."""
 
 DECISIVE = 1.0  # a problem of the run itself comes before its options; assumed
 UNMEASURED = 0.005  # rank of an option among those measured; assumed
@@ -94,7 +89,7 @@ def option_differences(candidate: RunFolder, base: RunFolder) -> dict[str, tuple
     """Return the options that change numbers and differ, with both values; the seed is not one of them."""
     ours, theirs = candidate.run.config, base.run.config
     defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
-    names = [name for name in defaults if name not in NEUTRAL_OPTIONS and name != "seed"]
+    names = [name for name in defaults if name not in NEUTRAL_OPTIONS | WRITTEN_AND_DRAWN | {"seed"}]
     pairs = {name: (ours.get(name, defaults[name]), theirs.get(name, defaults[name])) for name in names}
     return {name: (our, their) for name, (our, their) in pairs.items() if _plain(our) != _plain(their)}
 

@@ -16,6 +16,8 @@ ROUNDED = ("train_loss", "grad_norm")
 LOGGED: tuple[str, ...] = (*EXACT, *ROUNDED)
 EVALUATED: tuple[str, ...] = ("heldout_loss", "fixed_train_loss")
 """The same in evaluations.jsonl."""
+WORDS = {"train_loss": "training loss", "grad_norm": "gradient norm", "heldout_loss": "held-out loss"}
+"""Names of columns for people, where they are others."""
 OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
 
 # Rounding, measured on 8x8 digits (600 steps of Muon, other instructions): losses differ by 1e-7 at first, by 2e-5 some
@@ -41,9 +43,11 @@ class Difference:
     @property
     def text(self) -> str:
         """What the difference is, as a part of a sentence."""
+        field, _, weights = self.field.partition(" ")
+        name = " ".join([WORDS.get(field, field.replace("_", " ")), weights]).strip()
         if math.isinf(self.relative):
-            return f"one of the two has no {self.field}"
-        return f"the {self.field} differs by {100 * self.relative:.2g} %, more than rounding does"
+            return f"one of the two has no {name}"
+        return f"the {name} differs by {100 * self.relative:.2g} %, more than rounding does"
 
 
 class Relation:

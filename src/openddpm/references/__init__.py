@@ -26,6 +26,7 @@ __all__ = [
 
 REFERENCE_FILE = "reference.json"
 FILM_FILE = "film.png"
+MIN_FINISHED = 3  # a band needs as many runs: with fewer, unfinished ones are taken, too
 MAX_DIFFERENCES = 5  # in an error
 
 _MAY_DIFFER = NEUTRAL_OPTIONS | {"seed", "gradient_accumulation_steps"}  # the images per step are compared instead
@@ -111,6 +112,14 @@ def open_reference(*sources: str) -> Reference:
             listed = ", ".join(f"{run.folder.name} (at {run.run.progress.images_seen:,})" for run in others)
             kept = f"{first.folder.name} is taken, at {first.run.progress.images_seen:,} images"
             notes.append(f"of {len(others) + 1} runs with seed {seed}, {kept}; left out: {listed}")
+    finished = [run for run in chosen if run.run.status == "finished"]
+    if MIN_FINISHED <= len(finished) < len(chosen):
+        left_out = ", ".join(run.folder.name for run in chosen if run not in finished)
+        notes.append(f"left out, since they have not finished: {left_out}")
+        chosen = finished
+    for run in chosen:
+        if any(one.changes or one.rolled_back_from is not None for one in run.run.resumptions):
+            notes.append(f"{run.folder.name} was changed or rolled back on the way: its run.json has what and when")
     return Reference(
         name=folder.resolve().name if folder and folder.exists() and not is_built_in(source) else source,
         runs=chosen,

@@ -126,4 +126,5 @@ def _remarks(plan: Plan, device: torch.device) -> list[str]:
     wanted, num_heldout = plan.config.heldout_images, len(plan.split.heldout)
     if wanted is not None and num_heldout < wanted:
         remarks.append(f"{num_heldout} instead of {wanted} images are held out: exact duplicates stay together")
-    return remarks + remarks_on_speed(plan.config, device)
+    notes = plan.reference.notes if plan.reference else []
+    return [*remarks, *notes, *remarks_on_speed(plan.config, device)]

@@ -140,7 +140,9 @@ class Recorder:
         self._notify(event, row)
 
     def _follow(self) -> None:
-        """Begin to compare the run with its reference."""
+        """Begin to compare the run with its reference; without one, remove what an earlier session left of one."""
+        if self._writer and not self._reference:
+            (self.folder / REFERENCE_BAND_FILE).unlink(missing_ok=True)
         if self._reference and self._recorded and self._writer:
             self._follower = Follower(self._reference.name, self._reference.runs, self._recorded)
             self._attempt(REFERENCE_BAND_FILE, self._writer.write, self._follower.band_record())

@@ -7,6 +7,7 @@ import pytest
 from tests.support.made_up_run import made_up_session, write_made_up_run
 from tests.support.made_up_seeds import another_seed
 
+from openddpm.comparison.band import make_bands
 from openddpm.comparison.compare import compare
 from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
@@ -63,7 +64,7 @@ def test_a_jump_is_not_rounding(reference: list[RunFolder], jump: float) -> None
     answer = compare(parted, reference).answer()
     assert answer["verdict"] == "outside"
     assert answer["first_difference"] == {"step": 300, "images_seen": 9600, "field": "train_loss"}
-    assert "at step 300 the train_loss differs by" in answer["sentence"]
+    assert "at step 300 the training loss differs by" in answer["sentence"]
 
 
 def test_a_learning_rate_is_a_function_of_the_step(reference: list[RunFolder]) -> None:
@@ -228,7 +229,7 @@ def test_another_learning_rate_from_the_start_is_no_random_number(reference: lis
         return row.model_copy(update={"learning_rate": 2 * row.learning_rate, "train_loss": 1.1 * row.train_loss})
 
     answer = compare(with_metrics(reference[2], change), reference).answer()
-    assert answer["verdict"] == "outside" and "at step 10 the learning_rate differs by 50 %" in answer["sentence"]
+    assert answer["verdict"] == "outside" and "at step 10 the learning rate differs by 50 %" in answer["sentence"]
 
 
 def test_a_number_that_one_record_lacks_is_a_difference(reference: list[RunFolder]) -> None:
@@ -236,7 +237,7 @@ def test_a_number_that_one_record_lacks_is_a_difference(reference: list[RunFolde
     lacking = with_metrics(
         reference[2], lambda row: row.model_copy(update={"grad_norm": None}) if row.step == 300 else row
     )
-    assert "at step 300 one of the two has no grad_norm" in compare(lacking, reference).sentence
+    assert "at step 300 one of the two has no gradient norm" in compare(lacking, reference).sentence
 
 
 @pytest.mark.parametrize(("option", "value"), [("beta_schedule", "squaredcos_cap_v2"), ("num_train_timesteps", 500)])
@@ -310,7 +311,7 @@ def test_another_split_of_the_same_batch_explains_next_to_nothing(reference: lis
     names = {one.name: one.effect for one in explain(split, reference[0])}
     assert names == {"train_batch_size": SAME_NUMBERS, "gradient_accumulation_steps": SAME_NUMBERS}
     larger = with_config(reference[0], train_batch_size=128)
-    assert {one.name: one.effect for one in explain(larger, reference[0])} == {"global_batch_size": 0.1}
+    assert {one.name: one.effect for one in explain(larger, reference[0])} == {"global_batch_size": 0.16}
 
 
 def test_a_rollback_is_a_difference(reference: list[RunFolder]) -> None:
@@ -334,3 +335,26 @@ def test_a_run_with_few_evaluations_is_compared_at_these_alone(run: RunFolder, r
     rare = replace(other, evaluations=other.evaluations[:2] + other.evaluations[-2:])
     comparison = compare(rare, reference)
     assert (comparison.verdict, comparison.standings[0].images) == ("inside", 76_800)
+
+
+def test_a_run_that_failed_is_outside(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A run whose loss is not a number is not inside, however good it was before; it says that it failed."""
+    candidate = another_seed(run, 50)
+    failed = {"status": "failed", "failure": "loss_not_finite", "failure_text": "the loss is not finite at step 2,410"}
+    answer = compare(replace(candidate, run=candidate.run.model_copy(update=failed)), reference).answer()
+    assert answer["verdict"] == "outside"
+    assert answer["sentence"].startswith("The run failed: the loss is not finite at step 2,410. Before that: Inside")
+
+
+def test_how_previews_are_drawn_makes_no_other_run(reference: list[RunFolder]) -> None:
+    """Options of previews and of logging change no number of training: the run is the same to the bit."""
+    candidate = with_config(reference[2], eval_batch_size=64, preview_solver="ddpm", logging_steps=20)
+    assert compare(candidate, reference).verdict == "same_bits"
+
+
+def test_long_references_are_compared_at_some_of_their_evaluations(run: RunFolder) -> None:
+    """A band has at most 64 points, the first and the last evaluation among them."""
+    rows = [row for row in run.evaluations if row.weights == "ema"]
+    many = [rows[0].model_copy(update={"step": step, "images_seen": 32 * step}) for step in range(1, 501)]
+    band = make_bands([another_seed(replace(run, evaluations=many), seed) for seed in range(3)])[0]
+    assert (len(band.images), band.images[0], band.images[-1]) == (64, 32, 32 * 500)

@@ -25,12 +25,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_of(run: Path, folder: Path, **changes: Any) -> Path:
-    """Copy a run with changes to run.json: of its options, or of deeper fields as section__field."""
+    """Copy a run with changes to run.json: of its options, its own fields, or deeper ones as section__field."""
     shutil.copytree(run, folder)
     record = json.loads((folder / "run.json").read_text("utf-8"))
     for name, value in changes.items():
         section, _, field = name.rpartition("__")
-        (record[section] if section else record["config"])[field] = value
+        holder = record[section] if section else record if name in ("status", "resumptions") else record["config"]
+        holder[field] = value
     record["seed"] = record["config"]["seed"]
     (folder / "run.json").write_text(json.dumps(record), "utf-8")
     return folder
@@ -123,6 +124,26 @@ def test_of_one_seed_the_run_that_got_furthest_is_kept(run: Path, tmp_path: Path
     assert [one.folder.name for one in reference.runs] == ["b"]
     assert reference.notes == [
         "of 3 runs with seed 0, b is taken, at 1,280 images; left out: c (at 640), a (at 320)",
+    ]
+
+
+def test_runs_in_training_are_left_out_of_many(run: Path, tmp_path: Path) -> None:
+    """Beside three finished runs one in training is left out, which would cut the band; beside two it is taken."""
+    for seed in range(4):
+        copy_of(run, tmp_path / f"seed-{seed}", seed=seed, status="running" if seed == 1 else "finished")
+    reference = open_reference(str(tmp_path))
+    assert [one.run.seed for one in reference.runs] == [0, 2, 3]
+    assert reference.notes == ["left out, since they have not finished: seed-1"]
+    two = open_reference(*(str(tmp_path / f"seed-{seed}") for seed in range(3)))
+    assert ([one.run.seed for one in two.runs], two.notes) == ([0, 1, 2], [])
+
+
+def test_runs_that_were_changed_on_the_way_are_named(run: Path, tmp_path: Path) -> None:
+    """A reference's run that was resumed with other options is taken, with a note."""
+    change = {"step": 9, "time": "2026-03-14T09:29:40+00:00", "changes": ["learning_rate: 0.1, but 0.2 in the run"]}
+    copy_of(run, tmp_path / "changed", resumptions=[change])
+    assert open_reference(str(tmp_path)).notes == [
+        "changed was changed or rolled back on the way: its run.json has what and when"
     ]
 
 
