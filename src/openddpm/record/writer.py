@@ -37,6 +37,7 @@ RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
     *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE, REFERENCE_BAND_FILE, MILESTONES_FOLDER),
+    "compare.html",
 )
 """Everything a run may leave in its folder."""
 
