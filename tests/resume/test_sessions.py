@@ -15,6 +15,7 @@ from openddpm.api import resume, train
 from openddpm.observers.display import Display
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder, read_run_record
+from openddpm.record.schema import CheckpointRow
 from openddpm.record.writer import RunWriter
 from openddpm.report import write_report
 from openddpm.report.facts import header_facts
@@ -102,16 +103,16 @@ def test_a_line_that_a_kill_took_is_written_by_the_resumption(tmp_path: Path) ->
 
 def test_a_disk_that_is_full_when_the_line_is_due_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the line of a checkpoint finds no room training goes on, and the line comes with the next."""
-    plain, failed = RunWriter._append, []
+    plain, failed = RunWriter.append, []
 
-    def full_once(writer: RunWriter, name: str, row: Any) -> None:
-        if name == "checkpoints.jsonl" and not failed:
+    def full_once(writer: RunWriter, row: Any) -> None:
+        if isinstance(row, CheckpointRow) and not failed:
             failed.append(row.step)
-            writer._waiting[name] += (row.model_dump_json() + "\n").encode()
+            writer._waiting["checkpoints.jsonl"] += (row.model_dump_json() + "\n").encode()
             raise OSError(28, "No space left on device")
-        plain(writer, name, row)
+        plain(writer, row)
 
-    monkeypatch.setattr(RunWriter, "_append", full_once)
+    monkeypatch.setattr(RunWriter, "append", full_once)
     images = str(write_tiny_folder(tmp_path / "images"))
     assert train(tiny_config(tmp_path, dataset=images, checkpointing_steps=4)).status == "finished"
     assert failed == [4]

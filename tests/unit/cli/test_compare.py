@@ -46,7 +46,7 @@ def test_the_page_lies_in_the_candidates_folder(runs: Path, capsys: pytest.Captu
     assert lines[0].startswith(
         "Inside: over 76,800 images nothing tells it from another seed of the reference's 4 runs."
     )
-    assert lines[2].startswith("held-out loss ")
+    assert lines[1].startswith("after ") and lines[3].startswith("held-out loss ")
     assert lines[-1] == f"page: {runs / 'mine' / 'compare.html'}"
     assert "<title>" in (runs / "mine" / "compare.html").read_text("utf-8")
 
