@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from openddpm.cli.arguments import OptionalPath, call
+from openddpm.cli.arguments import Flag, OptionalPath, call
 
 if TYPE_CHECKING:
     from openddpm.comparison.compare import Comparison
 
 _Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDATE")]
 _References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
-
-_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 STATUS = {"same_bits": 0, "same_run": 0, "inside": 0, "outside": 1, "not_comparable": 2}
 MOST_EXPLANATIONS = 8  # printed; the page and --json have all
@@ -25,7 +23,7 @@ def run(arguments: list[str]) -> int:
     return call(_compare, "compare", arguments)
 
 
-def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPath = None, json: _Flag = False) -> int:
+def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPath = None, json: Flag = False) -> int:
     """Is a run where a reference was after as many images? Tells same bits, same run, inside or outside its band.
 
     Exit status: 0 same bits, same run, or inside; 1 outside; 2 not comparable. From the records alone, without torch.

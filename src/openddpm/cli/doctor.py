@@ -4,10 +4,9 @@ import json
 import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from openddpm.cli.arguments import Flag
 from openddpm.cli.options import parse_options
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
@@ -32,7 +31,7 @@ _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 class _OwnOptions:
     """Options of this command alone."""
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print one JSON object instead of text."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from openddpm.cli.arguments import Flag
 from openddpm.cli.options import parse_options
 from openddpm.config import DataOptions, TrainConfig
 from openddpm.errors import UserError
@@ -38,7 +39,7 @@ class _OwnOptions:
     a built-in name (avatars-16, digits-8)."""
     page: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("inspection.html")
     """HTML page to write; an existing file is replaced."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print one JSON object instead of the summary."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 import tyro
 
+from openddpm.cli.arguments import Flag
 from openddpm.config import OPTION_GROUPS, TrainConfig
 from openddpm.errors import UserError
 from openddpm.other_names import answers
@@ -35,7 +36,7 @@ class NoOptions:
 class _TrainOptions:
     """Options of `openddpm train` alone."""
 
-    no_follow: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    no_follow: Flag = False
     """The same as --follow none: compare with no reference, not even the recipe's."""
 
 

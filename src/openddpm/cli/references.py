@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from openddpm.cli.arguments import call
+from openddpm.cli.arguments import Flag, call
 from openddpm.names import as_text
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from openddpm.references import Reference
 
 _OptionalName = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")]
-_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def run(arguments: list[str]) -> int:
@@ -22,7 +21,7 @@ def run(arguments: list[str]) -> int:
     return call(_references, "references", arguments)
 
 
-def _references(name: _OptionalName = None, /, json: _Flag = False) -> int:
+def _references(name: _OptionalName = None, /, json: Flag = False) -> int:
     """List the references: runs of one config with several seeds, without weights, that come with openddpm.
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 
 from openddpm.comparison.curves import QUANTITIES, Column, Curve, Quantity, curve_of
 from openddpm.record.reader import RunFolder
+from openddpm.record.schema import RAW
 
 COVERAGE = 0.95
 MIN_RUNS = 3  # assumed: fewer say too little about how much seeds differ
@@ -55,7 +56,7 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     if len(runs) < MIN_RUNS:
         return []
     curves = {quantity: [curve_of(run, quantity) for run in runs] for quantity in QUANTITIES}
-    if all(len(run.evaluations) == len(_of_raw(run)) for run in runs):  # nothing but raw weights
+    if all(row.weights == RAW for run in runs for row in run.evaluations):
         curves = {quantity: found for quantity, found in curves.items() if not quantity.of_raw}
     images = common_images([curve for found in curves.values() for curve in found if len(curve.images)])
     curves = {quantity: found for quantity, found in curves.items() if all(len(curve.images) for curve in found)}
@@ -70,10 +71,6 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
         Band(quantity, images, np.exp(mean[q]), np.exp(mean[q] - width[q]), np.exp(mean[q] + width[q]), spread[q])
         for q, quantity in enumerate(curves)
     ]
-
-
-def _of_raw(run: RunFolder) -> list[object]:
-    return [row for row in run.evaluations if row.weights == "raw"]
 
 
 def common_images(curves: Sequence[Curve]) -> Column:

@@ -8,7 +8,7 @@ import numpy as np
 
 from openddpm.analysis.text import listed, number_of, significant
 from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
-from openddpm.comparison.curves import QUANTITIES, Curve, Quantity, curve_of
+from openddpm.comparison.curves import QUANTITIES, Column, Curve, Quantity, curve_of
 from openddpm.comparison.explanations import SPLIT_OF_THE_BATCH, Explanation, explain, option_differences
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.public import last_part
@@ -166,30 +166,42 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     standings = []
     for quantity in QUANTITIES:
         curve = curve_of(candidate, quantity, of_broken=np.inf)
-        others = [curve_of(run, quantity) for run in reference]
-        standing = _standing(quantity, curve, others, by_quantity.get(quantity))
-        if standing is not None and (standing.low is not None or not bands):
+        if quantity in by_quantity:
+            standing = _in_band(curve, by_quantity[quantity])
+        elif not bands:
+            standing = _beside(quantity, curve, [curve_of(run, quantity) for run in reference])
+        else:
+            continue
+        if standing is not None:
             standings.append(standing)
     return standings
 
 
-def _standing(quantity: Quantity, curve: Curve, others: Sequence[Curve], band: Band | None) -> Standing | None:
-    images = common_images(others) if band is None else band.images
-    known = images[~np.isnan(curve.near(images))]
+def _beside(quantity: Quantity, curve: Curve, others: Sequence[Curve]) -> Standing | None:
+    """Return where a curve stands beside too few others for a band."""
+    known = _known(curve, common_images(others))
+    if not len(known):
+        return None
+    mean = float(np.exp(np.mean([np.log(other.at(known)[-1]) for other in others])))
+    return Standing(quantity, known[-1], float(curve.at(known)[-1]), mean, None, None, None, 0, None)
+
+
+def _known(curve: Curve, images: Column) -> Column:
+    return images[~np.isnan(curve.near(images))]
+
+
+def _in_band(curve: Curve, band: Band) -> Standing | None:
+    known = _known(curve, band.images)
     if not len(known):
         return None
     last = known[-1]
-    value = float(curve.at(known)[-1])
-    if band is None:
-        mean = float(np.exp(np.mean([np.log(other.at(known)[-1]) for other in others])))
-        return Standing(quantity, last, value, mean, None, None, None, 0, None)
     place = int(np.searchsorted(band.images, last))
     sides = band.outside(curve)
     outside = np.flatnonzero(np.nan_to_num(sides))
     return Standing(
-        quantity=quantity,
+        quantity=band.quantity,
         images=last,
-        candidate=value,
+        candidate=float(curve.at(known)[-1]),
         mean=float(band.mean[place]),
         low=float(band.low[place]),
         high=float(band.high[place]),

@@ -99,7 +99,7 @@ class Relation:
         self.num_numbers += 1
         if ours != theirs:
             label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
-            difference = Difference(row.step, row.images_seen, label, _relative(ours, theirs))
+            difference = Difference(row.step, row.images_seen, label, relative_difference(ours, theirs))
             self.first = self.first or difference
             if difference.relative > self._allowed(name, row.step - self.first.step):
                 self.parted = self.parted or difference
@@ -123,7 +123,8 @@ def related(candidate: RunFolder, other: RunFolder) -> Relation:
     return relation
 
 
-def _relative(ours: float | None, theirs: float | None) -> float:
+def relative_difference(ours: float | None, theirs: float | None) -> float:
+    """Return the difference of two unequal numbers, divided by the larger absolute value; infinite without one."""
     if ours is None or theirs is None:
         return float("inf")
     return abs(ours - theirs) / max(abs(ours), abs(theirs))

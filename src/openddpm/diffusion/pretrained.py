@@ -3,7 +3,6 @@
 Only safetensors are loaded, never a pickle.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from openddpm.diffusion.unet import check_runs, for_images, refuse_constant, une
 from openddpm.diffusion.unet_checks import check_config, check_resolution, remarks_on_config
 from openddpm.errors import UserError
 from openddpm.predictions import PREDICTIONS
+from openddpm.record.files import file_sha256
 from openddpm.record.schema import InitRecord
 
 _FILES = tuple(f"{folder}{name}" for folder in ("", "unet/") for name in ("config.json", WEIGHTS))
@@ -49,8 +49,7 @@ class Pretrained:
 
     def record(self) -> InitRecord:
         """Return what run.json says of these weights; reads the whole file."""
-        with (self.folder / WEIGHTS).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(self.folder / WEIGHTS)
         size = self.config.get("sample_size")
         resolution = size if isinstance(size, int) else None
         return InitRecord(source=self.source, revision=self.revision, sha256=sha256, resolution=resolution)

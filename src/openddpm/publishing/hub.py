@@ -11,7 +11,8 @@ from huggingface_hub.hf_api import RepoFile
 from openddpm.analysis.text import byte_size, number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.publishing.selection import Commit, file_sha256, select
+from openddpm.publishing.selection import Commit, select
+from openddpm.record.files import file_sha256
 from openddpm.record.kept import PublishedWeights
 from openddpm.record.reader import read_run_record
 

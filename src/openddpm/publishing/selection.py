@@ -1,6 +1,5 @@
 """What of a run is published: an allow-list, checked against the record, without paths of this machine."""
 
-import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from openddpm.errors import UserError
-from openddpm.record.files import json_text, parse_json
+from openddpm.record.files import file_sha256, json_text, parse_json
 from openddpm.record.kept import PublishedWeights, kept_steps, list_milestones, milestone_name, milestones_among
 from openddpm.record.public import published, without_paths
 from openddpm.record.reader import RunFolder, read_run_folder
@@ -64,12 +63,6 @@ def select(folder: Path, repository: str, choice: PublishedWeights | None) -> li
     for name, content in _record(run, repository, milestones):
         first.add("record", name, content)
     return [first, *earlier]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Iterator[tuple[str, bytes | Path]]:

@@ -1,6 +1,7 @@
 """File writing that survives crashes: a reader never meets half of a file."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -161,6 +162,12 @@ def read_file(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}", "Make it readable.") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(content: bytes) -> Any:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Protocol
 
+from openddpm.analysis.course import Course
 from openddpm.analysis.text import count, listed, number_of, significant, utc_text
 from openddpm.comparison.band import COVERAGE
 from openddpm.comparison.compare import Comparison, ComparisonVerdict, Standing
@@ -214,8 +215,7 @@ def _speeds(comparison: Comparison) -> list[Speed]:
 
 
 def _images_per_second(run: RunFolder) -> float | None:
-    last = run.metrics[-1] if run.metrics else None
-    return last.images_seen / last.wall_seconds if last and last.wall_seconds > 0 else None
+    return Course(run.run, run.metrics, run.evaluations, run.baselines).images_per_second
 
 
 def _runs_text(comparison: Comparison) -> str:

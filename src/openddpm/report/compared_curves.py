@@ -5,7 +5,7 @@ import numpy as np
 from openddpm.comparison.band import Band
 from openddpm.comparison.compare import Comparison, Standing
 from openddpm.comparison.curves import Column, Curve, Quantity, curve_of
-from openddpm.comparison.same_run import Relation
+from openddpm.comparison.same_run import Relation, relative_difference
 from openddpm.record.reader import RunFolder
 from openddpm.report.charts import Area, Chart, Line, Mark, rounded
 
@@ -79,9 +79,7 @@ def band_of(comparison: Comparison, quantity: Quantity) -> Band | None:
 
 def _apart(one: float | None, other: float | None) -> float | None:
     """Return the relative difference; None without one, which no logarithmic axis can show."""
-    if one is None or other is None or one == other:
-        return None
-    return abs(one - other) / max(abs(one), abs(other))
+    return None if one is None or other is None or one == other else relative_difference(one, other)
 
 
 def _difference(curve: Curve, mean: Curve) -> Curve:

@@ -1,6 +1,5 @@
 """Checkpoints, complete or absent: safetensors and JSON, a manifest written last, published by a rename."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,7 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openddpm.errors import UserError
-from openddpm.record.files import fsync_folder, json_text, remove_folder, replace_path, sync_file, write_atomically
+from openddpm.record.files import (
+    file_sha256,
+    fsync_folder,
+    json_text,
+    remove_folder,
+    replace_path,
+    sync_file,
+    write_atomically,
+)
 from openddpm.record.kept import kept_steps
 from openddpm.record.schema import AVERAGE_NAME, RAW, CheckpointRow, Weights, exported_weights, weights_in_order
 from openddpm.training.intended import Intended
@@ -187,7 +194,7 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
                 raise InvalidCheckpoint(f"{name} is missing")
             if path.stat().st_size != size:
                 raise InvalidCheckpoint(f"{name} has {path.stat().st_size} bytes, expected {size}")
-            if _sha256(path) != expected["sha256"]:
+            if file_sha256(path) != expected["sha256"]:
                 raise InvalidCheckpoint(f"{name} has another sha256 than in {MANIFEST}")
         if json.loads((folder / STATE).read_text("utf-8"))["run_id"] != run_id:
             raise InvalidCheckpoint("it belongs to another run")
@@ -255,8 +262,3 @@ def load_checkpoint(run_folder: Path, run_id: str, asked: str) -> Checkpoint | N
             "Restore one from a backup, or train again with --overwrite_output_dir.",
         )
     return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,8 @@ from made_up_run import write_made_up_run
 from openddpm.cli.options import parse_train_config
 from openddpm.config import config_differences, recorded_config
 from openddpm.errors import UserError
-from openddpm.publishing.selection import WEIGHTS_FILE, Commit, file_sha256, select
+from openddpm.publishing.selection import WEIGHTS_FILE, Commit, select
+from openddpm.record.files import file_sha256
 from openddpm.record.kept import PublishedWeights, milestone_name
 from openddpm.record.public import last_part
 from openddpm.record.reader import read_run_folder

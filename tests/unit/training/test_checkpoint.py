@@ -210,7 +210,7 @@ def test_each_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("a file was hashed")
 
     monkeypatch.setattr("openddpm.training.intended.hashlib.sha256", Counting)
-    monkeypatch.setattr(checkpoint, "_sha256", never)
+    monkeypatch.setattr(checkpoint, "file_sha256", never)
     folder = write(tmp_path)
     assert sum(hashed) == sum(path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json")
 
