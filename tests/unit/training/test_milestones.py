@@ -8,10 +8,10 @@ import pytest
 
 from openddpm.api import resume, train
 from openddpm.errors import UserError
+from openddpm.record.files import file_sha256
 from openddpm.record.kept import kept_steps, list_milestones, milestone_name, milestones_among, nearest_milestone
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import CheckpointRow
-from openddpm.training import checkpoint as checkpoint_module
 from openddpm.training import setup
 from openddpm.training.checkpoint import checkpoint_row, checkpoint_step, list_checkpoints
 from openddpm.training.milestones import keep_milestone, milestone_steps
@@ -106,9 +106,7 @@ def assert_exact(run: Path, steps: list[int]) -> None:
     """Check that a run has milestones of exactly these steps, with the exported weights of their rows."""
     rows = {row.step: row.exported_sha256 for row in read_run_folder(run).checkpoints}
     kept = list_milestones(run)
-    assert {step: checkpoint_module._sha256(path) for step, path in kept.items()} == {
-        step: rows[step] for step in steps
-    }
+    assert {step: file_sha256(path) for step, path in kept.items()} == {step: rows[step] for step in steps}
 
 
 def test_a_run_keeps_milestones_and_checkpoints(tmp_path: Path) -> None:
