@@ -8,7 +8,14 @@ from typing import Literal
 
 from openddpm.errors import UserError
 from openddpm.record.files import file_sha256, json_text, parse_json
-from openddpm.record.kept import PublishedWeights, kept_steps, list_milestones, milestone_name, milestones_among
+from openddpm.record.kept import (
+    PublishedWeights,
+    kept_steps,
+    list_milestones,
+    milestone_name,
+    milestones_among,
+    step_name,
+)
 from openddpm.record.public import published, without_paths
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.report.build import render_report
@@ -127,7 +134,7 @@ def _without_paths(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"step-{step:08d}"
+    return folder / "checkpoints" / step_name(step)
 
 
 def _check(path: Path, sha256: str) -> None:
