@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,19 @@ def test_chart_shows_band_seeds_and_where_the_candidate_left(visit: Any, page_pa
     dot = chart.locator(".chart-dot")
     start = chart.locator("[data-line=candidate] path").get_attribute("d")[1:].split("L")[0].split()
     assert [float(dot.get_attribute(name)) for name in ("cx", "cy")] == pytest.approx(list(map(float, start)), abs=0.1)
+
+
+def test_words_of_a_mark_stay_inside_their_chart(visit: Any, tmp_path: Path, reference: SimpleNamespace) -> None:
+    """In the narrow charts of a phone, too, the words at the place where the candidate left are seen whole."""
+    comparison = compared(tmp_path, reference, loss_factor=1.12)
+    in_the_middle = [replace(one, left_at=36_000.0) for one in comparison.standings]
+    write_comparison(tmp_path / "compare.html", replace(comparison, standings=in_the_middle), reference)
+    page = visit.open(tmp_path / "compare.html", width=360)
+    assert page.locator(".chart-words").count() == 7
+    for chart in page.locator(".chart").all():
+        frame, words = (chart.locator(name).bounding_box() for name in ("svg", ".chart-words"))
+        assert frame["x"] <= words["x"]
+        assert words["x"] + words["width"] <= frame["x"] + frame["width"]
 
 
 def test_pointer_shows_the_values_of_a_point(visit: Any, page_path: Path) -> None:

@@ -531,6 +531,26 @@ def test_an_interrupted_push_goes_on(
     assert "openddpm sample tester/long --at IMAGES" in card and "openddpm compare YOUR-RUN tester/long" in card
 
 
+def test_nothing_of_an_earlier_run_stays_in_its_repository(
+    hub: HubStandIn, command: Command, long_run: Path, finished_run: Path
+) -> None:
+    """Another run in the same repository takes the place of all of the first, milestones too; strangers stay."""
+    named = ("--hub_model_id", "tester/shared")
+    assert command("push", long_run, *named, "--checkpoints", "kept")["status"] == 0
+    assert command("push", long_run, *named, "--checkpoints", "none")["status"] == 0
+    there = hub.repos["models", "tester/shared"]
+    assert {*MILESTONES, *KEPT} <= there.keys()  # they are still those of this run
+    strangers = {"notes.md": b"mine", "samples/step-1/a.png": b"mine", "checkpoints/mine.txt": b"mine"}
+    hub.commit("models", "tester/shared", {**there, "reference_band.json": b"{}", **strangers})
+
+    answer = command("push", finished_run, *named)
+    assert answer["status"] == 0, answer["err"]
+    previews = {f"samples/{path.name}" for path in (finished_run / "samples").glob("step-*.png")}
+    assert hub.repos["models", "tester/shared"].keys() - {".gitattributes"} == ALLOWED | previews | strangers.keys()
+    assert "files from an earlier push, not of this run as it is now" in answer["err"]
+    assert "removed" not in command("push", finished_run, *named)["err"]
+
+
 def images_of(folder: Path) -> list[bytes]:
     """Return the content of the images in a folder, in their order."""
     return [path.read_bytes() for path in sorted(folder.glob("*.png"))]

@@ -77,7 +77,9 @@ def _print(comparison: "Comparison", name: str) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(as_text(comparison.sentence))
     if comparison.standings:
-        table = Table("", "candidate", "reference", "95 % of seeds", "left at", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for header in ("", "candidate", "reference", "95 % of seeds", "left at"):
+            table.add_column(header, no_wrap=True)
         console.print(f"after {comparison.standings[0].images:,.0f} images; reference: {as_text(name)}")
         for one in comparison.standings:
             ends = [significant(end) for end in (one.low, one.high) if end is not None]

@@ -211,20 +211,26 @@ def _in_band(curve: Curve, band: Band) -> Standing | None:
     )
 
 
-def repeats(relation: Relation, standings: Sequence[Standing]) -> bool:
-    """Tell whether a run has the bits of another, and left no band where that one's record has ended."""
-    end = 0 if relation.last is None else relation.last.images_seen
-    return relation.kind == "same_bits" and not any(one.left_at and one.left_at > end for one in standings)
+def is_same_run(relation: Relation, standings: Sequence[Standing]) -> bool:
+    """Tell whether a run is the one that it is related to, to the bit or rounding apart.
+
+    The band may see what grows too slowly to be told from rounding; while all bits are the same, it counts only where
+    that run's record has ended.
+    """
+    left = [one.left_at for one in standings if one.left_at is not None]
+    if relation.kind == "same_bits":
+        end = 0 if relation.last is None else relation.last.images_seen
+        return not any(images > end for images in left)
+    return relation.kind == "rounding" and not left
 
 
 def _verdict(
     relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int
 ) -> tuple[ComparisonVerdict, str]:
-    if relation is not None and relation.last is not None and repeats(relation, standings):
-        numbers = f"all {relation.num_numbers:,} numbers that both records have, up to step {relation.last.step:,},"
-        return "same_bits", f"The same run, to the bit: {numbers} are equal."
-    has_left = any(one.left_at is not None for one in standings)
-    if relation is not None and relation.first is not None and relation.kind == "rounding" and not has_left:
+    if relation is not None and relation.last is not None and is_same_run(relation, standings):
+        if relation.first is None:
+            numbers = f"all {relation.num_numbers:,} numbers that both records have, up to step {relation.last.step:,},"
+            return "same_bits", f"The same run, to the bit: {numbers} are equal."
         since = f"the numbers differ from step {relation.first.step:,} on"
         return "same_run", f"The same run, rounding apart: {since}, never by more than rounding grows to."
     where = _place_in_band(bands, standings, num_runs)
@@ -239,6 +245,7 @@ def _verdict(
         where += " Seed and options are those of one of its runs, but the random numbers are others from the start on."
     if not bands or not standings:
         return "not_comparable", where
+    has_left = any(one.left_at is not None for one in standings)
     return ("outside" if has_left else "inside"), where
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from openddpm.analysis.text import number_of, significant
 from openddpm.comparison.band import make_bands
-from openddpm.comparison.compare import Standing, apart_from, same_seed, standings_of, what_prevents
+from openddpm.comparison.compare import Standing, apart_from, is_same_run, same_seed, standings_of, what_prevents
 from openddpm.comparison.explanations import explain
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.reader import RunFolder
@@ -64,10 +64,9 @@ class Follower:
         if self._obstacle:
             return self._state("not_comparable", None, f"it cannot be compared with {self.name}: {self._obstacle}")
         relation = self._relation
-        has_left = any(one.left_at is not None for one in self._standings)
-        if relation is None or relation.kind == "other_random_numbers" or (relation.kind == "rounding" and has_left):
-            return self._beside_other_seeds()
-        return self._beside_same_seed(relation)
+        if relation is not None and (relation.kind == "parted" or is_same_run(relation, self._standings)):
+            return self._beside_same_seed(relation)
+        return self._beside_other_seeds()
 
     def _stand(self) -> None:
         if not self._obstacle:

@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from openddpm.analysis.text import byte_size, number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.publishing.selection import Commit, select
+from openddpm.publishing.selection import Commit, left_over, select
 from openddpm.record.files import file_sha256
 from openddpm.record.kept import PublishedWeights
 from openddpm.record.reader import read_run_record
@@ -49,7 +49,7 @@ def push_run(
     """Upload a run's folder, creating the repository if need be; return the address of the last commit.
 
     Record and exported weights are one commit, each milestone and each checkpoint another. Files that are there
-    already are not sent again.
+    already are not sent again; those of an earlier run, or of steps that this one has not, are removed.
 
     Args:
         checkpoints: which weights of earlier steps to upload, too; None for milestones, if there are any.
@@ -72,13 +72,17 @@ def push_run(
     except Exception as error:
         raise _hub_error(f"could not push to '{asked}' on the Hub", error) from error
     new = [[name for name, file in one.content.items() if not _is_there(there.get(name), file)] for one in commits]
-    for line in _overview(repository, commits, {name for names in new for name in names}):
+    gone = left_over(folder, commits, {name: entry.lfs.sha256 if entry.lfs else None for name, entry in there.items()})
+    for line in _overview(repository, commits, {name for names in new for name in names}, gone):
         tell(line)
     address = f"{constants.ENDPOINT}/{repository}"
     for number, (commit, names) in enumerate(zip(commits, new, strict=True)):
-        if names:
+        removed = gone if number == 0 else []
+        if names or removed:
             try:
-                operations = [CommitOperationAdd(name, commit.content[name]) for name in names]
+                operations: list[CommitOperationAdd | CommitOperationDelete] = []
+                operations += [CommitOperationAdd(name, commit.content[name]) for name in names]
+                operations += [CommitOperationDelete(name) for name in removed]
                 address = str(api.create_commit(repository, operations, commit_message=commit.message).commit_url)
             except Exception as error:
                 found = f"could not push to '{repository}' on the Hub after {number} of {len(commits)} commits"
@@ -97,8 +101,8 @@ def _is_there(entry: RepoFile | None, content: bytes | Path) -> bool:
     return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 
 
-def _overview(repository: str, commits: list[Commit], new: set[str]) -> list[str]:
-    """Return what will be sent, a line for each kind of file."""
+def _overview(repository: str, commits: list[Commit], new: set[str], gone: list[str]) -> list[str]:
+    """Return what will be sent and removed, a line for each kind of file."""
     lines = []
     files = {name: (kind, commit.content[name]) for commit in commits for name, kind in commit.kinds.items()}
     for kind in ("record", "weights", "milestones", "checkpoints"):
@@ -112,6 +116,10 @@ def _overview(repository: str, commits: list[Commit], new: set[str]) -> list[str
         note = f"; there already: {number_of(there, 'file')}" if there else ""
         if sizes:
             lines.append(f"  {kind:11} {number_of(len(sent), 'file'):>9}, {byte_size(sum(sent))}{note}")
+    if gone:
+        lines.append(
+            f"  {'removed':11} {number_of(len(gone), 'file'):>9} from an earlier push, not of this run as it is now"
+        )
     return [f"sending to {repository}:", *lines]
 
 

@@ -1,16 +1,24 @@
 """What of a run is published: an allow-list, checked against the record, without paths of this machine."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from openddpm.errors import UserError
 from openddpm.record.files import file_sha256, json_text, parse_json
-from openddpm.record.kept import PublishedWeights, kept_steps, list_milestones, milestone_name, milestones_among
+from openddpm.record.kept import (
+    PublishedWeights,
+    kept_steps,
+    list_milestones,
+    milestone_name,
+    milestones_among,
+    step_name,
+)
 from openddpm.record.public import published, without_paths
-from openddpm.record.reader import RunFolder, read_run_folder
+from openddpm.record.reader import RunFolder, read_checkpoint_rows, read_run_folder
+from openddpm.record.writer import DATA_FILE, RUN_FILE
 from openddpm.report.build import render_report
 from openddpm.report.card import write_card
 
@@ -63,6 +71,36 @@ def select(folder: Path, repository: str, choice: PublishedWeights | None) -> li
     for name, content in _record(run, repository, milestones):
         first.add("record", name, content)
     return [first, *earlier]
+
+
+def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str | None]) -> list[str]:
+    """Return files that an earlier push left in the repository and that do not belong to this run as it is now.
+
+    Earlier weights of this run stay, also if they are not among what is published this time.
+
+    Args:
+        there: files of the repository, with their sha256 where the Hub knows it.
+    """
+    if RUN_FILE not in there:
+        return []  # whatever is there, no run was pushed before
+    rows = {row.step: row for row in read_checkpoint_rows(folder)}
+    known = {milestone_name(step): row.exported_sha256 for step, row in rows.items()}
+    for step, row in rows.items():
+        known |= {f"checkpoints/{step_name(step)}/{name}": sha256 for name, sha256 in row.sha256.items()}
+    is_own = {f"checkpoints/{step_name(step)}": True for step in rows}
+    for name, sha256 in there.items():
+        if sha256 is not None and known.get(name) != sha256:
+            is_own[name.rpartition("/")[0]] = False  # a checkpoint is whole, or it goes
+    published_now = {name for commit in commits for name in commit.content}
+    found = []
+    for name in set(there) - published_now:
+        path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, DATA_FILE)
+        is_always_published = any(path.match(f"/{pattern}") for pattern in patterns)
+        is_other_milestone = name in milestones_among([name]).values() and known.get(name) != there[name]
+        is_other_checkpoint = name.startswith("checkpoints/step-") and not is_own.get(name.rpartition("/")[0])
+        if is_always_published or is_other_milestone or is_other_checkpoint:
+            found.append(name)
+    return sorted(found)
 
 
 def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Iterator[tuple[str, bytes | Path]]:
@@ -127,7 +165,7 @@ def _without_paths(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"step-{step:08d}"
+    return folder / "checkpoints" / step_name(step)
 
 
 def _check(path: Path, sha256: str) -> None:

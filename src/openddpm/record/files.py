@@ -179,15 +179,23 @@ def parse_json(content: bytes) -> Any:
     return from_json(content, allow_inf_nan=False)
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a JSON Lines file: no torn last line; none if the file is missing.
+def complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a JSON Lines file without a torn last one; none if the file is missing.
 
     Raises:
-        UserError: another line is damaged, or the file cannot be read.
+        UserError: the file cannot be read.
+    """
+    return (read_file(path) or b"").split(b"\n")[:-1]  # what follows the last newline is torn
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the values of the complete lines of a JSON Lines file.
+
+    Raises:
+        UserError: a line is damaged, or the file cannot be read.
     """
     rows = []
-    lines = (read_file(path) or b"").split(b"\n")[:-1]  # what follows the last newline is torn
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(complete_lines(path), 1):
         try:
             row = parse_json(line)
         except ValueError as error:

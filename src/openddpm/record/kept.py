@@ -14,9 +14,14 @@ MILESTONES_FOLDER = "milestones"
 _NAME = re.compile(r"step-(?P<step>\d{8,})\.safetensors")
 
 
+def step_name(step: int) -> str:
+    """Return the name of a step, as checkpoints have it, and other files begin with it: step-00000500."""
+    return f"step-{step:08d}"
+
+
 def milestone_name(step: int) -> str:
     """Return the path, within the run folder, of the weights kept at a step."""
-    return f"{MILESTONES_FOLDER}/step-{step:08d}.safetensors"
+    return f"{MILESTONES_FOLDER}/{step_name(step)}.safetensors"
 
 
 def milestones_among(paths: Iterable[str]) -> dict[int, str]:

@@ -1,7 +1,9 @@
 """Reads a run folder, complete or still growing."""
 
+import gc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.data_record import DataRecord
-from openddpm.record.files import damaged_line, parse_json, read_file, read_json_lines
+from openddpm.record.files import complete_lines, damaged_line, parse_json, read_file
 from openddpm.record.schema import (
     SCHEMA_VERSION,
     BaselinesRecord,
@@ -177,12 +179,25 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
     rows = []
-    for number, row in enumerate(read_json_lines(path), 1):
-        try:
-            rows.append(kind.model_validate(row))
-        except ValueError as error:
-            raise damaged_line(path, number, _reason(error)) from error
+    with _without_garbage_collection():
+        for number, line in enumerate(complete_lines(path), 1):
+            try:
+                rows.append(kind.model_validate_json(line))
+            except ValueError as error:
+                raise damaged_line(path, number, _reason(error)) from error
     return rows
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Do not search all rows of a long record for cycles, again and again as they grow: there are none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ const charts = (() => {
   const HEIGHT_OF_TEXT = 16; // px
   const WIDTH_OF_CHARACTER = 7; // px, of a digit
   const specs = reportData.charts;
-  const hidden = new Set(); // keys of curves
+  let hidden = new Set(); // keys of curves
   let isLinear = false; // y axes that are logarithmic otherwise
 
   const container = (id) => document.getElementById(`chart-${id}`);
@@ -97,12 +97,15 @@ const charts = (() => {
     for (const index of points) add(group, "circle", { cx: x.place(line.x[index]), cy: y.place(line.y[index]), r: 2.5 });
   }
 
-  function drawMark(svg, mark, row, x, y, top, bottom, middle) {
+  // The words of a mark stand to the side with more room, and never beyond the chart.
+  function drawMark(svg, mark, row, x, y, top, bottom, width) {
     const at = x.place(mark.x);
     add(svg, "line", { class: "chart-mark", x1: at, x2: at, y1: top, y2: bottom });
     if (y.allows(mark.y)) add(svg, "circle", { class: "chart-dot", cx: at, cy: y.place(mark.y), r: 5 });
-    const side = at > middle ? { x: at - 6, "text-anchor": "end" } : { x: at + 6 };
-    add(svg, "text", { class: "chart-words", y: top + 12 + row * HEIGHT_OF_TEXT, ...side }, mark.text);
+    const words = add(svg, "text", { class: "chart-words", y: top + 12 + row * HEIGHT_OF_TEXT }, mark.text);
+    const length = words.getComputedTextLength();
+    const wanted = at > width / 2 ? at - 6 - length : at + 6;
+    words.setAttribute("x", Math.max(4, Math.min(wanted, width - length - 4)));
   }
 
   function draw(id) {
@@ -134,7 +137,7 @@ const charts = (() => {
     add(svg, "text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, spec.x_title);
     for (const area of spec.areas) drawArea(svg, area, x, y);
     for (const line of lines) drawLine(svg, line, x, y);
-    spec.marks.forEach((mark, row) => drawMark(svg, mark, row, x, y, top, bottom, (left + right) / 2));
+    spec.marks.forEach((mark, row) => drawMark(svg, mark, row, x, y, top, bottom, width));
     element.onpointermove = element.onpointerdown = (event) => point(element, svg, spec, lines, x, y, top, bottom, event);
     element.onpointerleave = () => element.querySelectorAll(".chart-pointer, .chart-tip").forEach((one) => one.remove());
   }
@@ -180,9 +183,8 @@ const charts = (() => {
 
   const drawAll = () => Object.keys(specs).forEach(draw);
 
-  function show(key, isOn) {
-    if (isOn) hidden.delete(key);
-    else hidden.add(key);
+  function hide(keys) {
+    hidden = new Set(keys);
     drawAll();
   }
 
@@ -194,5 +196,5 @@ const charts = (() => {
   }
   window.addEventListener("resize", drawAll);
   drawAll();
-  return { show };
+  return { hide };
 })();

@@ -27,9 +27,8 @@
   for (const header of table.querySelectorAll("th[aria-sort]")) {
     header.querySelector("button").addEventListener("click", () => sortBy(header, header.cellIndex));
   }
-  for (const box of table.querySelectorAll("input[data-curve]")) {
-    const update = () => charts.show(box.dataset.curve, box.checked);
-    box.addEventListener("change", update);
-    update(); // a browser may remember ticks from before
-  }
+  const boxes = [...table.querySelectorAll("input[data-curve]")];
+  const update = () => charts.hide(boxes.filter((box) => !box.checked).map((box) => box.dataset.curve));
+  for (const box of boxes) box.addEventListener("change", update);
+  update(); // a browser may remember ticks from before
 })();

@@ -76,13 +76,11 @@ def band_edges() -> JsonColumns:
 
 def images_at_steps(run: RunFolder, steps: list[int]) -> list[int]:
     """Return the number of training images consumed by each of `steps`, interpolated between the logged steps."""
-    known = {
-        0: 0,
-        run.run.progress.step: run.run.progress.images_seen,
-        **{row.step: row.images_seen for row in run.metrics},
-    }
-    logged, at = np.array(sorted(known.items()), dtype=np.float64), np.array(steps, dtype=np.float64)
-    return [round(images) for images in np.interp(at, *logged.T)]
+    progress = run.run.progress
+    known = [(0, 0), (progress.step, progress.images_seen), *((row.step, row.images_seen) for row in run.metrics)]
+    logged = np.array(known, dtype=np.float64)
+    logged = logged[np.argsort(logged[:, 0], kind="stable")]
+    return [round(images) for images in np.interp(np.array(steps, dtype=np.float64), *logged.T)]
 
 
 def thin(columns: dict[str, Column], max_points: int) -> dict[str, Column]:

@@ -16,6 +16,7 @@ from openddpm.diffusion.sampling import sample
 from openddpm.errors import UserError
 from openddpm.names import as_text
 from openddpm.publishing.weights import fetch_weights, may_be_on_the_hub
+from openddpm.record.kept import step_name
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RAW
 from openddpm.record.schema import Weights as WeightsName
@@ -162,7 +163,7 @@ def _make(numbers: range, shape: tuple[int, ...], settings: Settings, denoise: D
 
 def _folder_name(settings: Settings) -> str:
     """Return a name made of the settings, but without the number of images, as a later call may add some."""
-    origin = f"step-{settings.step:08d}" if settings.step is not None else f"weights-{settings.sha256[:8]}"
+    origin = step_name(settings.step) if settings.step is not None else f"weights-{settings.sha256[:8]}"
     steps = settings.num_inference_steps
     return f"{origin}-{settings.weights}-{settings.solver}-{steps}-seed-{settings.seed}"
 

@@ -21,7 +21,7 @@ from openddpm.record.files import (
     sync_file,
     write_atomically,
 )
-from openddpm.record.kept import kept_steps
+from openddpm.record.kept import kept_steps, step_name
 from openddpm.record.schema import AVERAGE_NAME, RAW, CheckpointRow, Weights, exported_weights, weights_in_order
 from openddpm.training.intended import Intended
 from openddpm.training.state import Tensors, weights_stem
@@ -97,7 +97,7 @@ def write_checkpoint(run_folder: Path, run_id: str, tensors: Tensors, scalars: d
         InvalidCheckpoint: what was read back differs; it was removed again.
     """
     parent = checkpoints_folder(run_folder)
-    name = f"step-{scalars['step']:08d}"
+    name = step_name(scalars["step"])
     final, partial = parent / name, parent / f"{_PARTIAL}{name}"
     for leftover in parent.glob(f"{_PARTIAL}*"):
         remove_folder(leftover)

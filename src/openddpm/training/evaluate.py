@@ -10,6 +10,7 @@ import torch
 
 from openddpm.diffusion.denoiser import Denoiser, denoiser
 from openddpm.evaluation.previews import draw_preview, write_preview
+from openddpm.record.kept import step_name
 from openddpm.record.reader import Preview
 from openddpm.record.schema import EvaluationRow, SamplesRow, Weights
 from openddpm.training.distributed import StepStatus, all_reduce_status
@@ -103,7 +104,7 @@ def _measured(training: Training, samples: np.ndarray, name: Weights) -> Samples
 def _written(training: Training, samples: np.ndarray, name: Weights) -> Path | None:
     """Write the preview of these weights; on an OSError warn and return None."""
     recorder = training.recorder
-    path = recorder.folder / "samples" / f"step-{training.state.step:08d}-{name}.png"
+    path = recorder.folder / "samples" / f"{step_name(training.state.step)}-{name}.png"
     try:
         write_preview(path, samples)
     except OSError as error:

@@ -197,12 +197,14 @@ def test_records_without_a_common_row_have_no_bits_in_common(reference: list[Run
 
 
 def test_the_same_bits_say_nothing_of_what_came_after(run: RunFolder, reference: list[RunFolder]) -> None:
-    """A run that leaves the band after its twin's record has ended is outside."""
+    """A run that leaves the band after its twin's record has ended is outside, and behind while it is followed."""
     twin = replace(reference[2], metrics=reference[2].metrics[:40], evaluations=reference[2].evaluations[:10])
     late = another_seed(reference[2], 2, spread=0.0, factor=2.0, since=30_000)
     candidate = replace(late, metrics=reference[2].metrics)
-    answer = compare(candidate, [*reference[:2], twin, *reference[3:]]).answer()
+    others = [*reference[:2], twin, *reference[3:]]
+    answer = compare(candidate, others).answer()
     assert (answer["verdict"], answer["first_difference"]) == ("outside", None)
+    assert Follower("it", others, candidate).following().state == "behind"
 
 
 def test_a_run_does_not_follow_its_own_record_from_before(run: RunFolder, reference: list[RunFolder]) -> None:
