@@ -7,6 +7,7 @@ records of the runs, without weights.
 
 import argparse
 import datetime
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from openddpm.references.sources import BUILT_IN
 from openddpm.report.film_strip import film_strip
 
 NUM_SEEDS = 8
+THREADS = {"avatars-16": 2, "digits-8": 1}
+"""CPU threads of each: with as many on the same kind of processor a run has the same bits."""
 MAX_BYTES = 150_000  # of a seed, and of the film strip
 
 
@@ -51,7 +54,8 @@ def train(name: str, seed: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _commit_file(folder).write_text(origin()["commit"])
     print(f"{name}, seed {seed}", flush=True)
-    if subprocess.run([sys.executable, "-m", "openddpm", "train", *options]).returncode:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS[name])}
+    if subprocess.run([sys.executable, "-m", "openddpm", "train", *options], env=environment).returncode:
         raise SystemExit(f"the run in '{folder}' failed; see above")
 
 

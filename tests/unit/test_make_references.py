@@ -64,8 +64,8 @@ def test_a_finished_seed_is_not_trained_again(tmp_path: Path, monkeypatch: pytes
     """A finished run of the recipe is left alone, one cut off is resumed, one of another recipe refused."""
     commands: list[list[str]] = []
 
-    def note(command: list[str]) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
+    def note(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        commands.append([f"{env['OMP_NUM_THREADS']} threads", *command])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", note)
@@ -74,6 +74,7 @@ def test_a_finished_seed_is_not_trained_again(tmp_path: Path, monkeypatch: pytes
     assert commands == []
     cut_off = write_made_up_run(tmp_path / "cut-off", steps=10, rows=1, previews=1, status="interrupted")
     make_references.train("avatars-16", 0, cut_off)
+    assert commands[0][0] == "2 threads"
     assert commands[0][-3:] == ["--no-follow", "--resume_from_checkpoint", "latest"]
     with pytest.raises(SystemExit, match=r"another recipe; remove it: .*seed: 3, but 0 in the run"):
         make_references.train("avatars-16", 3, finished)
