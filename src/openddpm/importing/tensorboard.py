@@ -181,7 +181,7 @@ def _rows(files: Sequence[EventFile], loss: str, rate: str | None, notes: list[s
 
 def _columns(file: EventFile, loss: str, rate: str | None) -> tuple[Column, ...]:
     """Return the first five columns of `_Rows` of a file, without rows whose step is impossible."""
-    logged, rated = file.scalars[loss], file.scalars.get(rate or "", Scalars())
+    logged, rated = file.scalars[loss], file.scalars.get(rate, Scalars()) if rate else Scalars()
     rates = dict(zip(rated.steps, rated.values, strict=True))
     columns = (
         np.array(logged.steps),
