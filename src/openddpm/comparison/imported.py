@@ -33,9 +33,7 @@ TRAIN_LOSS = Quantity("train_loss", "training loss", lambda row: None)  # metric
 NUM_WINDOWS = 12  # assumed: more would each have few rows
 MIN_ROWS = 8  # in a window; assumed: fewer do not show their own scatter, nor follow a falling loss
 
-CAVEAT = (
-    "This is by training loss alone: images, UNet, noise schedule and what is predicted are not in an imported record, "
-)
+CAVEAT = "By training loss alone: an imported record does not tell images, UNet, noise schedule or what is predicted,"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,10 @@ class ImportedComparison:
     candidate: ImportedFolder
     reference: list[RunFolder]
     verdict: ComparisonVerdict
-    sentence: str
+    where: str
+    """Where the candidate stands."""
+    caveat: str
+    """How much that means; empty if nothing could be compared."""
     middles: Column
     """Images seen in the middle of each window that is compared, (W,); curves and bands have those at its end."""
     curve: Curve
@@ -58,6 +59,11 @@ class ImportedComparison:
     """Of the training loss, if any."""
     explanations: tuple[Explanation, ...] = ()
     """None: the record has nothing that could explain a difference."""
+
+    @property
+    def sentence(self) -> str:
+        """Both in words."""
+        return f"{self.where} {self.caveat}".rstrip()
 
     def answer(self) -> dict[str, Any]:
         """Return the answer for programs, as of other comparisons."""
@@ -97,8 +103,11 @@ def compare_imported(candidate: ImportedFolder, reference: Sequence[RunFolder]) 
     band = _widened(bands[0], errors[used], counts[used]) if bands else None
     standing = standing_beside(TRAIN_LOSS, curve, seeds) if band is None else standing_in_band(curve, band)
     standings = [] if standing is None else [standing]
-    verdict, sentence = _verdict(record, reference, band, standings, len(used) - int(used.sum()), len(used))
-    return ImportedComparison(candidate, list(reference), verdict, sentence, middles, curve, seeds, band, standings)
+    verdict, where = _verdict(record, band, standings, len(reference), len(used))
+    caveat = _caveat(reference[0], verdict, len(used) - int(used.sum()), len(used)) if standings else ""
+    return ImportedComparison(
+        candidate, list(reference), verdict, where, caveat, middles, curve, seeds, band, standings
+    )
 
 
 def _rows_of(run: RunFolder) -> tuple[Column, Column]:
@@ -178,30 +187,28 @@ def _student(normal: float, freedom: Column) -> Column:
 
 
 def _verdict(
-    record: ImportedRecord,
-    reference: Sequence[RunFolder],
-    band: Band | None,
-    standings: Sequence[Standing],
-    num_left_out: int,
-    num_windows: int,
+    record: ImportedRecord, band: Band | None, standings: Sequence[Standing], num_runs: int, num_windows: int
 ) -> tuple[ComparisonVerdict, str]:
     if not standings:
         return "not_comparable", (
             f"The runs cannot be compared: none of {number_of(num_windows, 'window')} of images has {MIN_ROWS} or more "
             f"losses of the candidate, which has {len(record.step):,} in all."
         )
-    has_left = standings[0].left_at is not None
-    where = place_in_band([] if band is None else [band], standings, len(reference))
-    means = "each of which can be the reason." if has_left else "so inside means no more than that."
+    where = place_in_band([] if band is None else [band], standings, num_runs)
     if band is None:
-        means = "so equal losses would not mean equal runs."
-    sentence = f"{where} {CAVEAT}{means}"
-    predicted = reference[0].run.config.get("prediction_type", "epsilon")
+        return "not_comparable", where
+    return ("inside" if standings[0].left_at is None else "outside"), where
+
+
+def _caveat(reference: RunFolder, verdict: ComparisonVerdict, num_left_out: int, num_windows: int) -> str:
+    means = {"inside": "so inside means no more than this.", "outside": "any of which can be the reason."}
+    text = f"{CAVEAT} {means.get(verdict, 'so even equal losses would not make it the same.')}"
+    predicted = reference.run.config.get("prediction_type", "epsilon")
     if predicted != "epsilon":
-        sentence += f" The reference predicts {predicted}: its loss is another quantity than that of predicted noise."
+        text += f" The reference's loss is that of {predicted}, which only a run that predicts the same can be held to."
     if num_left_out:
         windows = number_of(num_windows, "window")
-        sentence += f" Left out: {num_left_out} of {windows} of images, with fewer than {MIN_ROWS} of its losses."
-    if band is None:
-        return "not_comparable", sentence
-    return ("outside" if has_left else "inside"), sentence
+        text += (
+            f" Left out: {num_left_out} of {windows} of images, with fewer than {MIN_ROWS} of the candidate's losses."
+        )
+    return text

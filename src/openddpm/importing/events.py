@@ -23,9 +23,9 @@ LAST_WALL_TIME = 253_402_300_799.0  # seconds since 1970: the end of the year 99
 class Scalars:
     """The values of one tag, in the order of the file; NaN and infinities included."""
 
-    steps: array[int] = field(default_factory=lambda: array("q"))
-    wall_times: array[float] = field(default_factory=lambda: array("d"))
-    values: array[float] = field(default_factory=lambda: array("d"))
+    steps: "array[int]" = field(default_factory=lambda: array("q"))
+    wall_times: "array[float]" = field(default_factory=lambda: array("d"))
+    values: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 @dataclass(frozen=True)
