@@ -207,8 +207,6 @@ def _caveat(reference: RunFolder, verdict: ComparisonVerdict, num_left_out: int,
     if predicted != "epsilon":
         text += f" The reference's loss is that of {predicted}, which only a run that predicts the same can be held to."
     if num_left_out:
-        windows = number_of(num_windows, "window")
-        text += (
-            f" Left out: {num_left_out} of {windows} of images, with fewer than {MIN_ROWS} of the candidate's losses."
-        )
+        windows = f"{num_left_out} of {number_of(num_windows, 'window')} of images"
+        text += f" Left out: {windows}, with fewer than {MIN_ROWS} of the candidate's losses."
     return text

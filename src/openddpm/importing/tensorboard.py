@@ -92,9 +92,7 @@ def import_tensorboard(
     loss = loss_tag(tags, tag, source)
     rates = learning_rate_tags(tags - {loss})
     if len(rates) > 1:
-        notes.append(
-            f"The learning rate was left out, as there are several: {listed([as_text(one) for one in rates])}."
-        )
+        notes.append(f"The learning rate is left out, as there are several: {listed([as_text(one) for one in rates])}.")
     rate = rates[0] if len(rates) == 1 else None
     rows = _rows(files, loss, rate, notes)
     steps = _by_step(rows, loss, notes)
