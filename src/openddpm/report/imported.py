@@ -130,19 +130,19 @@ def _average(losses: Column) -> Column:
 
 def _charts(record: ImportedRecord, comparison: ImportedComparison | None) -> dict[str, Chart]:
     """Return the charts by name: loss, its difference from a reference's mean, learning rate."""
-    rates = [np.nan if rate is None else rate for rate in record.learning_rate]
-    columns = {"step": np.array(record.step, dtype=np.float64), "loss": np.array(record.train_loss)}
-    columns = thin({**columns, "rate": np.array(rates)}, MAX_POINTS)
-    title, x = "step", columns["step"]
-    if record.images_per_step is not None:
-        title, x = IMAGES, x * record.images_per_step
+    title = "step" if record.images_per_step is None else IMAGES
+    all_x = np.array(record.step, dtype=np.float64) * (record.images_per_step or 1)
+    columns = thin({"x": all_x, "loss": np.array(record.train_loss)}, MAX_POINTS)
+    x = columns["x"]
     logged = Line("as logged", rounded(x), rounded(columns["loss"]), SEED, width=0.7, is_named=False)
     average = Line("moving average", rounded(x), rounded(_average(columns["loss"])), CANDIDATE, width=2.5)
     charts = {"loss": Chart(f"Training loss over {title}", title, [logged, average])}
     if comparison is not None and comparison.standings:
         charts = {"loss": _beside(comparison, logged), "difference": _difference(comparison)}
-    if np.isfinite(columns["rate"]).any():
-        line = Line("learning rate", rounded(x), rounded(columns["rate"]), CANDIDATE)
+    rates = np.array([np.nan if rate is None else rate for rate in record.learning_rate])
+    if (known := np.isfinite(rates)).any():
+        columns = thin({"x": all_x[known], "rate": rates[known]}, MAX_POINTS)
+        line = Line("learning rate", rounded(columns["x"]), rounded(columns["rate"]), CANDIDATE)
         charts["rate"] = Chart(f"Learning rate over {title}", title, [line], is_log_y=False)
     return charts
 
