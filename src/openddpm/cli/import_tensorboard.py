@@ -35,8 +35,8 @@ def _import(
         logdir: The folder with the events of one run, as for `tensorboard --logdir`.
         output_dir: Folder for the record; an imported record in it is replaced, anything else is refused
             (default: runs/imported-NAME, by the name of the folder with the events).
-        batch_size: Images that a step consumes, over all processes and gradient accumulation; without it the record
-            counts steps only, and cannot be compared.
+        batch_size: Images that a step of the log consumes, over all processes and gradient accumulation (all images of
+            the data set if it counts epochs); without it the record counts steps only, and cannot be compared.
         loss_tag: Tag of the training loss (default: the only one with a usual name, such as loss or train/loss).
     """
     from openddpm.errors import UserError
