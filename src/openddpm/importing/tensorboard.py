@@ -28,6 +28,7 @@ from openddpm.record.imported import (
     check_imported_folder,
     write_imported_folder,
 )
+from openddpm.record.kept import step_name
 from openddpm.record.schema import MAX_COUNT
 
 MAX_LISTED = 20  # folders in an error
@@ -262,7 +263,7 @@ def _pictures(
     pictures, contents, at_step = [], dict[str, bytes](), Counter[int]()
     for step, picture in sorted(placed, key=lambda pair: pair[0]):
         at_step[step] += 1
-        file = f"{PICTURES_FOLDER}/step-{step:08d}{f'-{at_step[step]}' if at_step[step] > 1 else ''}.png"
+        file = f"{PICTURES_FOLDER}/{step_name(step)}{f'-{at_step[step]}' if at_step[step] > 1 else ''}.png"
         contents[file] = picture.content
         pictures.append(ImportedPicture(step=step, tag=as_text(picture.tag), file=file))
     return pictures, contents

@@ -70,7 +70,7 @@ def test_beside_a_reference(tmp_path: Path) -> None:
     assert charts.keys() == {"loss", "difference"}
     assert [line["name"] for line in charts["loss"]["lines"]] == [
         "as logged",
-        *["seed"] * 3,
+        *["seed"] * len(reference.runs),
         "mean of the reference",
         "candidate",
     ]
