@@ -114,7 +114,8 @@ def test_the_page_of_many_runs_does_not_read_it(imported: Path, capsys: pytest.C
     ("field", "value"),
     [
         ("schema_version", 3),
-        ("step", [2, 1]),
+        ("step", list(range(80, 0, -1))),
+        ("step", [1]),
         ("train_loss", [0.5]),
         ("pictures", [{"step": 1, "tag": "a", "file": "samples/../../secret.png"}]),
         ("created", None),

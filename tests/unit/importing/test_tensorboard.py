@@ -203,7 +203,7 @@ def test_numbers_of_tensorflow_are_read(tmp_path: Path) -> None:
     for step, loss in LOSSES.items():
         values = [
             Summary.Value(tag="loss", tensor=make_tensor_proto(np.float32(loss))),
-            Summary.Value(tag="weights", tensor=make_tensor_proto(np.ones(3, np.float32))),
+            Summary.Value(tag="weights", tensor=make_tensor_proto(np.ones(1, np.float32))),
             Summary.Value(tag="words", tensor=make_tensor_proto("a text")),
         ]
         writer.add_event(Event(wall_time=1e9 + step, step=step, summary=Summary(value=values)))

@@ -45,6 +45,7 @@ def test_a_record_alone(tmp_path: Path) -> None:
     charts = charts_of(page)
     assert charts.keys() == {"loss", "rate"}
     assert charts["rate"]["lines"][0]["x"] == [32 * step for step in range(1, 101, 2)]  # a gap hides it
+    assert {*charts["rate"]["lines"][0]["y"]} == {1e-4}
     assert charts["loss"]["lines"][0]["x"] == [32 * step for step in LOSSES]
     assert charts["loss"]["lines"][0]["y"][:4] == [1.0, 0.5, 0.33333, 0.25]
     assert [one["src"][:11] for tag, one in page.elements if tag == "img" and one["src"]] == ["data:image/"] * 2
