@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _LogDir = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOGDIR")]
 _OptionalSize = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
+MAX_IGNORED = 8  # tags printed; the record has all
+
 
 def run(arguments: list[str]) -> int:
     """Parse `arguments` and import."""
@@ -66,8 +68,9 @@ def _print(imported: "ImportedFolder") -> None:
     print(f"rate:     {repr(record.tags.learning_rate) if record.tags.learning_rate else 'none'}")
     names = ", ".join(f"'{tag}'" for tag in dict.fromkeys(one.tag for one in record.pictures))
     print(f"pictures: {f'{len(record.pictures):,} of {names}' if record.pictures else 'none'}")
-    if record.ignored_tags:
-        print(f"ignored:  {', '.join(record.ignored_tags)}")
+    if ignored := record.ignored_tags:
+        more = f" and {len(ignored) - MAX_IGNORED} more" if len(ignored) > MAX_IGNORED else ""
+        print(f"ignored:  {', '.join(ignored[:MAX_IGNORED])}{more}")
     for note in record.notes:
         print(f"note:     {note}")
     print("not known from a log:")

@@ -30,7 +30,7 @@ def loss_tag(tags: Iterable[str], wanted: str | None, source: str) -> str:
     known = sorted(tags)
     listed = ", ".join(map(as_text, known[:MAX_LISTED])) + (", ..." if len(known) > MAX_LISTED else "")
     if not known:
-        raise UserError(f"there are no numbers in the events of '{source}'", "Name a folder whose events have a loss.")
+        raise UserError(f"there are no numbers that can be read in the events of '{source}'", "Name a folder whose events have a loss.")
     if wanted is not None:
         if wanted not in known:
             hint = f"Give one of its tags: {closest(wanted, known[:MAX_LISTED])}"
