@@ -30,17 +30,18 @@ def loss_tag(tags: Iterable[str], wanted: str | None, source: str) -> str:
     known = sorted(tags)
     listed = ", ".join(map(as_text, known[:MAX_LISTED])) + (", ..." if len(known) > MAX_LISTED else "")
     if not known:
-        raise UserError(f"there are no numbers that can be read in the events of '{source}'", "Name a folder whose events have a loss.")
+        found = f"there are no numbers that can be read in the events of '{source}'"
+        raise UserError(found, "Name a folder whose events have a loss.")
     if wanted is not None:
         if wanted not in known:
             hint = f"Give one of its tags: {closest(wanted, known[:MAX_LISTED])}"
             raise UserError(f"--loss_tag: '{source}' has no numbers with the tag '{wanted}'", hint)
         return wanted
-    found = [tag for tag in known if is_loss(tag)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        which = ", ".join(map(as_text, found))
+    likely = [tag for tag in known if is_loss(tag)]
+    if len(likely) == 1:
+        return likely[0]
+    if likely:
+        which = ", ".join(map(as_text, likely))
         raise UserError(f"several tags of '{source}' may be the training loss: {which}", "Name one by --loss_tag TAG.")
     raise UserError(
         f"no tag of '{source}' is known to be a training loss; its numbers have the tags {listed}",

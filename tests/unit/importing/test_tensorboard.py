@@ -263,7 +263,7 @@ def test_several_learning_rates_are_left_out(tmp_path: Path) -> None:
         (lambda logs: None, "does not exist"),
         (lambda logs: logs.write_text("a file"), "is a file"),
         (lambda logs: logs.mkdir(), "no TensorBoard events"),
-        (lambda logs: [logs.mkdir(), (logs / "x.tfevents.1").write_bytes(b"")], "no numbers that can be read in the events"),
+        (lambda logs: [logs.mkdir(), (logs / "x.tfevents.1").write_bytes(b"")], "no numbers that can be read"),
         (lambda logs: [logs.mkdir(), (logs / "x.tfevents.1").write_bytes(bytes(range(256)))], "no numbers"),
         (lambda logs: plain_log(logs, {1: math.nan, 2: math.inf}), "no loss of the tag 'loss' in 'logs' is finite"),
         (lambda logs: plain_log(logs, {-1: 0.5}), "negative or too large"),
