@@ -31,7 +31,7 @@ def test_every_command_has_help(cli: Cli) -> None:
     listing = cli("--help")
     assert listing.status == 0
     for name, about in COMMANDS.items():
-        assert f"  {name:10} {about}" in listing.out
+        assert f"  {name:18} {about}" in listing.out
         own = cli(name, "--help")
         assert own.status == 0
         assert own.out.startswith(f"usage: openddpm {name}")

@@ -1,6 +1,7 @@
 """openddpm compare"""
 
 import json as json_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from openddpm.cli.arguments import Flag, OptionalPath, call
 
 if TYPE_CHECKING:
     from openddpm.comparison.compare import Comparison
+    from openddpm.comparison.imported import ImportedComparison
 
 _Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDATE")]
 _References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
@@ -29,7 +31,8 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
     Exit status: 0 same bits, same run, or inside; 1 outside; 2 not comparable. From the records alone, without torch.
 
     Args:
-        candidate: The run: its folder, or a Hub id.
+        candidate: The run: its folder, or a Hub id; or the folder of an imported record, which has no more to compare
+            than its training loss.
         reference: One or more runs with the same options and other seeds: a built-in name (avatars-16), run folders, a
             folder of run folders, or Hub ids.
         page: HTML file to write the comparison to (default: compare.html in the candidate's folder, or here for a run
@@ -37,12 +40,24 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
         json: Print the answer as JSON, for programs, and write no page unless --page is given.
     """
     from openddpm.comparison.compare import compare
-    from openddpm.errors import UserError
+    from openddpm.comparison.imported import compare_imported
     from openddpm.names import as_text
+    from openddpm.record.imported import is_imported, read_imported_folder
     from openddpm.references import open_reference, open_run
+    from openddpm.references.sources import folder_of
+    from openddpm.report.compare import write_comparison
+    from openddpm.report.imported import write_imported_comparison
 
-    run, opened = open_run(candidate), open_reference(*reference)
-    comparison = compare(run, opened.runs)
+    comparison: Comparison | ImportedComparison
+    write: Callable[[Path], Path]
+    if is_imported(folder_of(candidate)):
+        imported, opened = read_imported_folder(folder_of(candidate)), open_reference(*reference)
+        comparison = beside = compare_imported(imported, opened.runs)
+        folder, write = imported.folder, lambda page: write_imported_comparison(page, beside, opened)
+    else:
+        run, opened = open_run(candidate), open_reference(*reference)
+        comparison = compared = compare(run, opened.runs)
+        folder, write = run.folder, lambda page: write_comparison(page, compared, opened)
     if json:
         print(_as_json(comparison))
     else:
@@ -50,23 +65,27 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
             print(f"note: {as_text(note)}")
         _print(comparison, opened.name)
     if page is not None or not json:
-        page = page or (run.folder if Path(candidate).is_dir() else Path()) / "compare.html"
-        from openddpm.report.compare import write_comparison
-
-        try:
-            write_comparison(page, comparison, opened)
-        except OSError as error:
-            raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
+        page = page or (folder if Path(candidate).is_dir() else Path()) / "compare.html"
+        _write_page(page, write)
         if not json:
             print(f"page: {as_text(str(page))}")
     return STATUS[comparison.verdict]
 
 
-def _as_json(comparison: "Comparison") -> str:
+def _write_page(page: Path, write: Callable[[Path], Path]) -> None:
+    from openddpm.errors import UserError
+
+    try:
+        write(page)
+    except OSError as error:
+        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
+
+
+def _as_json(comparison: "Comparison | ImportedComparison") -> str:
     return json_module.dumps(comparison.answer(), indent=1, allow_nan=False)
 
 
-def _print(comparison: "Comparison", name: str) -> None:
+def _print(comparison: "Comparison | ImportedComparison", name: str) -> None:
     """Print the sentence, a table of the quantities, and the explanations."""
     from rich.console import Console
     from rich.table import Table

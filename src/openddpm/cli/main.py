@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "rebuild report.html and the model card of a run, or one page of many runs",
     "push": "upload a run to the Hugging Face Hub",
     "references": "list the published runs that others can be held against",
+    "import-tensorboard": "make a partial record of another script's run from its TensorBoard events",
     "schema": "write a JSON Schema of each file of a run's record",
 }
 
@@ -99,7 +100,7 @@ def _signals_as_exits() -> Iterator[None]:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+        listing = "\n".join(f"  {name:18} {text}" for name, text in COMMANDS.items())
         print(_HELP.format(commands=listing), end="")
         return 0
     if arguments[0] == "--version":
@@ -111,5 +112,5 @@ def _run(arguments: list[str]) -> int:
         from openddpm.errors import UserError, closest
 
         raise UserError(f"unknown command '{arguments[0]}'", closest(arguments[0], list(COMMANDS)))
-    command = importlib.import_module(f"openddpm.cli.{arguments[0]}")
+    command = importlib.import_module(f"openddpm.cli.{arguments[0].replace('-', '_')}")
     return int(command.run(arguments[1:]))

@@ -23,6 +23,8 @@ def run(arguments: list[str]) -> int:
 def _report(runs: _Runs, /, output: OptionalPath = None) -> int:
     """Rebuild report.html and the model card of a run from its record, or write one page of many runs.
 
+    An imported record has a report.html, too, of what little it holds.
+
     Several runs, or a folder that holds runs, get a page with all their loss curves, samples, verdicts and the options
     that differ; nothing in the runs changes. Needs no GPU and no torch.
 
@@ -47,17 +49,25 @@ def _report(runs: _Runs, /, output: OptionalPath = None) -> int:
 
 def _run_folders(path: Path) -> list[Path]:
     """Return the run folders in `path`; `path` itself if it is one, or if there are none."""
-    from openddpm.record.writer import RUN_FILE
+    from openddpm.record.writer import IMPORTED_FILE, RUN_FILE
 
-    below = [] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-    return below or [path]
+    marks = (RUN_FILE, IMPORTED_FILE)
+    if any((path / mark).exists() for mark in marks):
+        return [path]
+    return sorted({file.parent for mark in marks for file in path.glob(f"*/{mark}")}) or [path]
 
 
 def _rebuild(folder: Path) -> int:
+    from openddpm.record.imported import is_imported, read_imported_folder
     from openddpm.record.reader import read_run_folder
     from openddpm.report import write_report
     from openddpm.report.card import write_card
 
+    if is_imported(folder):
+        from openddpm.report.imported import write_imported_report
+
+        print(f"report: {write_imported_report(read_imported_folder(folder))}")
+        return 0
     record = read_run_folder(folder)
     print(f"report: {write_report(folder, record)}\ncard:   {write_card(folder, record)}")
     return 0

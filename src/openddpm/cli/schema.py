@@ -11,15 +11,19 @@ def run(arguments: list[str]) -> int:
 
 
 def _schema(output_dir: Path = Path("docs/schema")) -> int:
-    """Write a JSON Schema of each file of a run's record; for a JSON Lines file, that of a line.
+    """Write a JSON Schema of each file of a run's record, or of a line of it, and of an imported record.
 
     Args:
         output_dir: Folder of the schemas; existing ones are replaced.
     """
-    from openddpm.record.files import write_json
-    from openddpm.record.writer import SCHEMAS
+    from pydantic import BaseModel
 
-    for name, kind in SCHEMAS.items():
+    from openddpm.record.files import write_json
+    from openddpm.record.imported import ImportedRecord
+    from openddpm.record.writer import IMPORTED_FILE, SCHEMAS
+
+    kinds: dict[str, type[BaseModel]] = {**SCHEMAS, IMPORTED_FILE: ImportedRecord}
+    for name, kind in kinds.items():
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name}
         write_json(output_dir / f"{Path(name).stem}.schema.json", kind.model_json_schema(mode="serialization") | schema)
     print(f"schemas: {output_dir}")

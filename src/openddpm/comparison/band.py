@@ -8,7 +8,7 @@ whose neighbours correlate as those of the reference do, are treated the same wa
 5 % of them. So it includes that few runs know s badly, that there are many points, and that they are not independent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,11 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     curves = {quantity: [curve_of(run, quantity) for run in runs] for quantity in QUANTITIES}
     if all(row.weights == RAW for run in runs for row in run.evaluations):
         curves = {quantity: found for quantity, found in curves.items() if not quantity.of_raw}
+    return bands_of(curves)
+
+
+def bands_of(curves: Mapping[Quantity, Sequence[Curve]]) -> list[Band]:
+    """Return a band for each quantity of which all curves, one a run and `MIN_RUNS` at least, have points."""
     images = common_images([curve for found in curves.values() for curve in found if len(curve.images)])
     curves = {quantity: found for quantity, found in curves.items() if all(len(curve.images) for curve in found)}
     if not curves or not len(images):
@@ -66,7 +71,7 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     logs = np.log([[curve.at(images) for curve in found] for found in curves.values()])  # (Q, K, T)
     mean = logs.mean(axis=1)
     spread = np.maximum(_spread(logs), MIN_SPREAD)
-    width = _critical_value(logs) * np.sqrt(1 + 1 / len(runs)) * spread
+    width = _critical_value(logs) * np.sqrt(1 + 1 / logs.shape[1]) * spread
     return [
         Band(quantity, images, np.exp(mean[q]), np.exp(mean[q] - width[q]), np.exp(mean[q] + width[q]), spread[q])
         for q, quantity in enumerate(curves)

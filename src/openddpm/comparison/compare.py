@@ -64,13 +64,11 @@ class Comparison:
     def answer(self) -> dict[str, Any]:
         """Return the answer for programs."""
         first = self.relation and (self.relation.parted or self.relation.first)
-        left = [standing.left_at for standing in self.standings if standing.left_at is not None]
         return {
             "verdict": self.verdict,
             "sentence": self.sentence,
             "first_difference": first and {"step": first.step, "images_seen": first.images_seen, "field": first.field},
-            "left_band_at": int(min(left)) if left else None,
-            "detectable": {one.quantity.field: one.detectable for one in self.standings if one.detectable is not None},
+            **in_numbers(self.standings),
             "explanations": [
                 {"name": one.name, "candidate": one.candidate, "reference": one.reference, "reason": one.reason}
                 for one in self.explanations
@@ -108,6 +106,15 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
             sentence += " The reference holds this very run."
         explanations = []
     return Comparison(candidate, others, verdict, sentence, relation, bands, standings, explanations)
+
+
+def in_numbers(standings: Sequence[Standing]) -> dict[str, Any]:
+    """Return where a candidate left the band first, and what would have been found, for programs."""
+    left = [one.left_at for one in standings if one.left_at is not None]
+    return {
+        "left_band_at": int(min(left)) if left else None,
+        "detectable": {one.quantity.field: one.detectable for one in standings if one.detectable is not None},
+    }
 
 
 def apart_from(candidate: RunFolder, reference: Sequence[RunFolder]) -> list[RunFolder]:
@@ -167,9 +174,9 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     for quantity in QUANTITIES:
         curve = curve_of(candidate, quantity, of_broken=np.inf)
         if quantity in by_quantity:
-            standing = _in_band(curve, by_quantity[quantity])
+            standing = standing_in_band(curve, by_quantity[quantity])
         elif not bands:
-            standing = _beside(quantity, curve, [curve_of(run, quantity) for run in reference])
+            standing = standing_beside(quantity, curve, [curve_of(run, quantity) for run in reference])
         else:
             continue
         if standing is not None:
@@ -177,7 +184,7 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     return standings
 
 
-def _beside(quantity: Quantity, curve: Curve, others: Sequence[Curve]) -> Standing | None:
+def standing_beside(quantity: Quantity, curve: Curve, others: Sequence[Curve]) -> Standing | None:
     """Return where a curve stands beside too few others for a band."""
     known = _known(curve, common_images(others))
     if not len(known):
@@ -190,7 +197,8 @@ def _known(curve: Curve, images: Column) -> Column:
     return images[~np.isnan(curve.near(images))]
 
 
-def _in_band(curve: Curve, band: Band) -> Standing | None:
+def standing_in_band(curve: Curve, band: Band) -> Standing | None:
+    """Return where a curve stands in a band; None if they have no number of images in common."""
     known = _known(curve, band.images)
     if not len(known):
         return None
@@ -233,7 +241,7 @@ def _verdict(
             return "same_bits", f"The same run, to the bit: {numbers} are equal."
         since = f"the numbers differ from step {relation.first.step:,} on"
         return "same_run", f"The same run, rounding apart: {since}, never by more than rounding grows to."
-    where = _place_in_band(bands, standings, num_runs)
+    where = place_in_band(bands, standings, num_runs)
     if relation is not None and relation.parted is not None and relation.kind == "parted":
         parted = relation.parted
         return "outside", (
@@ -249,7 +257,7 @@ def _verdict(
     return ("outside" if has_left else "inside"), where
 
 
-def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
+def place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
     """Return where the candidate stands, in sentences."""
     if not standings:
         return "The runs have no evaluation after equal numbers of images."
@@ -268,7 +276,7 @@ def _place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_run
             f"{name} that is {100 * first.detectable:.0f} % off at this point would have been found 4 times in 5."
         )
     left_at, earliest = min(left, key=lambda pair: pair[0])
-    by = "all losses" if len(left) == len(standings) else listed([f"its {one.quantity.name}" for _, one in left])
+    by = "all losses" if len(left) == len(standings) > 1 else listed([f"its {one.quantity.name}" for _, one in left])
     shown = earliest if first.left_at is None else first
     kind = f"{'was' if shown.is_back else 'is'} {'behind' if shown.side > 0 else 'ahead'}"
     if first.left_at is None and len(left) < len(standings):

@@ -24,7 +24,7 @@ from openddpm.data.left_out import LeftOutCounts
 from openddpm.data.text_heads import TextHeads
 from openddpm.errors import UserError
 from openddpm.names import as_text
-from openddpm.record.writer import RUN_FILE
+from openddpm.record.writer import IMPORTED_FILE, RUN_FILE
 
 SAVED_DICT_FILE = "dataset_dict.json"  # of datasets.DatasetDict.save_to_disk: every sub-folder is a split
 CLEAR_RATIO = 5  # assumed: of two kinds of data, the one that is so many times as large is meant
@@ -187,7 +187,7 @@ def num_images(entries: Sequence[Entry[File]]) -> int:
 
 def _visible(entries: Sequence[Entry[File]], left_out: LeftOutCounts) -> Iterator[Entry[File]]:
     """Yield files that are neither hidden, nor of a system, nor part of a run's folder; count the others."""
-    runs = {entry.path.parent for entry in entries if entry.path.name == RUN_FILE}
+    runs = {entry.path.parent for entry in entries if entry.path.name in (RUN_FILE, IMPORTED_FILE)}
     for entry in entries:
         hidden = next((part for part in entry.path.parts if _is_hidden(part)), None)
         if hidden is not None:

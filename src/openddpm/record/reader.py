@@ -32,6 +32,7 @@ from openddpm.record.writer import (
     CHECKPOINTS_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
+    IMPORTED_FILE,
     METRICS_FILE,
     REFERENCE_BAND_FILE,
     RUN_FILE,
@@ -85,19 +86,24 @@ def read_run_record(folder: Path) -> RunRecord:
     """
     path = folder / RUN_FILE
     content = read_file(path)
+    if content is None and (folder / IMPORTED_FILE).is_file():
+        raise UserError(
+            f"no run in '{folder}': it holds an imported record, which has only a training loss and pictures",
+            "`openddpm report` and, as the candidate, `openddpm compare` read it. All else needs a run of openddpm.",
+        )
     if content is None:
         raise UserError(f"no run in '{folder}': it has no {RUN_FILE}", "Name the --output_dir of a training run.")
     try:
         fields = parse_json(content)
-        _check_version(path, fields)
+        check_version(path, fields)
         run = RunRecord.model_validate(fields)
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     _check_config(path, run.config)
     return run
 
 
-def _check_version(path: Path, fields: Any) -> None:
+def check_version(path: Path, fields: Any) -> None:
     """Refuse a record of another schema version, before the errors that its other fields would give."""
     version = fields.get("schema_version") if isinstance(fields, dict) else SCHEMA_VERSION
     if version == SCHEMA_VERSION or not isinstance(version, int | None):
@@ -174,7 +180,7 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     try:
         return None if content is None else kind.model_validate(parse_json(content))
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_rows(path: Path, kind: type[Record]) -> list[Record]:
@@ -213,7 +219,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
             raise UserError(f"config: {odd_names[0]!r} is not the name of an option")
         TrainConfig.model_validate({**known, "recipe": None}, strict=True)
     except UserError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_verdict(folder: Path) -> Verdict | None:
@@ -224,8 +230,9 @@ def _read_verdict(folder: Path) -> Verdict | None:
         return None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"'{path}' is damaged: {_reason(error)}", "Restore the file, or train again.")
+def damaged(path: Path, error: Exception, hint: str = "Restore the file, or train again.") -> UserError:
+    """Return the error that names a file and what is wrong with it."""
+    return UserError(f"'{path}' is damaged: {_reason(error)}", hint)
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from openddpm.errors import UserError, closest
 from openddpm.names import as_text
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.writer import RUN_FILE
+from openddpm.record.writer import IMPORTED_FILE, RUN_FILE
 
 BUILT_IN = Path(__file__).parent / "builtin"
 
@@ -51,7 +51,7 @@ def open_runs(source: str) -> list[RunFolder]:
 
 def _run_folders(path: Path) -> list[Path]:
     """Return `path` if it is a run folder, else its sub-folders that are."""
-    if (path / RUN_FILE).is_file():
+    if (path / RUN_FILE).is_file() or (path / IMPORTED_FILE).is_file():  # the reader says why the latter is no run
         return [path]
     hint = f"Give a run folder, which has a {RUN_FILE}, or a folder with run folders in it."
     if not path.is_dir():

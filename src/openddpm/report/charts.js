@@ -55,18 +55,19 @@ const charts = (() => {
     return Array.from({ length: number }, (_, index) => Number(((first + index) * step).toPrecision(12)));
   }
 
-  // 1, 2 and 5 of each power of ten, or powers alone over many; evenly spaced ticks where that leaves less than three.
+  // 1, 2 and 5 of each power of ten, 1 and 3 over more powers, powers alone over many; evenly spaced ticks where that
+  // leaves less than three within one power.
   function ticks({ ends, isLog }, count) {
     if (!isLog) return evenTicks(ends, count);
     const [low, high] = ends.map(Math.log10);
     const skipped = Math.max(1, Math.ceil((high - low) / count));
-    const factors = (high - low) * 3 > count ? [1] : [1, 2, 5];
+    const factors = [[1, 2, 5], [1, 3], [1]].find((some) => some.length === 1 || (high - low) * some.length <= count);
     const found = [];
     for (let power = Math.floor(low); power <= high; power += skipped) {
       found.push(...factors.map((factor) => Number(`${factor}e${power}`)));
     }
     const inside = found.filter((value) => value >= ends[0] && value <= ends[1]);
-    return inside.length > 2 ? inside : evenTicks(ends, count).filter((value) => value > 0);
+    return inside.length > 2 || (inside.length === 2 && high - low > 1) ? inside : evenTicks(ends, count).filter((value) => value > 0);
   }
 
   function path(xs, ys, x, y) {

@@ -1,6 +1,6 @@
 """The page of a comparison: a candidate beside the runs of a reference, pictures first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -148,7 +148,11 @@ def comparison_badge(comparison: Comparison) -> Badge:
 
 def preview_pairs(candidate: RunFolder, other: RunFolder) -> list[tuple[Shown, Shown]]:
     """Return previews of two runs after about as many images: of the run with fewer, and the nearest of the other."""
-    ours, theirs = _images_of_previews(candidate), _images_of_previews(other)
+    return picture_pairs(previews_by_images(candidate), previews_by_images(other))
+
+
+def picture_pairs(ours: Mapping[int, Path], theirs: Mapping[int, Path]) -> list[tuple[Shown, Shown]]:
+    """Return the same of pictures by the images seen, without those that cannot be read."""
     if not ours or not theirs:
         return []
     fewer, more = sorted((ours, theirs), key=len)
@@ -164,7 +168,7 @@ def _nearest(number: int, numbers: Iterable[int]) -> int:
     return min(numbers, key=lambda one: abs(one - number))
 
 
-def _images_of_previews(run: RunFolder) -> dict[int, Path]:
+def previews_by_images(run: RunFolder) -> dict[int, Path]:
     """Return a run's previews by exported weights, by the images seen."""
     exported = exported_weights(row.weights for row in run.evaluations)
     images = images_at_steps(run, [preview.step for preview in run.previews])

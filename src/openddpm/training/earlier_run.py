@@ -10,7 +10,7 @@ from openddpm.errors import UserError
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
-from openddpm.record.writer import CHECKPOINTS_FILE, RUN_FILE, RUN_FILES
+from openddpm.record.writer import CHECKPOINTS_FILE, IMPORTED_FILE, RUN_FILE, RUN_FILES
 from openddpm.training.checkpoint import Checkpoint, load_checkpoint
 
 _FIXED = ("model", "resolution", "use_ema", "optimizer", "init_from", "zero_init_residuals", "prediction_type")
@@ -52,7 +52,7 @@ def find_earlier_run(config: TrainConfig, num_processes: int) -> Earlier | None:
     folder = Path(config.output_dir)
     resume = config.resume_from_checkpoint
     if not (folder / RUN_FILE).exists():
-        taken = [name for name in RUN_FILES if _holds_something(folder / name)]
+        taken = [name for name in (*RUN_FILES, IMPORTED_FILE) if _holds_something(folder / name)]
         if resume not in (None, "latest"):
             raise UserError(f"nothing to resume: no run in '{folder}'", "Give the run's folder as --output_dir.")
         if taken:

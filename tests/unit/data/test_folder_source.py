@@ -261,10 +261,11 @@ def test_pickles_are_named_with_the_way_on(make: Make, tmp_path: Path) -> None:
     assert "cifar-10-binary" in error.value.hint
 
 
-def test_pictures_of_runs_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", ["run.json", "imported.json"])
+def test_pictures_of_runs_are_counted(mark: str, tmp_path: Path) -> None:
     """Pictures and other data in the folder of an earlier run are passed over and counted; its other files are not."""
     as_folder(tmp_path, {"a.png": 1, "run/samples/b.png": 2, "run/generated/c.png": 3})
-    write(tmp_path / "run" / "run.json", b"{}")
+    write(tmp_path / "run" / mark, b"{}")
     write_parquet(tmp_path / "run" / "data.parquet", image=[png(4)] * 9)
     source = open_path(tmp_path)
     assert tones(source) == {"a.png": 1}
