@@ -84,9 +84,8 @@ def read_event_file(path: Path) -> EventFile:
         if file.first_wall_time is None:
             file.first_wall_time = event.wall_time
         for value in event.summary.value:
-            if value.HasField("image"):
-                picture = LoggedPicture(value.tag, event.wall_time, value.image.encoded_image_string)
-                file.pictures.append(picture)
+            if contents := _pictures(value):
+                file.pictures += [LoggedPicture(value.tag, event.wall_time, content) for content in contents]
             elif (number := _number(value)) is not None:
                 column = file.scalars.setdefault(value.tag, Scalars())
                 column.steps.append(event.step)
@@ -111,6 +110,15 @@ def _events(file: EventFile) -> Iterator[Any]:
             return
         file.unread_bytes = max(0, file.unread_bytes - len(record) - FRAMING)  # it may have grown since
         yield event
+
+
+def _pictures(value: Any) -> list[bytes]:
+    """Return the encoded pictures of a value: one as torch writes it, or those that follow TensorFlow 2's two sizes."""
+    if value.HasField("image"):
+        return [value.image.encoded_image_string]
+    strings = list(value.tensor.string_val) if value.HasField("tensor") else []
+    is_list_of_pictures = len(strings) > 2 and all(size.isdigit() for size in strings[:2])
+    return strings[2:] if is_list_of_pictures else []
 
 
 def _number(value: Any) -> float | None:

@@ -197,20 +197,23 @@ def test_impossible_steps_are_left_out(tmp_path: Path) -> None:
     assert "Left out: 2 rows with a negative or too large step." in record.notes
 
 
-def test_numbers_of_tensorflow_are_read(tmp_path: Path) -> None:
-    """TensorFlow 2 writes a number as a tensor without axes; other tensors are no numbers."""
+def test_numbers_and_pictures_of_tensorflow_are_read(tmp_path: Path) -> None:
+    """TensorFlow 2 writes a number as a tensor without axes, pictures as one of strings; other tensors are neither."""
     writer = EventFileWriter(str(tmp_path / "logs"))
+    png = (Path(__file__).parents[3] / "docs" / "pictures" / "sampling.png").read_bytes()
     for step, loss in LOSSES.items():
         values = [
             Summary.Value(tag="loss", tensor=make_tensor_proto(np.float32(loss))),
             Summary.Value(tag="weights", tensor=make_tensor_proto(np.ones(1, np.float32))),
             Summary.Value(tag="words", tensor=make_tensor_proto("a text")),
+            Summary.Value(tag="drawn", tensor=make_tensor_proto([b"8", b"8", png, png])),
         ]
         writer.add_event(Event(wall_time=1e9 + step, step=step, summary=Summary(value=values)))
     writer.close()
     record = record_of(tmp_path / "logs")
     assert (record.step, record.train_loss) == (list(LOSSES), float32(LOSSES.values()))
     assert record.ignored_tags == []
+    assert [picture.tag for picture in record.pictures] == ["drawn", "drawn"] * len(LOSSES)
 
 
 def test_broken_pictures_are_left_out(tmp_path: Path) -> None:
