@@ -29,8 +29,11 @@ lint: $(DEVELOPMENT)  ## style, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-pictures: $(DEVELOPMENT)  ## make the README's pictures again, from the run that `make demo` left
-	$(BIN)/python docs/make_pictures.py runs/demo docs/pictures
+pictures: $(DEVELOPMENT)  ## make pictures of README and docs again, from the run that `make demo` left and one that goes wrong
+	test -e runs/too-fast/model_index.json || \
+	  $(BIN)/openddpm train --recipe digits-8 --seed 7 --learning_rate 0.024 --output_dir runs/too-fast
+	-$(BIN)/openddpm compare runs/too-fast digits-8  # outside: exit status 1
+	$(BIN)/python docs/make_pictures.py runs/demo runs/too-fast docs/pictures
 
 bench: $(BENCH)  ## how fast, without a GPU: 13 to 15 minutes on two cores with nothing else running
 	$(BIN)/python benchmarks/throughput.py --output_dir runs/bench/throughput --results $(BENCH_OUT)/throughput-cpu.json

@@ -1,6 +1,7 @@
-"""Makes the README's pictures from a run: `python docs/make_pictures.py RUN FOLDER`.
+"""Makes pictures of README and docs/follow.md from runs: `python docs/make_pictures.py RUN COMPARED FOLDER`.
 
-The film strip needs nothing but the run; the picture of the report needs Chromium and playwright.
+COMPARED is a run beside a reference: a run folder with a compare.html. The film strip needs nothing but the run; the
+pictures of pages need Chromium and playwright.
 """
 
 import shutil
@@ -16,22 +17,27 @@ PAGE_PIXELS = 1200
 CHROMIUM_ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-def write_report_picture(report: Path, path: Path) -> None:
-    """Write a screenshot of report.html as a desktop browser shows it, from the verdict to the samples."""
+def write_page_picture(page_file: Path, path: Path, drawn: str, last: str) -> None:
+    """Write a screenshot of a page as a desktop browser shows it, from its top to the element `last`.
+
+    Args:
+        drawn: selector of something that is there once the charts are drawn.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGUMENTS)
         page = browser.new_page(viewport={"width": PAGE_PIXELS, "height": 900}, color_scheme="light")
-        page.goto(report.resolve().as_uri())
-        page.wait_for_selector("#plot-skill .main-svg")
-        samples = page.locator("#film").bounding_box()
-        assert samples
-        height = samples["y"] + samples["height"] + 24
+        page.goto(page_file.resolve().as_uri())
+        page.wait_for_selector(drawn)
+        end = page.locator(last).first.bounding_box()
+        assert end
+        height = end["y"] + end["height"] + 24
         page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": PAGE_PIXELS, "height": height})
         browser.close()
 
 
 if __name__ == "__main__":
-    folder, pictures = Path(sys.argv[1]), Path(sys.argv[2])
+    folder, compared, pictures = (Path(argument) for argument in sys.argv[1:])
     pictures.mkdir(parents=True, exist_ok=True)
     film_strip(read_run_folder(folder)).save(pictures / "film-strip.png", optimize=True)
-    write_report_picture(folder / "report.html", pictures / "report.png")
+    write_page_picture(folder / "report.html", pictures / "report.png", "#plot-skill .main-svg", "#film")
+    write_page_picture(compared / "compare.html", pictures / "compare.png", "#chart-loss svg", "#chart-heldout_loss")

@@ -34,6 +34,8 @@ class Standing:
     """Images seen at the first point outside the band."""
     side: int
     """+1 above the band at the last point outside it, -1 below, 0 if it never left."""
+    side_since: float | None
+    """Images seen at the first point on that side after all those on the other side."""
     detectable: float | None
     """Relative change that would be found 4 times in 5."""
 
@@ -190,7 +192,7 @@ def standing_beside(quantity: Quantity, curve: Curve, others: Sequence[Curve]) -
     if not len(known):
         return None
     mean = float(np.exp(np.mean([np.log(other.at(known)[-1]) for other in others])))
-    return Standing(quantity, known[-1], float(curve.at(known)[-1]), mean, None, None, None, 0, None)
+    return Standing(quantity, known[-1], float(curve.at(known)[-1]), mean, None, None, None, 0, None, None)
 
 
 def _known(curve: Curve, images: Column) -> Column:
@@ -206,6 +208,7 @@ def standing_in_band(curve: Curve, band: Band) -> Standing | None:
     place = int(np.searchsorted(band.images, last))
     sides = band.outside(curve)
     outside = np.flatnonzero(np.nan_to_num(sides))
+    turns = np.flatnonzero(np.diff(sides[outside]))  # from one side of the band to the other
     return Standing(
         quantity=band.quantity,
         images=last,
@@ -215,6 +218,7 @@ def standing_in_band(curve: Curve, band: Band) -> Standing | None:
         high=float(band.high[place]),
         left_at=float(band.images[outside[0]]) if len(outside) else None,
         side=int(sides[outside[-1]]) if len(outside) else 0,
+        side_since=float(band.images[outside[turns[-1] + 1 if len(turns) else 0]]) if len(outside) else None,
         detectable=band.detectable(last),
     )
 
@@ -279,6 +283,8 @@ def place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs
     by = "all losses" if len(left) == len(standings) > 1 else listed([f"its {one.quantity.name}" for _, one in left])
     shown = earliest if first.left_at is None else first
     kind = f"{'was' if shown.is_back else 'is'} {'behind' if shown.side > 0 else 'ahead'}"
+    if shown.side_since is not None and shown.side_since > left_at:
+        kind += f" since {shown.side_since:,.0f}"
     if first.left_at is None and len(left) < len(standings):
         kind += f" in {'this' if len(left) == 1 else 'these'}"
     if shown.is_back:

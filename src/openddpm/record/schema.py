@@ -457,7 +457,7 @@ class Following(RecordModel):
     """"same_run": rounding apart; "another_seed": inside the band of the reference's seeds; "parted": seed and options
     are the same, but the numbers differ by more than rounding."""
     since_images: Count | None
-    """Images seen where it left the band or parted; null in the other states."""
+    """Images seen where it left the band to that side, or parted; null in the other states."""
     text: str
     """The same as a sentence."""
     differences: list[str] = []

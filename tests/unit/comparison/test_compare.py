@@ -277,6 +277,21 @@ def test_a_run_that_is_inside_again_is_not_called_behind(run: RunFolder, referen
     assert following.text.startswith("Inside again, after it was behind it since 24,000 images: held-out loss")
 
 
+def test_a_run_that_was_ahead_first_is_behind_since_it_is(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A loss that is below the band, then above it, left it at the first and is behind since the second."""
+    early, late = another_seed(run, 50, factor=0.5), another_seed(run, 50, factor=2.0)
+    rows = [
+        one if one.images_seen < 20_000 else other
+        for one, other in zip(early.evaluations, late.evaluations, strict=True)
+    ]
+    candidate = replace(early, evaluations=rows)
+    comparison = compare(candidate, reference)
+    assert comparison.answer()["left_band_at"] == 4800
+    assert "by all losses, and is behind since 24,000. After" in comparison.sentence
+    following = Follower("it", reference, candidate).following()
+    assert (following.state, following.since_images) == ("behind", 24_000)
+
+
 def test_runs_of_other_lengths_are_compared_where_all_are_known(run: RunFolder, reference: list[RunFolder]) -> None:
     """Without a band, too, the last number of images counts that the candidate and all runs have."""
     short = replace(reference[1], evaluations=reference[1].evaluations[:12])
