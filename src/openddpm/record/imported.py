@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,7 +76,7 @@ class ImportedRecord(RecordModel):
     images_per_step: Size | None
     """Images that a step consumes, over all processes and accumulation; null if it is not known."""
     tags: ImportedTags
-    step: list[Count] = Field(min_length=1)
+    step: list[Size] = Field(min_length=1)
     """Steps done, this one included."""
     wall_seconds: list[Seconds]
     """Time since the first entry of the log, pauses included."""
@@ -83,7 +84,7 @@ class ImportedRecord(RecordModel):
     """As logged: of one batch or the mean of several, which a log does not tell."""
     learning_rate: list[float | None]
     """Null where none was logged."""
-    not_finite_steps: list[Count]
+    not_finite_steps: list[Size]
     """Steps whose loss was NaN or infinite, which the columns leave out."""
     pictures: list[ImportedPicture]
     """In the order of their steps."""
@@ -96,8 +97,11 @@ class ImportedRecord(RecordModel):
     def _check_columns(self) -> "ImportedRecord":
         if not len(self.step) == len(self.wall_seconds) == len(self.train_loss) == len(self.learning_rate):
             raise ValueError("step, wall_seconds, train_loss and learning_rate differ in length")
-        if any(later <= earlier for earlier, later in zip(self.step, self.step[1:], strict=False)):
-            raise ValueError("step does not increase")
+        for name, steps in (("step", self.step), ("not_finite_steps", self.not_finite_steps)):
+            if any(later <= earlier for earlier, later in pairwise(steps)):
+                raise ValueError(f"{name} does not increase")
+        if not {*self.step}.isdisjoint(self.not_finite_steps):
+            raise ValueError("step and not_finite_steps have a step in common")
         return self
 
 
