@@ -33,7 +33,10 @@ TRAIN_LOSS = Quantity("train_loss", "training loss", lambda row: None)  # metric
 NUM_WINDOWS = 12  # assumed: more would each have few rows
 MIN_ROWS = 8  # in a window; assumed: fewer do not show their own scatter, nor follow a falling loss
 
-CAVEAT = "By training loss alone: an imported record does not tell images, UNet, noise schedule or what is predicted,"
+CAVEAT = (
+    "By training loss alone: an imported record does not tell images, UNet, noise schedule, what is predicted, or "
+    "whether its losses are running means, which lag behind,"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def compare_imported(candidate: ImportedFolder, reference: Sequence[RunFolder]) 
         reference: at least one run.
 
     Raises:
-        UserError: it is not known how many images a step of the candidate consumes.
+        UserError: it is not known how many images a step of the candidate consumes, or its loss is not above 0.
     """
     record = candidate.record
     if record.images_per_step is None:
@@ -95,8 +98,13 @@ def compare_imported(candidate: ImportedFolder, reference: Sequence[RunFolder]) 
     images, losses = _rows_of_candidate(record)
     edges = _edges(images, [own for own, _ in rows])
     values, errors, counts = _window_means(images, losses, edges)
+    if (values <= 0).any():
+        raise UserError(
+            f"the loss '{record.tags.train_loss}' of '{candidate.folder}' is 0 or less, as no mean squared error is",
+            "Import the log again with the tag of such a loss: --loss_tag TAG.",
+        )
     means = [_window_means(*own, edges)[0] for own in rows]
-    used = ((counts >= MIN_ROWS) | np.isinf(values)) & (values > 0) & np.all([mean > 0 for mean in means], axis=0)
+    used = ((counts >= MIN_ROWS) | np.isinf(values)) & np.all([mean > 0 for mean in means], axis=0)
     ends, middles = edges[1:][used], ((edges[:-1] + edges[1:]) / 2)[used]
     curve, seeds = Curve(ends, values[used]), [Curve(ends, mean[used]) for mean in means]
     bands = bands_of({TRAIN_LOSS: seeds}) if len(seeds) >= MIN_RUNS else []
@@ -136,18 +144,22 @@ def _edges(images: Column, of_seeds: Sequence[Column]) -> Column:
 
 
 def _window_means(images: Column, losses: Column, edges: Column) -> tuple[Column, Column, Column]:
-    """Return mean loss, its relative standard error and the number of rows of each window, (W,); NaN without rows."""
+    """Return mean loss, its relative standard error and the number of rows of each window, (W,); NaN without rows.
+
+    The number is that of rows with equal weights whose mean is as certain (Kish, 1965, "Survey sampling"): a row after
+    a gap in the log stands for most of a window, and does not show what happened in it.
+    """
     weights = np.diff(images, prepend=0.0)
     place = np.searchsorted(edges, images, side="left") - 1  # a row after as many images as a window's end is in it
     means, errors = np.full((2, len(edges) - 1), np.nan)
-    counts = np.bincount(place, minlength=len(edges))[: len(edges) - 1].astype(np.float64)
-    for window in np.flatnonzero(counts):
+    counts = np.zeros(len(edges) - 1)
+    for window in np.unique(place[place < len(counts)]):
         own, share = losses[place == window], weights[place == window] / weights[place == window].sum()
-        means[window] = (own * share).sum()
+        means[window], counts[window] = (own * share).sum(), 1 / (share**2).sum()
         if counts[window] >= MIN_ROWS and np.isfinite(own).all():
             x = np.log(images[place == window])
             scatter = own - np.polynomial.Polynomial.fit(x, own, 1)(x)  # about the loss that falls within the window
-            variance = (scatter**2).sum() / (counts[window] - 2) * (share**2).sum()
+            variance = (scatter**2).sum() / (len(own) - 2) / counts[window]
             errors[window] = np.sqrt(variance) / abs(means[window])
     return means, errors, counts
 
@@ -190,10 +202,14 @@ def _verdict(
     record: ImportedRecord, band: Band | None, standings: Sequence[Standing], num_runs: int, num_windows: int
 ) -> tuple[ComparisonVerdict, str]:
     if not standings:
-        return "not_comparable", (
-            f"The runs cannot be compared: none of {number_of(num_windows, 'window')} of images has {MIN_ROWS} or more "
-            f"losses of the candidate, which has {len(record.step):,} in all."
+        windows = number_of(num_windows, "window")
+        reason = (
+            f"none of {windows} of images has {MIN_ROWS} or more losses of the candidate and no gap; it has "
+            f"{len(record.step):,} in all"
         )
+        if not num_windows:
+            reason = "the candidate ends before the reference's runs have a loss after the same number of images"
+        return "not_comparable", f"The runs cannot be compared: {reason}."
     where = place_in_band([] if band is None else [band], standings, num_runs)
     if band is None:
         return "not_comparable", where
@@ -208,5 +224,5 @@ def _caveat(reference: RunFolder, verdict: ComparisonVerdict, num_left_out: int,
         text += f" The reference's loss is that of {predicted}, which only a run that predicts the same can be held to."
     if num_left_out:
         windows = f"{num_left_out} of {number_of(num_windows, 'window')} of images"
-        text += f" Left out: {windows}, with fewer than {MIN_ROWS} of the candidate's losses."
+        text += f" Left out: {windows}, with fewer than {MIN_ROWS} of the candidate's losses, or after a gap in them."
     return text

@@ -43,7 +43,9 @@ def test_the_references_own_seed_is_inside(reference: list[RunFolder]) -> None:
     found = compare_imported(imported(as_logged(reference[0])), reference)
     assert found.verdict == "inside"
     assert "would have been found 4 times in 5. By training loss alone" in found.sentence
-    assert found.sentence.endswith("Left out: 7 of 11 windows of images, with fewer than 8 of the candidate's losses.")
+    assert found.sentence.endswith(
+        "Left out: 7 of 11 windows of images, with fewer than 8 of the candidate's losses, or after a gap in them."
+    )
     answer = found.answer()
     assert (answer["first_difference"], answer["explanations"], answer["left_band_at"]) == (None, [], None)
     assert 0 < answer["detectable"]["train_loss"] < 0.1
@@ -58,7 +60,7 @@ def test_another_loss_is_outside_from_the_first_window_on(reference: list[RunFol
     assert (found.verdict, found.answer()["left_band_at"]) == ("outside", found.curve.images[0])
     assert found.standings[0].side == (1 if factor > 1 else -1)
     assert "by its training loss, and is " in found.sentence
-    assert "any of which can be the reason" in found.sentence
+    assert "running means, which lag behind, any of which can be the reason" in found.sentence
 
 
 @pytest.mark.parametrize("every", [1, 5])
@@ -105,7 +107,7 @@ def test_rows_weigh_what_they_stand_for() -> None:
     images = np.array([100.0, 200.0, 400.0, 500.0])
     means, _, counts = _window_means(images, np.array([4.0, 2.0, 1.0, 3.0]), np.array([0.0, 400.0, 500.0]))
     assert means.tolist() == [(100 * 4 + 100 * 2 + 200 * 1) / 400, 3.0]
-    assert counts.tolist() == [3, 1]
+    assert counts.tolist() == [400**2 / (100**2 + 100**2 + 200**2), 1.0]
 
 
 @pytest.mark.parametrize("freedom", [6, 10, 100])
@@ -121,7 +123,26 @@ def test_too_few_losses_are_not_compared(reference: list[RunFolder]) -> None:
     """Where no window has losses enough, that is said instead of a verdict."""
     found = compare_imported(imported(dict.fromkeys(range(100, 801, 100), 0.1)), reference)
     assert (found.verdict, found.standings) == ("not_comparable", [])
-    assert f"has {MIN_ROWS} or more losses of the candidate, which has 8 in all" in found.sentence
+    assert f"has {MIN_ROWS} or more losses of the candidate and no gap; it has 8 in all" in found.sentence
+    found = compare_imported(imported({1: 0.9, 2: 0.8}), reference)
+    assert found.sentence.startswith("The runs cannot be compared: the candidate ends before the reference's runs have")
+
+
+def test_a_row_after_a_gap_makes_no_window(reference: list[RunFolder]) -> None:
+    """Where a log begins late or has a gap, one row does not stand for all that is missing: its window is left out."""
+    rows = of_batches(reference[0])
+    for missing in (range(580, 582), range(1, 580)):  # the last window begins after step 540
+        found = compare_imported(imported({step: rows[step] for step in rows if step not in missing}), reference)
+        assert (25_600 in found.curve.images) == (len(missing) == 2)
+    found = compare_imported(imported({step: rows[step] for step in rows if step > 620}), reference)
+    assert (found.verdict, found.standings) == ("not_comparable", [])
+
+
+def test_a_loss_that_is_not_above_0_is_not_compared(reference: list[RunFolder]) -> None:
+    """A logarithm of a loss, or a bound that may be negative, is refused by its tag, whatever number of rows it has."""
+    with pytest.raises(UserError, match=r"'loss' of 'somebodys' is 0 or less") as caught:
+        compare_imported(imported(as_logged(reference[0], -1.0)), reference)
+    assert "--loss_tag" in caught.value.hint
 
 
 def test_a_short_run_is_compared_as_far_as_it_goes(reference: list[RunFolder]) -> None:
