@@ -43,6 +43,7 @@ class EventFile:
 
     path: Path
     first_wall_time: float | None = None
+    """The earliest; a log that was converted is written after what it tells of."""
     scalars: dict[str, Scalars] = field(default_factory=dict)
     pictures: list[LoggedPicture] = field(default_factory=list)
     unread_bytes: int = 0
@@ -81,7 +82,7 @@ def read_event_file(path: Path) -> EventFile:
     """
     file = EventFile(path)
     for event in _events(file):
-        if file.first_wall_time is None:
+        if file.first_wall_time is None or event.wall_time < file.first_wall_time:
             file.first_wall_time = event.wall_time
         for value in event.summary.value:
             if contents := _pictures(value):

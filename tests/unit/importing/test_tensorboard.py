@@ -111,6 +111,14 @@ def test_a_run_that_began_anew_has_its_own_clock(tmp_path: Path, monkeypatch: py
     assert record.wall_seconds[-1] < 60
 
 
+def test_a_converted_log_has_the_times_of_its_run(tmp_path: Path) -> None:
+    """Where the events are older than the file, as another tracker's that were converted, the run began with them."""
+    plain_log(tmp_path / "logs", LOSSES, start=1e9)
+    record = record_of(tmp_path / "logs")
+    assert record.created == "2001-09-09T01:46:40+00:00"
+    assert record.wall_seconds == [float(number) for number in range(len(LOSSES))]
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped", "foreign"])
 def test_what_precedes_damage_is_kept(damage: str, tmp_path: Path) -> None:
     """A file that is torn, flipped in a byte or overgrown by something else is read up to there, and that is said."""
