@@ -96,7 +96,8 @@ class Follower:
             text = f"like another seed of {self.name}: inside the band of its {seeds}"
             return self._state("another_seed", None, f"{text} (a change of {100 * first.detectable:.0f} % would show)")
         shown = first if first.side else min(left, key=lambda pair: pair[0])[1]
-        since = min(one.side_since for _, one in left if one.side == shown.side and one.side_since is not None)
+        since = shown.side_since
+        assert since is not None
         state, place = ("behind", "behind") if shown.side > 0 else ("ahead", "ahead of")
         place = f"{place} {self.name} since {since:,.0f} images"
         if shown.is_back:

@@ -290,6 +290,8 @@ def test_a_run_that_was_ahead_first_is_behind_since_it_is(run: RunFolder, refere
     assert "by all losses, and is behind since 24,000. After" in comparison.sentence
     following = Follower("it", reference, candidate).following()
     assert (following.state, following.since_images) == ("behind", 24_000)
+    high = [row.model_copy(update={"fixed_train_loss": 9.0}) for row in candidate.evaluations]
+    assert Follower("it", reference, replace(candidate, evaluations=high)).following().since_images == 24_000
 
 
 def test_runs_of_other_lengths_are_compared_where_all_are_known(run: RunFolder, reference: list[RunFolder]) -> None:
