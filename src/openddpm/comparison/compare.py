@@ -223,6 +223,12 @@ def standing_in_band(curve: Curve, band: Band) -> Standing | None:
     )
 
 
+def inside_again(shown: Standing, standings: Sequence[Standing]) -> str:
+    """Return in words that a loss is back in the band; which one, if others are still outside."""
+    all_are = all(one.left_at is None or one.is_back for one in standings)
+    return "inside again" if all_are else f"inside again in its {shown.quantity.name}"
+
+
 def is_same_run(relation: Relation, standings: Sequence[Standing]) -> bool:
     """Tell whether a run is the one that it is related to, to the bit or rounding apart.
 
@@ -288,7 +294,7 @@ def place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs
     if first.left_at is None and len(left) < len(standings):
         kind += f" in {'this' if len(left) == 1 else 'these'}"
     if shown.is_back:
-        kind += ", but is inside again"
+        kind += f", but is {inside_again(shown, standings)}"
     value = significant(first.candidate) if np.isfinite(first.candidate) else "not finite"
     return (
         f"Outside: it left the band of the reference's {runs} after {left_at:,.0f} images, by {by}, and {kind}. "

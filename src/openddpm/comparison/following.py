@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from openddpm.analysis.text import number_of, significant
 from openddpm.comparison.band import make_bands
-from openddpm.comparison.compare import Standing, apart_from, is_same_run, same_seed, standings_of, what_prevents
+from openddpm.comparison.compare import (
+    Standing,
+    apart_from,
+    inside_again,
+    is_same_run,
+    same_seed,
+    standings_of,
+    what_prevents,
+)
 from openddpm.comparison.explanations import explain
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.reader import RunFolder
@@ -101,7 +109,7 @@ class Follower:
         state, place = ("behind", "behind") if shown.side > 0 else ("ahead", "ahead of")
         place = f"{place} {self.name} since {since:,.0f} images"
         if shown.is_back:
-            place = f"inside again, after it was {place}"
+            place = f"{inside_again(shown, self._standings)}, after it was {place}"
         value = significant(shown.candidate) if math.isfinite(shown.candidate) else "not finite"
         return self._state(
             state, int(since), f"{place}: {shown.quantity.name} {value}, {significant(shown.mean)} there"

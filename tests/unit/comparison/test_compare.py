@@ -275,6 +275,12 @@ def test_a_run_that_is_inside_again_is_not_called_behind(run: RunFolder, referen
     assert comparison.verdict == "outside" and "and was behind, but is inside again." in comparison.sentence
     following = Follower("it", reference, for_a_while).following()
     assert following.text.startswith("Inside again, after it was behind it since 24,000 images: held-out loss")
+    others = [row.model_copy(update={"fixed_train_loss": 9.0}) for row in rows]
+    still_outside = replace(candidate, evaluations=others)
+    assert (
+        "and was behind since 24,000, but is inside again in its held-out" in compare(still_outside, reference).sentence
+    )
+    assert Follower("it", reference, still_outside).following().text.startswith("Inside again in its held-out loss,")
 
 
 def test_a_run_that_was_ahead_first_is_behind_since_it_is(run: RunFolder, reference: list[RunFolder]) -> None:
