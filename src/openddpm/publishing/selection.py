@@ -76,7 +76,7 @@ def select(folder: Path, repository: str, choice: PublishedWeights | None) -> li
 def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str | None]) -> list[str]:
     """Return files that an earlier push left in the repository and that do not belong to this run as it is now.
 
-    Earlier weights of this run stay, also if they are not among what is published this time.
+    Weights of this run stay, also if they are not among what is published this time.
 
     Args:
         there: files of the repository, with their sha256 where the Hub knows it.
@@ -91,9 +91,11 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
     for name, sha256 in there.items():
         if sha256 is not None and known.get(name) != sha256:
             is_own[name.rpartition("/")[0]] = False  # a checkpoint is whole, or it goes
-    published_now = {name for commit in commits for name in commit.content}
+    stay = {name for commit in commits for name in commit.content}
+    if there.get(WEIGHTS_FILE) in {row.exported_sha256 for row in rows.values()}:
+        stay.update(WEIGHTS_FILES)  # a folder without weights, as a fetched record, takes none away
     found = []
-    for name in set(there) - published_now:
+    for name in set(there) - stay:
         path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, DATA_FILE)
         is_always_published = any(path.match(f"/{pattern}") for pattern in patterns)
         is_other_milestone = name in milestones_among([name]).values() and known.get(name) != there[name]

@@ -13,7 +13,7 @@ from made_up_run import write_made_up_run
 from openddpm.cli.options import parse_train_config
 from openddpm.config import config_differences, recorded_config
 from openddpm.errors import UserError
-from openddpm.publishing.selection import WEIGHTS_FILE, Commit, select
+from openddpm.publishing.selection import WEIGHTS_FILE, WEIGHTS_FILES, Commit, left_over, select
 from openddpm.record.files import file_sha256
 from openddpm.record.kept import PublishedWeights, milestone_name
 from openddpm.record.public import last_part
@@ -60,6 +60,16 @@ def select_with_weights(run: Path, choice: PublishedWeights | None = None) -> li
     rows[-1]["exported_sha256"] = file_sha256(run / WEIGHTS_FILE)
     (run / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return select(run, "me/model", choice)
+
+
+def test_a_record_without_weights_leaves_those_of_its_run(tmp_path: Path) -> None:
+    """Weights in the repository stay if they are of a checkpoint of this run; those of another run go with it."""
+    run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1)
+    own = json.loads((run / "checkpoints.jsonl").read_text("utf-8").splitlines()[-1])["exported_sha256"]
+    there = {"run.json": None, **dict.fromkeys(WEIGHTS_FILES), "samples/step-00000099-ema.png": None}
+    commits = select(run, "me/model", None)
+    assert left_over(run, commits, {**there, WEIGHTS_FILE: own}) == ["samples/step-00000099-ema.png"]
+    assert {*WEIGHTS_FILES} < {*left_over(run, commits, {**there, WEIGHTS_FILE: "0" * 64})}
 
 
 def front_matter(card: str) -> dict[str, object]:
