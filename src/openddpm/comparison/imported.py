@@ -156,7 +156,7 @@ def _window_means(images: Column, losses: Column, edges: Column) -> tuple[Column
     for window in np.unique(place[place < len(counts)]):
         own, share = losses[place == window], weights[place == window] / weights[place == window].sum()
         means[window], counts[window] = (own * share).sum(), 1 / (share**2).sum()
-        if counts[window] >= MIN_ROWS and np.isfinite(own).all():
+        if counts[window] >= MIN_ROWS and 0 < means[window] < np.inf:
             x = np.log(images[place == window])
             scatter = own - np.polynomial.Polynomial.fit(x, own, 1)(x)  # about the loss that falls within the window
             variance = (scatter**2).sum() / (len(own) - 2) / counts[window]

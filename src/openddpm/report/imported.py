@@ -136,7 +136,8 @@ def _charts(record: ImportedRecord, comparison: ImportedComparison | None) -> di
     x = columns["x"]
     logged = Line("as logged", rounded(x), rounded(columns["loss"]), SEED, width=0.7, is_named=False)
     average = Line("moving average", rounded(x), rounded(_average(columns["loss"])), CANDIDATE, width=2.5)
-    charts = {"loss": Chart(f"Training loss over {title}", title, [logged, average])}
+    is_positive = min(record.train_loss) > 0  # no logarithm shows others
+    charts = {"loss": Chart(f"Training loss over {title}", title, [logged, average], is_log_y=is_positive)}
     if comparison is not None and comparison.standings:
         charts = {"loss": _beside(comparison, logged), "difference": _difference(comparison)}
     rates = np.array([np.nan if rate is None else rate for rate in record.learning_rate])

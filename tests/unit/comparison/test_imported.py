@@ -138,10 +138,11 @@ def test_a_row_after_a_gap_makes_no_window(reference: list[RunFolder]) -> None:
     assert (found.verdict, found.standings) == ("not_comparable", [])
 
 
-def test_a_loss_that_is_not_above_0_is_not_compared(reference: list[RunFolder]) -> None:
+@pytest.mark.parametrize("factor", [-1.0, 0.0])
+def test_a_loss_that_is_not_above_0_is_not_compared(factor: float, reference: list[RunFolder]) -> None:
     """A logarithm of a loss, or a bound that may be negative, is refused by its tag, whatever number of rows it has."""
     with pytest.raises(UserError, match=r"'loss' of 'somebodys' is 0 or less") as caught:
-        compare_imported(imported(as_logged(reference[0], -1.0)), reference)
+        compare_imported(imported(as_logged(reference[0], factor)), reference)
     assert "--loss_tag" in caught.value.hint
 
 

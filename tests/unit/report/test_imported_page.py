@@ -108,8 +108,9 @@ def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("losses", [{1: 0.5}, {1: -1.0, 2: 0.0}, dict.fromkeys(range(1, 5001), 1e30)])
 def test_odd_curves_are_drawn(losses: dict[int, float]) -> None:
     """One point, losses that no logarithm has, and more points than a screen shows make a page."""
-    page = Page(render_imported(imported(losses), BUILT))
-    assert 1 <= len(charts_of(page)["loss"]["lines"][0]["x"]) <= 2000
+    chart = charts_of(Page(render_imported(imported(losses), BUILT)))["loss"]
+    assert 1 <= len(chart["lines"][0]["x"]) <= 2000
+    assert chart["is_log_y"] == (losses[1] > 0)
 
 
 def test_nothing_in_a_log_harms_the_page(tmp_path: Path) -> None:
