@@ -146,20 +146,22 @@ def _edges(images: Column, of_seeds: Sequence[Column]) -> Column:
 def _window_means(images: Column, losses: Column, edges: Column) -> tuple[Column, Column, Column]:
     """Return mean loss, its relative standard error and the number of rows of each window, (W,); NaN without rows.
 
-    The number is that of rows with equal weights whose mean is as certain (Kish, 1965, "Survey sampling"): a row after
-    a gap in the log stands for most of a window, and does not show what happened in it.
+    The number is at most that of rows with equal weights whose mean is as certain (Kish, 1965, "Survey sampling"), with
+    the end of the window after its last row as one more: a gap in a log counts, as nothing shows what happened in it.
     """
     weights = np.diff(images, prepend=0.0)
     place = np.searchsorted(edges, images, side="left") - 1  # a row after as many images as a window's end is in it
     means, errors = np.full((2, len(edges) - 1), np.nan)
     counts = np.zeros(len(edges) - 1)
     for window in np.unique(place[place < len(counts)]):
-        own, share = losses[place == window], weights[place == window] / weights[place == window].sum()
-        means[window], counts[window] = (own * share).sum(), 1 / (share**2).sum()
+        own, at, share = losses[place == window], images[place == window], weights[place == window]
+        parts = np.append(share, edges[window + 1] - at[-1])
+        share, counts[window] = share / share.sum(), min(len(own), parts.sum() ** 2 / (parts**2).sum())
+        means[window] = (own * share).sum()
         if counts[window] >= MIN_ROWS and 0 < means[window] < np.inf:
-            x = np.log(images[place == window])
+            x = np.log(at)
             scatter = own - np.polynomial.Polynomial.fit(x, own, 1)(x)  # about the loss that falls within the window
-            variance = (scatter**2).sum() / (len(own) - 2) / counts[window]
+            variance = (scatter**2).sum() / (len(own) - 2) * (share**2).sum()
             errors[window] = np.sqrt(variance) / abs(means[window])
     return means, errors, counts
 

@@ -134,6 +134,8 @@ def test_a_row_after_a_gap_makes_no_window(reference: list[RunFolder]) -> None:
     for missing in (range(580, 582), range(1, 580)):  # the last window begins after step 540
         found = compare_imported(imported({step: rows[step] for step in rows if step not in missing}), reference)
         assert (25_600 in found.curve.images) == (len(missing) == 2)
+    stopped = {step: rows[step] for step in rows if step < 200 or step == 500}  # a window is from step 160 to 240
+    assert compare_imported(imported(stopped), reference).curve.images[-1] == 160 * 32
     found = compare_imported(imported({step: rows[step] for step in rows if step > 620}), reference)
     assert (found.verdict, found.standings) == ("not_comparable", [])
 
