@@ -42,8 +42,9 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (tmp_path / "runs" / "own-unet" / "report.html").exists()
 
 
-def test_shell_commands_are_known() -> None:
+def test_shell_commands_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command names a target of the Makefile, a command of openddpm, or options that train accepts."""
+    monkeypatch.chdir(tmp_path)  # where there are no runs yet
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     seen = set()
     for words in _commands():
