@@ -35,7 +35,7 @@ class Standing:
     side: int
     """+1 above the band at the last point outside it, -1 below, 0 if it never left."""
     side_since: float | None
-    """Images seen at the first point on that side after all those on the other side."""
+    """Images seen at the first of the points on that side without any other point between them."""
     detectable: float | None
     """Relative change that would be found 4 times in 5."""
 
@@ -206,9 +206,13 @@ def standing_in_band(curve: Curve, band: Band) -> Standing | None:
         return None
     last = known[-1]
     place = int(np.searchsorted(band.images, last))
-    sides = band.outside(curve)
-    outside = np.flatnonzero(np.nan_to_num(sides))
-    turns = np.flatnonzero(np.diff(sides[outside]))  # from one side of the band to the other
+    sides = band.outside(curve)[~np.isnan(curve.near(band.images))]
+    outside = np.flatnonzero(sides)
+    left_at: float | None = None
+    side_since: float | None = None
+    if len(outside):
+        elsewhere = np.flatnonzero(sides[: outside[-1]] != sides[outside[-1]])
+        left_at, side_since = float(known[outside[0]]), float(known[elsewhere[-1] + 1 if len(elsewhere) else 0])
     return Standing(
         quantity=band.quantity,
         images=last,
@@ -216,9 +220,9 @@ def standing_in_band(curve: Curve, band: Band) -> Standing | None:
         mean=float(band.mean[place]),
         low=float(band.low[place]),
         high=float(band.high[place]),
-        left_at=float(band.images[outside[0]]) if len(outside) else None,
+        left_at=left_at,
         side=int(sides[outside[-1]]) if len(outside) else 0,
-        side_since=float(band.images[outside[turns[-1] + 1 if len(turns) else 0]]) if len(outside) else None,
+        side_since=side_since,
         detectable=band.detectable(last),
     )
 

@@ -284,13 +284,14 @@ def test_a_run_that_is_inside_again_is_not_called_behind(run: RunFolder, referen
 
 
 def test_a_run_that_was_ahead_first_is_behind_since_it_is(run: RunFolder, reference: list[RunFolder]) -> None:
-    """A loss that is below the band, then above it, left it at the first and is behind since the second."""
-    early, late = another_seed(run, 50, factor=0.5), another_seed(run, 50, factor=2.0)
+    """A loss that leaves the band to both sides, and is inside in between, is behind since it is so without a break."""
+    factors = {0: 0.5, 10_000: 2.0, 15_000: 1.0, 20_000: 2.0}
+    seeds = {begin: another_seed(run, 50, factor=factor) for begin, factor in factors.items()}
     rows = [
-        one if one.images_seen < 20_000 else other
-        for one, other in zip(early.evaluations, late.evaluations, strict=True)
+        seeds[max(begin for begin in factors if begin < row.images_seen)].evaluations[number]
+        for number, row in enumerate(run.evaluations)
     ]
-    candidate = replace(early, evaluations=rows)
+    candidate = replace(seeds[0], evaluations=rows)
     comparison = compare(candidate, reference)
     assert comparison.answer()["left_band_at"] == 4800
     assert "by all losses, and is behind since 24,000. After" in comparison.sentence
