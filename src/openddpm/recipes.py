@@ -22,6 +22,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "preview_solver": "dpmsolver++",
         "num_inference_steps": 15,
         "output_dir": "runs/avatars-16",
+        "follow": "avatars-16",
     },
     "digits-8": {
         "dataset": "digits-8",
