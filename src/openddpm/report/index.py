@@ -69,6 +69,11 @@ class Row:
     has_curve: bool
     is_ticked: bool
 
+    @property
+    def label(self) -> str:
+        """The name, with the place of the run if others have the same name."""
+        return f"{self.name} ({self.place})" if self.place else self.name
+
 
 @dataclass(frozen=True)
 class Column:
@@ -109,7 +114,7 @@ def render_index(path: Path, runs: Sequence[RunFolder], unreadable: Sequence[str
         columns=columns,
         num_runs=number_of(len(runs), "run"),
         folder=as_text(base.name) if all(run.folder.resolve().parent == base for run in runs) else "",
-        obstacle=_obstacle([run for run, curve in zip(runs, curves, strict=True) if len(curve.images)]),
+        obstacle=_obstacle([(row.label, run) for row, run in zip(rows, runs, strict=True) if row.has_curve]),
         unreadable=unreadable,
         marks=MARKS,
         size=SPARKLINE,
@@ -146,11 +151,15 @@ def _rows(base: Path, runs: Sequence[RunFolder], curves: Sequence[Curve], column
     return rows
 
 
-def _obstacle(runs: Sequence[RunFolder]) -> str:
-    """Return why the losses of the first run and of another cannot be compared; empty if all can."""
-    for run in runs[1:]:
-        if obstacle := what_prevents(run, runs[0]):
-            return f"{runs[0].run.name} and {run.run.name}: {obstacle}"
+def _obstacle(runs: Sequence[tuple[str, RunFolder]]) -> str:
+    """Return why the losses of the first run and of another cannot be compared; empty if all can.
+
+    Args:
+        runs: each with its name on the page.
+    """
+    for name, run in runs[1:]:
+        if obstacle := what_prevents(runs[0][1], run):
+            return f"{runs[0][0]} and {name}: {obstacle}"
     return ""
 
 
@@ -202,9 +211,8 @@ def _chart(rows: Sequence[Row], curves: Sequence[Curve]) -> Chart:
     lines = []
     for row, curve in zip(rows, curves, strict=True):
         columns = thin({"x": curve.images, "y": curve.values}, MAX_POINTS)
-        name = f"{row.name} ({row.place})" if row.place else row.name
         x, y = rounded(columns["x"]), rounded(columns["y"])
-        lines.append(Line(as_text(name), x, y, row.colour, dash=row.dash, has_dots=len(x) < 40, key=row.key))
+        lines.append(Line(as_text(row.label), x, y, row.colour, dash=row.dash, has_dots=len(x) < 40, key=row.key))
     return Chart(f"Held-out loss of the runs that are ticked in the table, over {IMAGES}", IMAGES, lines)
 
 

@@ -100,11 +100,14 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
 
 
 def test_losses_that_cannot_be_compared_are_announced(tmp_path: Path) -> None:
-    """Runs with other held-out images are drawn together only with a warning; a run that has only begun has none."""
-    write_made_up_run(tmp_path / "a", **SMALL)
-    write_made_up_run(tmp_path / "b", num_heldout=100, **SMALL)
+    """Runs with other held-out images are drawn together only with a warning that names both in the order of the
+    numbers; a run that has only begun has none."""
+    write_made_up_run(tmp_path / "a", name="same", **SMALL)
+    write_made_up_run(tmp_path / "b", name="same", num_heldout=100, **SMALL)
     write_made_up_run(tmp_path / "begun", steps=0, rows=0, previews=0)
-    assert "number of held-out images differs (100 and 512)" in page_of(tmp_path, "a", "b").text
+    text = page_of(tmp_path, "a", "b").text
+    assert "same (a) and same (b): they were evaluated on other samples" in text
+    assert "number of held-out images differs (512 and 100)" in text
     assert "cannot be compared" not in page_of(tmp_path, "a", "begun").text
 
 
