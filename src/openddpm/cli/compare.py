@@ -1,7 +1,6 @@
 """openddpm compare"""
 
 import json as json_module
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from openddpm.cli.arguments import Flag, OptionalPath, call
 if TYPE_CHECKING:
     from openddpm.comparison.compare import Comparison
     from openddpm.comparison.imported import ImportedComparison
+    from openddpm.references import Reference
 
 _Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDATE")]
 _References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
@@ -45,19 +45,15 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
     from openddpm.record.imported import is_imported, read_imported_folder
     from openddpm.references import open_reference, open_run
     from openddpm.references.sources import folder_of
-    from openddpm.report.compare import write_comparison
-    from openddpm.report.imported import write_imported_comparison
 
     comparison: Comparison | ImportedComparison
-    write: Callable[[Path], Path]
-    if is_imported(folder_of(candidate)):
-        imported, opened = read_imported_folder(folder_of(candidate)), open_reference(*reference)
-        comparison = beside = compare_imported(imported, opened.runs)
-        folder, write = imported.folder, lambda page: write_imported_comparison(page, beside, opened)
+    folder = folder_of(candidate)
+    if is_imported(folder):
+        imported, opened = read_imported_folder(folder), open_reference(*reference)
+        comparison = compare_imported(imported, opened.runs)
     else:
         run, opened = open_run(candidate), open_reference(*reference)
-        comparison = compared = compare(run, opened.runs)
-        folder, write = run.folder, lambda page: write_comparison(page, compared, opened)
+        comparison = compare(run, opened.runs)
     if json:
         print(_as_json(comparison))
     else:
@@ -65,18 +61,24 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
             print(f"note: {as_text(note)}")
         _print(comparison, opened.name)
     if page is not None or not json:
-        page = page or (folder if Path(candidate).is_dir() else Path()) / "compare.html"
-        _write_page(page, write)
+        page = page or (comparison.candidate.folder if Path(candidate).is_dir() else Path()) / "compare.html"
+        _write_page(page, comparison, opened)
         if not json:
             print(f"page: {as_text(str(page))}")
     return STATUS[comparison.verdict]
 
 
-def _write_page(page: Path, write: Callable[[Path], Path]) -> None:
+def _write_page(page: Path, comparison: "Comparison | ImportedComparison", reference: "Reference") -> None:
+    from openddpm.comparison.imported import ImportedComparison
     from openddpm.errors import UserError
+    from openddpm.report.compare import write_comparison
+    from openddpm.report.imported import write_imported_comparison
 
     try:
-        write(page)
+        if isinstance(comparison, ImportedComparison):
+            write_imported_comparison(page, comparison, reference)
+        else:
+            write_comparison(page, comparison, reference)
     except OSError as error:
         raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
 

@@ -87,10 +87,8 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
     known = {milestone_name(step): row.exported_sha256 for step, row in rows.items()}
     for step, row in rows.items():
         known |= {f"checkpoints/{step_name(step)}/{name}": sha256 for name, sha256 in row.sha256.items()}
-    is_own = {f"checkpoints/{step_name(step)}": True for step in rows}
-    for name, sha256 in there.items():
-        if sha256 is not None and known.get(name) != sha256:
-            is_own[name.rpartition("/")[0]] = False  # a checkpoint is whole, or it goes
+    differing = {name.rpartition("/")[0] for name, sha256 in there.items() if sha256 and known.get(name) != sha256}
+    own_checkpoints = {f"checkpoints/{step_name(step)}" for step in rows} - differing  # each is whole, or it goes
     stay = {name for commit in commits for name in commit.content}
     if there.get(WEIGHTS_FILE) in {row.exported_sha256 for row in rows.values()}:
         stay.update(WEIGHTS_FILES)  # a folder without weights, as a fetched record, takes none away
@@ -98,8 +96,8 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
     for name in set(there) - stay:
         path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, DATA_FILE)
         is_always_published = any(path.match(f"/{pattern}") for pattern in patterns)
-        is_other_milestone = name in milestones_among([name]).values() and known.get(name) != there[name]
-        is_other_checkpoint = name.startswith("checkpoints/step-") and not is_own.get(name.rpartition("/")[0])
+        is_other_milestone = bool(milestones_among([name])) and known.get(name) != there[name]
+        is_other_checkpoint = name.startswith("checkpoints/step-") and name.rpartition("/")[0] not in own_checkpoints
         if is_always_published or is_other_milestone or is_other_checkpoint:
             found.append(name)
     return sorted(found)

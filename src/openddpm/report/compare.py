@@ -141,9 +141,13 @@ def render_comparison(comparison: Comparison, reference: Reference, built: datet
 def comparison_badge(comparison: Comparison) -> Badge:
     """Return the verdict in words and its tone; being better than the reference is no bad news."""
     has_parted = comparison.relation is not None and comparison.relation.kind == "parted"
-    if comparison.verdict == "outside" and not has_parted and all(one.side <= 0 for one in comparison.standings):
-        return AHEAD
-    return BADGES[comparison.verdict]
+    return BADGES[comparison.verdict] if has_parted else badge_of(comparison.verdict, comparison.standings)
+
+
+def badge_of(verdict: ComparisonVerdict, standings: Sequence[Standing]) -> Badge:
+    """Return the verdict of a run that did not part from the same one."""
+    is_ahead = verdict == "outside" and all(one.side <= 0 for one in standings)
+    return AHEAD if is_ahead else BADGES[verdict]
 
 
 def preview_pairs(candidate: RunFolder, other: RunFolder) -> list[tuple[Shown, Shown]]:

@@ -14,17 +14,16 @@ from openddpm.record.files import write_atomically
 from openddpm.record.imported import MISSING, ImportedFolder, ImportedRecord
 from openddpm.report.charts import Area, Chart, Line, Mark, rounded
 from openddpm.report.compare import (
-    AHEAD,
-    BADGES,
     COMPARED_TERMS,
     PICTURE_BYTES,
     Reference,
     Shown,
+    badge_of,
     picture_pairs,
     previews_by_images,
 )
 from openddpm.report.compared_curves import CANDIDATE, IMAGES, MEAN, SEED
-from openddpm.report.facts import MARKS, Badge, Fact
+from openddpm.report.facts import MARKS, Fact
 from openddpm.report.page import asset, render_page
 from openddpm.report.pictures import data_uri, evenly
 from openddpm.report.series import MAX_POINTS, smooth, thin
@@ -92,18 +91,13 @@ def render_imported(
         missing=MISSING,
         comparison=comparison,
         reference=reference,
-        badge=comparison and _badge(comparison),
+        badge=comparison and badge_of(comparison.verdict, comparison.standings),
         marks=MARKS,
         pairs=[] if comparison is None else _pairs(comparison),
         coverage=f"{100 * COVERAGE:.0f} %",
         significant=significant,
         built=utc_text(built.isoformat()),
     )
-
-
-def _badge(comparison: ImportedComparison) -> Badge:
-    is_ahead = comparison.verdict == "outside" and all(one.side <= 0 for one in comparison.standings)
-    return AHEAD if is_ahead else BADGES[comparison.verdict]
 
 
 def _facts(record: ImportedRecord) -> list[Fact]:
