@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "show what training would do with a data set's images",
     "resume": "continue a run from its newest checkpoint",
     "sample": "make images with a trained run",
+    "verify": "check that a run's record is what its options produce",
     "compare": "compare a run with others: is it where they were?",
     "report": "rebuild report.html and the model card of a run, or one page of many runs",
     "push": "upload a run to the Hugging Face Hub",

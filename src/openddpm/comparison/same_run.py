@@ -63,6 +63,8 @@ class Relation:
         self.other = other
         self.num_numbers = 0
         """Numbers that both records have."""
+        self.largest = 0.0
+        """The largest relative difference of a loss."""
         self.last: MetricsRow | EvaluationRow | None = None
         """The last row that both records have."""
         self.first: Difference | None = None
@@ -101,6 +103,8 @@ class Relation:
             label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
             difference = Difference(row.step, row.images_seen, label, relative_difference(ours, theirs))
             self.first = self.first or difference
+            if name not in EXACT and name != "grad_norm":
+                self.largest = max(self.largest, difference.relative)
             if difference.relative > self._allowed(name, row.step - self.first.step):
                 self.parted = self.parted or difference
                 return
@@ -116,7 +120,7 @@ class Relation:
 
 def related(candidate: RunFolder, other: RunFolder) -> Relation:
     """Return the relation of a run, as far as it is recorded, to another with the same seed and options."""
-    relation = Relation(other, is_coarse=any(map(_computes_coarsely, (candidate, other))))
+    relation = Relation(other, is_coarse=computes_coarsely(candidate) or computes_coarsely(other))
     rows: list[MetricsRow | EvaluationRow] = [*candidate.metrics, *candidate.evaluations]
     for row in sorted(rows, key=lambda row: row.step):
         relation.add(row)
@@ -130,7 +134,8 @@ def relative_difference(ours: float | None, theirs: float | None) -> float:
     return abs(ours - theirs) / max(abs(ours), abs(theirs))
 
 
-def _computes_coarsely(run: RunFolder) -> bool:
+def computes_coarsely(run: RunFolder) -> bool:
+    """Tell whether a run computes in TF32, bfloat16 or float16."""
     return run.run.config.get("mixed_precision", "no") != "no" or any(
         session.environment.speed.tf32 for session in run.run.sessions
     )

@@ -116,6 +116,9 @@ class ModelRecord(RecordModel):
     """Config of the UNet2DModel."""
     signal_left: float
     """Share of an image that is left at the last timestep, a_T of a_T x_0 + s_T e."""
+    initial_sha256: str
+    """Digest of the weights before the first step: for each tensor, in the order of the names, its name, dtype and
+    shape as a line ("conv_in.bias float32 32"), then its bytes."""
     init_from: InitRecord | None = None
     """Null if the weights were initialized at random, or given from Python."""
 

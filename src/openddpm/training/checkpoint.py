@@ -1,5 +1,6 @@
 """Checkpoints, complete or absent: safetensors and JSON, a manifest written last, published by a rename."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from openddpm.errors import UserError
 from openddpm.record.files import (
@@ -201,6 +203,11 @@ def verify_checkpoint(folder: Path, run_id: str) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InvalidCheckpoint(f"unreadable: {type(error).__name__}") from error
     return sorted(files)
+
+
+def tensors_sha256(content: dict[str, torch.Tensor]) -> str:
+    """Return the sha256 of the file that a checkpoint has for these tensors, which are contiguous and on the CPU."""
+    return hashlib.sha256(save(content, metadata=_METADATA)).hexdigest()
 
 
 def checkpoint_row(checkpoint: Path) -> CheckpointRow:

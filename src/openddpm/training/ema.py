@@ -1,6 +1,6 @@
 """Averages of the weights: diffusers' EMAModel, with an update in one pass over memory."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from diffusers import UNet2DModel
@@ -12,11 +12,17 @@ from openddpm.record.schema import weights_in_order
 
 def build_averages(config: TrainConfig, unet: UNet2DModel) -> dict[str, EMAModel]:
     """Return the averages that a run keeps, by name, the one that is exported first."""
+    return {name: _average(config, unet.parameters()) for name in weights_in_order(average_names(config.model_dump()))}
+
+
+def decay_schedule(config: TrainConfig) -> Callable[[int], float]:
+    """Return the decay of the exported average as a function of the number of steps taken."""
+    return _average(config, []).get_decay
+
+
+def _average(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> EMAModel:
     options = {"decay": config.ema_max_decay, "inv_gamma": config.ema_inv_gamma, "power": config.ema_power}
-    return {
-        name: LerpEMA(unet.parameters(), use_ema_warmup=True, foreach=True, **options)
-        for name in weights_in_order(average_names(config.model_dump()))
-    }
+    return LerpEMA(parameters, use_ema_warmup=True, foreach=True, **options)
 
 
 class LerpEMA(EMAModel):  # type: ignore[misc]  # diffusers has no types

@@ -27,7 +27,7 @@ from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMea
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import Kind, fixed_samples
 from openddpm.record.lock import locked
-from openddpm.record.schema import BaselinesRecord, RunRecord, SpeedRecord
+from openddpm.record.schema import RAW, BaselinesRecord, RunRecord, SpeedRecord
 from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.distributed import build_accelerator, lost_ranks_named, say
@@ -51,7 +51,7 @@ from openddpm.training.plan import Plan, UserObjects, make_plan
 from openddpm.training.recorder import Recorder
 from openddpm.training.run import StepParts, Training
 from openddpm.training.run_folder import begin_folder, export_pipeline
-from openddpm.training.state import TrainingState
+from openddpm.training.state import TrainingState, weights_digest
 from openddpm.training.timetable import Timetable, make_timetable
 
 
@@ -114,7 +114,10 @@ def _build(
         near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
         store = with_near_duplicates(store, near)
     how = environment(device, speed, None if pace is None else pace.record(timetable))
-    run = new_record(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near, how)
+    initial = weights_digest(state.weights()[RAW]) if accelerator.is_main_process and earlier is None else ""
+    run = new_record(
+        *(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near, how, initial)
+    )
     if earlier is not None:
         _restore(earlier, state, accelerator)
         run = resumed_record(earlier, run, state.step, state.images_seen, rolled_back_from)

@@ -1,5 +1,6 @@
 """The training state: all of a run that changes during training, and the content of a checkpoint."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,18 @@ from openddpm.record.schema import RAW, Weights
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Return the sha256 of weights: for each tensor in the order of the names its name, dtype and shape as a line, then
+    its bytes, row by row."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        values = tensor.detach().cpu().contiguous()
+        dtype, shape = str(values.dtype).removeprefix("torch."), "x".join(map(str, values.shape))
+        digest.update(f"{name} {dtype} {shape}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def weights_stem(name: Weights) -> str:

@@ -1,0 +1,154 @@
+"""openddpm verify"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from openddpm.cli.arguments import Flag, OptionalPath, OptionalText, call
+
+if TYPE_CHECKING:
+    from openddpm.record.verification import Rung, RungName, VerificationRecord
+
+_Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+DEFAULT_BUDGET = 5.0
+TITLES = {
+    "files": "files",
+    "data": "data",
+    "initial_weights": "initial weights",
+    "first_steps": "first steps",
+    "segments": "segments",
+    "evaluation": "evaluation",
+    "previews": "previews",
+    "whole": "whole run",
+}
+WORDS = {"exact": "exact", "rounding": "equal to rounding", "failed": "FAILED", "not_checked": "not checked"}
+
+
+def run(arguments: list[str]) -> int:
+    """Parse `arguments` and verify."""
+    return call(_verify, "verify", arguments)
+
+
+def _verify(
+    run: _Run,
+    /,
+    budget: float = DEFAULT_BUDGET,
+    whole: Flag = False,
+    dataset: OptionalText = None,
+    page: OptionalPath = None,
+    json: Flag = False,
+) -> int:
+    """Is the record of a run what its options really produce? Checks it by a ladder, from files to training again.
+
+    Exit status: 0 if nothing failed, and files, data and first steps were checked; 1 if a rung failed; 2 if too little
+    could be checked. It tells whether a record is consistent, not who made it: docs/verify.md.
+
+    Args:
+        run: The run folder, a run on the Hub, or the name of a built-in reference (its first run).
+        budget: Minutes for training parts of the run again and drawing its previews again.
+        whole: Train the whole run again as well, however long that takes.
+        dataset: Where the images are, if not where the record says: a folder, a file or a Hub id.
+        page: HTML file to write the ladder to (default: verify.html in the run's folder, or here for a run that is not
+            in a folder of yours; verification.json beside it).
+        json: Print the statement as JSON, for programs, and write no files unless --page is given.
+    """
+    from openddpm.errors import UserError
+    from openddpm.names import as_text
+    from openddpm.references import open_runs
+    from openddpm.references.sources import folder_of, is_built_in
+
+    if not 0 <= budget < float("inf"):
+        raise UserError(f"--budget is {budget}", "Give a number of minutes, 0 or more.")
+    record = open_runs(run)[0] if is_built_in(run) else _only_run(run)
+    if record.run.session.environment.device_type == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
+    from openddpm.verification.ladder import verify  # imports torch
+
+    is_local = folder_of(run).is_dir() and not is_built_in(run)
+    with _Lines(is_quiet=json) as listener:
+        found = verify(record, run, listener, dataset, budget, whole)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        print(as_text(conclusion(found)))
+    if page is not None or not json:
+        page = page or (record.folder if is_local else Path()) / "verify.html"
+        _write(page, found)
+        if not json:
+            print(f"page: {as_text(str(page))}")
+    return 1 if found.is_failed else 0 if found.is_verified else 2
+
+
+def _only_run(source: str) -> Any:
+    from openddpm.references import open_run
+
+    return open_run(source)
+
+
+def conclusion(found: "VerificationRecord") -> str:
+    """Return the result as a sentence."""
+    failed = [TITLES[rung.name] for rung in found.rungs if rung.status == "failed"]
+    steps = f"{found.replayed_steps:,} training steps computed again"
+    if failed:
+        where = "" if found.first_divergent_step is None else f", from step {found.first_divergent_step:,} on"
+        return f"NOT verified: {', '.join(failed)} failed{where}; {steps}."
+    if not found.is_verified:
+        missing = [TITLES[rung.name] for rung in found.rungs if rung.status == "not_checked"]
+        return f"Too little could be checked here: {', '.join(missing)} not checked; nothing failed."
+    return (
+        f"Verified as far as the ladder was climbed: the record is what its options produce; {steps} of "
+        f"{found.total_steps:,}."
+    )
+
+
+class _Lines:
+    """Prints each rung when it is done, and a progress bar on a terminal meanwhile."""
+
+    def __init__(self, is_quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._is_quiet = is_quiet
+        self._console = Console(file=sys.stderr, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        is_shown = not is_quiet and self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not is_shown)
+        self._task = self._progress.add_task("", total=None)
+        self._name: str | None = None
+
+    def __enter__(self) -> "_Lines":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def working(self, name: "RungName", done: int, total: int) -> None:
+        """Show how far a rung is."""
+        if name != self._name:
+            self._name = name
+            self._progress.reset(self._task, description=TITLES[name], total=total or None)
+        self._progress.update(self._task, completed=done, total=total or None)
+
+    def finished(self, rung: "Rung") -> None:
+        """Print a rung."""
+        from openddpm.names import as_text
+
+        if not self._is_quiet:
+            line = f"{TITLES[rung.name]:16} {WORDS[rung.status]:18} {rung.text} ({rung.seconds:.0f} s)"
+            self._progress.console.print(as_text(line), markup=False, soft_wrap=True)
+
+
+def _write(page: Path, found: "VerificationRecord") -> None:
+    from openddpm.errors import UserError
+    from openddpm.record.files import write_json
+    from openddpm.record.verification import VERIFICATION_FILE
+
+    try:
+        write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
+    except OSError as error:
+        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error

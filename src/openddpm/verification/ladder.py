@@ -1,0 +1,168 @@
+"""The ladder: all rungs, those that cost nothing first, within a budget of time."""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import torch
+
+from openddpm.record.files import file_sha256
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import EnvironmentRecord
+from openddpm.record.verification import Rung, RungName, VerificationRecord
+from openddpm.record.writer import SCHEMAS
+from openddpm.training.new_record import environment
+from openddpm.training.performance import Speed
+from openddpm.verification import rungs
+from openddpm.verification.materials import Images, NotHere, open_recorded_images, prepare_measuring
+from openddpm.verification.replays import Replays, why_not_here
+
+LADDER: tuple[RungName, ...] = (
+    *("files", "data", "initial_weights", "first_steps", "segments", "evaluation", "previews", "whole"),
+)
+BUDGET_MINUTES = 5.0
+SHARE_OF_PREVIEWS = 0.2  # of the budget
+SHARE_OF_FIRST_STEPS = 0.5  # of what then is left, if there are segments, too
+
+
+class Listener(Protocol):
+    """What hears of the progress of a verification."""
+
+    def working(self, name: RungName, done: int, total: int) -> None:
+        """A part of a rung is done."""
+
+    def finished(self, rung: Rung) -> None:
+        """A rung is done."""
+
+
+def verify(
+    record: RunFolder,
+    source: str,
+    listener: Listener,
+    dataset: str | None = None,
+    budget_minutes: float = BUDGET_MINUTES,
+    whole: bool = False,
+) -> VerificationRecord:
+    """Check whether a record is what its options produce.
+
+    Args:
+        source: what the user asked to verify, for the statement.
+        dataset: where the images are, if not where the record says.
+        budget_minutes: for training again and drawing previews.
+        whole: whether to train the whole run again, however long that takes.
+    """
+    started, done = datetime.now(UTC), dict[RungName, Rung]()
+
+    def climb(name: RungName, check: Callable[[], Rung]) -> None:
+        start = time.perf_counter()
+        listener.working(name, 0, 0)
+        try:
+            found = check()
+        except NotHere as error:
+            found = rungs.not_checked(name, str(error))
+        done[name] = found.model_copy(update={"seconds": round(time.perf_counter() - start, 2)})
+        listener.finished(done[name])
+
+    replays = Replays(record, dataset, listener.working)
+    climb("files", lambda: rungs.files(record))
+    images: Images | None = None
+
+    def data() -> Rung:
+        nonlocal images
+        opened = open_recorded_images(record.run, dataset)
+        found = rungs.data(record, opened)
+        images = opened if found.status == "exact" else None
+        return found
+
+    climb("data", data)
+    why = "the images are not those of the record" if done["data"].status == "failed" else "the images are not here"
+    if images is None:
+        for name in LADDER[2:]:
+            if name != "whole" or whole:
+                climb(name, lambda name=name: rungs.not_checked(name, why))  # type: ignore[misc]
+        return _statement(record, source, started, budget_minutes, replays, done)
+    found_images = images
+    climb("initial_weights", lambda: rungs.initial_weights(record, found_images))
+    _measure(record, found_images, listener, climb, budget_minutes)
+    _replay(replays, climb, 60 * budget_minutes - done["previews"].seconds, whole)
+    return _statement(record, source, started, budget_minutes, replays, done)
+
+
+def _measure(
+    record: RunFolder,
+    images: Images,
+    listener: Listener,
+    climb: Callable[[RungName, Callable[[], Rung]], None],
+    budget_minutes: float,
+) -> None:
+    """Evaluate and preview the weights that are there."""
+
+    def evaluation() -> Rung:
+        why_not_here(record.run.model_copy(update={"user_supplied": []}))
+        measuring = prepare_measuring(record.run, images, _device())
+        return rungs.evaluation(record, measuring, lambda at, of: listener.working("evaluation", at, of))
+
+    def previews() -> Rung:
+        why_not_here(record.run.model_copy(update={"user_supplied": []}))
+        measuring = prepare_measuring(record.run, images, _device())
+        end = time.perf_counter() + SHARE_OF_PREVIEWS * 60 * budget_minutes
+        return rungs.previews(
+            *(record, measuring, lambda at, of: listener.working("previews", at, of)),
+            is_time=lambda: time.perf_counter() < end,
+        )
+
+    climb("evaluation", evaluation)
+    climb("previews", previews)
+
+
+def _replay(
+    replays: Replays, climb: Callable[[RungName, Callable[[], Rung]], None], seconds: float, whole: bool
+) -> None:
+    """Train parts of the run again, or all of it."""
+    checkpoints = replays.checkpoints()
+    random.SystemRandom().shuffle(checkpoints)  # nobody who made the record could know the order
+    start = time.perf_counter()
+    climb("first_steps", lambda: replays.first_steps(seconds * (SHARE_OF_FIRST_STEPS if checkpoints else 1.0)))
+    left = max(seconds - (time.perf_counter() - start), 0.0)
+    if checkpoints:
+        climb("segments", lambda: replays.segments(checkpoints, left))
+    else:
+        climb("segments", lambda: rungs.not_checked("segments", "there is no checkpoint with logged steps after it"))
+    if whole:
+        climb("whole", replays.whole)
+
+
+def _statement(
+    record: RunFolder,
+    source: str,
+    started: datetime,
+    budget_minutes: float,
+    replays: Replays,
+    done: dict[RungName, Rung],
+) -> VerificationRecord:
+    run = record.run
+    files = {name: file_sha256(record.folder / name) for name in SCHEMAS if (record.folder / name).is_file()}
+    return VerificationRecord(
+        run_id=run.run_id,
+        name=run.name,
+        source=source,
+        files=files,
+        time=started.isoformat(timespec="seconds"),
+        environment=_environment(),
+        trained_on=run.session.environment.device,
+        budget_minutes=budget_minutes,
+        total_steps=run.total_steps,
+        replayed_steps=replays.num_steps,
+        rungs=[done[name] for name in LADDER if name in done],
+        first_divergent_step=replays.first_divergent_step,
+    )
+
+
+def _environment() -> EnvironmentRecord:
+    return environment(_device(), Speed().record(0.0), None)
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator() or torch.device("cpu")

@@ -1,0 +1,93 @@
+"""What a run was made from, made again from its options: images, split, fixed samples, baselines, the UNet's shape."""
+
+import copy
+import io
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DModel
+
+from openddpm.config import TrainConfig, recorded_config
+from openddpm.data.near_duplicates import NearDuplicates, near_duplicates_across
+from openddpm.data.store import ImageStore, cache_dir_of, open_images
+from openddpm.data.stream import Split, split_heldout
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.diffusion.unet import build_unet
+from openddpm.errors import UserError
+from openddpm.evaluation.baselines import BaselineMeasurement
+from openddpm.evaluation.evaluation import Evaluation
+from openddpm.evaluation.fixed_samples import fixed_samples
+from openddpm.record.schema import BaselinesRecord, RunRecord
+
+
+class NotHere(Exception):
+    """Something cannot be checked here; the message is the reason, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run, decoded again."""
+
+    store: ImageStore
+    split: Split
+    near: NearDuplicates | None
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What measures the weights of a run."""
+
+    config: TrainConfig
+    frozen_unet: UNet2DModel
+    """The UNet's structure, on the meta device."""
+    process: DiffusionProcess
+    evaluation: Evaluation
+    baselines: BaselinesRecord
+    device: torch.device
+
+
+def options_here(run: RunRecord, dataset: str | None) -> TrainConfig:
+    """Return the options of a run with its images here.
+
+    Args:
+        dataset: where the images are, if not where the record says.
+    """
+    elsewhere = {} if dataset is None else {"dataset": dataset}
+    return recorded_config({**run.config, "cache_dir": None, "dataset_revision": run.dataset.revision, **elsewhere})
+
+
+def open_recorded_images(run: RunRecord, dataset: str | None) -> Images:
+    """Decode the images of a run, or find them in the cache.
+
+    Raises:
+        NotHere: they are not there, or were given from Python.
+    """
+    if "dataset" in run.user_supplied:
+        raise NotHere("the images were given from Python")
+    config = options_here(run, dataset)
+    try:
+        with redirect_stderr(io.StringIO()):
+            _, store = open_images(config, quiet=True)
+            split = split_heldout(store.digests, config.heldout_images, config.evaluation_seed)
+            near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=True)
+    except UserError as error:
+        raise NotHere(f"the images are not here ({error.found}); if they are elsewhere: --dataset PATH") from error
+    return Images(store, split, near)
+
+
+def prepare_measuring(run: RunRecord, images: Images, device: torch.device) -> Measuring:
+    """Return what measures the weights of a run, on the images that it was trained on."""
+    config, store, split = recorded_config(run.config), images.store, images.split
+    process = DiffusionProcess(config, device)
+    samples = fixed_samples(
+        *(store.images, store.digests, split, run.evaluation.num_fixed_samples, process, device, config.evaluation_seed)
+    )
+    measurement = BaselineMeasurement(
+        samples, store, split, process, config.random_flip, config.evaluation_seed, device
+    )
+    with redirect_stderr(io.StringIO()):
+        errors, baselines = measurement.measure(cache_dir_of(options_here(run, None)), quiet=True)
+    unet = copy.deepcopy(build_unet(run.model.config, store.image_shape)).to("meta").eval()
+    evaluation = Evaluation(samples, errors, config.train_batch_size)
+    return Measuring(config, unet, process, evaluation, baselines, device)

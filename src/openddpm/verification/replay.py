@@ -1,0 +1,220 @@
+"""Replays: a stretch of a run, trained again from its record, beside what the record says of it."""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from openddpm.comparison.same_run import Relation, computes_coarsely
+from openddpm.config import TrainConfig, resuming_config
+from openddpm.record.files import link_or_copy, write_json
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import EvaluationRow, MetricsRow, Progress
+from openddpm.record.writer import RUN_FILE
+from openddpm.training.checkpoint import tensors_sha256
+from openddpm.training.checkpointer import Checkpointer
+from openddpm.training.loop import fit
+from openddpm.training.observer import Observer
+from openddpm.training.run import Training
+from openddpm.training.setup import prepare
+from openddpm.training.state import Tensors, TrainingState
+from openddpm.training.stop import StopRequest
+from openddpm.training.timetable import Timetable
+
+Tell = Callable[[int], None]
+"""Called with each step that was logged."""
+
+_NEUTRAL: dict[str, Any] = {
+    **{"follow": "none", "report_to": "none", "push_to_hub": False, "milestones": 0, "keep_every": None},
+    **{"cache_dir": None, "max_rollbacks": 0, "recipe": None},
+}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive steps of a run."""
+
+    first: int
+    """Steps done before it: 0, or the step of a checkpoint."""
+    last: int
+    checkpoint: Path | None = None
+    """That it starts from; None for the seed."""
+
+
+@dataclass
+class Replayed:
+    """What a replay found."""
+
+    stretch: Stretch
+    relation: Relation
+    """Of the replay's logged rows to the record's."""
+    steps: int
+    """Steps that were computed."""
+    tensors: dict[int, Tensors]
+    """The state at the steps that were asked for."""
+
+    @property
+    def reached(self) -> int:
+        """The last step that was computed."""
+        return self.stretch.first + self.steps
+
+    def digests(self, step: int) -> dict[str, str]:
+        """Return the sha256 that the tensor files of a checkpoint of this state have, by their names."""
+        return {f"{stem}.safetensors": tensors_sha256(content) for stem, content in self.tensors[step].items()}
+
+
+def replay(
+    record: RunFolder,
+    stretch: Stretch,
+    dataset: str | None,
+    tell: Tell,
+    until: float = float("inf"),
+    wanted: Collection[int] = (),
+) -> Replayed:
+    """Train a stretch of a run again, until a number differs by more than rounding does, or for some time.
+
+    It is an ordinary run in a temporary folder, resumed with the options of the record, that draws no previews and
+    writes no checkpoints.
+
+    Args:
+        dataset: where the images are, if not where the record says.
+        until: time of `time.perf_counter` at which to stop, at the next logged step.
+        wanted: steps whose state to keep.
+
+    Raises:
+        UserError: the run cannot be trained here.
+    """
+    relation = Relation(record, computes_coarsely(record))
+    with tempfile.TemporaryDirectory(prefix="openddpm-replay-") as name:
+        folder = Path(name) / "run"
+        config = _resumable(record, stretch, folder, dataset)
+        watch = _Watch(relation, tell, until)
+        with _quiet():
+            training = prepare(config, observers=[watch], times_steps=False)
+        states = _keep_states(training, wanted)
+        training.timetable = _up_to(training.timetable, stretch.last, wanted)
+        try:
+            with _quiet():
+                result = fit(training)
+        except _Enough:
+            pass
+        else:
+            if result.status == "interrupted":
+                raise KeyboardInterrupt
+        return Replayed(stretch, relation, training.state.step - stretch.first, states.kept)
+
+
+def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str | None) -> TrainConfig:
+    """Write a run folder that resumes at the beginning of a stretch, and return the config that does so."""
+    folder.mkdir()
+    length = {"max_train_steps": record.run.total_steps, "max_minutes": None}
+    values = {**record.run.config, **_NEUTRAL, **length}
+    run = record.run.model_copy(
+        update={"status": "interrupted", "failure": None, "failure_text": None, "config": values}
+    )
+    write_json(folder / RUN_FILE, run.model_dump())
+    if stretch.checkpoint is not None:
+        copy = folder / "checkpoints" / stretch.checkpoint.name
+        copy.mkdir(parents=True)
+        for path in stretch.checkpoint.iterdir():
+            link_or_copy(path.resolve(), copy / path.name)
+    return resuming_config(values, str(folder), **({} if dataset is None else {"dataset": dataset}))
+
+
+class _Enough(Exception):
+    """No more steps are needed."""
+
+
+class _Watch(Observer):
+    """Compares each row of a replay with the record's, and ends the replay."""
+
+    def __init__(self, relation: Relation, tell: Tell, until: float) -> None:
+        self._relation, self._tell, self._until = relation, tell, until
+
+    def logged(self, row: MetricsRow) -> None:
+        """Compare a row of metrics.jsonl."""
+        self._relation.add(row)
+        self._tell(row.step)
+        if self._relation.parted is not None or time.perf_counter() >= self._until:
+            raise _Enough
+
+    def evaluated(self, row: EvaluationRow) -> None:
+        """Compare a row of evaluations.jsonl."""
+        self._relation.add(row)
+
+
+@dataclass(frozen=True)
+class _UpTo(Timetable):
+    """The timetable of a run that ends earlier, evaluated when the whole run is, without previews."""
+
+    whole: Timetable | None = None
+    wanted: frozenset[int] = frozenset()
+
+    def is_evaluation(self, step: int) -> bool:
+        """Tell whether the whole run is evaluated at a step."""
+        assert self.whole is not None
+        return self.whole.is_evaluation(step)
+
+    def is_preview(self, step: int) -> bool:
+        """Tell that there are no previews."""
+        return False
+
+    def is_checkpoint(self, step: int) -> bool:
+        """Tell whether the state of a step is wanted."""
+        return step in self.wanted
+
+
+def _up_to(whole: Timetable, last: int, wanted: Collection[int]) -> Timetable:
+    values = {field.name: getattr(whole, field.name) for field in fields(Timetable)}
+    return _UpTo(**{**values, "total_steps": last}, whole=whole, wanted=frozenset(wanted))
+
+
+class _States(Checkpointer):
+    """Keeps states in memory instead of writing checkpoints."""
+
+    def __init__(self, training: Training, wanted: Collection[int]) -> None:
+        self.kept: dict[int, Tensors] = {}
+        self._wanted = wanted
+        self._accelerator: Accelerator = training.accelerator
+
+    def may_save(self, step: int) -> bool:
+        """Tell that nothing else is being saved."""
+        return True
+
+    def save(self, state: TrainingState, progress: Progress) -> None:
+        """Keep a copy of a state."""
+        if progress.step in self._wanted:
+            self.kept[progress.step] = {
+                stem: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in content.items()}
+                for stem, content in state.tensors().items()
+            }
+
+    def save_last(self, state: TrainingState, progress: Progress, stop: StopRequest) -> None:
+        """Keep a copy of the last state."""
+        self.save(state, progress)
+
+    def collect(self, wait: bool) -> None:
+        """Do nothing: a copy is complete at once."""
+
+    def wants_retry(self) -> bool:
+        """Tell that no save failed."""
+        return False
+
+
+def _keep_states(training: Training, wanted: Collection[int]) -> _States:
+    states = _States(training, wanted)
+    training.checkpointer = states
+    return states
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what training says to its user from the user of verify."""
+    with redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,225 @@
+"""The rungs that train parts of a run again: its first steps, segments after checkpoints, all of it."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from openddpm.analysis.text import number_of
+from openddpm.errors import UserError
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import CheckpointRow, RunRecord
+from openddpm.record.verification import Rung, RungName
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints
+from openddpm.training.state import Tensors
+from openddpm.verification.materials import NotHere
+from openddpm.verification.record_lines import changed_at
+from openddpm.verification.replay import Replayed, Stretch, replay
+from openddpm.verification.rungs import not_checked, rung
+
+OF_WEIGHTS = 2e-2  # relative distance of weights and moments after a segment
+
+Told = Callable[[RungName, int, int], None]
+"""Called with what is done, the step that was logged, and the last step to do."""
+
+
+class Replays:
+    """Trains parts of a run again, and remembers how many steps that took and where the record first differed.
+
+    Args:
+        dataset: where the images are, if not where the record says.
+        told: progress.
+    """
+
+    def __init__(self, record: RunFolder, dataset: str | None, told: Told) -> None:
+        self.num_steps = 0
+        self.first_divergent_step: int | None = None
+        self._record, self._dataset, self._told = record, dataset, told
+        self._since = changed_at(record.run)
+
+    def first_steps(self, seconds: float) -> Rung:
+        """Train the first steps again, from the seed."""
+        return self._from_the_seed("first_steps", self._last_logged(), seconds)
+
+    def whole(self) -> Rung:
+        """Train the whole run again."""
+        return self._from_the_seed("whole", self._last_logged(), float("inf"))
+
+    def segments(self, chosen: Sequence[Path], seconds: float) -> Rung:
+        """Train on from checkpoints, as far as the time allows.
+
+        Args:
+            chosen: checkpoints in the order in which to do so, each followed by logged steps.
+        """
+        name: RungName = "segments"
+        end = time.perf_counter() + seconds
+        done: list[Replayed] = []
+        problems: list[str] = []
+        for checkpoint in chosen:
+            if done and time.perf_counter() >= end:
+                break
+            stretch = self._segment(checkpoint)
+            try:
+                found = self._replay(name, stretch, end, [stretch.last])
+            except NotHere as error:
+                problems.append(f"from step {stretch.first:,}: {error}")
+                continue
+            done.append(found)
+            problems += self._problems(found)
+        if problems:
+            return rung(name, "failed", problems[0], problems)
+        if not done or not any(one.relation.num_numbers for one in done):
+            return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
+        stretches = ", ".join(f"{one.stretch.first:,} to {one.reached:,}" for one in done)
+        of = f" of {len(chosen)}" if len(done) < len(chosen) else ""
+        text = f"{number_of(len(done), 'segment')}{of} trained again (steps {stretches})"
+        return self._summary(name, text, done)
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints that a segment can start from: made with the options in the record, steps after."""
+        last = self._last_logged()
+        return [
+            folder for folder in list_checkpoints(self._record.folder) if self._since <= checkpoint_step(folder) < last
+        ]
+
+    def _from_the_seed(self, name: RungName, last: int, seconds: float) -> Rung:
+        if self._since:
+            reason = f"options or images were changed at step {self._since:,}, and the record keeps only the new ones"
+            return not_checked(name, reason)
+        if not last:
+            return not_checked(name, "the record has no logged steps")
+        wanted = [row.step for row in self._record.checkpoints if row.step <= last]
+        try:
+            found = self._replay(name, Stretch(0, last), time.perf_counter() + seconds, wanted)
+        except NotHere as error:
+            return not_checked(name, str(error))
+        problems = self._problems(found)
+        if problems:
+            return rung(name, "failed", problems[0], problems)
+        if not found.relation.num_numbers:
+            return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
+        total = self._record.run.total_steps
+        what = "all" if found.reached == total else "the first"
+        return self._summary(name, f"{what} {found.reached:,} of {total:,} steps trained again from the seed", [found])
+
+    def _summary(self, name: RungName, what: str, done: Sequence[Replayed]) -> Rung:
+        numbers = sum(one.relation.num_numbers for one in done)
+        digests = sum(self._num_digests(one) for one in done)
+        with_digests = f" and {number_of(digests, 'checkpoint')}" * bool(digests)
+        if all(one.relation.first is None for one in done):
+            return rung(name, "exact", f"{what}: the same {numbers:,} numbers{with_digests}, to the bit")
+        largest = max(one.relation.largest for one in done)
+        first = min(one.relation.first.step for one in done if one.relation.first)
+        text = f"{what}: the same {numbers:,} numbers but for rounding, {100 * largest:.2g} % apart at most"
+        return rung(name, "rounding", f"{text} (from step {first:,} on)")
+
+    def _replay(self, name: RungName, stretch: Stretch, end: float, wanted: Collection[int]) -> Replayed:
+        """Train a stretch again.
+
+        Raises:
+            NotHere: the run cannot be trained here.
+        """
+        why_not_here(self._record.run)
+
+        def tell(step: int) -> None:
+            self._told(name, step, stretch.last)
+
+        try:
+            found = replay(self._record, stretch, self._dataset, tell, end, wanted)
+        except UserError as error:
+            raise NotHere(error.found) from error
+        self.num_steps += found.steps
+        return found
+
+    def _problems(self, found: Replayed) -> list[str]:
+        """Return how a replay differs from the record, the first step first."""
+        relation, first = found.relation, found.stretch.first
+        origin = "the seed" if found.stretch.checkpoint is None else f"the checkpoint of step {first:,}"
+        if relation.parted is not None:
+            at = relation.parted
+            self.first_divergent_step = min(at.step, self.first_divergent_step or at.step)
+            where = f"trained again from {origin}, step {at.step:,} is not the record's: {at.text}"
+            return [f"{where}; {self._what_stands_at(at.step)}"]
+        problems = []
+        for row in self._record.checkpoints:
+            if row.step in found.tensors and row.step > first:
+                problems += self._state_problems(found, row)
+        return problems
+
+    def _state_problems(self, found: Replayed, row: CheckpointRow) -> list[str]:
+        """Return how the state after a replay differs from a checkpoint of the record."""
+        digests = found.digests(row.step)
+        wrong = [file for file, sha256 in digests.items() if row.sha256.get(file) != sha256]
+        if not wrong:
+            return []
+        if found.relation.first is None:
+            return [f"the state at step {row.step:,} differs in {', '.join(wrong)}, though all losses are the same"]
+        checkpoint = self._record.folder / "checkpoints" / f"step-{row.step:08d}"
+        if not checkpoint.is_dir():
+            return []
+        far = [
+            f"{stem} of the checkpoint of step {row.step:,} is {100 * distance:.2g} % from what training gives"
+            for stem, distance in _distances(found.tensors[row.step], checkpoint).items()
+            if not distance <= OF_WEIGHTS
+        ]
+        return far
+
+    def _num_digests(self, found: Replayed) -> int:
+        steps = {row.step for row in self._record.checkpoints}
+        return len(steps & found.tensors.keys())
+
+    def _segment(self, checkpoint: Path) -> Stretch:
+        """Return the steps from a checkpoint to the next that the record knows."""
+        first, last = checkpoint_step(checkpoint), self._last_logged()
+        later = [row.step for row in self._record.checkpoints if first < row.step <= last]
+        return Stretch(first, min(later, default=last), checkpoint)
+
+    def _last_logged(self) -> int:
+        return max((row.step for row in self._record.metrics), default=0)
+
+    def _what_stands_at(self, step: int) -> str:
+        """Return what the record says of a step: a resumption, another machine."""
+        run, every = self._record.run, int(self._record.run.config.get("logging_steps", 10))
+        for entry, session in zip(run.resumptions, run.sessions[1:], strict=False):
+            if step - every <= entry.step < step:
+                changes = "; ".join(entry.changes) or "nothing changed, it says"
+                return f"the run was resumed at step {entry.step:,} on {session.environment.device} ({changes})"
+        return f"nothing special stands in the record at this step (lines every {number_of(every, 'step')})"
+
+
+def why_not_here(run: RunRecord) -> None:
+    """Check that steps of a run can be trained here.
+
+    Raises:
+        NotHere: they cannot.
+    """
+    if run.user_supplied:
+        raise NotHere(f"the run was trained with a {' and a '.join(run.user_supplied)} given from Python")
+    here, there = _device_type(), run.session.environment.device_type
+    if here != there:
+        raise NotHere(f"it was trained on {there}, whose random numbers {here} does not make")
+
+
+def _device_type() -> str:
+    device = torch.accelerator.current_accelerator()
+    return "cpu" if device is None else device.type
+
+
+def _distances(here: Tensors, checkpoint: Path) -> dict[str, float]:
+    """Return the distance of each set of tensors from that in a checkpoint, divided by its length."""
+    found = {}
+    for stem, content in here.items():
+        try:
+            there = load_file(checkpoint / f"{stem}.safetensors")
+        except (OSError, SafetensorError):
+            there = {}
+        if there.keys() != content.keys() or any(there[name].shape != content[name].shape for name in there):
+            found[stem] = float("inf")
+            continue
+        squared = sum(float((content[name].double() - there[name].double()).square().sum()) for name in there)
+        length = sum(float(tensor.double().square().sum()) for tensor in there.values())
+        found[stem] = (squared / length) ** 0.5 if length else float(squared > 0)
+    return found

@@ -1,0 +1,59 @@
+"""The weights that a run folder holds: the exported ones, those of milestones, and those in checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from openddpm.record.files import file_sha256
+from openddpm.record.kept import list_milestones
+from openddpm.record.reader import RunFolder
+from openddpm.record.schema import Weights, exported_weights
+from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, weights_files
+
+EXPORTED = "unet/diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file with weights of a run."""
+
+    path: Path
+    step: int
+    name: Weights
+
+
+def weights_here(record: RunFolder) -> list[WeightsFile]:
+    """Return the weights that a run folder holds, each once: the exported first, then from the last step to the first.
+
+    What a file should hold is taken from where it lies, not from its content.
+    """
+    folder, found = record.folder, dict[tuple[int, Weights], Path]()
+    exported = exported_weights(row.weights for row in record.evaluations)
+    if (folder / EXPORTED).is_file() and record.checkpoints:
+        found[record.checkpoints[-1].step, exported] = folder / EXPORTED
+    for checkpoint in reversed(list_checkpoints(folder)):
+        for name, file in weights_files(path.name for path in checkpoint.iterdir()).items():
+            found.setdefault((checkpoint_step(checkpoint), name), checkpoint / file)
+    for step, path in reversed(list_milestones(folder).items()):
+        found.setdefault((step, exported), path)
+    return [WeightsFile(path, step, name) for (step, name), path in found.items()]
+
+
+def foreign_weights(record: RunFolder) -> list[str]:
+    """Return which files of weights have another sha256 than checkpoints.jsonl says, a sentence each."""
+    rows = {row.step: row for row in record.checkpoints}
+    problems = []
+    folder = record.folder
+    if (folder / EXPORTED).is_file() and record.checkpoints:
+        may_be = record.checkpoints[-1:] if record.run.status == "finished" else record.checkpoints
+        if file_sha256(folder / EXPORTED) not in {row.exported_sha256 for row in may_be}:
+            problems.append(f"{EXPORTED} is not what checkpoints.jsonl says of the last step")
+    for step, path in list_milestones(folder).items():
+        if step not in rows or file_sha256(path) != rows[step].exported_sha256:
+            problems.append(f"{path.relative_to(folder)} is not what checkpoints.jsonl says of step {step:,}")
+    for checkpoint in list_checkpoints(folder):
+        step = checkpoint_step(checkpoint)
+        known = rows[step].sha256 if step in rows else {}
+        for path in sorted(checkpoint.glob("*")):
+            if path.name != "manifest.json" and known.get(path.name) != file_sha256(path):
+                problems.append(f"{path.relative_to(folder)} is not what checkpoints.jsonl says of step {step:,}")
+    return problems
