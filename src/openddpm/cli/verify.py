@@ -1,15 +1,17 @@
 """openddpm verify"""
 
+import json as json_module
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from openddpm.cli.arguments import Flag, OptionalPath, OptionalText, call
 
 if TYPE_CHECKING:
+    from openddpm.record.reader import RunFolder
     from openddpm.record.verification import Rung, RungName, VerificationRecord
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -38,6 +40,7 @@ def _verify(
     /,
     budget: float = DEFAULT_BUDGET,
     whole: Flag = False,
+    against: OptionalText = None,
     dataset: OptionalText = None,
     page: OptionalPath = None,
     json: Flag = False,
@@ -51,6 +54,8 @@ def _verify(
         run: The run folder, a run on the Hub, or the name of a built-in reference (its first run).
         budget: Minutes for training parts of the run again and drawing its previews again.
         whole: Train the whole run again as well, however long that takes.
+        against: Another run of the same seed and options, such as your own: tells at which step the two part, and which
+            of them has what training gives, by a replay from the last checkpoint that both share. Nothing else is done.
         dataset: Where the images are, if not where the record says: a folder, a file or a Hub id.
         page: HTML file to write the ladder to (default: verify.html in the run's folder, or here for a run that is not
             in a folder of yours; verification.json beside it).
@@ -66,6 +71,8 @@ def _verify(
     record = open_runs(run)[0] if is_built_in(run) else _only_run(run)
     if record.run.session.environment.device_type == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
+    if against is not None:
+        return _bisect(record, against, dataset, json)
     from openddpm.verification.ladder import verify  # imports torch
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
@@ -83,7 +90,26 @@ def _verify(
     return 1 if found.is_failed else 0 if found.is_verified else 2
 
 
-def _only_run(source: str) -> Any:
+def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: bool) -> int:
+    """Tell where two runs part."""
+    from openddpm.errors import UserError
+    from openddpm.names import as_text
+    from openddpm.verification.bisection import find_parting
+    from openddpm.verification.materials import NotHere
+
+    with _Lines(is_quiet=True) as listener:
+        try:
+            found = find_parting(
+                record, _only_run(against), dataset, lambda step: listener.working("segments", step, 0)
+            )
+        except NotHere as error:
+            raise UserError(f"their steps cannot be trained here: {error}", "Do it where that can be.") from error
+    answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
+    print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text[:1].upper() + found.text[1:]))
+    return 0 if found.step is None else 1
+
+
+def _only_run(source: str) -> "RunFolder":
     from openddpm.references import open_run
 
     return open_run(source)

@@ -4,6 +4,7 @@ import copy
 import io
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -54,7 +55,14 @@ def options_here(run: RunRecord, dataset: str | None) -> TrainConfig:
         dataset: where the images are, if not where the record says.
     """
     elsewhere = {} if dataset is None else {"dataset": dataset}
-    return recorded_config({**run.config, "cache_dir": None, "dataset_revision": run.dataset.revision, **elsewhere})
+    values = {**run.config, "cache_dir": cache_here(run), "dataset_revision": run.dataset.revision, **elsewhere}
+    return recorded_config(values)
+
+
+def cache_here(run: RunRecord) -> str | None:
+    """Return the cache folder of a run if it is there, or None for the usual one."""
+    folder = run.config.get("cache_dir")
+    return folder if folder and Path(folder).expanduser().is_dir() else None
 
 
 def open_recorded_images(run: RunRecord, dataset: str | None) -> Images:
