@@ -45,6 +45,7 @@ from openddpm.training.performance import (
     compile_by_first_pass,
     num_layers,
     undo_compile,
+    unrepeatable_named,
     with_fast_precision,
 )
 from openddpm.training.plan import Plan, UserObjects, make_plan
@@ -75,7 +76,7 @@ def prepare(
         UserError: for whatever in the config, the data or the output folder has to be fixed first.
     """
     config = with_fast_precision(config)
-    with lost_ranks_named(), ExitStack() as resources:
+    with lost_ranks_named(), unrepeatable_named(), ExitStack() as resources:
         accelerator = build_accelerator(config)
         if accelerator.is_main_process:
             folder, host = Path(config.output_dir), socket.gethostname()
@@ -178,6 +179,7 @@ def _step_parts(
         gflops: per image, forward and backward.
     """
     config, images, device = plan.config, plan.store.images, accelerator.device
+    resources.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
     resources.callback(undo_compile, unet)
     num_images = _images_to_train(plan, accelerator.num_processes)
     speed = choose_speed(config, device, gflops, num_layers(unet), num_images, images.nbytes)
