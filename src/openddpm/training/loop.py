@@ -36,8 +36,8 @@ def fit(training: Training) -> TrainResult:
     """Train until the last step or a signal, and complete the record. A finished run is not changed.
 
     Raises:
-        UserError: the loss or gradient is not finite, another process is lost, the last state cannot be saved, or, under
-            --speed exact, an operation does not repeat to the bit.
+        UserError: the loss or gradient is not finite, another process is lost, the last state cannot be saved, or an
+            operation does not repeat to the bit under --speed exact.
     """
     recorder = training.recorder
     outcome: Status = "failed"

@@ -72,7 +72,8 @@ class Speed:
         # Else torch fills new memory with NaN, to reveal reads of uninitialized memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         # Flash and memory-efficient attention add gradients in any order, and would now be refused (ATen,
-        # attention_backward.cu). The math kernel that remains keeps all pairs of tokens: 2.1 GB for each of five layers of the default UNet, in batches of 128.
+        # attention_backward.cu). The math kernel that remains keeps all pairs of tokens: 2.1 GB for each of five layers
+        # of the default UNet, in batches of 128.
         for enable in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
             enable(not self.deterministic)
         if self.compile_mode is not None:

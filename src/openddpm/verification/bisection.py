@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from openddpm.comparison.compare import same_seed
-from openddpm.comparison.same_run import Relation, computes_coarsely, related
+from openddpm.comparison.same_run import Difference, Relation, computes_coarsely, related
 from openddpm.errors import UserError
 from openddpm.record.kept import step_name
 from openddpm.record.reader import RunFolder
@@ -70,9 +70,17 @@ def _stretch(record: RunFolder, other: RunFolder, shared: list[int], end: int) -
     return *pair, found
 
 
+def _first_difference(relation: Relation, other: Relation) -> Difference | None:
+    """Return the first number in which a record is not what a replay gave: none, if that is rounding.
+
+    Where the replay has the other record's bits, nothing is rounding: both records had the same bits at its start.
+    """
+    return relation.parted or (relation.first if other.num_numbers and other.first is None else None)
+
+
 def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Relation) -> Parting:
     """Return what a replay of one run says of both."""
-    ours, theirs = found.relation.parted, relation.parted
+    ours, theirs = _first_difference(found.relation, relation), _first_difference(relation, found.relation)
     start = "the seed" if found.stretch.checkpoint is None else f"the checkpoint of step {found.stretch.first:,}"
     how = f"{found.steps:,} steps trained again from {start}"
     names = trained.folder.name, beside.folder.name
@@ -82,7 +90,9 @@ def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Rela
     for parted, (wrong, right), run in ((ours, names, trained), (theirs, names[::-1], beside)):
         if parted is not None:
             before = f"steps {parted.step - run.run.config.get('logging_steps', 10) + 1:,} to {parted.step:,}"
-            text = f"{wrong} parts from what training gives within {before}: {parted.text}; {right} does not ({how}). "
+            text = (
+                f"{wrong} parts from what training gives within {before}: {parted.how_far}; {right} does not ({how}). "
+            )
             return Parting(parted.step, text + f"In {wrong}, {what_stands_at(run.run, parted.step)}.", found.steps)
     text = (
         f"both records have the logged numbers that training gives, but not the same weights at step {found.reached:,}"

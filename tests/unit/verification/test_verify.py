@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tampering import TAMPERINGS, Tampering
-from tiny import tiny_config, tiny_images, write_tiny_folder
 
 import openddpm
 from openddpm.record.reader import read_run_folder
 from openddpm.record.verification import Rung, VerificationRecord
 from openddpm.verification.ladder import verify
+from tiny import tiny_config, tiny_images, write_tiny_folder
 
 STEPS = 24
 
