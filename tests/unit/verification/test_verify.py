@@ -1,7 +1,6 @@
 """Each tampering with a record is caught by the rung that should catch it; honest records never fail."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -235,4 +234,4 @@ def test_no_temporary_folder_is_left(honest: Path, tmp_path: Path, monkeypatch: 
     """The folders of replays are gone afterwards."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     climbed(honest)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
