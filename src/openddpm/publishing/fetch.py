@@ -9,7 +9,7 @@ from openddpm.errors import UserError
 from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
-from openddpm.record.writer import PREVIEW_NAME, RUN_FILE, SCHEMAS
+from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMAS
 
 MAX_PREVIEWS = 8
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
@@ -29,7 +29,7 @@ def fetch_record(repository: str, token: str | None = None) -> Path:
         UserError: it holds no record of a run.
     """
     name, _, revision = repository.partition("@")
-    files, no_answer = [*SCHEMAS], None
+    files, no_answer = [*SCHEMAS, MANIFEST_FILE], None
     try:
         info = HfApi(token=token).model_info(name, revision=revision or None)
         files = _wanted([entry.rfilename for entry in info.siblings or []])
@@ -78,4 +78,4 @@ def _wanted(names: list[str]) -> list[str]:
     previews = [(match["weights"], int(match["step"]), f"samples/{match[0]}") for match in matches if match]
     exported = exported_weights(weights for weights, *_ in previews)
     by_step = {step: name for weights, step, name in previews if weights == exported}
-    return [*SCHEMAS, *(by_step[step] for step in log_spaced(by_step, MAX_PREVIEWS))]
+    return [*SCHEMAS, MANIFEST_FILE, *(by_step[step] for step in log_spaced(by_step, MAX_PREVIEWS))]
