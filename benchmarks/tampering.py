@@ -1,7 +1,7 @@
 """What somebody could change in the record of a run, by mistake or on purpose, each as a function of its folder.
 
-Digests in the record are made to fit what was changed, as a careful forger would do: what then still shows it is that
-the numbers do not come out of the options.
+Digests in the record are made to fit what was changed, as a careful forger would do, who also writes the manifest anew
+(`tampered`): what then still shows it is that the numbers do not come out of the options.
 """
 
 import json
@@ -17,6 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from openddpm.record.files import file_sha256, read_json_lines
+from openddpm.record.manifest import write_manifest
+from openddpm.record.public import published_names
+from openddpm.record.reader import read_run_folder
 from openddpm.training.checkpoint import list_checkpoints, remove_checkpoints
 
 METADATA = {"format": "pt"}
@@ -36,6 +39,13 @@ class Tampering:
     """The first rung of the ladder that has to fail, if the budget is enough for all first steps and segments."""
     needs_whole: bool = False
     """Whether only training the whole run again can show it."""
+
+
+def tampered(folder: Path, other: Path, tampering: Tampering) -> None:
+    """Change the record in `folder`, and write its manifest anew."""
+    tampering.change(folder, other)
+    run = read_run_folder(folder)
+    write_manifest(folder, published_names(folder, run.checkpoints, run.run.config.get("keep_every")))
 
 
 def _edit_rows(name: str, edit: Callable[[Rows], Rows]) -> Callable[[Path, Path], None]:

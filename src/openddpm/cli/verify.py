@@ -63,12 +63,12 @@ def _verify(
     """
     from openddpm.errors import UserError
     from openddpm.names import as_text
-    from openddpm.references import open_runs
+    from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
     if not 0 <= budget < float("inf"):
         raise UserError(f"--budget is {budget}", "Give a number of minutes, 0 or more.")
-    record = open_runs(run)[0] if is_built_in(run) else _only_run(run)
+    record = open_runs(run)[0] if is_built_in(run) else open_run(run, whole=True)
     if record.run.session.environment.device_type == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
     if against is not None:
@@ -77,7 +77,7 @@ def _verify(
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     with _Lines(is_quiet=json) as listener:
-        found = verify(record, run, listener, dataset, budget, whole)
+        found = verify(record, run, listener, dataset, budget, whole, is_fetched=not is_local)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -107,12 +107,6 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
     answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
     print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text[:1].upper() + found.text[1:]))
     return 0 if found.step is None else 1
-
-
-def _only_run(source: str) -> "RunFolder":
-    from openddpm.references import open_run
-
-    return open_run(source)
 
 
 def conclusion(found: "VerificationRecord") -> str:

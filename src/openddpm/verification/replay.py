@@ -26,7 +26,7 @@ from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite, Tensors, TrainingState
 from openddpm.training.stop import StopRequest
 from openddpm.training.timetable import Timetable
-from openddpm.verification.materials import cache_here
+from openddpm.verification.materials import options_here
 
 Tell = Callable[[int], None]
 """Called with each step that was logged."""
@@ -121,7 +121,7 @@ def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str |
     """Write a run folder that resumes at the beginning of a stretch, and return the config that does so."""
     folder.mkdir()
     length = {"max_train_steps": record.run.total_steps, "max_minutes": None}
-    values = {**record.run.config, **_NEUTRAL, **length, "cache_dir": cache_here(record.run)}
+    values = {**options_here(record.run, dataset).model_dump(), **_NEUTRAL, **length}
     run = record.run.model_copy(
         update={"status": "interrupted", "failure": None, "failure_text": None, "config": values}
     )
@@ -131,7 +131,7 @@ def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str |
         copy.mkdir(parents=True)
         for path in stretch.checkpoint.iterdir():
             link_or_copy(path.resolve(), copy / path.name)
-    return resuming_config(values, str(folder), **({} if dataset is None else {"dataset": dataset}))
+    return resuming_config(values, str(folder))
 
 
 class _Enough(Exception):

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tampering import TAMPERINGS, Tampering
+from tampering import TAMPERINGS, Tampering, tampered
 
 import openddpm
 from openddpm.record.reader import read_run_folder
 from openddpm.record.verification import Rung, VerificationRecord
 from openddpm.verification.ladder import verify
+from openddpm.verification.rungs import files
 from tiny import tiny_config, tiny_images, write_tiny_folder
 
 STEPS = 24
@@ -90,7 +91,7 @@ def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: T
 
     The run is short, so all its first steps are within the budget.
     """
-    tampering.change(copied, other)
+    tampered(copied, other, tampering)
     if tampering.needs_whole:
         before = climbed(copied, budget_minutes=0)
         assert not before.is_failed
@@ -99,6 +100,18 @@ def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: T
     assert tampering.caught_by in failed, statuses(found)
     if not tampering.needs_whole:
         assert failed[0] == tampering.caught_by, texts(found, "failed")
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
+def test_a_record_whose_manifest_was_left_as_it_was_fails_at_its_files(
+    copied: Path, other: Path, tampering: Tampering
+) -> None:
+    """Whatever is changed in a published file, the manifest that the run wrote shows it, without training a step.
+
+    The state of the optimizer is not published, and so is not in the manifest; checkpoints.jsonl is.
+    """
+    tampering.change(copied, other)
+    assert files(read_run_folder(copied)).status == "failed"
 
 
 def test_the_step_of_an_edited_loss_is_named(copied: Path) -> None:
