@@ -99,9 +99,8 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
 
     with _Lines(is_quiet=True) as listener:
         try:
-            found = find_parting(
-                record, _only_run(against), dataset, lambda step: listener.working("segments", step, 0)
-            )
+            other = open_run(against, whole=True)
+            found = find_parting(record, other, dataset, lambda step: listener.working("segments", step, 0))
         except NotHere as error:
             raise UserError(f"their steps cannot be trained here: {error}", "Do it where that can be.") from error
     answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
