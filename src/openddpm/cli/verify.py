@@ -10,22 +10,12 @@ import tyro
 from openddpm.cli.arguments import Flag, OptionalPath, OptionalText, call
 
 if TYPE_CHECKING:
+    from openddpm.record.reader import RunFolder
     from openddpm.record.verification import Rung, RungName, VerificationRecord
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 DEFAULT_BUDGET = 5.0
-TITLES = {
-    "files": "files",
-    "data": "data",
-    "initial_weights": "initial weights",
-    "first_steps": "first steps",
-    "segments": "segments",
-    "evaluation": "evaluation",
-    "previews": "previews",
-    "whole": "whole run",
-}
-WORDS = {"exact": "exact", "rounding": "equal to rounding", "failed": "FAILED", "not_checked": "not checked"}
 
 
 def run(arguments: list[str]) -> int:
@@ -56,8 +46,10 @@ def _verify(
             in a folder of yours; verification.json beside it).
         json: Print the statement as JSON, for programs, and write no files unless --page is given.
     """
+    from openddpm.analysis.verification import conclusion
     from openddpm.errors import UserError
     from openddpm.names import as_text
+    from openddpm.record.writer import VERIFICATION_PAGE
     from openddpm.references import open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
@@ -70,14 +62,15 @@ def _verify(
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     with _Lines(is_quiet=json) as listener:
-        found = verify(record, run, listener, dataset, budget, whole)
+        source = record.folder.resolve().name if is_local else run
+        found = verify(record, source, listener, dataset, budget, whole)
     if json:
         print(found.model_dump_json(indent=1))
     else:
         print(as_text(conclusion(found)))
     if page is not None or not json:
-        page = page or (record.folder if is_local else Path()) / "verify.html"
-        _write(page, found)
+        page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+        _write(page, found, record)
         if not json:
             print(f"page: {as_text(str(page))}")
     return 1 if found.is_failed else 0 if found.is_verified else 2
@@ -87,22 +80,6 @@ def _only_run(source: str) -> Any:
     from openddpm.references import open_run
 
     return open_run(source)
-
-
-def conclusion(found: "VerificationRecord") -> str:
-    """Return the result as a sentence."""
-    failed = [TITLES[rung.name] for rung in found.rungs if rung.status == "failed"]
-    steps = f"{found.replayed_steps:,} training steps computed again"
-    if failed:
-        where = "" if found.first_divergent_step is None else f", from step {found.first_divergent_step:,} on"
-        return f"NOT verified: {', '.join(failed)} failed{where}; {steps}."
-    if not found.is_verified:
-        missing = [TITLES[rung.name] for rung in found.rungs if rung.status == "not_checked"]
-        return f"Too little could be checked here: {', '.join(missing)} not checked; nothing failed."
-    return (
-        f"Verified as far as the ladder was climbed: the record is what its options produce; {steps} of "
-        f"{found.total_steps:,}."
-    )
 
 
 class _Lines:
@@ -129,6 +106,8 @@ class _Lines:
 
     def working(self, name: "RungName", done: int, total: int) -> None:
         """Show how far a rung is."""
+        from openddpm.analysis.verification import TITLES
+
         if name != self._name:
             self._name = name
             self._progress.reset(self._task, description=TITLES[name], total=total or None)
@@ -136,19 +115,24 @@ class _Lines:
 
     def finished(self, rung: "Rung") -> None:
         """Print a rung."""
+        from openddpm.analysis.verification import TITLES, WORDS
         from openddpm.names import as_text
 
         if not self._is_quiet:
-            line = f"{TITLES[rung.name]:16} {WORDS[rung.status]:18} {rung.text} ({rung.seconds:.0f} s)"
+            word = WORDS[rung.status].upper() if rung.status == "failed" else WORDS[rung.status]
+            line = f"{TITLES[rung.name]:16} {word:18} {rung.text} ({rung.seconds:.0f} s)"
             self._progress.console.print(as_text(line), markup=False, soft_wrap=True)
 
 
-def _write(page: Path, found: "VerificationRecord") -> None:
+def _write(page: Path, found: "VerificationRecord", record: "RunFolder") -> None:
+    """Write the page, and verification.json beside it."""
     from openddpm.errors import UserError
     from openddpm.record.files import write_json
-    from openddpm.record.verification import VERIFICATION_FILE
+    from openddpm.record.writer import VERIFICATION_FILE
+    from openddpm.report.verification import write_verification
 
     try:
+        write_verification(page, found, record)
         write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
     except OSError as error:
         raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error

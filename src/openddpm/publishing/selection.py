@@ -1,5 +1,6 @@
 """What of a run is published: an allow-list, checked against the record, without paths of this machine."""
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ from openddpm.record.kept import (
     milestones_among,
     step_name,
 )
-from openddpm.record.public import published, without_paths
+from openddpm.record.public import published, published_verification, without_paths
 from openddpm.record.reader import RunFolder, read_checkpoint_rows, read_run_folder
-from openddpm.record.writer import DATA_FILE, RUN_FILE
+from openddpm.record.verification import read_verification
+from openddpm.record.writer import DATA_FILE, RUN_FILE, VERIFICATION_FILE, VERIFICATION_PAGE
 from openddpm.report.build import render_report
 from openddpm.report.card import write_card
+from openddpm.report.verification import render_verification
 
 Kind = Literal["record", "weights", "milestones", "checkpoints"]
 
@@ -30,7 +33,9 @@ RECORD_FILES = (
     *("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "baselines.json", "verdict.json"),
     *("reference_band.json", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
-"""Files that are published as they are. run.json, data.json, report.html and README.md are made anew."""
+"""Files that are published as they are. run.json, report.html, README.md and MADE_FILES are made anew."""
+MADE_FILES = (DATA_FILE, VERIFICATION_FILE, VERIFICATION_PAGE)
+"""Files that a run may lack."""
 
 
 @dataclass
@@ -94,7 +99,7 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
         stay.update(WEIGHTS_FILES)  # a folder without weights, as a fetched record, takes none away
     found = []
     for name in set(there) - stay:
-        path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, DATA_FILE)
+        path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, *MADE_FILES)
         is_always_published = any(path.match(f"/{pattern}") for pattern in patterns)
         is_other_milestone = bool(milestones_among([name])) and known.get(name) != there[name]
         is_other_checkpoint = name.startswith("checkpoints/step-") and name.rpartition("/")[0] not in own_checkpoints
@@ -107,9 +112,11 @@ def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Ite
     """Yield the name and content of each file of the record; text as it is at this moment."""
     write_card(run.folder, run, repository, milestones)
     public = published(run)
-    yield "run.json", json_text(public.run.model_dump()).encode()
+    changed = {RUN_FILE: json_text(public.run.model_dump()).encode()}
     if public.data is not None:
-        yield "data.json", json_text(public.data.model_dump()).encode()
+        changed[DATA_FILE] = json_text(public.data.model_dump()).encode()
+    yield from changed.items()
+    yield from _verification(run, public, {name: hashlib.sha256(text).hexdigest() for name, text in changed.items()})
     yield "report.html", render_report(public, datetime.now(UTC)).encode()
     yield "README.md", (run.folder / "README.md").read_bytes()
     for pattern in RECORD_FILES:
@@ -117,6 +124,21 @@ def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Ite
             if path.is_file():
                 name = path.relative_to(run.folder).as_posix()
                 yield name, path if path.suffix == ".png" else path.read_bytes()
+
+
+def _verification(run: RunFolder, public: RunFolder, sha256: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield what was checked of the record as it is now, and its page if there is one; nothing if nothing was.
+
+    Args:
+        sha256: of files that are published with changes.
+    """
+    found = read_verification(run.folder, run.run.run_id)
+    if found is None:
+        return
+    found = published_verification(found, sha256)
+    yield VERIFICATION_FILE, json_text(found.model_dump()).encode()
+    if (run.folder / VERIFICATION_PAGE).is_file():
+        yield VERIFICATION_PAGE, render_verification(found, datetime.now(UTC), public).encode()
 
 
 def _earlier_weights(run: RunFolder, choice: PublishedWeights | None) -> Iterator[Commit]:

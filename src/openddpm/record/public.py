@@ -1,12 +1,14 @@
 """The record of a run as it is published: without the paths of the machine that it ran on."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from openddpm.record.data_record import DataRecord
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import RunRecord
+from openddpm.record.verification import VerificationRecord
 
 _ABSOLUTE = r"(?:/|~|\\\\|[A-Za-z]:[\\/])"
 _PATH = re.compile(rf"{_ABSOLUTE}.*", re.DOTALL)
@@ -16,6 +18,22 @@ _QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ABSOLUTE}.*?)(?P=quote)""", 
 def published(run: RunFolder) -> RunFolder:
     """Return a run as it is published: each absolute path is reduced to its last part."""
     return replace(run, run=_published_run(run.run), data=run.data and _published_data(run.data))
+
+
+def published_verification(found: VerificationRecord, sha256: Mapping[str, str]) -> VerificationRecord:
+    """Return what was checked of a run as it is published: without paths, and without the files that are changed.
+
+    Args:
+        sha256: of files as they are published; a file that is not among them is published as it is.
+    """
+    rungs = [
+        rung.model_copy(
+            update={"text": _with_last_parts(rung.text), "details": [_with_last_parts(line) for line in rung.details]}
+        )
+        for rung in found.rungs
+    ]
+    files = {name: digest for name, digest in found.files.items() if sha256.get(name, digest) == digest}
+    return found.model_copy(update={"source": last_part(found.source), "rungs": rungs, "files": files})
 
 
 def last_part(text: str) -> str:

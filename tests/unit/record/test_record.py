@@ -49,7 +49,13 @@ RUN = RunRecord(
         num_near_duplicates=0,
         num_compared=10,
     ),
-    model=ModelRecord(num_parameters=5, gflops_per_image=0.2, config={"sample_size": 16}, signal_left=0.0064),
+    model=ModelRecord(
+        num_parameters=5,
+        gflops_per_image=0.2,
+        config={"sample_size": 16},
+        signal_left=0.0064,
+        initial_sha256="5c" * 32,
+    ),
     progress=Progress(step=30, images_seen=960, epoch=10.5),
     sessions=[made_up_session(2, 0, 20), made_up_session(1, 20, 30, cpu_threads=1)],
     resumptions=[Resumption(step=20, time="2026-03-14T10:00:00+00:00", skipped_checkpoints=["step-30: torn"])],
@@ -156,7 +162,7 @@ def test_what_a_run_leaves_has_its_names() -> None:
         *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json"),
         *("verdict.json", "samples", "checkpoints", "generated", "model_index.json", "unet", "scheduler"),
         *("report.html", "README.md", "curves.png", "checkpoints.jsonl", "trackers.json", "milestones"),
-        *("reference_band.json", "compare.html"),
+        *("reference_band.json", "compare.html", "verification.json", "verify.html"),
     }
     assert TRAINING_DATA_PICTURE == "samples/training-data.png"
 
