@@ -70,9 +70,11 @@ def test_bars_lie_below_the_curve_at_their_steps(visit: Any, pages: list[Path]) 
             assert curve["y"] + curve["height"] < seed["y"]
 
 
-def test_pointer_shows_losses_and_is_silent_without_a_curve(visit: Any, pages: list[Path]) -> None:
-    """Over the curve the nearest logged step is named; bars alone have no values to show, and raise no error."""
-    for path, num_tips in zip(pages, (1, 0), strict=True):
+def test_pointer_shows_losses_and_is_silent_without_a_curve(visit: Any, pages: list[Path], tmp_path: Path) -> None:
+    """Over the curve the nearest logged step is named; without one that can be drawn there is none, and no error."""
+    run = read_run_folder(write_made_up_run(tmp_path / "run", steps=400, rows=40, previews=1, loss_factor=0.0))
+    nothing_to_draw = write_verification(tmp_path / "verify.html", a_verification(), run)
+    for path, num_tips in zip([*pages, nothing_to_draw], (1, 0, 0), strict=True):
         page = visit.open(path)
         box = page.locator("#chart-steps").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)

@@ -29,7 +29,7 @@ def conclusion(found: VerificationRecord) -> str:
     """Return the result as a sentence."""
     by_status = titles_by_status(found)
     if found.is_failed:
-        where = "" if found.first_divergent_step is None else f", from step {count(found.first_divergent_step)} on"
+        where = "" if found.first_divergent_step is None else f", first at step {count(found.first_divergent_step)}"
         return f"Not verified: {listed(by_status['failed'])} failed{where}; {steps_text(found)}."
     if not found.is_verified:
         missing = by_status.get("not_checked")

@@ -227,7 +227,8 @@ def _loss_at(run: RunFolder, step: int) -> float | None:
 
 def _shown(found: VerificationRecord, name: RungName) -> RungShown:
     rung = next(one for one in found.rungs if one.name == name)
-    details = [detail for detail in rung.details if detail not in rung.text] if len(rung.details) < 2 else rung.details
+    is_said = bool(rung.details) and rung.details[0] in rung.text
+    details = rung.details[1:] if is_said else rung.details
     return RungShown(name, rung.status, rung.text, details, _time(rung.seconds))
 
 

@@ -16,10 +16,10 @@ EXACT: dict[RungName, RungStatus] = dict.fromkeys(TITLES, "exact")
         (CLIMBED, "Verified as far as the ladder was climbed: the record is what its options produce, but for "),
         ({**EXACT, "data": "not_checked"}, "Too little could be checked here: data not checked; nothing failed."),
         ({"files": "exact"}, "Too little could be checked here: nothing failed."),
-        ({**EXACT, "segments": "failed"}, "Not verified: segments failed, from step 40 on; 60 of 400 training steps "),
+        ({**EXACT, "segments": "failed"}, "Not verified: segments failed, first at step 40; 60 of 400 training steps "),
         (
             {**EXACT, "data": "not_checked", "files": "failed", "previews": "failed"},
-            "Not verified: files and previews failed, from step 40 on; ",
+            "Not verified: files and previews failed, first at step 40; ",
         ),
     ],
     ids=["exact", "rounding", "no data", "files alone", "failed", "failed and not checked"],

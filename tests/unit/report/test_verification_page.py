@@ -115,11 +115,12 @@ def test_without_the_run_and_without_replays_a_bar_is_left(run: RunFolder) -> No
 
 
 def test_rungs_have_their_text_their_details_and_their_time() -> None:
-    """A detail that the text already says is not repeated; more than three fold away; short times are not 0."""
-    few = Rung(name="files", status="failed", text="line 3 is wrong", details=["line 3 is wrong"], seconds=0.2)
+    """A first detail that the text already says is not repeated; more than three fold away; short times are not 0."""
+    said = "line 3 is wrong; and 1 more problem"
+    few = Rung(name="files", status="failed", text=said, details=["line 3 is wrong", "line 4, too"], seconds=0.2)
     many = Rung(name="data", status="failed", text="much", details=[f"detail {one}" for one in range(5)], seconds=61)
     page = page_of(a_verification(rungs=[few, many]))
-    assert page.text.count("line 3 is wrong") == 1
+    assert page.text.count("line 3 is wrong") == page.text.count("line 4, too") == 1
     assert "2 more" in page.text and "detail 4" in page.text
     assert "< 1 s" in page.text and "1 min 1 s" in page.text
 
