@@ -13,6 +13,7 @@ from openddpm.config import TrainConfig, resuming_config
 from openddpm.data.stream import Transform
 from openddpm.errors import UserError
 from openddpm.observers.display import Display
+from openddpm.observers.manifest import ManifestObserver
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
 from openddpm.observers.trackers import TrackersObserver, build_trackers
@@ -46,7 +47,7 @@ def train(
         transform: user-supplied augmentation, such as a torchvision v2 transform: uint8 (B, C, H, W) on the device in,
             the same shape out. It is applied after the flip of `random_flip`.
         unet: user-supplied UNet2DModel in place of `config.model`.
-        observers: called at every event of the run, in addition to the display, trackers, report and push.
+        observers: called at every event of the run, in addition to the display, trackers, report, manifest and push.
 
     Returns:
         the run folder and how training ended.
@@ -111,6 +112,7 @@ def _train(
         Display(console),
         TrackersObserver(build_trackers(config), console),
         ReportObserver(console),
+        ManifestObserver(console),  # after the pages that it lists, before they are pushed
         *([PushObserver(config, console)] if config.push_to_hub and is_main else []),
         *observers,
     ]

@@ -34,7 +34,7 @@ ALLOWED = {
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     *("scheduler/scheduler_config.json", "run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"),
     *("checkpoints.jsonl", "data.json", "baselines.json", "verdict.json"),
-    *("report.html", "README.md", "curves.png", "samples/training-data.png"),
+    *("report.html", "README.md", "curves.png", "samples/training-data.png", "manifest.json"),
 }
 
 
@@ -328,6 +328,7 @@ def test_markup_in_the_name_stays_text(hub: HubStandIn, command: Command, finish
     record = json.loads((folder / "run.json").read_text("utf-8"))
     record["name"] = MARKUP_NAME + "\n---\nlicense: mit\n"
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "manifest.json").unlink()  # it says that the name was another
     assert command("push", folder, "--hub_model_id", "tester/markup")["status"] == 0
     card = hub.repos["models", "tester/markup"]["README.md"].decode()
     title = r"# a &lt;b&gt;run&lt;/b&gt; &amp; \[link\](x) --- license: mit"
@@ -423,7 +424,7 @@ def test_weights_that_the_hub_has_only_as_a_pickle(
 
 RECORD = {
     *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"),
-    *("data.json", "baselines.json", "verdict.json"),
+    *("data.json", "baselines.json", "verdict.json", "manifest.json"),
 }
 
 
@@ -442,6 +443,7 @@ def test_the_record_of_a_run_is_fetched_without_its_weights(hub: HubStandIn, com
     files |= {f"samples/{name}": b"not a preview" for name in ("step-1.png", "holiday.png", "step-x-ema.png")}
     files |= {"unet/diffusion_pytorch_model.safetensors": bytes(3_000_000), "report.html": bytes(1_000_000)}
     files |= {"checkpoints/step-00000500/optimizer.safetensors": bytes(3_000_000), "verdict.json": b"{}"}
+    files["manifest.json"] = b"{ }"
     head = hub.commit("models", "tester/published", files)
     answer = command("references", "tester/published", "--json")
     assert answer["status"] == 0, answer["err"]
@@ -490,6 +492,18 @@ KEPT = [
 ]
 
 
+def listed(files: dict[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of each file in the manifest of a repository."""
+    resources = json.loads(files["manifest.json"])["predicate"]["resources"]
+    return {resource["name"]: resource["digest"] for resource in resources}
+
+
+def hashed(files: dict[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of each file of a repository that a manifest lists."""
+    others = ("manifest.json", ".gitattributes")
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name not in others}
+
+
 def test_an_interrupted_push_goes_on(
     hub: HubStandIn, command: Command, long_run: Path, workshop: Path, tmp_path: Path
 ) -> None:
@@ -509,6 +523,9 @@ def test_an_interrupted_push_goes_on(
     there = hub.repos["models", "tester/long"]
     assert ALLOWED | set(MILESTONES[:2]) <= there.keys()
     assert not {*MILESTONES[2:], *KEPT} & there.keys()
+    manifest = listed(there)
+    assert manifest.keys() - there.keys() == {*MILESTONES[2:], *KEPT}  # a reader is told that they are missing
+    assert {name: manifest[name] for name in hashed(there)} == hashed(there)
 
     hub.failures.clear()
     answer = command(*asked)
@@ -516,6 +533,7 @@ def test_an_interrupted_push_goes_on(
     assert "  milestones    2 files, " in answer["err"] and "; there already: 2 files" in answer["err"]
     there = hub.repos["models", "tester/long"]
     assert {name: there[name] for name in content} == content
+    assert listed(there) == hashed(there)
     uploads = [request.path for request in hub.requests if request.method == "PUT"]
     assert len([path for path in uploads if path == f"/{optimizer}"]) == 1
     assert len(set(uploads)) == len(uploads) - 1  # the one that was refused
@@ -540,6 +558,7 @@ def test_nothing_of_an_earlier_run_stays_in_its_repository(
     assert command("push", long_run, *named, "--checkpoints", "none")["status"] == 0
     there = hub.repos["models", "tester/shared"]
     assert {*MILESTONES, *KEPT} <= there.keys()  # they are still those of this run
+    assert listed(there) == hashed(there)
     strangers = {"notes.md": b"mine", "samples/step-1/a.png": b"mine", "checkpoints/mine.txt": b"mine"}
     hub.commit("models", "tester/shared", {**there, "reference_band.json": b"{}", **strangers})
 
@@ -549,6 +568,21 @@ def test_nothing_of_an_earlier_run_stays_in_its_repository(
     assert hub.repos["models", "tester/shared"].keys() - {".gitattributes"} == ALLOWED | previews | strangers.keys()
     assert "files from an earlier push, not of this run as it is now" in answer["err"]
     assert "removed" not in command("push", finished_run, *named)["err"]
+    there = {name: text for name, text in hub.repos["models", "tester/shared"].items() if name not in strangers}
+    assert listed(there) == hashed(there)
+
+
+def test_a_record_that_was_edited_is_not_pushed(
+    hub: HubStandIn, command: Command, finished_run: Path, tmp_path: Path
+) -> None:
+    """`openddpm push` of a run whose record was changed after it ended names the file, and makes no repository."""
+    folder = tmp_path / "edited"
+    shutil.copytree(finished_run, folder)
+    text = (folder / "evaluations.jsonl").read_text("utf-8")
+    (folder / "evaluations.jsonl").write_text(text.replace('"heldout_loss": 1.', '"heldout_loss": 0.'), "utf-8")
+    answer = command("push", folder, "--hub_model_id", "tester/edited")
+    assert_one_message(answer, "changed after the run ended", ": 'evaluations.jsonl'", "Nothing was sent")
+    assert ("models", "tester/edited") not in hub.repos
 
 
 def images_of(folder: Path) -> list[bytes]:

@@ -27,7 +27,7 @@ def test_every_file_of_the_contract_is_there(finished_run: Path) -> None:
     checkpoint = f"checkpoints/step-{STEPS:08d}"
     expected = {
         *("run.json", "metrics.jsonl", "evaluations.jsonl", "data.json", "baselines.json", "verdict.json"),
-        *("samples.jsonl", "checkpoints.jsonl", "report.html", "README.md", "curves.png"),
+        *("samples.jsonl", "checkpoints.jsonl", "report.html", "README.md", "curves.png", "manifest.json"),
         *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
         *("scheduler/scheduler_config.json", "samples/training-data.png"),
         *(f"samples/step-{step:08d}-{weights}.png" for step in (6, STEPS) for weights in ("ema", "raw")),

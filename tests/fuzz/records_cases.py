@@ -30,12 +30,15 @@ from openddpm.comparison.following import Follower
 from openddpm.config import recorded_config
 from openddpm.errors import UserError
 from openddpm.record.data_record import ImageFinding
-from openddpm.record.reader import RunFolder, read_run_folder, read_run_record
+from openddpm.record.manifest import check_manifest, read_manifest, write_manifest
+from openddpm.record.public import published_names
+from openddpm.record.reader import RunFolder, read_checkpoint_rows, read_run_folder, read_run_record
 from openddpm.record.writer import (
     BASELINES_FILE,
     CHECKPOINTS_FILE,
     DATA_FILE,
     EVALUATIONS_FILE,
+    MANIFEST_FILE,
     METRICS_FILE,
     REFERENCE_BAND_FILE,
     RUN_FILE,
@@ -55,8 +58,10 @@ RECORD_FILES = (
     DATA_FILE,
     VERDICT_FILE,
     REFERENCE_BAND_FILE,
+    MANIFEST_FILE,
 )
 CHECKPOINT = "checkpoints/step-00000060"
+KEEP_EVERY = 60
 CHECKPOINT_FILES = ("state.json", "manifest.json", "unet.safetensors")
 STAND_INS = {"<deep>": "[" * 100_000 + "]" * 100_000, "<deeper objects>": '{"a":' * 900 + "1" + "}" * 900}
 """Texts that stand for JSON that json.dumps cannot write."""
@@ -130,6 +135,7 @@ def _whole_run(folder: Path, **state: Any) -> Path:
     following = {"following": follower.following()}
     (folder / VERDICT_FILE).write_text(words.model_copy(update=following).model_dump_json())
     (folder / REFERENCE_BAND_FILE).write_text(follower.band_record().model_dump_json())
+    write_manifest(folder, published_names(folder, read_checkpoint_rows(folder), KEEP_EVERY))
     return folder
 
 
@@ -249,7 +255,24 @@ def _as_bytes(tree: Any) -> bytes:
 def _fault_of(folder: Path, seeds: list[RunFolder]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return _fault_of_report(folder) or _fault_of_comparison(folder, seeds) or _fault_of_resumption(folder)
+        return (
+            _fault_of_manifest(folder)
+            or _fault_of_report(folder)
+            or _fault_of_comparison(folder, seeds)
+            or _fault_of_resumption(folder)
+        )
+
+
+def _fault_of_manifest(folder: Path) -> str:
+    """Compare the files with the manifest, before the report renews it; a name in it leads out of no folder."""
+    try:
+        manifest = read_manifest(folder) or {}
+        check_manifest(folder, manifest, published_names(folder, read_checkpoint_rows(folder), KEEP_EVERY))
+        return "".join(f"a name leads elsewhere: {name!r}" for name in manifest if ".." in Path(name).parts)
+    except UserError as error:
+        return _unfit(str(error))
+    except BaseException as error:
+        return f"manifest: {_told(error)}"
 
 
 def _fault_of_comparison(folder: Path, seeds: list[RunFolder]) -> str:

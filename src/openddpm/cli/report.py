@@ -59,6 +59,8 @@ def _run_folders(path: Path) -> list[Path]:
 
 def _rebuild(folder: Path) -> int:
     from openddpm.record.imported import is_imported, read_imported_folder
+    from openddpm.record.manifest import manifest_renewed
+    from openddpm.record.public import PAGES
     from openddpm.record.reader import read_run_folder
     from openddpm.report import write_report
     from openddpm.report.card import write_card
@@ -69,7 +71,8 @@ def _rebuild(folder: Path) -> int:
         print(f"report: {write_imported_report(read_imported_folder(folder))}")
         return 0
     record = read_run_folder(folder)
-    print(f"report: {write_report(folder, record)}\ncard:   {write_card(folder, record)}")
+    with manifest_renewed(folder, PAGES):
+        print(f"report: {write_report(folder, record)}\ncard:   {write_card(folder, record)}")
     return 0
 
 

@@ -11,7 +11,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _schema(output_dir: Path = Path("docs/schema")) -> int:
-    """Write a JSON Schema of each file of a record, or of a line of it, of a verification and of an imported record.
+    """Write a JSON Schema of each file of a record, or a line of it, and of manifest, verification, imported record.
 
     Args:
         output_dir: Folder of the schemas; existing ones are replaced.
@@ -20,11 +20,13 @@ def _schema(output_dir: Path = Path("docs/schema")) -> int:
 
     from openddpm.record.files import write_json
     from openddpm.record.imported import ImportedRecord
+    from openddpm.record.manifest_record import Manifest
     from openddpm.record.verification import VerificationRecord
-    from openddpm.record.writer import IMPORTED_FILE, SCHEMAS, VERIFICATION_FILE
+    from openddpm.record.writer import IMPORTED_FILE, MANIFEST_FILE, SCHEMAS, VERIFICATION_FILE
 
     kinds: dict[str, type[BaseModel]] = {
         **SCHEMAS,
+        MANIFEST_FILE: Manifest,
         VERIFICATION_FILE: VerificationRecord,
         IMPORTED_FILE: ImportedRecord,
     }

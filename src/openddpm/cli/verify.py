@@ -1,9 +1,11 @@
 """openddpm verify"""
 
+import json as json_module
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -28,6 +30,7 @@ def _verify(
     /,
     budget: float = DEFAULT_BUDGET,
     whole: Flag = False,
+    against: OptionalText = None,
     dataset: OptionalText = None,
     page: OptionalPath = None,
     json: Flag = False,
@@ -41,6 +44,8 @@ def _verify(
         run: The run folder, a run on the Hub, or the name of a built-in reference (its first run).
         budget: Minutes for training parts of the run again and drawing its previews again.
         whole: Train the whole run again as well, however long that takes.
+        against: Another run of the same seed and options, such as your own: tells at which step the two part, and which
+            of them has what training gives, by a replay from the last checkpoint that both share. Nothing else is done.
         dataset: Where the images are, if not where the record says: a folder, a file or a Hub id.
         page: HTML file to write the ladder to (default: verify.html in the run's folder, or here for a run that is not
             in a folder of yours; verification.json beside it).
@@ -50,20 +55,22 @@ def _verify(
     from openddpm.errors import UserError
     from openddpm.names import as_text
     from openddpm.record.writer import VERIFICATION_PAGE
-    from openddpm.references import open_runs
+    from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
     if not 0 <= budget < float("inf"):
         raise UserError(f"--budget is {budget}", "Give a number of minutes, 0 or more.")
-    record = open_runs(run)[0] if is_built_in(run) else _only_run(run)
+    record = open_runs(run)[0] if is_built_in(run) else open_run(run, whole=True)
     if record.run.session.environment.device_type == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
+    if against is not None:
+        return _bisect(record, against, dataset, json)
     from openddpm.verification.ladder import verify  # imports torch
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     with _Lines(is_quiet=json) as listener:
         source = record.folder.resolve().name if is_local else run
-        found = verify(record, source, listener, dataset, budget, whole)
+        found = verify(record, source, listener, dataset, budget, whole, is_fetched=not is_local)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -76,10 +83,23 @@ def _verify(
     return 1 if found.is_failed else 0 if found.is_verified else 2
 
 
-def _only_run(source: str) -> Any:
+def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: bool) -> int:
+    """Tell where two runs part."""
+    from openddpm.errors import UserError
+    from openddpm.names import as_text
     from openddpm.references import open_run
+    from openddpm.verification.bisection import find_parting
+    from openddpm.verification.materials import NotHere
 
-    return open_run(source)
+    with _Lines(is_quiet=True) as listener:
+        try:
+            other = open_run(against)
+            found = find_parting(record, other, dataset, lambda step: listener.working("segments", step, 0))
+        except NotHere as error:
+            raise UserError(f"their steps cannot be trained here: {error}", "Do it where that can be.") from error
+    answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
+    print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text[:1].upper() + found.text[1:]))
+    return 0 if found.step is None else 1
 
 
 class _Lines:
@@ -128,11 +148,15 @@ def _write(page: Path, found: "VerificationRecord", record: "RunFolder") -> None
     """Write the page, and verification.json beside it."""
     from openddpm.errors import UserError
     from openddpm.record.files import write_json
+    from openddpm.record.manifest import manifest_renewed
+    from openddpm.record.public import VERIFICATION_FILES
     from openddpm.record.writer import VERIFICATION_FILE
     from openddpm.report.verification import write_verification
 
+    is_beside_the_record = page.parent.resolve() == record.folder.resolve()
     try:
-        write_verification(page, found, record)
-        write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
+        with manifest_renewed(page.parent, VERIFICATION_FILES) if is_beside_the_record else nullcontext():
+            write_verification(page, found, record)
+            write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
     except OSError as error:
         raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error

@@ -42,12 +42,17 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """What the difference is, as a part of a sentence."""
+        """What the difference is, as a part of a sentence, where it is more than rounding."""
+        return self.how_far + ", more than rounding does" * math.isfinite(self.relative)
+
+    @property
+    def how_far(self) -> str:
+        """What differs and by how much, as a part of a sentence."""
         field, _, weights = self.field.partition(" ")
         name = " ".join([WORDS.get(field, field.replace("_", " ")), weights]).strip()
         if math.isinf(self.relative):
             return f"one of the two has no {name}"
-        return f"the {name} differs by {100 * self.relative:.2g} %, more than rounding does"
+        return f"the {name} differs by {100 * self.relative:.2g} %"
 
 
 class Relation:

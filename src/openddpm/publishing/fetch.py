@@ -1,4 +1,4 @@
-"""Fetches the record of a run that was pushed to the Hugging Face Hub: no weights, and only some of its previews."""
+"""Fetches a run that was pushed to the Hugging Face Hub: its record, with some previews, or all that was pushed."""
 
 from pathlib import Path
 
@@ -7,32 +7,38 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from openddpm.errors import UserError
 from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
+from openddpm.record.kept import MILESTONES_FOLDER
+from openddpm.record.public import PAGES, VERIFICATION_FILES, WEIGHTS_FILES
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
-from openddpm.record.writer import PREVIEW_NAME, RUN_FILE, SCHEMAS
+from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMAS
 
 MAX_PREVIEWS = 8
+_ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", "checkpoints/*", *PAGES, *VERIFICATION_FILES)
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 
-def fetch_record(repository: str, token: str | None = None) -> Path:
+def fetch_record(repository: str, token: str | None = None, whole: bool = False) -> Path:
     """Download a run's record into the cache of huggingface_hub, or find it there if the Hub cannot be reached.
 
     Args:
         repository: USER/NAME, or USER/NAME@REVISION with a branch, tag or commit.
+        whole: whether to download all weights and previews, too.
 
     Returns:
-        a run folder with the files of the record and up to 8 previews of the exported weights.
+        a run folder with the files of the record and up to 8 previews of the exported weights, or with all that was
+        pushed.
 
     Raises:
         HubError: no such repository or revision, no permission, or no connection and nothing in the cache.
         UserError: it holds no record of a run.
     """
     name, _, revision = repository.partition("@")
-    files, no_answer = [*SCHEMAS], None
+    files, no_answer = [*SCHEMAS, MANIFEST_FILE, *(_ALL if whole else ())], None
     try:
         info = HfApi(token=token).model_info(name, revision=revision or None)
-        files = _wanted([entry.rfilename for entry in info.siblings or []])
+        if not whole:
+            files = _wanted([entry.rfilename for entry in info.siblings or []])
     except Exception as error:  # the client's errors have no common base class
         no_answer = why_not_read(repository, error)
         if status_of(error) in REFUSALS or isinstance(error, HFValidationError):
@@ -78,4 +84,4 @@ def _wanted(names: list[str]) -> list[str]:
     previews = [(match["weights"], int(match["step"]), f"samples/{match[0]}") for match in matches if match]
     exported = exported_weights(weights for weights, *_ in previews)
     by_step = {step: name for weights, step, name in previews if weights == exported}
-    return [*SCHEMAS, *(by_step[step] for step in log_spaced(by_step, MAX_PREVIEWS))]
+    return [*SCHEMAS, MANIFEST_FILE, *(by_step[step] for step in log_spaced(by_step, MAX_PREVIEWS))]

@@ -11,10 +11,10 @@ from huggingface_hub.hf_api import RepoFile
 from openddpm.analysis.text import byte_size, number_of
 from openddpm.config import TrainConfig
 from openddpm.errors import UserError
-from openddpm.publishing.selection import Commit, left_over, select
-from openddpm.record.files import file_sha256
+from openddpm.publishing.selection import Commit, left_over, manifest_of, select
 from openddpm.record.kept import PublishedWeights
 from openddpm.record.reader import read_run_record
+from openddpm.record.writer import MANIFEST_FILE
 
 CHECK_CONNECTION = "Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE."
 
@@ -71,8 +71,13 @@ def push_run(
         raise
     except Exception as error:
         raise _hub_error(f"could not push to '{asked}' on the Hub", error) from error
-    new = [[name for name, file in one.content.items() if not _is_there(there.get(name), file)] for one in commits]
-    gone = left_over(folder, commits, {name: entry.lfs.sha256 if entry.lfs else None for name, entry in there.items()})
+    digests = {name: entry.lfs.sha256 if entry.lfs else None for name, entry in there.items()}
+    gone = left_over(folder, commits, digests)
+    commits[0].add("record", MANIFEST_FILE, manifest_of(folder, repository, commits, digests, gone))
+    new = [
+        [name for name, file in one.content.items() if not _is_there(there.get(name), file, one.sha256[name])]
+        for one in commits
+    ]
     for line in _overview(repository, commits, {name for names in new for name in names}, gone):
         tell(line)
     address = f"{constants.ENDPOINT}/{repository}"
@@ -90,13 +95,12 @@ def push_run(
     return address
 
 
-def _is_there(entry: RepoFile | None, content: bytes | Path) -> bool:
+def _is_there(entry: RepoFile | None, content: bytes | Path, sha256: str) -> bool:
     """Tell whether a repository has a file with this content, by the digest that it names its files with."""
     if entry is None or entry.size != (len(content) if isinstance(content, bytes) else content.stat().st_size):
         return False
     if entry.lfs is not None:
-        digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
-        return bool(entry.lfs.sha256 == digest)
+        return bool(entry.lfs.sha256 == sha256)
     content = content if isinstance(content, bytes) else content.read_bytes()
     return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 

@@ -8,9 +8,9 @@ from huggingface_hub import HfApi, snapshot_download
 from openddpm.errors import UserError
 from openddpm.publishing.fetch import run_in, why_not_read
 from openddpm.publishing.hub import HubError
-from openddpm.publishing.selection import WEIGHTS_FILE, WEIGHTS_FILES
 from openddpm.record.files import file_sha256
 from openddpm.record.kept import list_milestones, milestone_name, milestones_among, nearest_milestone
+from openddpm.record.public import WEIGHTS_FILE, WEIGHTS_FILES
 from openddpm.record.reader import read_checkpoint_rows, read_run_record
 from openddpm.record.writer import CHECKPOINTS_FILE, RUN_FILE
 

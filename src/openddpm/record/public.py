@@ -1,18 +1,71 @@
-"""The record of a run as it is published: without the paths of the machine that it ran on."""
+"""What of a run is published: which files, and the record without the paths of the machine that it ran on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from openddpm.record.data_record import DataRecord
+from openddpm.record.kept import kept_steps, list_milestones, milestone_name, step_name
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import RunRecord
+from openddpm.record.schema import CheckpointRow, RunRecord
 from openddpm.record.verification import VerificationRecord
+from openddpm.record.writer import DATA_FILE, RUN_FILE, VERIFICATION_FILE, VERIFICATION_PAGE
+
+WEIGHTS_FILE = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS_FILES = ("model_index.json", "unet/config.json", WEIGHTS_FILE, "scheduler/scheduler_config.json")
+RECORD_FILES = (
+    *("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "baselines.json", "verdict.json"),
+    *("reference_band.json", "curves.png", "samples/step-*.png", "samples/training-data.png"),
+)
+"""Files that are published as they are. run.json, data.json, report.html, README.md and VERIFICATION_FILES are made
+anew."""
+PAGES = ("report.html", "README.md", "curves.png")
+"""Files that are made of the record, and made anew at any time."""
+VERIFICATION_FILES = (VERIFICATION_FILE, VERIFICATION_PAGE)
+"""Files that `openddpm verify` makes, at any time."""
 
 _ABSOLUTE = r"(?:/|~|\\\\|[A-Za-z]:[\\/])"
 _PATH = re.compile(rf"{_ABSOLUTE}.*", re.DOTALL)
 _QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ABSOLUTE}.*?)(?P=quote)""", re.DOTALL)
+
+
+def published_names(folder: Path, rows: Iterable[CheckpointRow], keep_every: int | None) -> list[str]:
+    """Return the files in a run folder that may be published, as paths in it; a push chooses among weights of steps.
+
+    Args:
+        rows: of checkpoints.jsonl: weights of other steps belong to no checkpoint of the run.
+        keep_every: the option of that name.
+    """
+    rows = list(rows)
+    names = files_matching(folder, (*WEIGHTS_FILES, RUN_FILE, DATA_FILE, "report.html", "README.md", *RECORD_FILES))
+    names += map(milestone_name, published_milestones(folder, rows))
+    there = {*files_matching(folder, ["checkpoints/*/*"])}  # names in a damaged row may be anything
+    kept = published_checkpoints(folder, rows, keep_every).values()
+    return names + [name for files in kept for name in files if name in there]
+
+
+def files_matching(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the files in a folder that match the patterns, in their order, as paths in it."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def published_milestones(folder: Path, rows: Iterable[CheckpointRow]) -> list[int]:
+    """Return the steps whose weights are kept and are those of a checkpoint of the run, in order."""
+    steps = {row.step for row in rows}
+    return [step for step in list_milestones(folder) if step in steps]
+
+
+def published_checkpoints(folder: Path, rows: Iterable[CheckpointRow], keep_every: int | None) -> dict[int, list[str]]:
+    """Return the files that each checkpoint that is kept for good should have, by step, as paths in the run folder."""
+    files = {row.step: [*row.sha256, "manifest.json"] for row in rows}
+    there = [step for step in files if (folder / "checkpoints" / step_name(step)).is_dir()]
+    return {
+        step: [f"checkpoints/{step_name(step)}/{name}" for name in files[step]]
+        for step in sorted(kept_steps(there, keep_every))
+    }
 
 
 def published(run: RunFolder) -> RunFolder:

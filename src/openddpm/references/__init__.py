@@ -70,13 +70,16 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{REFERENCE_FILE}"))
 
 
-def open_run(source: str) -> RunFolder:
+def open_run(source: str, whole: bool = False) -> RunFolder:
     """Read the only run of a run source.
+
+    Args:
+        source, whole: as for `open_runs`.
 
     Raises:
         UserError: as `open_runs`, or it has several runs.
     """
-    runs = open_runs(source)
+    runs = open_runs(source, whole)
     if len(runs) > 1:
         names = ", ".join(run.folder.name for run in runs)
         raise UserError(f"'{source}' has several runs: {names}", "Give one of them.")

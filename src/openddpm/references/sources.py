@@ -24,12 +24,13 @@ def folder_of(source: str) -> Path:
     return BUILT_IN / source if is_built_in(source) else Path(os.path.expanduser(source))  # noqa: PTH111 - never raises
 
 
-def open_runs(source: str) -> list[RunFolder]:
+def open_runs(source: str, whole: bool = False) -> list[RunFolder]:
     """Read the runs that a run source names: at least one, in the order of their folders' names.
 
     Args:
         source: a run folder; a folder whose sub-folders are run folders, others being ignored; the name of a built-in
             reference; or a run on the Hub, USER/NAME or USER/NAME@REVISION. A folder wins over the Hub.
+        whole: whether to download all weights and previews of a run on the Hub, too.
 
     Raises:
         UserError: there is no such source, or it holds no run; a record is damaged; or the Hub does not give it.
@@ -44,7 +45,7 @@ def open_runs(source: str) -> list[RunFolder]:
     from openddpm.publishing.fetch import fetch_record
 
     try:
-        return [read_run_folder(fetch_record(source))]
+        return [read_run_folder(fetch_record(source, whole=whole))]
     except UserError as error:
         raise type(error)(f"there is no folder '{as_text(source)}', and {error.found}", error.hint) from error
 

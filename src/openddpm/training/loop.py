@@ -15,6 +15,7 @@ from openddpm.record.schema import MetricsRow, Status
 from openddpm.training.clock import Clock
 from openddpm.training.distributed import StepStatus, all_reduce_status, lost_ranks_named
 from openddpm.training.evaluate import evaluate
+from openddpm.training.performance import unrepeatable_named
 from openddpm.training.run import StepParts, Training
 from openddpm.training.state import NotFinite
 from openddpm.training.stop import StopRequest
@@ -35,7 +36,8 @@ def fit(training: Training) -> TrainResult:
     """Train until the last step or a signal, and complete the record. A finished run is not changed.
 
     Raises:
-        UserError: the loss or gradient is not finite, another process is lost, or the last state cannot be saved.
+        UserError: the loss or gradient is not finite, another process is lost, the last state cannot be saved, or an
+            operation does not repeat to the bit under --speed exact.
     """
     recorder = training.recorder
     outcome: Status = "failed"
@@ -46,7 +48,7 @@ def fit(training: Training) -> TrainResult:
         with stop:
             try:
                 recorder.started()
-                with lost_ranks_named():
+                with lost_ranks_named(), unrepeatable_named():
                     outcome = _fit(training, stop)
             except KeyboardInterrupt:
                 outcome = "interrupted"

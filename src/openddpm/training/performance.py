@@ -6,6 +6,8 @@ images), so `--speed` has no effect there.
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -17,12 +19,14 @@ from rich.markup import escape
 
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import image_shape
+from openddpm.errors import UserError
 from openddpm.record.schema import SpeedRecord
 from openddpm.training.channels_last import keep_channels_last, leave_channels_last
 
 CompileMode = Literal["default", "reduce-overhead"]
 
 MAX_SHARE_OF_MEMORY = 0.1  # assumed: of the device's free memory, for the images; the model needs the rest
+_REFUSAL = " does not have a deterministic implementation"  # torch's words (Context.cpp)
 MAX_REASON = 300  # characters of a compiler's message, which may fill pages
 
 # Measured on an NVIDIA H200 with torch 2.11, the default UNet at 64x64 (benchmarks/results/gpu.json), by
@@ -64,12 +68,12 @@ class Speed:
         cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
         torch.backends.cudnn.benchmark = self.autotune
         torch.backends.cudnn.deterministic = self.deterministic
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        torch.use_deterministic_algorithms(self.deterministic)
         # Else torch fills new memory with NaN, to reveal reads of uninitialized memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        # Flash and memory-efficient attention add gradients in any order; with warn_only they only warn (ATen,
-        # attention_backward.cu), and without it a user-supplied transform may fail. The math kernel that remains keeps
-        # all pairs of tokens: 2.1 GB for each of five layers of the default UNet, in batches of 128.
+        # Flash and memory-efficient attention add gradients in any order, and would now be refused (ATen,
+        # attention_backward.cu). The math kernel that remains keeps all pairs of tokens: 2.1 GB for each of five layers
+        # of the default UNet, in batches of 128.
         for enable in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
             enable(not self.deterministic)
         if self.compile_mode is not None:
@@ -81,6 +85,25 @@ class Speed:
         if may_train_in_eval_mode(unet):
             unet.eval()  # the same result; in training mode diffusers copies the input of each shortcut to NCHW
         unet.compile(options=compile_options(self.compile_mode))
+
+
+@contextmanager
+def unrepeatable_named() -> Iterator[None]:
+    """Turn torch's refusal of an operation under `--speed exact` into an error that names it.
+
+    Raises:
+        UserError: an operation of the UNet or of a user-supplied transform adds in an order that changes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(_REFUSAL)
+        if not found:
+            raise
+        raise UserError(
+            f"--speed exact: {operation.strip()} has no implementation whose results repeat to the bit",
+            "Leave it out of the UNet or the transform, or train without --speed exact.",
+        ) from error
 
 
 def compile_options(mode: CompileMode | None) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from openddpm.pictures import image_grid
 from openddpm.record.files import link_or_copy, remove_folder, remove_leftovers, write_atomically
 from openddpm.record.kept import list_milestones
 from openddpm.record.schema import BaselinesRecord, RunRecord
-from openddpm.record.writer import RUN_FILE, RUN_FILES, TRAINING_DATA_PICTURE, RunWriter, list_preview_files
+from openddpm.record.writer import (
+    MANIFEST_FILE,
+    RUN_FILE,
+    RUN_FILES,
+    TRAINING_DATA_PICTURE,
+    RunWriter,
+    list_preview_files,
+)
 from openddpm.training.checkpoint import checkpoint_step, exported_file, list_checkpoints, remove_checkpoints
 from openddpm.training.earlier_run import Earlier
 from openddpm.training.state import TrainingState
@@ -67,12 +74,21 @@ def begin_folder(
     store: ImageStore,
     split: Split,
     baselines: BaselinesRecord,
+    is_over: bool,
 ) -> RunWriter:
     """Prepare `folder` for a run in `state`: remove an earlier run, or the later steps of the one that is resumed.
+
+    The record of a run that is over is left as it is.
+
+    Args:
+        is_over: whether `earlier` is finished, with no step left to do.
 
     Returns:
         the only writer of the folder.
     """
+    if is_over:
+        return RunWriter(folder)
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: it would be false of what follows
     if earlier is None:
         remove_earlier_run(folder)
     else:

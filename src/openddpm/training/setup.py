@@ -27,6 +27,8 @@ from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMea
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import Kind, fixed_samples
 from openddpm.record.lock import locked
+from openddpm.record.manifest import manifest_renewed
+from openddpm.record.public import WEIGHTS_FILES
 from openddpm.record.schema import RAW, BaselinesRecord, RunRecord, SpeedRecord
 from openddpm.training.checkpoint import checkpoint_row
 from openddpm.training.checkpointer import Checkpointer
@@ -45,6 +47,7 @@ from openddpm.training.performance import (
     compile_by_first_pass,
     num_layers,
     undo_compile,
+    unrepeatable_named,
     with_fast_precision,
 )
 from openddpm.training.plan import Plan, UserObjects, make_plan
@@ -75,7 +78,7 @@ def prepare(
         UserError: for whatever in the config, the data or the output folder has to be fixed first.
     """
     config = with_fast_precision(config)
-    with lost_ranks_named(), ExitStack() as resources:
+    with lost_ranks_named(), unrepeatable_named(), ExitStack() as resources:
         accelerator = build_accelerator(config)
         if accelerator.is_main_process:
             folder, host = Path(config.output_dir), socket.gethostname()
@@ -133,8 +136,10 @@ def _build(
 
     # What writes it.
     folder, writer = Path(config.output_dir), None
+    was_finished = earlier is not None and earlier.record.status == "finished"
     if baselines_record is not None:  # in the main process
-        writer = begin_folder(folder, earlier, run, state, store, split, baselines_record)
+        is_over = was_finished and state.step == timetable.total_steps
+        writer = begin_folder(folder, earlier, run, state, store, split, baselines_record, is_over)
     recorder = Recorder(run, folder, observers, writer, plan.reference)
 
     def published(checkpoint: Path) -> None:
@@ -143,7 +148,8 @@ def _build(
         keep_milestone(folder, checkpoint, timetable.milestone_steps)
 
     if writer is not None and earlier is not None and earlier.checkpoint is not None:
-        published(earlier.checkpoint.folder)  # the run may have died before it did so itself
+        with manifest_renewed(folder, WEIGHTS_FILES):
+            published(earlier.checkpoint.folder)  # the run may have died before it did so itself
     checkpointer = Checkpointer(
         *(recorder, accelerator, config.checkpoints_total_limit, config.keep_every, config.rank_timeout, published)
     )
@@ -164,7 +170,7 @@ def _build(
         learning_rate_at=learning_rate_schedule(config, timetable.total_steps, run.resumptions),
         recorder=recorder,
         checkpointer=checkpointer,
-        was_finished=earlier is not None and earlier.record.status == "finished",
+        was_finished=was_finished,
         resources=resources.pop_all(),
     )
 
@@ -178,6 +184,7 @@ def _step_parts(
         gflops: per image, forward and backward.
     """
     config, images, device = plan.config, plan.store.images, accelerator.device
+    resources.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
     resources.callback(undo_compile, unet)
     num_images = _images_to_train(plan, accelerator.num_processes)
     speed = choose_speed(config, device, gflops, num_layers(unet), num_images, images.nbytes)

@@ -44,6 +44,7 @@ def verify(
     dataset: str | None = None,
     budget_minutes: float = BUDGET_MINUTES,
     whole: bool = False,
+    is_fetched: bool = False,
 ) -> VerificationRecord:
     """Check whether a record is what its options produce.
 
@@ -52,6 +53,7 @@ def verify(
         dataset: where the images are, if not where the record says.
         budget_minutes: for training again and drawing previews.
         whole: whether to train the whole run again, however long that takes.
+        is_fetched: whether paths in the record are those of another machine.
     """
     started, done = datetime.now(UTC), dict[RungName, Rung]()
 
@@ -71,7 +73,7 @@ def verify(
 
     def data() -> Rung:
         nonlocal images
-        opened = open_recorded_images(record.run, dataset)
+        opened = open_recorded_images(record.run, dataset, is_fetched)
         found = rungs.data(record, opened)
         images = opened if found.status == "exact" else None
         return found

@@ -4,12 +4,14 @@ import copy
 import io
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 
 from openddpm.config import TrainConfig, recorded_config
 from openddpm.data.near_duplicates import NearDuplicates, near_duplicates_across
+from openddpm.data.sources import BUILT_IN
 from openddpm.data.store import ImageStore, cache_dir_of, open_images
 from openddpm.data.stream import Split, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
@@ -53,12 +55,22 @@ def options_here(run: RunRecord, dataset: str | None) -> TrainConfig:
     Args:
         dataset: where the images are, if not where the record says.
     """
-    elsewhere = {} if dataset is None else {"dataset": dataset}
-    return recorded_config({**run.config, "cache_dir": None, "dataset_revision": run.dataset.revision, **elsewhere})
+    there = {"dataset_revision": run.dataset.revision}
+    elsewhere = there if dataset is None else {"dataset": dataset, "dataset_revision": None}
+    return recorded_config({**run.config, "cache_dir": cache_here(run), **elsewhere})
 
 
-def open_recorded_images(run: RunRecord, dataset: str | None) -> Images:
+def cache_here(run: RunRecord) -> str | None:
+    """Return the cache folder of a run if it is there, or None for the usual one."""
+    folder = run.config.get("cache_dir")
+    return folder if folder and Path(folder).expanduser().is_dir() else None
+
+
+def open_recorded_images(run: RunRecord, dataset: str | None, is_fetched: bool) -> Images:
     """Decode the images of a run, or find them in the cache.
+
+    Args:
+        is_fetched: whether paths in the record are those of another machine.
 
     Raises:
         NotHere: they are not there, or were given from Python.
@@ -66,6 +78,8 @@ def open_recorded_images(run: RunRecord, dataset: str | None) -> Images:
     if "dataset" in run.user_supplied:
         raise NotHere("the images were given from Python")
     config = options_here(run, dataset)
+    if is_fetched and dataset is None and run.dataset.revision is None and config.dataset not in BUILT_IN:
+        raise NotHere(f"the images were in '{config.dataset}' on another machine; where they are here: --dataset PATH")
     try:
         with redirect_stderr(io.StringIO()):
             _, store = open_images(config, quiet=True)

@@ -3,7 +3,7 @@
 import io
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,16 +23,17 @@ from openddpm.training.loop import fit
 from openddpm.training.observer import Observer
 from openddpm.training.run import Training
 from openddpm.training.setup import prepare
-from openddpm.training.state import Tensors, TrainingState
+from openddpm.training.state import NotFinite, Tensors, TrainingState
 from openddpm.training.stop import StopRequest
 from openddpm.training.timetable import Timetable
+from openddpm.verification.materials import options_here
 
 Tell = Callable[[int], None]
 """Called with each step that was logged."""
 
 _NEUTRAL: dict[str, Any] = {
     **{"follow": "none", "report_to": "none", "push_to_hub": False, "milestones": 0, "keep_every": None},
-    **{"cache_dir": None, "max_rollbacks": 0, "recipe": None},
+    **{"max_rollbacks": 0, "recipe": None},
 }
 
 
@@ -58,6 +59,8 @@ class Replayed:
     """Steps that were computed."""
     tensors: dict[int, Tensors]
     """The state at the steps that were asked for."""
+    not_finite: str | None = None
+    """What of the replay was not finite, as a sentence."""
 
     @property
     def reached(self) -> int:
@@ -76,6 +79,7 @@ def replay(
     tell: Tell,
     until: float = float("inf"),
     wanted: Collection[int] = (),
+    other: Relation | None = None,
 ) -> Replayed:
     """Train a stretch of a run again, until a number differs by more than rounding does, or for some time.
 
@@ -86,6 +90,7 @@ def replay(
         dataset: where the images are, if not where the record says.
         until: time of `time.perf_counter` at which to stop, at the next logged step.
         wanted: steps whose state to keep.
+        other: of a second record to compare the rows with.
 
     Raises:
         UserError: the run cannot be trained here.
@@ -94,7 +99,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="openddpm-replay-") as name:
         folder = Path(name) / "run"
         config = _resumable(record, stretch, folder, dataset)
-        watch = _Watch(relation, tell, until)
+        watch = _Watch([relation, other] if other else [relation], tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False)
         states = _keep_states(training, wanted)
@@ -104,6 +109,8 @@ def replay(
                 result = fit(training)
         except _Enough:
             pass
+        except NotFinite as error:
+            return Replayed(stretch, relation, error.step - 1 - stretch.first, states.kept, error.found)
         else:
             if result.status == "interrupted":
                 raise KeyboardInterrupt
@@ -114,7 +121,7 @@ def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str |
     """Write a run folder that resumes at the beginning of a stretch, and return the config that does so."""
     folder.mkdir()
     length = {"max_train_steps": record.run.total_steps, "max_minutes": None}
-    values = {**record.run.config, **_NEUTRAL, **length}
+    values = {**options_here(record.run, dataset).model_dump(), **_NEUTRAL, **length}
     run = record.run.model_copy(
         update={"status": "interrupted", "failure": None, "failure_text": None, "config": values}
     )
@@ -124,7 +131,7 @@ def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str |
         copy.mkdir(parents=True)
         for path in stretch.checkpoint.iterdir():
             link_or_copy(path.resolve(), copy / path.name)
-    return resuming_config(values, str(folder), **({} if dataset is None else {"dataset": dataset}))
+    return resuming_config(values, str(folder))
 
 
 class _Enough(Exception):
@@ -132,21 +139,25 @@ class _Enough(Exception):
 
 
 class _Watch(Observer):
-    """Compares each row of a replay with the record's, and ends the replay."""
+    """Compares each row of a replay with those of records, and ends the replay."""
 
-    def __init__(self, relation: Relation, tell: Tell, until: float) -> None:
-        self._relation, self._tell, self._until = relation, tell, until
+    def __init__(self, relations: Sequence[Relation], tell: Tell, until: float) -> None:
+        self._relations, self._tell, self._until = relations, tell, until
 
     def logged(self, row: MetricsRow) -> None:
         """Compare a row of metrics.jsonl."""
-        self._relation.add(row)
+        self._compare(row)
         self._tell(row.step)
-        if self._relation.parted is not None or time.perf_counter() >= self._until:
+        if time.perf_counter() >= self._until or any(relation.parted for relation in self._relations):
             raise _Enough
 
     def evaluated(self, row: EvaluationRow) -> None:
         """Compare a row of evaluations.jsonl."""
-        self._relation.add(row)
+        self._compare(row)
+
+    def _compare(self, row: MetricsRow | EvaluationRow) -> None:
+        for relation in self._relations:
+            relation.add(row)
 
 
 @dataclass(frozen=True)

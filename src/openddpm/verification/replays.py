@@ -144,7 +144,10 @@ class Replays:
             at = relation.parted
             self.first_divergent_step = min(at.step, self.first_divergent_step or at.step)
             where = f"trained again from {origin}, step {at.step:,} is not the record's: {at.text}"
-            return [f"{where}; {self._what_stands_at(at.step)}"]
+            return [f"{where}; {what_stands_at(self._record.run, at.step)}"]
+        if found.not_finite is not None:
+            self.first_divergent_step = found.reached + 1
+            return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
         problems = []
         for row in self._record.checkpoints:
             if row.step in found.tensors and row.step > first:
@@ -182,14 +185,15 @@ class Replays:
     def _last_logged(self) -> int:
         return max((row.step for row in self._record.metrics), default=0)
 
-    def _what_stands_at(self, step: int) -> str:
-        """Return what the record says of a step: a resumption, another machine."""
-        run, every = self._record.run, int(self._record.run.config.get("logging_steps", 10))
-        for entry, session in zip(run.resumptions, run.sessions[1:], strict=False):
-            if step - every <= entry.step < step:
-                changes = "; ".join(entry.changes) or "nothing changed, it says"
-                return f"the run was resumed at step {entry.step:,} on {session.environment.device} ({changes})"
-        return f"nothing special stands in the record at this step (lines every {number_of(every, 'step')})"
+
+def what_stands_at(run: RunRecord, step: int) -> str:
+    """Return what a record says of the steps up to a logged one, as a part of a sentence."""
+    every = int(run.config.get("logging_steps", 10))
+    for entry, session in zip(run.resumptions, run.sessions[1:], strict=False):
+        if step - every <= entry.step < step:
+            changes = "; ".join(entry.changes) or "nothing changed, it says"
+            return f"the run was resumed at step {entry.step:,} on {session.environment.device} ({changes})"
+    return "the record has nothing special there: no resumption, no change"
 
 
 def why_not_here(run: RunRecord) -> None:

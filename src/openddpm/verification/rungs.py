@@ -17,10 +17,12 @@ from openddpm.diffusion.denoiser import denoiser
 from openddpm.errors import UserError
 from openddpm.evaluation.previews import draw_preview
 from openddpm.pictures import image_grid
+from openddpm.record.manifest import check_manifest, read_manifest
+from openddpm.record.public import published_names
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import BaselinesRecord, EvaluationRow
 from openddpm.record.verification import Rung, RungName, RungStatus
-from openddpm.record.writer import TRAINING_DATA_PICTURE
+from openddpm.record.writer import SCHEMAS, TRAINING_DATA_PICTURE
 from openddpm.training.evaluate import PRECISIONS
 from openddpm.training.initial_weights import initial_unet, weights_to_start_from
 from openddpm.training.state import weights_digest
@@ -52,13 +54,34 @@ def not_checked(name: RungName, reason: str) -> Rung:
 def files(record: RunFolder) -> Rung:
     """Check the files against the manifest and checkpoints.jsonl, and the lines of the record against each other."""
     lines = check_lines(record)
-    problems = [*foreign_weights(record), *lines.problems]
-    what = f"{lines.num_numbers:,} numbers of the record that follow from its options and other lines"
+    listed, altered = _by_manifest(record)
+    problems = [*altered, *foreign_weights(record), *lines.problems]
+    what = f"{listed}; {lines.num_numbers:,} numbers of the record that follow from its options and other lines"
     if lines.since:
         what += f" (after step {lines.since:,}: the record keeps no earlier options)"
     if problems:
         return rung("files", "failed", f"{problems[0]}" + _and_more(problems), problems)
     return rung("files", "exact", f"{what} are as they have to be")
+
+
+def _by_manifest(record: RunFolder) -> tuple[str, list[str]]:
+    """Return what the manifest covers, as a part of a sentence, and which files are not what it says."""
+    folder, problems = record.folder, list[str]()
+    try:
+        sha256 = read_manifest(folder)
+    except UserError as error:
+        return "", [error.found]
+    if sha256 is None:
+        why = "the run has not ended" if record.run.status == "running" else "it was not written"
+        return f"there is no manifest ({why})", []
+    names = published_names(folder, record.checkpoints, record.run.config.get("keep_every"))
+    found = check_manifest(folder, sha256, names)
+    problems += [f"{name} is not what the manifest says" for name in found.altered]
+    problems += [f"{name} is not in the manifest" for name in found.unlisted]
+    kept = [name for name in found.missing if name in SCHEMAS]  # weights and previews may be left out of a copy
+    problems += [f"{name} is missing, which the manifest lists" for name in kept]
+    missing = f" ({len(found.missing):,} more are not here)" if found.missing else ""
+    return f"{number_of(len(sha256) - len(found.missing), 'file')} as the manifest says{missing}", problems
 
 
 def data(record: RunFolder, images: Images) -> Rung:

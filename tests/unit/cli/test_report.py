@@ -7,6 +7,7 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.cli.main import main
+from openddpm.record.manifest import ManifestCheck, check_manifest, read_manifest, write_manifest
 
 SMALL: dict[str, Any] = {"steps": 40, "rows": 4, "previews": 1}
 
@@ -28,6 +29,22 @@ def test_one_run_is_rebuilt(runs: Path) -> None:
     assert (runs / "first" / "report.html").exists()
     assert (runs / "first" / "README.md").exists()
     assert not [*runs.rglob("*index.html")]
+
+
+def test_rebuilding_a_report_blesses_no_changed_record(runs: Path) -> None:
+    """The manifest has the new pages after `report`, and still tells that somebody changed metrics.jsonl before."""
+    run = runs / "first"
+    assert main(["report", str(run)]) == 0
+    assert not (run / "manifest.json").exists()  # nor does `report` make one
+    write_manifest(run, ("metrics.jsonl", "run.json", "report.html", "README.md", "curves.png"))
+    for page in ("report.html", "README.md", "curves.png"):
+        (run / page).write_text("old", "utf-8")
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n", "utf-8")
+    assert main(["report", str(run)]) == 0
+    manifest = read_manifest(run)
+    assert manifest is not None and manifest.keys() >= {"report.html", "README.md", "curves.png"}
+    assert check_manifest(run, manifest) == ManifestCheck([], ["metrics.jsonl"], [])
 
 
 def test_a_folder_of_runs_has_an_index(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

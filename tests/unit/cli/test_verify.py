@@ -8,6 +8,7 @@ import pytest
 
 from made_up_run import write_made_up_run
 from openddpm.cli.main import main
+from openddpm.record.manifest import check_manifest, read_manifest, write_manifest
 from openddpm.record.verification import RungName, RungStatus, VerificationRecord
 from verifications import CLIMBED, a_verification
 
@@ -23,7 +24,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the ladder finds, and what it was asked; it climbs at once."""
     asked: dict[str, Any] = {"found": a_verification()}
 
-    def climb(record: Any, source: str, listener: Any, *_: object) -> VerificationRecord:
+    def climb(record: Any, source: str, listener: Any, *_: object, **__: object) -> VerificationRecord:
         asked["source"] = source
         found: VerificationRecord = asked["found"].model_copy(update={"source": source})
         for rung in found.rungs:
@@ -68,6 +69,18 @@ def test_page_and_statement_lie_in_the_folder_of_the_run(run: Path, verified: di
     assert found.source == "run"
     page = (run / "verify.html").read_text("utf-8")
     assert "plank-not_asked" in page and '"name":"training loss"' in page
+
+
+def test_the_manifest_has_the_last_page_and_statement(run: Path, verified: dict[str, Any]) -> None:
+    """A run that is verified again is not a changed one: its manifest has the new digests of these files alone."""
+    write_manifest(run, ["run.json"])
+    (run / "run.json").write_bytes((run / "run.json").read_bytes() + b" ")
+    for statuses in (CLIMBED, {**CLIMBED, "data": "failed"}):
+        verified["found"] = a_verification(statuses)
+        main(["verify", str(run)])
+        listed = read_manifest(run)
+        assert listed is not None and {*listed} == {"run.json", "verification.json", "verify.html"}
+        assert check_manifest(run, listed).altered == ["run.json"]
 
 
 def test_json_writes_nothing_unless_a_page_is_named(

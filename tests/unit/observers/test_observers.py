@@ -10,18 +10,21 @@ from made_up_run import a_row, a_run, write_made_up_run
 from openddpm.config import TrainConfig
 from openddpm.observers import push as push_module
 from openddpm.observers.display import Display
+from openddpm.observers.manifest import ManifestObserver
 from openddpm.observers.push import PushObserver
 from openddpm.observers.report import ReportObserver
 from openddpm.publishing.hub import HubError
 from openddpm.record.data_record import DataRecord, LeftOut
+from openddpm.record.manifest import ManifestCheck, check_manifest, read_manifest
 from openddpm.record.reader import Preview, read_run_folder
-from openddpm.record.schema import Verdict
+from openddpm.record.schema import Status, Verdict
 
 
 def test_a_run_that_failed_before_the_start_still_ends(tmp_path: Path) -> None:
     """Observers that never got the start take the end of a failed run without an error of their own."""
     run = a_run(tmp_path / "run").model_copy(update={"status": "failed"})
     ReportObserver().ended(run)
+    ManifestObserver().ended(run)
     Display(Console(file=io.StringIO())).ended(run)
 
 
@@ -40,6 +43,35 @@ def test_a_report_that_cannot_be_built_ends_no_run(tmp_path: Path, monkeypatch: 
     assert output.getvalue().count("No space left on device") == 1
     assert f"openddpm report {folder}" in output.getvalue()
     assert (folder / "README.md").is_file()
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
+def test_a_run_that_ends_has_a_manifest(status: Status, tmp_path: Path) -> None:
+    """However a run ended, its manifest lists its record and pages, as they are."""
+    folder = write_made_up_run(tmp_path / "run", steps=20, rows=4, previews=1, status=status)
+    run = read_run_folder(folder).run
+    for observer in (ReportObserver(), ManifestObserver()):
+        observer.started(run, folder)
+        observer.ended(run)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert {"run.json", "metrics.jsonl", "checkpoints.jsonl", "report.html", "README.md"} < manifest.keys()
+    assert check_manifest(folder, manifest) == ManifestCheck([], [], [])
+
+
+def test_a_manifest_that_cannot_be_written_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk gives one warning, and no manifest."""
+    folder, output = write_made_up_run(tmp_path / "[bold] run", steps=20, rows=4, previews=1), io.StringIO()
+
+    def full(path: Path, content: str) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("openddpm.record.manifest.write_atomically", full)
+    observer = ManifestObserver(Console(file=output))
+    observer.started(a_run(folder), folder)
+    observer.ended(a_run(folder))
+    assert "manifest.json could not be written (OSError: No space left on device)" in output.getvalue()
+    assert not (folder / "manifest.json").exists()
 
 
 def test_a_push_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The model card, and what a push may take along."""
 
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -13,11 +14,12 @@ from made_up_run import write_made_up_run
 from openddpm.cli.options import parse_train_config
 from openddpm.config import config_differences, recorded_config
 from openddpm.errors import UserError
-from openddpm.publishing.selection import WEIGHTS_FILE, WEIGHTS_FILES, Commit, left_over, select
+from openddpm.publishing.selection import Commit, left_over, manifest_of, select
 from openddpm.record.files import file_sha256
 from openddpm.record.kept import PublishedWeights, milestone_name
-from openddpm.record.public import last_part
-from openddpm.record.reader import read_run_folder
+from openddpm.record.manifest import ManifestCheck, check_manifest, read_manifest, write_manifest
+from openddpm.record.public import WEIGHTS_FILE, WEIGHTS_FILES, last_part, published_names
+from openddpm.record.reader import read_checkpoint_rows, read_run_folder
 from openddpm.record.schema import RunRecord, Verdict
 from openddpm.report.card import write_card
 
@@ -66,10 +68,95 @@ def test_a_record_without_weights_leaves_those_of_its_run(tmp_path: Path) -> Non
     """Weights in the repository stay if they are of a checkpoint of this run; those of another run go with it."""
     run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1)
     own = json.loads((run / "checkpoints.jsonl").read_text("utf-8").splitlines()[-1])["exported_sha256"]
-    there = {"run.json": None, **dict.fromkeys(WEIGHTS_FILES), "samples/step-00000099-ema.png": None}
+    there = {
+        "run.json": None,
+        "manifest.json": None,
+        **dict.fromkeys(WEIGHTS_FILES),
+        "samples/step-00000099-ema.png": None,
+    }
     commits = select(run, "me/model", None)
     assert left_over(run, commits, {**there, WEIGHTS_FILE: own}) == ["samples/step-00000099-ema.png"]
     assert {*WEIGHTS_FILES} < {*left_over(run, commits, {**there, WEIGHTS_FILE: "0" * 64})}
+
+
+def with_manifest(run: Path) -> Path:
+    """Return a run folder after its manifest is written."""
+    write_manifest(run, published_names(run, read_checkpoint_rows(run), None))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", ""),
+        ("run.json", None),
+        ("evaluations.jsonl", None),
+        ("verdict.json", '{"code": "learning", "sentence": "", "evidence": [], "step": 1, "images_seen": 32}'),
+        ("samples/step-00000011-ema.png", "another picture"),
+        ("unet/config.json", "{}"),
+    ],
+    ids=lambda value: "" if value is None else value[:20],
+)
+def test_a_changed_record_is_not_pushed(name: str, content: str | None, tmp_path: Path) -> None:
+    """A file of the record that was edited, removed or added after the run is named, and nothing is sent or written."""
+    run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1)
+    (run / "unet").mkdir()
+    (run / "unet" / "config.json").write_text('{"sample_size": 16}', "utf-8")
+    with_manifest(run)
+    if content is not None:
+        (run / name).write_text(content, "utf-8")
+    elif name == "run.json":
+        (run / name).write_text((run / name).read_text("utf-8").replace('"seed": 0', '"seed": 1'), "utf-8")
+    else:
+        (run / name).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"was changed after the run ended.*: '{name}'\n"):
+        select(run, "me/model", None)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (run / "manifest.json").unlink()
+    assert select(run, "me/model", None)
+
+
+def test_pages_and_previews_may_change_or_go(tmp_path: Path) -> None:
+    """A page that was edited, since it is made anew, and a preview that was removed keep no run from being pushed."""
+    run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1)
+    write_card(run)
+    with_manifest(run)
+    (run / "README.md").write_text("mine", "utf-8")
+    (run / "samples" / "step-00000011-ema.png").unlink()
+    (first,) = select(run, "me/model", None)
+    assert b"openddpm" in first.content["README.md"]  # type: ignore[operator]
+    manifest = read_manifest(run)  # select wrote the card in the folder, too
+    assert manifest is not None
+    assert check_manifest(run, manifest) == ManifestCheck(["samples/step-00000011-ema.png"], [], [])
+
+
+def test_the_manifest_of_a_push_lists_what_the_repository_has(tmp_path: Path) -> None:
+    """It lists what is sent as it is sent, weights of this run that stay there, and neither strangers nor what goes."""
+    run = write_made_up_run(tmp_path / "run", steps=11, rows=2, previews=1, config={"output_dir": "/home/me/run"})
+    with_manifest(run)
+    row = read_checkpoint_rows(run)[-1]
+    commits = select(run, "me/model", "none")
+    stay = {WEIGHTS_FILE: row.exported_sha256, milestone_name(row.step): row.exported_sha256}
+    gone = {milestone_name(7): "7" * 64}
+    there = {"run.json": None, "notes.md": None, "data/big.bin": "5" * 64, "unet/config.json": None, **stay, **gone}
+    assert left_over(run, commits, there) == [*gone]
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "manifest.json").write_bytes(manifest_of(run, "me/model", commits, there, [*gone]))
+    manifest = read_manifest(tmp_path / "copy")
+    assert manifest is not None
+    sent = {name: content for commit in commits for name, content in commit.content.items()}
+    assert manifest == stay | {
+        name: hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+        for name, content in sent.items()
+    }
+    local = read_manifest(run)
+    assert local is not None and local["run.json"] != manifest["run.json"]  # its paths are reduced
+    assert local["metrics.jsonl"] == manifest["metrics.jsonl"]
+    assert json.loads((tmp_path / "copy" / "manifest.json").read_text("utf-8"))["subject"][0]["name"] == "model"
+    del there["run.json"]  # whatever is there, no run was pushed before
+    (tmp_path / "copy" / "manifest.json").write_bytes(manifest_of(run, "me/model", commits, there, []))
+    assert (read_manifest(tmp_path / "copy") or {}).keys() == {*sent}
 
 
 def front_matter(card: str) -> dict[str, object]:

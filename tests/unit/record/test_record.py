@@ -50,11 +50,7 @@ RUN = RunRecord(
         num_compared=10,
     ),
     model=ModelRecord(
-        num_parameters=5,
-        gflops_per_image=0.2,
-        config={"sample_size": 16},
-        signal_left=0.0064,
-        initial_sha256="5c" * 32,
+        num_parameters=5, gflops_per_image=0.2, config={"sample_size": 16}, signal_left=0.0064, initial_sha256="0" * 64
     ),
     progress=Progress(step=30, images_seen=960, epoch=10.5),
     sessions=[made_up_session(2, 0, 20), made_up_session(1, 20, 30, cpu_threads=1)],
@@ -162,7 +158,7 @@ def test_what_a_run_leaves_has_its_names() -> None:
         *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json"),
         *("verdict.json", "samples", "checkpoints", "generated", "model_index.json", "unet", "scheduler"),
         *("report.html", "README.md", "curves.png", "checkpoints.jsonl", "trackers.json", "milestones"),
-        *("reference_band.json", "compare.html", "verification.json", "verify.html"),
+        *("reference_band.json", "compare.html", "manifest.json", "verification.json", "verify.html"),
     }
     assert TRAINING_DATA_PICTURE == "samples/training-data.png"
 

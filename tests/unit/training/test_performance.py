@@ -13,6 +13,7 @@ from openddpm.cli.options import parse_train_config
 from openddpm.config import resuming_config
 from openddpm.data import stream
 from openddpm.diffusion.unet import SIZES
+from openddpm.errors import UserError
 from openddpm.record.reader import read_run_record
 from openddpm.training import setup
 from openddpm.training.loop import fit
@@ -261,11 +262,26 @@ def test_exact_repeats_in_tf32_and_fills_no_memory(
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     assert cuda.matmul.allow_tf32 and cudnn.allow_tf32 and cudnn.deterministic and not cudnn.benchmark
     assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert cuda.math_sdp_enabled()
     assert not (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled() or cuda.cudnn_sdp_enabled())
     choose_speed(tiny_config(tmp_path), GPU, 272, 166, 1, GB).apply(_OnGpu())
     assert cudnn.benchmark and not torch.are_deterministic_algorithms_enabled() and cuda.flash_sdp_enabled()
+
+
+def test_an_operation_that_does_not_repeat_is_named(tmp_path: Path, _torchs_switches: None) -> None:
+    """Where only operations that repeat are allowed, one that does not ends the run with its name, and the switch is as
+    before afterwards."""
+    torch.use_deterministic_algorithms(True)
+
+    def transform(images: torch.Tensor) -> torch.Tensor:
+        return images.put_(torch.tensor([0]), images.new_tensor([1]))
+
+    with pytest.raises(UserError) as raised:
+        fit(prepare(tiny_config(tmp_path), tiny_images(), transform))
+    assert raised.value.found.startswith("--speed exact: put_ has no implementation")
+    assert torch.get_deterministic_debug_mode() == 2
 
 
 def _trained(folder: Path, name: str, **options: Any) -> Path:

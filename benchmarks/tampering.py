@@ -1,0 +1,208 @@
+"""What somebody could change in the record of a run, by mistake or on purpose, each as a function of its folder.
+
+Digests in the record are made to fit what was changed, as a careful forger would do, who also writes the manifest anew
+(`tampered`): what then still shows it is that the numbers do not come out of the options.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from openddpm.record.files import file_sha256, read_json_lines
+from openddpm.record.manifest import write_manifest
+from openddpm.record.public import published_names
+from openddpm.record.reader import read_run_folder
+from openddpm.training.checkpoint import list_checkpoints, remove_checkpoints
+
+METADATA = {"format": "pt"}
+EXPORTED = "unet/diffusion_pytorch_model.safetensors"
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """One change of a record."""
+
+    name: str
+    what: str
+    change: Callable[[Path, Path], None]
+    """(folder of the record, folder of another run with the same options and another seed): changes the first."""
+    caught_by: str
+    """The first rung of the ladder that has to fail, if the budget is enough for all first steps and segments."""
+    needs_whole: bool = False
+    """Whether only training the whole run again can show it."""
+
+
+def tampered(folder: Path, other: Path, tampering: Tampering) -> None:
+    """Change the record in `folder`, and write its manifest anew."""
+    tampering.change(folder, other)
+    run = read_run_folder(folder)
+    write_manifest(folder, published_names(folder, run.checkpoints, run.run.config.get("keep_every")))
+
+
+def _edit_rows(name: str, edit: Callable[[Rows], Rows]) -> Callable[[Path, Path], None]:
+    def change(folder: Path, other: Path) -> None:
+        rows = edit(read_json_lines(folder / name))
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    return change
+
+
+def _edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text("utf-8"))
+    edit(value)
+    path.write_text(json.dumps(value), "utf-8")
+
+
+def _edited_line(rows: Rows) -> Rows:
+    rows[len(rows) // 4]["train_loss"] *= 0.9
+    return rows
+
+
+def _smoothed(rows: Rows) -> Rows:
+    losses = [row["train_loss"] for row in rows]
+    for index in range(2, len(rows) // 2):
+        rows[index]["train_loss"] = float(np.mean(losses[index - 2 : index + 3]))
+    return rows
+
+
+def _scaled_rate(rows: Rows) -> Rows:
+    return [{**row, "learning_rate": 1.1 * row["learning_rate"]} for row in rows]
+
+
+def _note_exported(folder: Path) -> None:
+    """Give the last line of checkpoints.jsonl the digest of the exported weights."""
+    rows = read_json_lines(folder / "checkpoints.jsonl")
+    rows[-1]["exported_sha256"] = file_sha256(folder / EXPORTED)
+    (folder / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def _note_checkpoint(folder: Path, checkpoint: Path) -> None:
+    """Give a checkpoint's manifest and its line of checkpoints.jsonl the digests of its files."""
+    sha256 = {path.name: file_sha256(path) for path in sorted(checkpoint.iterdir()) if path.name != "manifest.json"}
+    entries = {name: {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256[name]} for name in sha256}
+    (checkpoint / "manifest.json").write_text(json.dumps({"files": entries}), "utf-8")
+    rows = read_json_lines(folder / "checkpoints.jsonl")
+    for row in rows:
+        if checkpoint.name == f"step-{row['step']:08d}":
+            exported = "ema.safetensors" if "ema.safetensors" in sha256 else "unet.safetensors"
+            row |= {"sha256": sha256, "exported_sha256": sha256[exported]}
+    (folder / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def _other_weights(folder: Path, other: Path) -> None:
+    (folder / EXPORTED).unlink()  # it may be a link to a checkpoint's
+    shutil.copyfile(other / EXPORTED, folder / EXPORTED)
+    _note_exported(folder)
+
+
+def _raw_for_ema(folder: Path, other: Path) -> None:
+    (folder / EXPORTED).unlink()
+    shutil.copyfile(list_checkpoints(folder)[-1] / "unet.safetensors", folder / EXPORTED)
+    _note_exported(folder)
+
+
+def _other_preview(folder: Path, other: Path) -> None:
+    last = sorted((folder / "samples").glob("step-*-ema.png"))[-1]
+    shutil.copyfile(sorted((other / "samples").glob("step-*-ema.png"))[-1], last)
+
+
+def _brighter_preview(folder: Path, other: Path) -> None:
+    last = sorted((folder / "samples").glob("step-*-ema.png"))[-1]
+    pixels = np.asarray(Image.open(last)).astype(int) + 1
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(last)
+
+
+def _other_evaluations(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "evaluations.jsonl", folder / "evaluations.jsonl")
+
+
+def _other_seed(folder: Path, other: Path) -> None:
+    def edit(run: dict[str, Any]) -> None:
+        run["seed"] = run["config"]["seed"] = run["seed"] + 1
+
+    _edit_json(folder / "run.json", edit)
+
+
+def _zeroed_moments(folder: Path, other: Path) -> None:
+    checkpoint = list_checkpoints(folder)[len(list_checkpoints(folder)) // 2]
+    path = checkpoint / "optimizer.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path, metadata=METADATA)
+    _note_checkpoint(folder, checkpoint)
+
+
+def _loose_baselines(folder: Path, other: Path) -> None:
+    """Make the linear denoiser 20 % worse, and every skill fit."""
+
+    def loosen(baselines: dict[str, Any]) -> None:
+        for name in ("linear", "linear_train"):
+            baselines[name] = [1.2 * loss for loss in baselines[name]]
+
+    _edit_json(folder / "baselines.json", loosen)
+
+    def refit(rows: Rows) -> Rows:
+        for row in rows:
+            for name in ("skill", "train_skill"):
+                if row[name] is not None:
+                    row[name] = 1 - (1 - row[name]) / 1.2
+            for band in row["bands"].values():
+                if band["linear"] is not None:
+                    band["linear"] *= 1.2
+                    band["skill"] = 1 - band["loss"] / band["linear"]
+        return rows
+
+    _edit_rows("evaluations.jsonl", refit)(folder, other)
+
+
+def _hidden_resumption(folder: Path, other: Path) -> None:
+    """Delete what tells that the run was resumed with changed options, and give all lines the old learning rate's."""
+
+    def edit(run: dict[str, Any]) -> None:
+        run["resumptions"], run["sessions"] = [], [{**run["sessions"][-1], "first_step": 0}]
+        run["config"]["accept_changes"] = False
+
+    _edit_json(folder / "run.json", edit)
+
+
+def _invented_rest(folder: Path, other: Path) -> None:
+    """Keep the first quarter, and go on with the lines, weights and pictures of another run; no checkpoint is kept."""
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"):
+        ours, theirs = read_json_lines(folder / name), read_json_lines(other / name)
+        end = max(row["step"] for row in ours) // 4
+        rows = [row for row in ours if row["step"] <= end] + [row for row in theirs if row["step"] > end]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    remove_checkpoints(folder)
+    shutil.rmtree(folder / "samples")
+    shutil.copytree(other / "samples", folder / "samples")
+    (folder / EXPORTED).unlink()
+    shutil.copyfile(other / EXPORTED, folder / EXPORTED)
+
+
+TAMPERINGS = (
+    Tampering("line", "a loss of metrics.jsonl edited", _edit_rows("metrics.jsonl", _edited_line), "first_steps"),
+    Tampering(
+        "removed",
+        "a line of metrics.jsonl removed",
+        _edit_rows("metrics.jsonl", lambda rows: rows[: len(rows) // 2] + rows[len(rows) // 2 + 1 :]),
+        "files",
+    ),
+    Tampering("smoothed", "a stretch of losses smoothed", _edit_rows("metrics.jsonl", _smoothed), "first_steps"),
+    Tampering("rate", "the learning rates scaled", _edit_rows("metrics.jsonl", _scaled_rate), "files"),
+    Tampering("weights", "final weights of another seed", _other_weights, "evaluation"),
+    Tampering("raw", "raw weights for the averaged ones", _raw_for_ema, "evaluation"),
+    Tampering("preview", "a preview of another run", _other_preview, "previews"),
+    Tampering("brighter", "a preview brighter by one level", _brighter_preview, "previews"),
+    Tampering("evaluations", "held-out losses of another run", _other_evaluations, "first_steps"),
+    Tampering("seed", "another seed", _other_seed, "initial_weights"),
+    Tampering("moments", "a checkpoint's optimizer state zeroed", _zeroed_moments, "first_steps"),
+    Tampering("baselines", "a weaker baseline, skills made to fit", _loose_baselines, "evaluation"),
+    Tampering("rest", "honest first steps, the rest invented", _invented_rest, "whole", needs_whole=True),
+)

@@ -1,0 +1,100 @@
+"""Where two runs with the same seed and options part: by the digests of their checkpoints, then by a replay."""
+
+from dataclasses import dataclass
+
+from openddpm.comparison.compare import same_seed
+from openddpm.comparison.same_run import Difference, Relation, computes_coarsely, related
+from openddpm.errors import UserError
+from openddpm.record.kept import step_name
+from openddpm.record.reader import RunFolder
+from openddpm.verification.replay import Replayed, Stretch, Tell, replay
+from openddpm.verification.replays import what_stands_at, why_not_here
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two runs part."""
+
+    step: int | None
+    """The first logged step that only one of them has as training gives it; None if they never part."""
+    text: str
+    replayed_steps: int = 0
+
+
+def find_parting(record: RunFolder, other: RunFolder, dataset: str | None, tell: Tell) -> Parting:
+    """Return where two runs with the same seed and options part, and with which of them a replay agrees.
+
+    The digests of their checkpoints tell between which two that is; the steps between are trained again from the last
+    checkpoint that both share, or from the seed if neither folder has it.
+
+    Raises:
+        UserError: the runs differ in seed or options.
+        NotHere: their steps cannot be trained here.
+    """
+    if same_seed(record, [other]) is None:
+        found = f"'{record.folder.name}' and '{other.folder.name}' differ in seed, options or images"
+        raise UserError(found, "Give two runs of one config; `openddpm compare` tells how others differ.")
+    shared, unequal = _by_digests(record, other)
+    by_lines = related(record, other).parted
+    ends = [by_lines.step] if by_lines else []
+    if shared and unequal is not None:  # on another machine all digests differ
+        ends.append(unequal)
+    end = min(ends, default=None)
+    if end is None:
+        return Parting(None, "the two records do not part: what both have is the same, or apart as rounding is")
+    why_not_here(record.run)
+    trained, beside, stretch = _stretch(record, other, shared, end)
+    relation = Relation(beside, computes_coarsely(beside))
+    return _told(trained, beside, replay(trained, stretch, dataset, tell, other=relation), relation)
+
+
+def _by_digests(record: RunFolder, other: RunFolder) -> tuple[list[int], int | None]:
+    """Return the steps at which both had the same checkpoint, and the first after them at which they had not."""
+    theirs = {row.step: row.sha256.get("unet.safetensors") for row in other.checkpoints}
+    steps = [row for row in record.checkpoints if row.step in theirs]
+    same = [row.step for row in steps if row.sha256.get("unet.safetensors") == theirs[row.step]]
+    unequal = next((row.step for row in steps if row.step not in same and row.step > max(same, default=0)), None)
+    return same, unequal
+
+
+def _stretch(record: RunFolder, other: RunFolder, shared: list[int], end: int) -> tuple[RunFolder, RunFolder, Stretch]:
+    """Return which run to train again, the other one, and which of its steps."""
+    found = Stretch(0, end)
+    pair = (record, other)
+    for one, another in ((record, other), (other, record)):
+        for row in one.checkpoints:
+            folder = one.folder / "checkpoints" / step_name(row.step)
+            is_common = row.step in shared or not shared
+            if found.first < row.step < end and is_common and folder.is_dir():
+                found, pair = Stretch(row.step, end, folder), (one, another)
+    return *pair, found
+
+
+def _first_difference(relation: Relation, other: Relation) -> Difference | None:
+    """Return the first number in which a record is not what a replay gave: none, if that is rounding.
+
+    Where the replay has the other record's bits, nothing is rounding: both records had the same bits at its start.
+    """
+    return relation.parted or (relation.first if other.num_numbers and other.first is None else None)
+
+
+def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Relation) -> Parting:
+    """Return what a replay of one run says of both."""
+    ours, theirs = _first_difference(found.relation, relation), _first_difference(relation, found.relation)
+    start = "the seed" if found.stretch.checkpoint is None else f"the checkpoint of step {found.stretch.first:,}"
+    how = f"{found.steps:,} steps trained again from {start}"
+    names = trained.folder.name, beside.folder.name
+    if ours is not None and theirs is not None:
+        step = min(ours.step, theirs.step)
+        return Parting(step, f"neither record has what training gives at step {step:,} ({how})", found.steps)
+    for parted, (wrong, right), run in ((ours, names, trained), (theirs, names[::-1], beside)):
+        if parted is not None:
+            before = f"steps {parted.step - run.run.config.get('logging_steps', 10) + 1:,} to {parted.step:,}"
+            text = (
+                f"{wrong} parts from what training gives within {before}: {parted.how_far}; {right} does not ({how}). "
+            )
+            return Parting(parted.step, text + f"In {wrong}, {what_stands_at(run.run, parted.step)}.", found.steps)
+    text = (
+        f"both records have the logged numbers that training gives, but not the same weights at step {found.reached:,}"
+    )
+    return Parting(found.reached, f"{text} ({how})", found.steps)

@@ -1,0 +1,250 @@
+"""Each tampering with a record is caught by the rung that should catch it; honest records never fail."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tampering import TAMPERINGS, Tampering, tampered
+
+import openddpm
+from openddpm.record.reader import read_run_folder
+from openddpm.record.verification import Rung, VerificationRecord
+from openddpm.verification.ladder import verify
+from openddpm.verification.rungs import files
+from tiny import tiny_config, tiny_images, write_tiny_folder
+
+STEPS = 24
+
+
+class _Silent:
+    def working(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def finished(self, rung: Rung) -> None:
+        pass
+
+
+def climbed(folder: Path, whole: bool = False, **options: Any) -> VerificationRecord:
+    """Return the statement about a record."""
+    return verify(read_run_folder(folder), str(folder), _Silent(), whole=whole, **options)
+
+
+def statuses(found: VerificationRecord) -> dict[str, str]:
+    """Return the status of each rung."""
+    return {rung.name: rung.status for rung in found.rungs}
+
+
+def texts(found: VerificationRecord, status: str) -> list[str]:
+    """Return the texts of the rungs with a status."""
+    return [f"{rung.name}: {rung.text}" for rung in found.rungs if rung.status == status]
+
+
+def trained(folder: Path, name: str, **options: Any) -> Path:
+    """Train a tiny run whose checkpoints are all kept, and return its folder."""
+    values = {"max_train_steps": STEPS, "checkpointing_steps": 6, "checkpoints_total_limit": 100, **options}
+    config = tiny_config(folder, name, dataset=str(folder / "images"), report_to="none", **values)
+    openddpm.train(config)
+    return Path(config.output_dir)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with images."""
+    folder = tmp_path_factory.mktemp("verify")
+    write_tiny_folder(folder / "images")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def honest(place: Path) -> Path:
+    """Return the folder of a run that nobody tampered with."""
+    return trained(place, "honest")
+
+
+@pytest.fixture(scope="module")
+def other(place: Path) -> Path:
+    """Return the folder of the same run with another seed."""
+    return trained(place, "other", seed=1)
+
+
+@pytest.fixture
+def copied(honest: Path, tmp_path: Path) -> Path:
+    """Return a copy of the honest run, to be changed."""
+    return Path(shutil.copytree(honest, tmp_path / "copy"))
+
+
+def test_an_honest_run_is_verified_to_the_bit_by_every_rung(honest: Path) -> None:
+    """All rungs of an untouched record are exact on the machine that made it, and all its steps are computed again."""
+    found = climbed(honest, whole=True)
+    assert set(statuses(found).values()) == {"exact"}, texts(found, "failed")
+    assert found.is_verified and found.first_divergent_step is None
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
+def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: Tampering) -> None:
+    """A record that was changed, with digests that fit, fails at the rung that is meant to see it, and at none before.
+
+    The run is short, so all its first steps are within the budget.
+    """
+    tampered(copied, other, tampering)
+    if tampering.needs_whole:
+        before = climbed(copied, budget_minutes=0)
+        assert not before.is_failed
+    found = climbed(copied, whole=tampering.needs_whole)
+    failed = [rung.name for rung in found.rungs if rung.status == "failed"]
+    assert tampering.caught_by in failed, statuses(found)
+    if not tampering.needs_whole:
+        assert failed[0] == tampering.caught_by, texts(found, "failed")
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
+def test_a_record_whose_manifest_was_left_as_it_was_fails_at_its_files(
+    copied: Path, other: Path, tampering: Tampering
+) -> None:
+    """Whatever is changed in a published file, the manifest that the run wrote shows it, without training a step.
+
+    The state of the optimizer is not published, and so is not in the manifest; checkpoints.jsonl is.
+    """
+    tampering.change(copied, other)
+    assert files(read_run_folder(copied)).status == "failed"
+
+
+def test_the_step_of_an_edited_loss_is_named(copied: Path) -> None:
+    """The first divergent step is the one whose line was edited."""
+    rows = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    rows[8]["train_loss"] *= 1.1
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert climbed(copied).first_divergent_step == rows[8]["step"]
+
+
+def test_a_hidden_resumption_with_another_learning_rate_fails(place: Path) -> None:
+    """A run that was resumed with another learning rate, which its record hides, has other numbers than its options
+    give: in its learning rates, or, if those are rewritten too, from the step of the resumption on."""
+    folder = trained(place, "resumed", max_train_steps=12)
+    openddpm.resume(folder, max_train_steps=STEPS, learning_rate=3e-3, accept_changes=True)
+    run = json.loads((folder / "run.json").read_text())
+    run["resumptions"], run["sessions"] = [], [{**run["sessions"][-1], "first_step": 0}]
+    (folder / "run.json").write_text(json.dumps(run))
+    found = climbed(folder)
+    assert statuses(found)["files"] == "failed"
+    assert statuses(found)["first_steps"] == "failed"
+
+
+def _replace_one_image(images: list[np.ndarray]) -> list[np.ndarray]:
+    return [255 - images[0], *images[1:]]
+
+
+def _reverse(images: list[np.ndarray]) -> list[np.ndarray]:
+    return images[::-1]
+
+
+@pytest.mark.parametrize("change", [_replace_one_image, _reverse])
+def test_other_images_fail(
+    honest: Path, tmp_path: Path, change: Callable[[list[np.ndarray]], list[np.ndarray]]
+) -> None:
+    """One other image, or the same in another order, fails the data rung, and nothing is trained on them."""
+    for number, image in enumerate(change(tiny_images())):
+        Image.fromarray(image).save(tmp_path / f"{number:03d}.png")
+    found = climbed(honest, dataset=str(tmp_path))
+    assert statuses(found)["data"] == "failed"
+    assert statuses(found)["first_steps"] == "not_checked" and found.replayed_steps == 0
+
+
+def test_missing_images_are_not_a_failure(honest: Path, tmp_path: Path) -> None:
+    """Without the images nothing fails, the text says where to name them, and the record counts as not verified."""
+    found = climbed(honest, dataset=str(tmp_path / "nowhere"))
+    assert not found.is_failed and not found.is_verified
+    assert "--dataset" in texts(found, "not_checked")[0]
+
+
+HONEST: dict[str, dict[str, Any]] = {
+    "v-prediction": {"prediction_type": "v_prediction"},
+    "muon": {"optimizer": "muon"},
+    "without an average": {"use_ema": False},
+    "without held-out images": {"heldout_images": 0},
+    "accumulation": {"gradient_accumulation_steps": 2, "train_batch_size": 2},
+    "flips": {"random_flip": True},
+    "bfloat16": {"mixed_precision": "bf16"},
+    "milestones": {"milestones": 3, "checkpoints_total_limit": 1},
+    "lines every seven steps": {"logging_steps": 7},
+    "previews each epoch": {"save_images_epochs": 1},
+    "epochs": {"max_train_steps": None, "num_epochs": 4},
+    "gray": {"image_mode": "gray"},
+}
+
+
+@pytest.mark.parametrize("options", HONEST.values(), ids=HONEST)
+def test_honest_runs_of_all_kinds_are_verified(place: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """No rung fails on an untouched record, whatever its options; files, data and first steps are always checked."""
+    folder = trained(place, str(tmp_path / "run"), **options)
+    found = climbed(folder)
+    assert found.is_verified, texts(found, "failed") + texts(found, "not_checked")
+
+
+def test_a_moved_folder_is_verified(copied: Path, tmp_path: Path) -> None:
+    """A run folder that was moved is verified like before."""
+    moved = shutil.move(copied, tmp_path / "elsewhere")
+    assert climbed(Path(moved)).is_verified
+
+
+def test_a_run_that_was_changed_on_the_way_is_checked_after_the_change(place: Path) -> None:
+    """After an accepted change nothing fails; steps before it are not checkable, and the text says so; segments after
+    it are trained again."""
+    folder = trained(place, "changed", max_train_steps=12)
+    openddpm.resume(folder, max_train_steps=STEPS, learning_rate=3e-3, accept_changes=True)
+    found = climbed(folder)
+    assert not found.is_failed, texts(found, "failed")
+    assert statuses(found)["first_steps"] == "not_checked" and statuses(found)["segments"] == "exact"
+    assert not found.is_verified
+
+
+def test_a_resumed_run_is_verified(place: Path) -> None:
+    """A run that was interrupted and resumed is verified from its seed on."""
+
+    class Interrupted(Exception):
+        pass
+
+    class Interrupting(openddpm.Observer):
+        def logged(self, row: Any) -> None:
+            if row.step == 15:
+                raise Interrupted
+
+    config = tiny_config(
+        place, "killed", dataset=str(place / "images"), max_train_steps=STEPS, checkpointing_steps=6, report_to="none"
+    )
+    with pytest.raises(Interrupted):
+        openddpm.train(config, observers=[Interrupting()])
+    openddpm.resume(config.output_dir)
+    found = climbed(Path(config.output_dir))
+    assert found.is_verified, texts(found, "failed")
+
+
+@pytest.mark.parametrize("given", ["transform", "dataset"])
+def test_what_was_given_from_python_is_not_checkable(place: Path, tmp_path: Path, given: str) -> None:
+    """A run with a user-supplied transform or data set fails nothing, and says that it cannot be trained again."""
+    source = {"dataset": str(place / "images")} if given == "transform" else {}
+    config = tiny_config(tmp_path, report_to="none", **source)
+    objects: dict[str, Any] = {"transform": {"transform": lambda images: images}, "dataset": {"dataset": tiny_images()}}
+    openddpm.train(config, **objects[given])
+    found = climbed(Path(config.output_dir))
+    assert not found.is_failed and not found.is_verified
+    assert "given from Python" in texts(found, "not_checked")[0]
+
+
+def test_a_replay_leaves_the_run_folder_as_it_is(honest: Path) -> None:
+    """Verifying changes no file of the run folder."""
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in honest.rglob("*")}
+    climbed(honest, whole=True)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in honest.rglob("*")} == before
+
+
+def test_no_temporary_folder_is_left(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders of replays are gone afterwards."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    climbed(honest)
+    assert list(tmp_path.iterdir()) == []
