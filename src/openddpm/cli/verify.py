@@ -93,7 +93,7 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
 
     with _Lines(is_quiet=True) as listener:
         try:
-            other = open_run(against)
+            other = open_run(against, whole=True)
             found = find_parting(record, other, dataset, lambda step: listener.working("segments", step, 0))
         except NotHere as error:
             raise UserError(f"their steps cannot be trained here: {error}", "Do it where that can be.") from error
