@@ -27,7 +27,7 @@ Told = Callable[[RungName, int, int], None]
 
 
 class Replays:
-    """Trains parts of a run again, and remembers how many steps that took and where the record first differed.
+    """Trains parts of a run again, and remembers which and where the record first differed.
 
     Args:
         dataset: where the images are, if not where the record says.
@@ -35,7 +35,8 @@ class Replays:
     """
 
     def __init__(self, record: RunFolder, dataset: str | None, told: Told) -> None:
-        self.num_steps = 0
+        self.stretches: list[tuple[int, int]] = []
+        """First and last step of each stretch that was trained again."""
         self.first_divergent_step: int | None = None
         self._record, self._dataset, self._told = record, dataset, told
         self._since = changed_at(record.run)
@@ -131,7 +132,8 @@ class Replays:
             found = replay(self._record, stretch, self._dataset, tell, end, wanted)
         except UserError as error:
             raise NotHere(error.found) from error
-        self.num_steps += found.steps
+        if found.steps:
+            self.stretches.append((found.stretch.first + 1, found.reached))
         return found
 
     def _problems(self, found: Replayed) -> list[str]:
