@@ -74,7 +74,7 @@ class Replays:
             return rung(name, "failed", problems[0], problems)
         if not done or not any(one.relation.num_numbers for one in done):
             return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
-        stretches = ", ".join(f"{one.stretch.first:,} to {one.reached:,}" for one in done)
+        stretches = ", ".join(f"{one.stretch.first + 1:,} to {one.reached:,}" for one in done)
         of = f" of {len(chosen)}" if len(done) < len(chosen) else ""
         text = f"{number_of(len(done), 'segment')}{of} trained again (steps {stretches})"
         return self._summary(name, text, done)
@@ -103,8 +103,8 @@ class Replays:
         if not found.relation.num_numbers:
             return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
         total = self._record.run.total_steps
-        what = "all" if found.reached == total else "the first"
-        return self._summary(name, f"{what} {found.reached:,} of {total:,} steps trained again from the seed", [found])
+        what = f"all {total:,} steps" if found.reached == total else f"the first {found.reached:,} of {total:,} steps"
+        return self._summary(name, f"{what} trained again from the seed", [found])
 
     def _summary(self, name: RungName, what: str, done: Sequence[Replayed]) -> Rung:
         numbers = sum(one.relation.num_numbers for one in done)
