@@ -178,7 +178,11 @@ HONEST: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", HONEST.values(), ids=HONEST)
+MORE = ("muon", "accumulation", "bfloat16", "milestones", "previews each epoch", "epochs", "gray")
+KINDS = [pytest.param(HONEST[kind], id=kind, marks=[pytest.mark.slow] * (kind in MORE)) for kind in HONEST]
+
+
+@pytest.mark.parametrize("options", KINDS)
 def test_honest_runs_of_all_kinds_are_verified(place: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     """No rung fails on an untouched record, whatever its options; files, data and first steps are always checked."""
     folder = trained(place, str(tmp_path / "run"), **options)
@@ -228,7 +232,7 @@ def test_a_resumed_run_is_verified(place: Path) -> None:
 def test_what_was_given_from_python_is_not_checkable(place: Path, tmp_path: Path, given: str) -> None:
     """A run with a user-supplied transform or data set fails nothing, and says that it cannot be trained again."""
     source = {"dataset": str(place / "images")} if given == "transform" else {}
-    config = tiny_config(tmp_path, report_to="none", **source)
+    config = tiny_config(tmp_path, report_to="none", checkpointing_steps=6, **source)
     objects: dict[str, Any] = {"transform": {"transform": lambda images: images}, "dataset": {"dataset": tiny_images()}}
     openddpm.train(config, **objects[given])
     found = climbed(Path(config.output_dir))
