@@ -147,17 +147,22 @@ def resumed_record(
 
 def environment(device: torch.device, speed: SpeedRecord, pace: PaceRecord | None) -> EnvironmentRecord:
     """Return the machine and the software of a session."""
-    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
     return EnvironmentRecord(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         device_type=device.type,
         cpu_threads=torch.get_num_threads(),
         python=platform.python_version(),
         platform=platform.platform(),
-        packages={"openddpm": __version__, **{name: version(name) for name in packages}},
+        packages=package_versions(),
         speed=speed,
         pace=pace,
     )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of openddpm and of the libraries that the numbers depend on."""
+    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
+    return {"openddpm": __version__, **{name: version(name) for name in packages}}
 
 
 def processor_name() -> str:

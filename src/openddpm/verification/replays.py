@@ -23,6 +23,7 @@ from openddpm.training.checkpoint import (
     tensors_sha256,
     verify_checkpoint,
 )
+from openddpm.training.new_record import package_versions
 from openddpm.training.state import Tensors
 from openddpm.verification.materials import NotHere
 from openddpm.verification.record_lines import changed_at
@@ -184,7 +185,7 @@ class Replays:
             at = relation.parted
             self.first_divergent_step = min(at.step, self.first_divergent_step or at.step)
             where = f"trained again from {origin}, step {at.step:,} is not the record's: {at.text}"
-            return [f"{where}; {what_stands_at(self._record.run, at.step)}"]
+            return [f"{where}; {what_stands_at(self._record.run, at.step)}{_other_versions(self._record.run)}"]
         if found.not_finite is not None:
             self.first_divergent_step = found.reached + 1
             return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
@@ -227,6 +228,14 @@ def what_stands_at(run: RunRecord, step: int) -> str:
             changes = "; ".join(entry.changes) or "nothing changed, it says"
             return f"the run was resumed at step {entry.step:,} on {session.environment.device} ({changes})"
     return "the record has nothing special there: no resumption, no change"
+
+
+def _other_versions(run: RunRecord) -> str:
+    """Return which libraries have other versions here than in the record, as a part of a sentence."""
+    here = package_versions()
+    there = run.session.environment.packages
+    others = [f"{name} {there[name]}, here {here[name]}" for name in here if there.get(name, here[name]) != here[name]]
+    return f" (it was made with {'; '.join(others)})" if others else ""
 
 
 def why_not_here(run: RunRecord) -> None:
