@@ -23,6 +23,7 @@ from openddpm.record.schema import (
     EnvironmentRecord,
     EvaluationPlan,
     EvaluationRow,
+    InitialWeightsRecord,
     MetricsRow,
     ModelRecord,
     Progress,
@@ -102,7 +103,7 @@ def write_made_up_run(
                 gflops_per_image=0.21,
                 config={"block_out_channels": [32, 64, 64], "layers_per_block": 1, "sample_size": resolution},
                 signal_left=0.0064,
-                initial_sha256="0" * 64,
+                initial_weights=InitialWeightsRecord(sha256="0" * 64, norm=1.0),
             ),
             progress=_progress(steps),
             sessions=[

@@ -106,6 +106,16 @@ class InitRecord(RecordModel):
     """Image size that they were trained on, if their config says so."""
 
 
+class InitialWeightsRecord(RecordModel):
+    """The raw weights before the first step."""
+
+    sha256: str
+    """Digest: for each tensor, in the order of the names, its name, dtype and shape as a line ("conv_in.bias float32
+    32"), then its bytes."""
+    norm: float
+    """Square root of the sum of the squares of all weights, in double precision: other processors round it alike."""
+
+
 class ModelRecord(RecordModel):
     """The UNet: enough to build it again."""
 
@@ -116,9 +126,7 @@ class ModelRecord(RecordModel):
     """Config of the UNet2DModel."""
     signal_left: float
     """Share of an image that is left at the last timestep, a_T of a_T x_0 + s_T e."""
-    initial_sha256: str
-    """Digest of the weights before the first step: for each tensor, in the order of the names, its name, dtype and
-    shape as a line ("conv_in.bias float32 32"), then its bytes."""
+    initial_weights: InitialWeightsRecord
     init_from: InitRecord | None = None
     """Null if the weights were initialized at random, or given from Python."""
 

@@ -17,6 +17,7 @@ from openddpm.data.near_duplicates import NearDuplicates
 from openddpm.record.schema import (
     DatasetRecord,
     EnvironmentRecord,
+    InitialWeightsRecord,
     ModelRecord,
     PaceRecord,
     Progress,
@@ -42,7 +43,7 @@ def new_record(
     timetable: Timetable,
     near: NearDuplicates | None,
     environment: EnvironmentRecord,
-    initial_sha256: str,
+    initial_weights: InitialWeightsRecord,
 ) -> RunRecord:
     """Return the record of a run at step 0.
 
@@ -51,7 +52,7 @@ def new_record(
         unet: may lie on the meta device.
         gflops: per image, forward and backward.
         near: None in processes other than the main one, whose record is not written.
-        initial_sha256: digest of the raw weights at step 0.
+        initial_weights: of the run at step 0.
     """
     source, store, split = plan.source, plan.store, plan.split
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -82,7 +83,7 @@ def new_record(
             gflops_per_image=round(gflops, 3),
             config=json.loads(json.dumps({name: unet.config[name] for name in unet.config if name[0] != "_"})),
             signal_left=signal_left,
-            initial_sha256=initial_sha256,
+            initial_weights=initial_weights,
             init_from=plan.pretrained.record() if plan.pretrained else None,
         ),
         progress=Progress(step=0, images_seen=0, epoch=0.0),

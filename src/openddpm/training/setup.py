@@ -54,7 +54,7 @@ from openddpm.training.plan import Plan, UserObjects, make_plan
 from openddpm.training.recorder import Recorder
 from openddpm.training.run import StepParts, Training
 from openddpm.training.run_folder import begin_folder, export_pipeline
-from openddpm.training.state import TrainingState, weights_digest
+from openddpm.training.state import TrainingState, describe_weights
 from openddpm.training.timetable import Timetable, make_timetable
 
 
@@ -117,7 +117,10 @@ def _build(
         near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=False)
         store = with_near_duplicates(store, near)
     how = environment(device, speed, None if pace is None else pace.record(timetable))
-    initial = weights_digest(state.weights()[RAW]) if accelerator.is_main_process and earlier is None else ""
+    if earlier is not None:
+        initial = earlier.record.model.initial_weights
+    else:
+        initial = describe_weights(state.weights()[RAW])
     run = new_record(
         *(plan, config, accelerator, frozen_unet, gflops, process.signal_left(), timetable, near, how, initial)
     )

@@ -10,22 +10,22 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from openddpm.errors import UserError
-from openddpm.record.schema import RAW, Weights
+from openddpm.record.schema import RAW, InitialWeightsRecord, Weights
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File stem ("unet", "ema", "optimizer") -> tensor name -> tensor."""
 
 
-def weights_digest(weights: dict[str, torch.Tensor]) -> str:
-    """Return the sha256 of weights: for each tensor in the order of the names its name, dtype and shape as a line, then
-    its bytes, row by row."""
-    digest = hashlib.sha256()
+def describe_weights(weights: dict[str, torch.Tensor]) -> InitialWeightsRecord:
+    """Return the digest and the norm of weights."""
+    digest, squares = hashlib.sha256(), 0.0
     for name, tensor in sorted(weights.items()):
         values = tensor.detach().cpu().contiguous()
         dtype, shape = str(values.dtype).removeprefix("torch."), "x".join(map(str, values.shape))
         digest.update(f"{name} {dtype} {shape}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        squares += float(values.double().square().sum())
+    return InitialWeightsRecord(sha256=digest.hexdigest(), norm=squares**0.5)
 
 
 def weights_stem(name: Weights) -> str:

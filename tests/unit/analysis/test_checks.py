@@ -11,7 +11,7 @@ from openddpm.analysis.finding import SEVERITIES, Finding
 from openddpm.config import TrainConfig
 from openddpm.diffusion.unet import SIZES
 from openddpm.record.data_record import CutImage, DataRecord, ImageFinding, LeftOut
-from openddpm.record.schema import DatasetRecord, ModelRecord, Progress, RunRecord
+from openddpm.record.schema import DatasetRecord, InitialWeightsRecord, ModelRecord, Progress, RunRecord
 from openddpm.training.timetable import make_timetable
 
 LEVELS = {"default": 4, **LEVELS_OF_SIZES}
@@ -66,7 +66,7 @@ def plan(
             gflops_per_image=gflops,
             config={"block_out_channels": [32] * LEVELS[config.model]},
             signal_left=signal_left,
-            initial_sha256="5c" * 32,
+            initial_weights=InitialWeightsRecord(sha256="5c" * 32, norm=37.0),
         ),
         progress=Progress(step=0, images_seen=0, epoch=0),
         sessions=[made_up_session(**environment)],

@@ -17,6 +17,7 @@ from openddpm.record.schema import (
     DatasetRecord,
     EvaluationPlan,
     EvaluationRow,
+    InitialWeightsRecord,
     MetricsRow,
     ModelRecord,
     Progress,
@@ -50,7 +51,11 @@ RUN = RunRecord(
         num_compared=10,
     ),
     model=ModelRecord(
-        num_parameters=5, gflops_per_image=0.2, config={"sample_size": 16}, signal_left=0.0064, initial_sha256="0" * 64
+        num_parameters=5,
+        gflops_per_image=0.2,
+        config={"sample_size": 16},
+        signal_left=0.0064,
+        initial_weights=InitialWeightsRecord(sha256="0" * 64, norm=1.0),
     ),
     progress=Progress(step=30, images_seen=960, epoch=10.5),
     sessions=[made_up_session(2, 0, 20), made_up_session(1, 20, 30, cpu_threads=1)],
