@@ -12,7 +12,7 @@ from openddpm.comparison.compare import compare
 from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import MetricsRow, Resumption
+from openddpm.record.schema import EvaluationRow, MetricsRow, Resumption
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,48 @@ def test_a_learning_rate_is_a_function_of_the_step(reference: list[RunFolder]) -
 
 def test_other_random_numbers_from_the_start_are_another_seed(reference: list[RunFolder]) -> None:
     """A run with the seed of the reference that differs from the first line on is held against the band."""
-    other = with_metrics(reference[0], times(lambda step: 1.2))
+    seed = another_seed(reference[0], 0, spread=0.001)
+    other = with_metrics(
+        seed, lambda row: row.model_copy(update={"train_loss": 1.2 * row.train_loss, "grad_norm": 0.1 * row.epoch})
+    )
     answer = compare(other, reference).answer()
     assert answer["verdict"] == "inside"
     assert "other" in answer["sentence"] and "from the start" in answer["sentence"]
+
+
+def every_seventh_step(run: RunFolder) -> RunFolder:
+    """Return the run that makes up `run`, logged every 7 steps: its training losses are other means."""
+    rows = [
+        row.model_copy(update={"step": step, "images_seen": 32 * step, "train_loss": 1.1 * row.train_loss})
+        for step, row in zip(range(7, 7 * len(run.metrics), 7), run.metrics, strict=False)
+    ]
+    shared = {row.step: row for row in run.metrics}
+    same = ("epoch", "learning_rate", "grad_norm", "ema_decay")
+    rows = [
+        row.model_copy(update={name: getattr(shared[row.step], name) for name in same}) if row.step in shared else row
+        for row in rows
+    ]
+    return with_config(replace(run, metrics=rows), logging_steps=7)
+
+
+def test_a_run_that_logs_at_other_steps_is_the_same_run(reference: list[RunFolder]) -> None:
+    """Means of the training loss over other steps are no difference: the run is the same to the bit, followed, too."""
+    candidate = every_seventh_step(reference[2])
+    comparison = compare(candidate, reference)
+    assert comparison.verdict == "same_bits"
+    assert comparison.relation is not None and isinstance(comparison.relation.last, EvaluationRow)
+    again = replace(candidate, run=candidate.run.model_copy(update={"run_id": "ab" * 8}))
+    assert Follower("it", reference, again).following().state == "same_bits"
+
+
+def test_equal_evaluations_show_the_same_random_numbers(reference: list[RunFolder]) -> None:
+    """A first training loss that is 20 % off parts a run from the one whose evaluations it has to the bit."""
+    edited = with_metrics(reference[2], times(lambda step: 1.2 if step == 10 else 1.0))
+    only_evaluations = replace(edited, metrics=edited.metrics[:1])
+    for one in (edited, only_evaluations):
+        comparison = compare(one, reference)
+        assert comparison.verdict == "outside"
+        assert "though seed and options are: at step 10 the training loss differs by 17 %" in comparison.sentence
 
 
 def test_another_seed_is_inside_and_told_what_would_have_shown(run: RunFolder, reference: list[RunFolder]) -> None:
