@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bugs import ADAM_EPSILON, EMA_COPIED, RANDOM_RESET, SCHEDULE, Bug, train_with
+from bugs import EMA_COPIED, RANDOM_RESET, SCHEDULE, Bug, train_with
 from origin import origin
 
 from openddpm.comparison.compare import compare
@@ -85,7 +85,7 @@ PLANTED = {
     "rate-x3": Change("learning rate x 3", {"learning_rate": 2.4e-2}),
     "rate-third": Change("learning rate / 3", {"learning_rate": 8e-3 / 3}),
     "no-ema": Change("EMA off", {"use_ema": False}),
-    "epsilon": Change("Adam epsilon 1e-3", bugs=[ADAM_EPSILON]),
+    "epsilon": Change("Adam epsilon 1e-3, of what Muon leaves to AdamW", {"adam_epsilon": 1e-3}),
     "ema-copied": Change("EMA copied into the live model at every preview", bugs=[EMA_COPIED]),
     "random-reset": Change("random numbers reset every epoch", bugs=[RANDOM_RESET]),
     "schedule": Change("schedule that forgets accumulation", bugs=[SCHEDULE]),

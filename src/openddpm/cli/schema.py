@@ -11,7 +11,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _schema(output_dir: Path = Path("docs/schema")) -> int:
-    """Write a JSON Schema of each file of a run's record, or of a line of it, its manifest and an imported record.
+    """Write a JSON Schema of each file of a record, or a line of it, and of manifest, verification, imported record.
 
     Args:
         output_dir: Folder of the schemas; existing ones are replaced.
@@ -21,9 +21,15 @@ def _schema(output_dir: Path = Path("docs/schema")) -> int:
     from openddpm.record.files import write_json
     from openddpm.record.imported import ImportedRecord
     from openddpm.record.manifest_record import Manifest
-    from openddpm.record.writer import IMPORTED_FILE, MANIFEST_FILE, SCHEMAS
+    from openddpm.record.verification import VerificationRecord
+    from openddpm.record.writer import IMPORTED_FILE, MANIFEST_FILE, SCHEMAS, VERIFICATION_FILE
 
-    kinds: dict[str, type[BaseModel]] = {**SCHEMAS, MANIFEST_FILE: Manifest, IMPORTED_FILE: ImportedRecord}
+    kinds: dict[str, type[BaseModel]] = {
+        **SCHEMAS,
+        MANIFEST_FILE: Manifest,
+        VERIFICATION_FILE: VerificationRecord,
+        IMPORTED_FILE: ImportedRecord,
+    }
     for name, kind in kinds.items():
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name}
         write_json(output_dir / f"{Path(name).stem}.schema.json", kind.model_json_schema(mode="serialization") | schema)

@@ -3,6 +3,7 @@
 import json as json_module
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 DEFAULT_BUDGET = 5.0
-TITLES = {
-    "files": "files",
-    "data": "data",
-    "initial_weights": "initial weights",
-    "first_steps": "first steps",
-    "segments": "segments",
-    "evaluation": "evaluation",
-    "previews": "previews",
-    "whole": "whole run",
-}
-WORDS = {"exact": "exact", "rounding": "equal to rounding", "failed": "FAILED", "not_checked": "not checked"}
 
 
 def run(arguments: list[str]) -> int:
@@ -61,8 +51,10 @@ def _verify(
             in a folder of yours; verification.json beside it).
         json: Print the statement as JSON, for programs, and write no files unless --page is given.
     """
+    from openddpm.analysis.verification import conclusion
     from openddpm.errors import UserError
     from openddpm.names import as_text
+    from openddpm.record.writer import VERIFICATION_PAGE
     from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
@@ -77,14 +69,15 @@ def _verify(
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     with _Lines(is_quiet=json) as listener:
-        found = verify(record, run, listener, dataset, budget, whole, is_fetched=not is_local)
+        source = record.folder.resolve().name if is_local else run
+        found = verify(record, source, listener, dataset, budget, whole, is_fetched=not is_local)
     if json:
         print(found.model_dump_json(indent=1))
     else:
         print(as_text(conclusion(found)))
     if page is not None or not json:
-        page = page or (record.folder if is_local else Path()) / "verify.html"
-        _write(page, found)
+        page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+        _write(page, found, record)
         if not json:
             print(f"page: {as_text(str(page))}")
     return 1 if found.is_failed else 0 if found.is_verified else 2
@@ -94,6 +87,7 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
     """Tell where two runs part."""
     from openddpm.errors import UserError
     from openddpm.names import as_text
+    from openddpm.references import open_run
     from openddpm.verification.bisection import find_parting
     from openddpm.verification.materials import NotHere
 
@@ -106,22 +100,6 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
     answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
     print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text[:1].upper() + found.text[1:]))
     return 0 if found.step is None else 1
-
-
-def conclusion(found: "VerificationRecord") -> str:
-    """Return the result as a sentence."""
-    failed = [TITLES[rung.name] for rung in found.rungs if rung.status == "failed"]
-    steps = f"{found.replayed_steps:,} training steps computed again"
-    if failed:
-        where = "" if found.first_divergent_step is None else f", from step {found.first_divergent_step:,} on"
-        return f"NOT verified: {', '.join(failed)} failed{where}; {steps}."
-    if not found.is_verified:
-        missing = [TITLES[rung.name] for rung in found.rungs if rung.status == "not_checked"]
-        return f"Too little could be checked here: {', '.join(missing)} not checked; nothing failed."
-    return (
-        f"Verified as far as the ladder was climbed: the record is what its options produce; {steps} of "
-        f"{found.total_steps:,}."
-    )
 
 
 class _Lines:
@@ -148,6 +126,8 @@ class _Lines:
 
     def working(self, name: "RungName", done: int, total: int) -> None:
         """Show how far a rung is."""
+        from openddpm.analysis.verification import TITLES
+
         if name != self._name:
             self._name = name
             self._progress.reset(self._task, description=TITLES[name], total=total or None)
@@ -155,19 +135,28 @@ class _Lines:
 
     def finished(self, rung: "Rung") -> None:
         """Print a rung."""
+        from openddpm.analysis.verification import TITLES, WORDS
         from openddpm.names import as_text
 
         if not self._is_quiet:
-            line = f"{TITLES[rung.name]:16} {WORDS[rung.status]:18} {rung.text} ({rung.seconds:.0f} s)"
+            word = WORDS[rung.status].upper() if rung.status == "failed" else WORDS[rung.status]
+            line = f"{TITLES[rung.name]:16} {word:18} {rung.text} ({rung.seconds:.0f} s)"
             self._progress.console.print(as_text(line), markup=False, soft_wrap=True)
 
 
-def _write(page: Path, found: "VerificationRecord") -> None:
+def _write(page: Path, found: "VerificationRecord", record: "RunFolder") -> None:
+    """Write the page, and verification.json beside it."""
     from openddpm.errors import UserError
     from openddpm.record.files import write_json
-    from openddpm.record.verification import VERIFICATION_FILE
+    from openddpm.record.manifest import manifest_renewed
+    from openddpm.record.public import VERIFICATION_FILES
+    from openddpm.record.writer import VERIFICATION_FILE
+    from openddpm.report.verification import write_verification
 
+    is_beside_the_record = page.parent.resolve() == record.folder.resolve()
     try:
-        write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
+        with manifest_renewed(page.parent, VERIFICATION_FILES) if is_beside_the_record else nullcontext():
+            write_verification(page, found, record)
+            write_json(page.with_name(VERIFICATION_FILE), found.model_dump())
     except OSError as error:
         raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error

@@ -8,13 +8,13 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from openddpm.errors import UserError
 from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
 from openddpm.record.kept import MILESTONES_FOLDER
-from openddpm.record.public import PAGES, WEIGHTS_FILES
+from openddpm.record.public import PAGES, VERIFICATION_FILES, WEIGHTS_FILES
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
 from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMAS
 
 MAX_PREVIEWS = 8
-_ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", "checkpoints/*", *PAGES)
+_ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", "checkpoints/*", *PAGES, *VERIFICATION_FILES)
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 

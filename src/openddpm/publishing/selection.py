@@ -19,19 +19,30 @@ from openddpm.record.manifest import manifest_renewed, manifest_text, read_manif
 from openddpm.record.public import (
     PAGES,
     RECORD_FILES,
+    VERIFICATION_FILES,
     WEIGHTS_FILE,
     WEIGHTS_FILES,
     files_matching,
     published,
     published_checkpoints,
     published_milestones,
+    published_verification,
     without_paths,
 )
 from openddpm.record.reader import RunFolder, read_checkpoint_rows, read_run_folder
 from openddpm.record.schema import CheckpointRow
-from openddpm.record.writer import DATA_FILE, MANIFEST_FILE, RUN_FILE, SCHEMAS
+from openddpm.record.verification import read_verification
+from openddpm.record.writer import (
+    DATA_FILE,
+    MANIFEST_FILE,
+    RUN_FILE,
+    SCHEMAS,
+    VERIFICATION_FILE,
+    VERIFICATION_PAGE,
+)
 from openddpm.report.build import render_report
 from openddpm.report.card import write_card
+from openddpm.report.verification import render_verification
 
 Kind = Literal["record", "weights", "milestones", "checkpoints"]
 
@@ -104,7 +115,7 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
         stay.update(WEIGHTS_FILES)  # a folder without weights, as a fetched record, takes none away
     found = []
     for name in set(there) - stay:
-        path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, DATA_FILE)
+        path, patterns = PurePosixPath("/", name), (*WEIGHTS_FILES, *RECORD_FILES, *VERIFICATION_FILES, DATA_FILE)
         is_always_published = any(path.match(f"/{pattern}") for pattern in patterns)
         is_other_milestone = bool(milestones_among([name])) and known.get(name) != there[name]
         is_other_checkpoint = name.startswith("checkpoints/step-") and name.rpartition("/")[0] not in own_checkpoints
@@ -152,7 +163,7 @@ def _check_unchanged(folder: Path) -> None:
     if listed is None:
         return
     others = {name for name in listed if not name.endswith(".safetensors") and not name.startswith("checkpoints/")}
-    now = {name: sha256_in(folder, name) for name in sorted({*SCHEMAS, *others} - {*PAGES})}
+    now = {name: sha256_in(folder, name) for name in sorted({*SCHEMAS, *others} - {*PAGES, *VERIFICATION_FILES})}
     changed = [
         f"'{name}'" for name, sha256 in now.items() if sha256 != listed.get(name) and (sha256 or name in SCHEMAS)
     ]
@@ -170,14 +181,31 @@ def _record(run: RunFolder, repository: str, milestones: Collection[int]) -> Ite
     with manifest_renewed(run.folder, PAGES[1:]):
         write_card(run.folder, run, repository, milestones)
     public = published(run)
-    yield "run.json", json_text(public.run.model_dump()).encode()
+    changed = {RUN_FILE: json_text(public.run.model_dump()).encode()}
     if public.data is not None:
-        yield "data.json", json_text(public.data.model_dump()).encode()
+        changed[DATA_FILE] = json_text(public.data.model_dump()).encode()
+    yield from changed.items()
+    yield from _verification(run, public, {name: hashlib.sha256(text).hexdigest() for name, text in changed.items()})
     yield "report.html", render_report(public, datetime.now(UTC)).encode()
     yield "README.md", (run.folder / "README.md").read_bytes()
     for name in files_matching(run.folder, RECORD_FILES):
         path = run.folder / name
         yield name, path if path.suffix == ".png" else path.read_bytes()
+
+
+def _verification(run: RunFolder, public: RunFolder, sha256: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield what was checked of the record as it is now, and its page if there is one; nothing if nothing was.
+
+    Args:
+        sha256: of files that are published with changes.
+    """
+    found = read_verification(run.folder, run.run.run_id)
+    if found is None:
+        return
+    found = published_verification(found, sha256)
+    yield VERIFICATION_FILE, json_text(found.model_dump()).encode()
+    if (run.folder / VERIFICATION_PAGE).is_file():
+        yield VERIFICATION_PAGE, render_verification(found, datetime.now(UTC), public).encode()
 
 
 def _earlier_weights(run: RunFolder, choice: PublishedWeights | None) -> Iterator[Commit]:

@@ -1,7 +1,7 @@
 """What of a run is published: which files, and the record without the paths of the machine that it ran on."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from openddpm.record.data_record import DataRecord
 from openddpm.record.kept import kept_steps, list_milestones, milestone_name, step_name
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import CheckpointRow, RunRecord
-from openddpm.record.writer import DATA_FILE, RUN_FILE
+from openddpm.record.verification import VerificationRecord
+from openddpm.record.writer import DATA_FILE, RUN_FILE, VERIFICATION_FILE, VERIFICATION_PAGE
 
 WEIGHTS_FILE = "unet/diffusion_pytorch_model.safetensors"
 WEIGHTS_FILES = ("model_index.json", "unet/config.json", WEIGHTS_FILE, "scheduler/scheduler_config.json")
@@ -18,9 +19,12 @@ RECORD_FILES = (
     *("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "baselines.json", "verdict.json"),
     *("reference_band.json", "curves.png", "samples/step-*.png", "samples/training-data.png"),
 )
-"""Files that are published as they are. run.json, data.json, report.html and README.md are made anew."""
+"""Files that are published as they are. run.json, data.json, report.html, README.md and VERIFICATION_FILES are made
+anew."""
 PAGES = ("report.html", "README.md", "curves.png")
 """Files that are made of the record, and made anew at any time."""
+VERIFICATION_FILES = (VERIFICATION_FILE, VERIFICATION_PAGE)
+"""Files that `openddpm verify` makes, at any time."""
 
 _ABSOLUTE = r"(?:/|~|\\\\|[A-Za-z]:[\\/])"
 _PATH = re.compile(rf"{_ABSOLUTE}.*", re.DOTALL)
@@ -67,6 +71,22 @@ def published_checkpoints(folder: Path, rows: Iterable[CheckpointRow], keep_ever
 def published(run: RunFolder) -> RunFolder:
     """Return a run as it is published: each absolute path is reduced to its last part."""
     return replace(run, run=_published_run(run.run), data=run.data and _published_data(run.data))
+
+
+def published_verification(found: VerificationRecord, sha256: Mapping[str, str]) -> VerificationRecord:
+    """Return what was checked of a run as it is published: without paths, and without the files that are changed.
+
+    Args:
+        sha256: of files as they are published; a file that is not among them is published as it is.
+    """
+    rungs = [
+        rung.model_copy(
+            update={"text": _with_last_parts(rung.text), "details": [_with_last_parts(line) for line in rung.details]}
+        )
+        for rung in found.rungs
+    ]
+    files = {name: digest for name, digest in found.files.items() if sha256.get(name, digest) == digest}
+    return found.model_copy(update={"source": last_part(found.source), "rungs": rungs, "files": files})
 
 
 def last_part(text: str) -> str:

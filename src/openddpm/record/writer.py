@@ -34,13 +34,15 @@ VERDICT_FILE = "verdict.json"
 TRACKERS_FILE = "trackers.json"
 REFERENCE_BAND_FILE = "reference_band.json"
 MANIFEST_FILE = "manifest.json"
+VERIFICATION_FILE = "verification.json"
+VERIFICATION_PAGE = "verify.html"
 IMPORTED_FILE = "imported.json"
 """Marks the folder of an imported record, which is no run's."""
 RUN_FILES = (
     *(RUN_FILE, METRICS_FILE, EVALUATIONS_FILE, DATA_FILE, BASELINES_FILE, VERDICT_FILE),
     *("samples", "checkpoints", "model_index.json", "unet", "scheduler", "report.html", "README.md", "curves.png"),
     *("generated", SAMPLES_FILE, CHECKPOINTS_FILE, TRACKERS_FILE, REFERENCE_BAND_FILE, MILESTONES_FOLDER),
-    *("compare.html", MANIFEST_FILE),
+    *("compare.html", MANIFEST_FILE, VERIFICATION_FILE, VERIFICATION_PAGE),
 )
 """Everything a run may leave in its folder."""
 

@@ -8,13 +8,17 @@ from pathlib import Path
 from jinja2 import Environment
 
 from openddpm.analysis.noise_checks import PIPELINE_STEPS
+from openddpm.analysis.text import listed, utc_text
 from openddpm.analysis.verdict import judge
+from openddpm.analysis.verification import WORDS, conclusion, titles_by_status
 from openddpm.names import one_line
 from openddpm.record.files import write_atomically
 from openddpm.record.kept import list_milestones
 from openddpm.record.public import published
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.record.schema import EvaluationRow, RunRecord, exported_weights
+from openddpm.record.verification import VerificationRecord, read_verification
+from openddpm.record.writer import VERIFICATION_PAGE
 from openddpm.report.reproduce import how_to_reproduce
 
 CURVES_FILE = "curves.png"
@@ -52,6 +56,7 @@ def write_card(
     seen = [row.images_seen for row in run.checkpoints if row.step in kept]
     preview = run.previews[-1] if run.previews else None
     num_timesteps = run.run.config.get("num_train_timesteps", 1000)  # the default, if the record has none
+    verified = read_verification(folder, run.run.run_id)
     card = environment.from_string(template).render(
         run=run.run,
         metadata=_metadata(run.run, shipped, data_license),
@@ -61,6 +66,8 @@ def write_card(
         scores=scores,
         skill=None if shipped is None else shipped.skill if run.run.dataset.num_heldout else shipped.train_skill,
         preview=preview,
+        verification=verified and verification_text(verified),
+        verification_page=VERIFICATION_PAGE if (folder / VERIFICATION_PAGE).is_file() else "",
         curves=CURVES_FILE,
         num_steps=num_timesteps if num_timesteps % PIPELINE_STEPS else PIPELINE_STEPS,  # DDIMPipeline is correct in it
         verdict=judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples),
@@ -98,6 +105,13 @@ def _metadata(run: RunRecord, shipped: EvaluationRow | None, data_license: str |
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()
+
+
+def verification_text(found: VerificationRecord) -> str:
+    """Return what was checked of a run, by which rungs, when and where, as two sentences."""
+    rungs = "; ".join(f"{WORDS[status]}: {listed(titles)}" for status, titles in titles_by_status(found).items())
+    where = "" if found.environment is None else f" on {found.environment.device}"
+    return f"{conclusion(found)} Checked by openddpm verify, {utc_text(found.time)}{where}: {rungs}."
 
 
 def _data_license(run: RunRecord) -> str | None:

@@ -6,6 +6,7 @@ const charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const HEIGHT_OF_TEXT = 16; // px
   const WIDTH_OF_CHARACTER = 7; // px, of a digit
+  const HEIGHT_OF_BAR = 12; // px
   const specs = reportData.charts;
   let hidden = new Set(); // keys of curves
   let isLinear = false; // y axes that are logarithmic otherwise
@@ -98,11 +99,19 @@ const charts = (() => {
     for (const index of points) add(group, "circle", { cx: x.place(line.x[index]), cy: y.place(line.y[index]), r: 2.5 });
   }
 
+  // A bar is never too narrow to be seen.
+  function drawSpan(svg, span, x, top) {
+    const [from, to] = [x.place(span.first), x.place(span.last)];
+    const width = Math.max(3, to - from);
+    const at = { x: Math.min(from, x.place(x.ends[1]) - width), y: top + 4 + span.row * (HEIGHT_OF_BAR + 4), rx: 2 };
+    add(svg, "rect", { class: "chart-span", ...at, width, height: HEIGHT_OF_BAR, style: `fill: var(${span.colour})` });
+  }
+
   // The words of a mark stand to the side with more room, and never beyond the chart.
   function drawMark(svg, mark, row, x, y, top, bottom, width) {
     const at = x.place(mark.x);
     add(svg, "line", { class: "chart-mark", x1: at, x2: at, y1: top, y2: bottom });
-    if (y.allows(mark.y)) add(svg, "circle", { class: "chart-dot", cx: at, cy: y.place(mark.y), r: 5 });
+    if (y?.allows(mark.y)) add(svg, "circle", { class: "chart-dot", cx: at, cy: y.place(mark.y), r: 5 });
     const words = add(svg, "text", { class: "chart-words", y: top + 12 + row * HEIGHT_OF_TEXT }, mark.text);
     const length = words.getComputedTextLength();
     const wanted = at > width / 2 ? at - 6 - length : at + 6;
@@ -116,15 +125,17 @@ const charts = (() => {
     element.replaceChildren();
     if (!width) return;
     const lines = spec.lines.filter(isShown);
-    const [top, bottom, right] = [6, height - 2.6 * HEIGHT_OF_TEXT, width - 14];
+    const numBars = Math.max(0, ...spec.spans.map((span) => span.row + 1));
+    const [top, foot, right] = [6, height - 2.6 * HEIGHT_OF_TEXT, width - 14];
+    const bottom = foot - numBars * (HEIGHT_OF_BAR + 4);
     const isLogY = spec.is_log_y && !isLinear;
     const heights = [...lines.flatMap((line) => line.y), ...spec.areas.flatMap((area) => [...area.low, ...area.high]), ...(spec.unit === "%" ? [0] : [])];
     const y = axis(heights, isLogY, false, bottom, top);
     const svg = add(element, "svg", { width, height, "aria-hidden": "true" });
-    if (!y) return void add(svg, "text", { class: "chart-words", x: width / 2, y: height / 2, "text-anchor": "middle" }, "no curve to show");
-    const yTicks = ticks(y, height / 38);
-    const left = 10 + WIDTH_OF_CHARACTER * Math.max(...yTicks.map((value) => short(value, spec.unit).length));
-    const x = axis([...lines.flatMap((line) => line.x), ...spec.areas.flatMap((area) => area.x)], spec.is_log_x, !spec.is_log_x, left, right);
+    if (!y && !numBars) return void add(svg, "text", { class: "chart-words", x: width / 2, y: height / 2, "text-anchor": "middle" }, "no curve to show");
+    const yTicks = y ? ticks(y, height / 38) : [];
+    const left = 10 + WIDTH_OF_CHARACTER * Math.max(0, ...yTicks.map((value) => short(value, spec.unit).length));
+    const x = axis([...lines.flatMap((line) => line.x), ...spec.areas.flatMap((area) => area.x), ...spec.spans.map((span) => span.last)], spec.is_log_x, !spec.is_log_x, left, right);
     if (!x) return;
     for (const value of yTicks) {
       const at = y.place(value);
@@ -132,13 +143,14 @@ const charts = (() => {
       add(svg, "text", { x: left - 6, y: at + 4, "text-anchor": "end" }, short(value, spec.unit));
     }
     for (const value of ticks(x, width / 75)) {
-      add(svg, "line", { class: "chart-grid", x1: x.place(value), x2: x.place(value), y1: top, y2: bottom });
-      add(svg, "text", { x: x.place(value), y: bottom + 16, "text-anchor": "middle" }, short(value, ""));
+      add(svg, "line", { class: "chart-grid", x1: x.place(value), x2: x.place(value), y1: top, y2: foot });
+      add(svg, "text", { x: x.place(value), y: foot + 16, "text-anchor": "middle" }, short(value, ""));
     }
     add(svg, "text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, spec.x_title);
     for (const area of spec.areas) drawArea(svg, area, x, y);
-    for (const line of lines) drawLine(svg, line, x, y);
-    spec.marks.forEach((mark, row) => drawMark(svg, mark, row, x, y, top, bottom, width));
+    for (const line of y ? lines : []) drawLine(svg, line, x, y);
+    for (const span of spec.spans) drawSpan(svg, span, x, bottom);
+    spec.marks.forEach((mark, row) => drawMark(svg, mark, row, x, y, top, foot, width));
     element.onpointermove = element.onpointerdown = (event) => point(element, svg, spec, lines, x, y, top, bottom, event);
     element.onpointerleave = () => element.querySelectorAll(".chart-pointer, .chart-tip").forEach((one) => one.remove());
   }
@@ -159,7 +171,7 @@ const charts = (() => {
     element.onpointerleave();
     const at = event.clientX - element.getBoundingClientRect().left;
     const named = lines.filter((line) => line.is_named);
-    const known = named.flatMap((line) => line.x.filter((value, index) => x.allows(value) && y.allows(line.y[index])));
+    const known = !y ? [] : named.flatMap((line) => line.x.filter((value, index) => x.allows(value) && y.allows(line.y[index])));
     if (!known.length) return;
     const distance = (value) => Math.abs(x.place(value) - at);
     const value = known.reduce((best, one) => (distance(one) < distance(best) ? one : best));

@@ -48,6 +48,18 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stretch of the x axis, drawn as a bar below the curves; a later one covers an earlier one."""
+
+    first: float
+    last: float
+    row: int
+    """0 is the uppermost."""
+    colour: str
+    """Variable of report.css."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart; axes start at zero if linear in x, and fit the curves in y."""
 
@@ -57,6 +69,8 @@ class Chart:
     lines: list[Line]
     areas: list[Area] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    """If there are any, the chart needs no curve."""
     is_log_x: bool = False
     is_log_y: bool = True
     unit: str = ""

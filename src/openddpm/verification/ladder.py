@@ -156,7 +156,7 @@ def _statement(
         trained_on=run.session.environment.device,
         budget_minutes=budget_minutes,
         total_steps=run.total_steps,
-        replayed_steps=replays.num_steps,
+        replayed=replays.stretches,
         rungs=[done[name] for name in LADDER if name in done],
         first_divergent_step=replays.first_divergent_step,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from openddpm.comparison.same_run import Relation, computes_coarsely
@@ -17,11 +18,9 @@ from openddpm.record.files import link_or_copy, write_json
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, MetricsRow, Progress
 from openddpm.record.writer import RUN_FILE
-from openddpm.training.checkpoint import tensors_sha256
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.loop import fit
 from openddpm.training.observer import Observer
-from openddpm.training.run import Training
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite, Tensors, TrainingState
 from openddpm.training.stop import StopRequest
@@ -30,6 +29,8 @@ from openddpm.verification.materials import options_here
 
 Tell = Callable[[int], None]
 """Called with each step that was logged."""
+Look = Callable[[int, Tensors], None]
+"""Called with a step and the state after it: contiguous tensors on the CPU, which change afterwards."""
 
 _NEUTRAL: dict[str, Any] = {
     **{"follow": "none", "report_to": "none", "push_to_hub": False, "milestones": 0, "keep_every": None},
@@ -57,8 +58,6 @@ class Replayed:
     """Of the replay's logged rows to the record's."""
     steps: int
     """Steps that were computed."""
-    tensors: dict[int, Tensors]
-    """The state at the steps that were asked for."""
     not_finite: str | None = None
     """What of the replay was not finite, as a sentence."""
 
@@ -66,10 +65,6 @@ class Replayed:
     def reached(self) -> int:
         """The last step that was computed."""
         return self.stretch.first + self.steps
-
-    def digests(self, step: int) -> dict[str, str]:
-        """Return the sha256 that the tensor files of a checkpoint of this state have, by their names."""
-        return {f"{stem}.safetensors": tensors_sha256(content) for stem, content in self.tensors[step].items()}
 
 
 def replay(
@@ -79,6 +74,7 @@ def replay(
     tell: Tell,
     until: float = float("inf"),
     wanted: Collection[int] = (),
+    look: Look = lambda step, tensors: None,
     other: Relation | None = None,
 ) -> Replayed:
     """Train a stretch of a run again, until a number differs by more than rounding does, or for some time.
@@ -89,7 +85,8 @@ def replay(
     Args:
         dataset: where the images are, if not where the record says.
         until: time of `time.perf_counter` at which to stop, at the next logged step.
-        wanted: steps whose state to keep.
+        wanted: steps whose state to look at.
+        look: called with the state at these steps.
         other: of a second record to compare the rows with.
 
     Raises:
@@ -105,7 +102,7 @@ def replay(
         watch = _Watch(relations, tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False)
-        states = _keep_states(training, wanted)
+        training.checkpointer = _Looking(training.accelerator, wanted, look)
         training.timetable = _up_to(training.timetable, stretch.last, wanted)
         try:
             with _quiet():
@@ -113,11 +110,11 @@ def replay(
         except _Enough:
             pass
         except NotFinite as error:
-            return Replayed(stretch, relation, error.step - 1 - stretch.first, states.kept, error.found)
+            return Replayed(stretch, relation, error.step - 1 - stretch.first, error.found)
         else:
             if result.status == "interrupted":
                 raise KeyboardInterrupt
-        return Replayed(stretch, relation, training.state.step - stretch.first, states.kept)
+        return Replayed(stretch, relation, training.state.step - stretch.first)
 
 
 def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str | None) -> TrainConfig:
@@ -189,42 +186,35 @@ def _up_to(whole: Timetable, last: int, wanted: Collection[int]) -> Timetable:
     return _UpTo(**{**values, "total_steps": last}, whole=whole, wanted=frozenset(wanted))
 
 
-class _States(Checkpointer):
-    """Keeps states in memory instead of writing checkpoints."""
+class _Looking(Checkpointer):
+    """Shows states instead of writing checkpoints."""
 
-    def __init__(self, training: Training, wanted: Collection[int]) -> None:
-        self.kept: dict[int, Tensors] = {}
-        self._wanted = wanted
-        self._accelerator: Accelerator = training.accelerator
+    def __init__(self, accelerator: Accelerator, wanted: Collection[int], look: Look) -> None:
+        self._accelerator, self._wanted, self._look = accelerator, wanted, look
 
     def may_save(self, step: int) -> bool:
         """Tell that nothing else is being saved."""
         return True
 
     def save(self, state: TrainingState, progress: Progress) -> None:
-        """Keep a copy of a state."""
+        """Show a state."""
         if progress.step in self._wanted:
-            self.kept[progress.step] = {
-                stem: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in content.items()}
-                for stem, content in state.tensors().items()
-            }
+            self._look(progress.step, {stem: _on_cpu(content) for stem, content in state.tensors().items()})
 
     def save_last(self, state: TrainingState, progress: Progress, stop: StopRequest) -> None:
-        """Keep a copy of the last state."""
+        """Show the last state."""
         self.save(state, progress)
 
     def collect(self, wait: bool) -> None:
-        """Do nothing: a copy is complete at once."""
+        """Do nothing: nothing is being saved."""
 
     def wants_retry(self) -> bool:
         """Tell that no save failed."""
         return False
 
 
-def _keep_states(training: Training, wanted: Collection[int]) -> _States:
-    states = _States(training, wanted)
-    training.checkpointer = states
-    return states
+def _on_cpu(content: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,11 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from openddpm.analysis.text import number_of
+from openddpm.comparison.same_run import Relation
 from openddpm.errors import UserError
+from openddpm.record.kept import step_name
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import CheckpointRow, RunRecord
+from openddpm.record.schema import RunRecord
 from openddpm.record.verification import Rung, RungName
-from openddpm.training.checkpoint import checkpoint_step, list_checkpoints
+from openddpm.training.checkpoint import (
+    InvalidCheckpoint,
+    checkpoint_step,
+    list_checkpoints,
+    tensors_sha256,
+    verify_checkpoint,
+)
 from openddpm.training.state import Tensors
 from openddpm.verification.materials import NotHere
 from openddpm.verification.record_lines import changed_at
@@ -26,8 +35,31 @@ Told = Callable[[RungName, int, int], None]
 """Called with what is done, the step that was logged, and the last step to do."""
 
 
+@dataclass(frozen=True)
+class _State:
+    """A state of a replay beside a checkpoint of the record."""
+
+    altered: list[str]
+    """Files of the checkpoint that have another sha256."""
+    distances: dict[str, float]
+    """Distance of each set of tensors, relative to its length; empty if nothing differs, or if it is not here."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A replay, and its states."""
+
+    replayed: Replayed
+    states: dict[int, _State]
+
+    @property
+    def relation(self) -> Relation:
+        """Relation of the logged rows to the record's."""
+        return self.replayed.relation
+
+
 class Replays:
-    """Trains parts of a run again, and remembers how many steps that took and where the record first differed.
+    """Trains parts of a run again, and remembers which and where the record first differed.
 
     Args:
         dataset: where the images are, if not where the record says.
@@ -35,7 +67,8 @@ class Replays:
     """
 
     def __init__(self, record: RunFolder, dataset: str | None, told: Told) -> None:
-        self.num_steps = 0
+        self.stretches: list[tuple[int, int]] = []
+        """First and last step of each stretch that was trained again."""
         self.first_divergent_step: int | None = None
         self._record, self._dataset, self._told = record, dataset, told
         self._since = changed_at(record.run)
@@ -56,24 +89,26 @@ class Replays:
         """
         name: RungName = "segments"
         end = time.perf_counter() + seconds
-        done: list[Replayed] = []
+        done: list[_Done] = []
         problems: list[str] = []
         for checkpoint in chosen:
             if done and time.perf_counter() >= end:
                 break
             stretch = self._segment(checkpoint)
             try:
-                found = self._replay(name, stretch, end, [stretch.last])
+                verify_checkpoint(checkpoint, self._record.run.run_id)
+                done.append(self._replay(name, stretch, end, [stretch.last]))
+            except InvalidCheckpoint as error:
+                problems.append(f"{checkpoint.name} is not a whole checkpoint of this run: {error}")
             except NotHere as error:
-                problems.append(f"from step {stretch.first:,}: {error}")
-                continue
-            done.append(found)
-            problems += self._problems(found)
+                return not_checked(name, str(error))
+            else:
+                problems += self._problems(done[-1])
         if problems:
             return rung(name, "failed", problems[0], problems)
         if not done or not any(one.relation.num_numbers for one in done):
             return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
-        stretches = ", ".join(f"{one.stretch.first:,} to {one.reached:,}" for one in done)
+        stretches = ", ".join(f"{one.replayed.stretch.first + 1:,} to {one.replayed.reached:,}" for one in done)
         of = f" of {len(chosen)}" if len(done) < len(chosen) else ""
         text = f"{number_of(len(done), 'segment')}{of} trained again (steps {stretches})"
         return self._summary(name, text, done)
@@ -102,12 +137,13 @@ class Replays:
         if not found.relation.num_numbers:
             return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
         total = self._record.run.total_steps
-        what = "all" if found.reached == total else "the first"
-        return self._summary(name, f"{what} {found.reached:,} of {total:,} steps trained again from the seed", [found])
+        reached = found.replayed.reached
+        what = f"all {total:,} steps" if reached == total else f"the first {reached:,} of {total:,} steps"
+        return self._summary(name, f"{what} trained again from the seed", [found])
 
-    def _summary(self, name: RungName, what: str, done: Sequence[Replayed]) -> Rung:
+    def _summary(self, name: RungName, what: str, done: Sequence[_Done]) -> Rung:
         numbers = sum(one.relation.num_numbers for one in done)
-        digests = sum(self._num_digests(one) for one in done)
+        digests = sum(len(one.states) for one in done)
         with_digests = f" and {number_of(digests, 'checkpoint')}" * bool(digests)
         if all(one.relation.first is None for one in done):
             return rung(name, "exact", f"{what}: the same {numbers:,} numbers{with_digests}, to the bit")
@@ -116,7 +152,7 @@ class Replays:
         text = f"{what}: the same {numbers:,} numbers but for rounding, {100 * largest:.2g} % apart at most"
         return rung(name, "rounding", f"{text} (from step {first:,} on)")
 
-    def _replay(self, name: RungName, stretch: Stretch, end: float, wanted: Collection[int]) -> Replayed:
+    def _replay(self, name: RungName, stretch: Stretch, end: float, wanted: Collection[int]) -> _Done:
         """Train a stretch again.
 
         Raises:
@@ -128,14 +164,20 @@ class Replays:
             self._told(name, step, stretch.last)
 
         try:
-            found = replay(self._record, stretch, self._dataset, tell, end, wanted)
+            states = dict[int, _State]()
+            found = replay(
+                *(self._record, stretch, self._dataset, tell, end, wanted),
+                look=lambda step, tensors: states.update({step: self._compared(step, tensors)}),
+            )
         except UserError as error:
             raise NotHere(error.found) from error
-        self.num_steps += found.steps
-        return found
+        if found.steps:
+            self.stretches.append((found.stretch.first + 1, found.reached))
+        return _Done(found, states)
 
-    def _problems(self, found: Replayed) -> list[str]:
+    def _problems(self, done: _Done) -> list[str]:
         """Return how a replay differs from the record, the first step first."""
+        found = done.replayed
         relation, first = found.relation, found.stretch.first
         origin = "the seed" if found.stretch.checkpoint is None else f"the checkpoint of step {first:,}"
         if relation.parted is not None:
@@ -147,32 +189,25 @@ class Replays:
             self.first_divergent_step = found.reached + 1
             return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
         problems = []
-        for row in self._record.checkpoints:
-            if row.step in found.tensors and row.step > first:
-                problems += self._state_problems(found, row)
+        for step, state in done.states.items():
+            if state.altered and relation.first is None:
+                what = ", ".join(state.altered)
+                problems.append(f"the state at step {step:,} differs in {what}, though all losses are the same")
+            elif state.altered:
+                problems += [
+                    f"{stem} in the checkpoint of step {step:,} is {100 * distance:.2g} % from what training gives"
+                    for stem, distance in state.distances.items()
+                    if not distance <= OF_WEIGHTS
+                ]
         return problems
 
-    def _state_problems(self, found: Replayed, row: CheckpointRow) -> list[str]:
-        """Return how the state after a replay differs from a checkpoint of the record."""
-        digests = found.digests(row.step)
-        wrong = [file for file, sha256 in digests.items() if row.sha256.get(file) != sha256]
-        if not wrong:
-            return []
-        if found.relation.first is None:
-            return [f"the state at step {row.step:,} differs in {', '.join(wrong)}, though all losses are the same"]
-        checkpoint = self._record.folder / "checkpoints" / f"step-{row.step:08d}"
-        if not checkpoint.is_dir():
-            return []
-        far = [
-            f"{stem} of the checkpoint of step {row.step:,} is {100 * distance:.2g} % from what training gives"
-            for stem, distance in _distances(found.tensors[row.step], checkpoint).items()
-            if not distance <= OF_WEIGHTS
-        ]
-        return far
-
-    def _num_digests(self, found: Replayed) -> int:
-        steps = {row.step for row in self._record.checkpoints}
-        return len(steps & found.tensors.keys())
+    def _compared(self, step: int, tensors: Tensors) -> "_State":
+        """Compare a state with what the record says of its checkpoint, and with the checkpoint if it is there."""
+        row = next(row for row in self._record.checkpoints if row.step == step)
+        digests = {f"{stem}.safetensors": tensors_sha256(content) for stem, content in tensors.items()}
+        altered = [file for file, sha256 in digests.items() if row.sha256.get(file) != sha256]
+        checkpoint = self._record.folder / "checkpoints" / step_name(step)
+        return _State(altered, _distances(tensors, checkpoint) if altered and checkpoint.is_dir() else {})
 
     def _segment(self, checkpoint: Path) -> Stretch:
         """Return the steps from a checkpoint to the next that the record knows."""

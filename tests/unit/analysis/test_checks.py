@@ -66,6 +66,7 @@ def plan(
             gflops_per_image=gflops,
             config={"block_out_channels": [32] * LEVELS[config.model]},
             signal_left=signal_left,
+            initial_sha256="5c" * 32,
         ),
         progress=Progress(step=0, images_seen=0, epoch=0),
         sessions=[made_up_session(**environment)],

@@ -10,7 +10,7 @@ from openddpm.cli.main import main
 from openddpm.record.data_record import ImageFinding
 from openddpm.record.reader import read_run_folder
 from openddpm.record.schema import Evidence, QuantityBand, ReferenceBandRecord, Verdict
-from openddpm.record.writer import IMPORTED_FILE, MANIFEST_FILE, SCHEMAS, RunWriter
+from openddpm.record.writer import IMPORTED_FILE, MANIFEST_FILE, SCHEMAS, VERIFICATION_FILE, RunWriter
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schema"
 
@@ -21,7 +21,8 @@ def test_the_committed_schemas_are_those_of_the_code(tmp_path: Path, capsys: pyt
     assert str(tmp_path / "new") in capsys.readouterr().out
     written = {path.name: path.read_text("utf-8") for path in (tmp_path / "new").iterdir()}
     assert written == {path.name: path.read_text("utf-8") for path in COMMITTED.iterdir()}
-    assert written.keys() == {f"{name.split('.')[0]}.schema.json" for name in (*SCHEMAS, MANIFEST_FILE, IMPORTED_FILE)}
+    others = (MANIFEST_FILE, VERIFICATION_FILE, IMPORTED_FILE)
+    assert written.keys() == {f"{name.split('.')[0]}.schema.json" for name in (*SCHEMAS, *others)}
 
 
 def test_a_schema_says_what_the_code_says() -> None:

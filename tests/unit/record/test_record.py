@@ -158,7 +158,7 @@ def test_what_a_run_leaves_has_its_names() -> None:
         *("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "data.json", "baselines.json"),
         *("verdict.json", "samples", "checkpoints", "generated", "model_index.json", "unet", "scheduler"),
         *("report.html", "README.md", "curves.png", "checkpoints.jsonl", "trackers.json", "milestones"),
-        *("reference_band.json", "compare.html", "manifest.json"),
+        *("reference_band.json", "compare.html", "manifest.json", "verification.json", "verify.html"),
     }
     assert TRAINING_DATA_PICTURE == "samples/training-data.png"
 

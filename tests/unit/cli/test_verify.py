@@ -1,0 +1,108 @@
+"""openddpm verify: what it prints, where its page and its statement are, and its exit status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from made_up_run import write_made_up_run
+from openddpm.cli.main import main
+from openddpm.record.manifest import check_manifest, read_manifest, write_manifest
+from openddpm.record.verification import RungName, RungStatus, VerificationRecord
+from verifications import CLIMBED, a_verification
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run."""
+    return write_made_up_run(tmp_path / "run", steps=400, rows=4, previews=1)
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the ladder finds, and what it was asked; it climbs at once."""
+    asked: dict[str, Any] = {"found": a_verification()}
+
+    def climb(record: Any, source: str, listener: Any, *_: object, **__: object) -> VerificationRecord:
+        asked["source"] = source
+        found: VerificationRecord = asked["found"].model_copy(update={"source": source})
+        for rung in found.rungs:
+            listener.working(rung.name, 0, 0)
+            listener.finished(rung)
+        return found
+
+    monkeypatch.setattr("openddpm.verification.ladder.verify", climb)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "first"),
+    [
+        (CLIMBED, 0, "Verified as far"),
+        ({**CLIMBED, "data": "failed"}, 1, "Not verified"),
+        ({"files": "exact"}, 2, "Too"),
+    ],
+)
+def test_the_exit_status_is_the_answer(
+    statuses: dict[RungName, RungStatus],
+    status: int,
+    first: str,
+    run: Path,
+    verified: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """0 verified, 1 a rung failed, 2 too little checked; the sentence and where the page is are printed."""
+    verified["found"] = a_verification(statuses)
+    assert main(["verify", str(run)]) == status
+    printed = capsys.readouterr()
+    assert printed.out.startswith(first)
+    assert printed.out.endswith(f"page: {run / 'verify.html'}\n")
+    assert ("FAILED" in printed.err) == (status == 1)
+
+
+def test_page_and_statement_lie_in_the_folder_of_the_run(run: Path, verified: dict[str, Any]) -> None:
+    """The page has the ladder and the curves of the run; the statement names the folder, without the path to it."""
+    assert main(["verify", str(run)]) == 0
+    assert verified["source"] == "run"
+    found = VerificationRecord.model_validate_json((run / "verification.json").read_text("utf-8"), strict=True)
+    assert found.source == "run"
+    page = (run / "verify.html").read_text("utf-8")
+    assert "plank-not_asked" in page and '"name":"training loss"' in page
+
+
+def test_the_manifest_has_the_last_page_and_statement(run: Path, verified: dict[str, Any]) -> None:
+    """A run that is verified again is not a changed one: its manifest has the new digests of these files alone."""
+    write_manifest(run, ["run.json"])
+    (run / "run.json").write_bytes((run / "run.json").read_bytes() + b" ")
+    for statuses in (CLIMBED, {**CLIMBED, "data": "failed"}):
+        verified["found"] = a_verification(statuses)
+        main(["verify", str(run)])
+        listed = read_manifest(run)
+        assert listed is not None and {*listed} == {"run.json", "verification.json", "verify.html"}
+        assert check_manifest(run, listed).altered == ["run.json"]
+
+
+def test_json_writes_nothing_unless_a_page_is_named(
+    run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--json prints the statement alone and leaves the folder as it was; with --page, page and statement are there."""
+    before = sorted(run.iterdir())
+    assert main(["verify", str(run), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert VerificationRecord.model_validate(json.loads(printed.out)).rungs == a_verification().rungs
+    assert printed.err == ""
+    assert sorted(run.iterdir()) == before
+    page = tmp_path / "there.html"
+    assert main(["verify", str(run), "--json", "--page", str(page)]) == 0
+    assert page.is_file() and (tmp_path / "verification.json").is_file()
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_page_that_cannot_be_written_is_one_message(
+    run: Path, verified: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page below a file ends with status 2 and what to do."""
+    page = run / "run.json" / "page.html"
+    assert main(["verify", str(run), "--page", str(page)]) == 2
+    assert f"'{page}' cannot be written" in capsys.readouterr().err
