@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.reader import RunFolder, read_record
+from openddpm.record.writer import EVALUATIONS_FILE
 from openddpm.references.sources import BUILT_IN, folder_of, is_built_in, open_runs
 
 __all__ = [
@@ -115,11 +116,16 @@ def open_reference(*sources: str) -> Reference:
             listed = ", ".join(f"{run.folder.name} (at {run.run.progress.images_seen:,})" for run in others)
             kept = f"{first.folder.name} is taken, at {first.run.progress.images_seen:,} images"
             notes.append(f"of {len(others) + 1} runs with seed {seed}, {kept}; left out: {listed}")
-    finished = [run for run in chosen if run.run.status == "finished"]
-    if MIN_FINISHED <= len(finished) < len(chosen):
-        left_out = ", ".join(run.folder.name for run in chosen if run not in finished)
-        notes.append(f"left out, since they have not finished: {left_out}")
-        chosen = finished
+    for is_kept, reason in ((_is_finished, "they have not finished"), (_is_evaluated, "evaluations.jsonl has no end")):
+        those = [run for run in chosen if is_kept(run)]
+        if MIN_FINISHED <= len(those) < len(chosen):
+            left_out = ", ".join(run.folder.name for run in chosen if run not in those)
+            notes.append(f"left out, since {reason}: {left_out}")
+            chosen = those
+    for run in chosen:
+        if _is_finished(run) and not run.evaluations:
+            found = f"'{run.folder / EVALUATIONS_FILE}' has no line, though the run is finished"
+            raise UserError(found, "Restore the file, or leave out that run.")
     for run in chosen:
         if any(one.changes or one.rolled_back_from is not None for one in run.run.resumptions):
             notes.append(f"{run.folder.name} was changed or rolled back on the way: its run.json has what and when")
@@ -130,6 +136,15 @@ def open_reference(*sources: str) -> Reference:
         film=folder / FILM_FILE if folder and (folder / FILM_FILE).is_file() else None,
         notes=notes,
     )
+
+
+def _is_finished(run: RunFolder) -> bool:
+    return run.run.status == "finished"
+
+
+def _is_evaluated(run: RunFolder) -> bool:
+    """Tell whether a finished run has the evaluation of its last step, as each has."""
+    return not _is_finished(run) or any(row.step == run.run.progress.step for row in run.evaluations)
 
 
 def _seed_and_progress(run: RunFolder) -> tuple[int, int]:

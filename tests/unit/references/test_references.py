@@ -138,6 +138,22 @@ def test_runs_in_training_are_left_out_of_many(run: Path, tmp_path: Path) -> Non
     assert ([one.run.seed for one in two.runs], two.notes) == ([0, 1, 2], [])
 
 
+def test_a_run_without_its_evaluations_is_named(run: Path, tmp_path: Path) -> None:
+    """A finished run whose evaluations.jsonl is cut is left out with a note, or named if too few runs remain."""
+    for seed in range(4):
+        copy_of(run, tmp_path / f"seed-{seed}", seed=seed)
+    file = tmp_path / "seed-2" / "evaluations.jsonl"
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    for content in ("".join(lines[:1]), ""):
+        file.write_text(content, "utf-8")
+        reference = open_reference(str(tmp_path))
+        assert [one.run.seed for one in reference.runs] == [0, 1, 3]
+        assert reference.notes == ["left out, since evaluations.jsonl has no end: seed-2"]
+    shutil.rmtree(tmp_path / "seed-0")
+    with pytest.raises(UserError, match=r"seed-2.evaluations\.jsonl' has no line, though the run is finished"):
+        open_reference(str(tmp_path))
+
+
 def test_runs_that_were_changed_on_the_way_are_named(run: Path, tmp_path: Path) -> None:
     """A reference's run that was resumed with other options is taken, with a note."""
     change = {"step": 9, "time": "2026-03-14T09:29:40+00:00", "changes": ["learning_rate: 0.1, but 0.2 in the run"]}
