@@ -8,7 +8,7 @@ import numpy as np
 
 from openddpm.analysis.text import listed, number_of, significant
 from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
-from openddpm.comparison.curves import QUANTITIES, Column, Curve, Quantity, curve_of
+from openddpm.comparison.curves import Column, Curve, Quantity, curve_of, quantities_of
 from openddpm.comparison.explanations import SPLIT_OF_THE_BATCH, Explanation, explain, option_differences
 from openddpm.comparison.planned import unequal_evaluations
 from openddpm.comparison.same_run import Relation, related
@@ -175,7 +175,7 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     """
     by_quantity = {band.quantity: band for band in bands}
     standings = []
-    for quantity in QUANTITIES:
+    for quantity in quantities_of(candidate):
         curve = curve_of(candidate, quantity, of_broken=np.inf)
         if quantity in by_quantity:
             standing = standing_in_band(curve, by_quantity[quantity])

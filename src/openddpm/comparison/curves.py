@@ -1,7 +1,7 @@
 """Curves that runs are compared by, over the training images seen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -43,6 +43,18 @@ QUANTITIES = (
     *(Quantity(f"{band}_loss", f"held-out loss, {band} band", _band_loss(band)) for band in get_args(Band)),
 )
 """What is compared, the most important first."""
+
+_WITHOUT_HELDOUT = tuple(
+    replace(one, name=f"loss on fixed training samples, {one.name.partition(', ')[2]}")
+    if one.field in {f"{band}_loss" for band in get_args(Band)}
+    else one
+    for one in QUANTITIES
+)
+
+
+def quantities_of(run: RunFolder) -> tuple[Quantity, ...]:
+    """Return what is compared of a run, by what it is of: without held-out images, bands are of training samples."""
+    return QUANTITIES if run.run.dataset.num_heldout else _WITHOUT_HELDOUT
 
 
 @dataclass(frozen=True)

@@ -422,3 +422,12 @@ def test_long_references_are_compared_at_some_of_their_evaluations(run: RunFolde
     many = [rows[0].model_copy(update={"step": step, "images_seen": 32 * step}) for step in range(1, 501)]
     band = make_bands([another_seed(replace(run, evaluations=many), seed) for seed in range(3)])[0]
     assert (len(band.images), band.images[0], band.images[-1]) == (64, 32, 32 * 500)
+
+
+def test_losses_of_training_samples_are_not_called_held_out(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without held-out images every loss is of training samples, and is named so."""
+    folder = write_made_up_run(tmp_path_factory.mktemp("all"), previews=0, evaluations=8, num_heldout=0)
+    run = read_run_folder(folder)
+    comparison = compare(another_seed(run, 50), [another_seed(run, seed) for seed in range(4)])
+    names = [one.quantity.name for one in comparison.standings]
+    assert len(names) == 4 and all(name.startswith("loss on fixed training samples") for name in names)
