@@ -87,19 +87,22 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
     """
     reference = list(reference)
     base = same_seed(candidate, reference)
-    explanations = explain(candidate, base or reference[0])
     obstacle = what_prevents(candidate, reference[0])
     if not candidate.evaluations and not candidate.metrics:
         obstacle = "the candidate has not logged a step yet"
     if obstacle:
         sentence = f"The runs cannot be compared: {obstacle}."
-        return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
+        return Comparison(
+            candidate, reference, "not_comparable", sentence, None, [], [], explain(candidate, base or reference[0])
+        )
     relation = None if base is None else related(candidate, base)
     if relation is not None and not relation.num_numbers:
         relation = None
     others = apart_from(candidate, reference)
     bands = make_bands(others)
     standings = standings_of(candidate, others, bands)
+    sides = {one.side for one in standings} - {0}
+    explanations = explain(candidate, base or reference[0], sides.pop() if len(sides) == 1 else 0)
     unequal = "" if standings else unequal_evaluations(candidate.run, others)
     verdict, sentence = _verdict(relation, bands, standings, len(others), unequal)
     if candidate.run.failure is not None:

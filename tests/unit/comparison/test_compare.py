@@ -188,6 +188,18 @@ def test_what_differs_is_listed_the_likeliest_first(run: RunFolder, reference: l
     assert "seed" not in found
 
 
+@pytest.mark.parametrize("factor", [1.5, 0.6])
+def test_what_works_to_the_other_side_is_no_likely_explanation(
+    run: RunFolder, reference: list[RunFolder], factor: float
+) -> None:
+    """A run that is ahead is not explained by what made runs worse; that this is so is told."""
+    candidate = with_config(another_seed(run, 50, factor=factor), use_ema=False, adam_weight_decay=0.3)
+    found = compare(candidate, reference).answer()["explanations"]
+    assert [one["name"] for one in found] == ["use_ema", "adam_weight_decay"][:: 1 if factor > 1 else -1]
+    reason = next(one["reason"] for one in found if one["name"] == "use_ema")
+    assert reason.endswith("; so this alone would put the candidate behind") == (factor < 1)
+
+
 def test_larger_steps_in_the_learning_rate_count_more(run: RunFolder, reference: list[RunFolder]) -> None:
     """A learning rate 32 times as high comes before another optimizer, one 1.1 times as high after it."""
     orders = []
