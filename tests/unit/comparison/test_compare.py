@@ -443,3 +443,14 @@ def test_losses_of_training_samples_are_not_called_held_out(tmp_path_factory: py
     comparison = compare(another_seed(run, 50), [another_seed(run, seed) for seed in range(4)])
     names = [one.quantity.name for one in comparison.standings]
     assert len(names) == 4 and all(name.startswith("loss on fixed training samples") for name in names)
+
+
+def test_a_loss_of_zero_is_below_any_band(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A held-out loss of 0 at the end is compared as it is, not passed over for the evaluation before."""
+    rows = [
+        row.model_copy(update={"heldout_loss": 0.0}) if row.step == run.evaluations[-1].step else row
+        for row in another_seed(run, 50).evaluations
+    ]
+    comparison = compare(replace(another_seed(run, 50), evaluations=rows), reference)
+    assert comparison.verdict == "outside" and comparison.standings[0].images == rows[-1].images_seen
+    assert comparison.standings[0].candidate < 1e-6
