@@ -71,17 +71,13 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
 
 def _write_page(page: Path, comparison: "Comparison | ImportedComparison", reference: "Reference") -> None:
     from openddpm.comparison.imported import ImportedComparison
-    from openddpm.errors import UserError
     from openddpm.report.compare import write_comparison
     from openddpm.report.imported import write_imported_comparison
 
-    try:
-        if isinstance(comparison, ImportedComparison):
-            write_imported_comparison(page, comparison, reference)
-        else:
-            write_comparison(page, comparison, reference)
-    except OSError as error:
-        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
+    if isinstance(comparison, ImportedComparison):
+        write_imported_comparison(page, comparison, reference)
+    else:
+        write_comparison(page, comparison, reference)
 
 
 def _as_json(comparison: "Comparison | ImportedComparison") -> str:

@@ -92,10 +92,7 @@ def _write_index(page: Path, folders: list[Path]) -> int:
             unreadable.append(error.found if isinstance(error, UserError) else as_text(str(error)))
     if not found:
         raise UserError(f"none of the {len(unreadable)} runs can be read: {unreadable[0]}", "Name run folders.")
-    try:
-        write_index(page, found, unreadable)
-    except OSError as error:
-        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --output.") from error
+    write_index(page, found, unreadable)
     for reason in unreadable:
         print(f"not read: {reason}")
     print(f"page of {len(found)} runs: {as_text(page)}")

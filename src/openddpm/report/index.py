@@ -16,13 +16,12 @@ from openddpm.comparison.compare import what_prevents
 from openddpm.comparison.curves import QUANTITIES, Curve, curve_of
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.names import as_text
-from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder
 from openddpm.report.build import REPORT_FILE
 from openddpm.report.charts import Chart, Line, rounded
 from openddpm.report.compared_curves import IMAGES
 from openddpm.report.facts import MARKS, Badge, rate_text, training_rate, verdict_badge
-from openddpm.report.page import asset, render_page
+from openddpm.report.page import asset, render_page, write_page
 from openddpm.report.pictures import data_uri, is_pixel_art
 from openddpm.report.series import thin
 from openddpm.report.tables import value_text
@@ -87,15 +86,12 @@ class Column:
 
 
 def write_index(path: Path, runs: Sequence[RunFolder], unreadable: Sequence[str] = ()) -> Path:
-    """Write the page of `runs`, replacing any file at `path`; return `path`. The runs' folders are left alone.
+    """Write the page of `runs`, as `write_page` does; return `path`. The runs' folders are left alone.
 
     Args:
         unreadable: why further folders could not be read, for each a text that names it.
-
-    Raises:
-        OSError: it cannot be written there.
     """
-    write_atomically(path, render_index(path, runs, unreadable, datetime.now(UTC)))
+    write_page(path, render_index(path, runs, unreadable, datetime.now(UTC)))
     return path
 
 
