@@ -49,12 +49,20 @@ def _report(runs: _Runs, /, output: OptionalPath = None) -> int:
 
 def _run_folders(path: Path) -> list[Path]:
     """Return the run folders in `path`; `path` itself if it is one, or if there are none."""
+    if _may_hold_a_run(path):
+        return [path]
+    below = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+    return sorted(folder for folder in below if _may_hold_a_run(folder)) or [path]
+
+
+def _may_hold_a_run(folder: Path) -> bool:
+    """Tell whether a folder holds a run, or cannot be entered, as its reader then says."""
     from openddpm.record.writer import IMPORTED_FILE, RUN_FILE
 
-    marks = (RUN_FILE, IMPORTED_FILE)
-    if any((path / mark).exists() for mark in marks):
-        return [path]
-    return sorted({file.parent for mark in marks for file in path.glob(f"*/{mark}")}) or [path]
+    try:
+        return any((folder / mark).exists() for mark in (RUN_FILE, IMPORTED_FILE))
+    except PermissionError:
+        return True
 
 
 def _rebuild(folder: Path) -> int:

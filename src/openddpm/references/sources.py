@@ -61,7 +61,8 @@ def _run_folders(path: Path) -> list[Path]:
         below = sorted(folder for folder in path.iterdir() if folder.is_dir())
         runs = [folder for folder in below if (folder / RUN_FILE).is_file()]
     except OSError as error:
-        raise UserError(f"'{as_text(path)}' cannot be read: {error.strerror}", "Make it readable.") from error
+        place = error.filename or path
+        raise UserError(f"'{as_text(place)}' cannot be read: {error.strerror}", "Make it readable.") from error
     if not runs:
         found = f"no run in '{as_text(path)}': it has no {RUN_FILE}, and none of its {len(below)} sub-folders has one"
         raise UserError(found, hint)
