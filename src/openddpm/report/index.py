@@ -139,7 +139,7 @@ def _rows(
                 key=f"run-{index}",
                 name=run.run.name,
                 place=as_text(_relative(run.folder, base)) if names.count(run.run.name) > 1 else "",
-                link=quote(_relative(report, base)) if report.is_file() else None,
+                link=quote(os.fsencode(_relative(report, base))) if report.is_file() else None,
                 picture=data_uri(run.previews[-1].shown, PICTURE_BYTES) if run.previews else None,
                 is_pixel_art=is_pixel_art(run),
                 badge=verdict_badge(verdict),

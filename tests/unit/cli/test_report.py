@@ -1,5 +1,7 @@
 """openddpm report: one run, or a page of many."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,15 @@ def test_wrong_uses_are_explained(
     assert said in error
     assert "->" in error
     assert {*runs.rglob("*")} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_folder_whose_name_is_not_utf8_is_on_the_page(tmp_path: Path) -> None:
+    """The page links to the report of a run in such a folder by its bytes, and the run itself has its report."""
+    odd = tmp_path / os.fsdecode(b"run-\xff")
+    for folder in (tmp_path / "first", odd):
+        write_made_up_run(folder, **SMALL)
+    write_manifest(odd, ("run.json",))
+    assert main(["report", str(odd)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert 'href="run-%FF/report.html"' in (tmp_path / "index.html").read_text("utf-8")
