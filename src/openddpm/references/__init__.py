@@ -60,6 +60,8 @@ class Reference:
     """At least one, in the order of the seeds, which are all different."""
     about: ReferenceRecord | None
     """None without a reference.json beside the runs."""
+    folder: Path | None = None
+    """Absolute path of the folder that was named; None for a built-in reference, the Hub, and several sources."""
     film: Path | None = None
     """A strip of previews of the first seed; None without one."""
     notes: list[str] = field(default_factory=list)
@@ -129,10 +131,12 @@ def open_reference(*sources: str) -> Reference:
     for run in chosen:
         if any(one.changes or one.rolled_back_from is not None for one in run.run.resumptions):
             notes.append(f"{run.folder.name} was changed or rolled back on the way: its run.json has what and when")
+    own = folder if folder and folder.exists() and not is_built_in(source) else None
     return Reference(
-        name=folder.resolve().name if folder and folder.exists() and not is_built_in(source) else source,
+        name=own.resolve().name if own else source,
         runs=chosen,
         about=read_record(folder / REFERENCE_FILE, ReferenceRecord) if folder else None,
+        folder=own and own.absolute(),
         film=folder / FILM_FILE if folder and (folder / FILM_FILE).is_file() else None,
         notes=notes,
     )
