@@ -66,13 +66,19 @@ def _may_hold_a_run(folder: Path) -> bool:
 
 
 def _rebuild(folder: Path) -> int:
+    from openddpm.errors import UserError
     from openddpm.record.imported import is_imported, read_imported_folder
     from openddpm.record.manifest import manifest_renewed
     from openddpm.record.public import PAGES
     from openddpm.record.reader import read_run_folder
+    from openddpm.record.writer import RUN_FILE
     from openddpm.report import write_report
     from openddpm.report.card import write_card
 
+    if folder.is_dir() and not _may_hold_a_run(folder):
+        num_below = sum(one.is_dir() for one in folder.iterdir())
+        found = f"no run in '{folder}': it has no {RUN_FILE}, and none of its {num_below} sub-folders has one"
+        raise UserError(found, "Name the --output_dir of a training run, or a folder that holds run folders.")
     if is_imported(folder):
         from openddpm.report.imported import write_imported_report
 
@@ -86,6 +92,7 @@ def _rebuild(folder: Path) -> int:
 
 def _write_index(page: Path, folders: list[Path]) -> int:
     """Write the page of the runs that can be read, with the reason for each of the others."""
+    from openddpm.analysis.text import number_of
     from openddpm.errors import UserError
     from openddpm.names import as_text
     from openddpm.record.reader import read_run_folder
@@ -103,5 +110,5 @@ def _write_index(page: Path, folders: list[Path]) -> int:
     write_index(page, found, unreadable)
     for reason in unreadable:
         print(f"not read: {reason}")
-    print(f"page of {len(found)} runs: {as_text(page)}")
+    print(f"page of {number_of(len(found), 'run')}: {as_text(page)}")
     return 0

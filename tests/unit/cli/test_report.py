@@ -58,6 +58,12 @@ def test_a_folder_of_runs_has_an_index(runs: Path, capsys: pytest.CaptureFixture
     assert not [*runs.rglob("report.html")]
 
 
+def test_one_run_is_counted_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page with the only run that can be read says "1 run"."""
+    assert main(["report", str(runs / "first"), str(runs / "broken"), "--output", str(runs / "page.html")]) == 0
+    assert "page of 1 run: " in capsys.readouterr().out
+
+
 def test_several_runs_have_an_index_here(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +85,7 @@ def test_several_runs_have_an_index_here(
         ([], "no run is given"),
         (["first", "--output", "page.html"], "--output"),
         (["nowhere", "elsewhere"], "none of the 2 runs can be read"),
-        (["other"], "no run.json"),
+        (["other"], "it has no run.json, and none of its 0 sub-folders has one"),
         (["first", "second", "--output", "first"], "cannot be written"),
     ],
 )
