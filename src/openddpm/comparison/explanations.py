@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from openddpm.analysis.text import plain
 from openddpm.analysis.verdict import judge
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.record.public import last_part, published
@@ -129,7 +130,7 @@ def _options(candidate: RunFolder, base: RunFolder, side: int) -> list[Explanati
             if not has_same_batch:
                 continue  # global_batch_size tells it
             reason, effect = "the same images in each step, with other random numbers", SAME_NUMBERS
-        found.append(Explanation(name, last_part(str(ours)), last_part(str(theirs)), reason, effect))
+        found.append(Explanation(name, last_part(plain(ours)), last_part(plain(theirs)), reason, effect))
     return found
 
 
@@ -197,7 +198,7 @@ def _circumstances(candidate: RunFolder, base: RunFolder, side: int) -> list[Exp
         versions = [one.get(name, "none") for one in packages]
         found.append((name, versions[0], versions[1], "may round in another way", SAME_NUMBERS))
     return [
-        Explanation(name, str(our), str(their), reason, effect)
+        Explanation(name, plain(our), plain(their), reason, effect)
         for name, our, their, reason, effect in found
         if our != their
     ]

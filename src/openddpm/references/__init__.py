@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from openddpm.analysis.text import plain
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.reader import RunFolder, read_record
@@ -176,7 +177,9 @@ def _shared(run: RunFolder) -> dict[str, Any]:
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     names = dict.fromkeys([*ours, *theirs])
     return [
-        f"{name}: {ours.get(name)!r} and {theirs.get(name)!r}" for name in names if ours.get(name) != theirs.get(name)
+        f"{name}: {plain(ours.get(name))} and {plain(theirs.get(name))}"
+        for name in names
+        if ours.get(name) != theirs.get(name)
     ]
 
 
