@@ -314,10 +314,15 @@ def _with_given(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 def config_differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     """Return a line for each option that would change the numbers of a run: `name: ours, but theirs in the run`."""
     return [
-        f"{name}: {getattr(ours, name)!r}, but {getattr(theirs, name)!r} in the run"
+        f"{name}: {_told(getattr(ours, name))}, but {_told(getattr(theirs, name))} in the run"
         for name in TrainConfig.model_fields
         if name not in NEUTRAL_OPTIONS and getattr(ours, name) != getattr(theirs, name)
     ]
+
+
+def _told(value: Any) -> str:
+    """Return a value in words; text is quoted, so that a path in it can be told from the rest of a sentence."""
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def beta_range(num_train_timesteps: int) -> tuple[float, float]:

@@ -33,7 +33,7 @@ def _last_changes(run: Path) -> list[str]:
     [
         ({"learning_rate": 5e-4}, "learning_rate: 0.0005, but 0.001 in the run"),
         ({"max_train_steps": 15}, "max_train_steps: 15, but 12 in the run"),
-        ({"random_flip": False}, "random_flip: False, but True in the run"),
+        ({"random_flip": False}, "random_flip: no, but yes in the run"),
         ({"evaluation_seed": 1}, "evaluation_seed: 1, but 0 in the run"),
     ],
 )

@@ -160,6 +160,12 @@ def test_differences_name_what_changes_numbers() -> None:
     """Two configs differ in the options that change a run's numbers, each with both values, and in no neutral one."""
     ours = TrainConfig(learning_rate=1e-3, output_dir="there", checkpointing_steps=7, hub_token="x")
     assert config_differences(ours, TrainConfig()) == ["learning_rate: 0.001, but 0.0001 in the run"]
+    ours = TrainConfig(num_epochs=3, random_flip=False, model="a/b.json", heldout_images=0)
+    assert config_differences(ours, TrainConfig(num_epochs=3, heldout_images=None)) == [
+        "random_flip: no, but yes in the run",
+        "heldout_images: 0, but none in the run",
+        "model: 'a/b.json', but 'default' in the run",
+    ]
     assert set(TrainConfig.model_fields) >= NEUTRAL_OPTIONS
 
 

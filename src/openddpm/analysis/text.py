@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 HUGE = 10_000.0  # beyond it only the power of ten is informative
 
@@ -64,6 +65,15 @@ def duration(seconds: float) -> str:
 def listed(words: Sequence[str]) -> str:
     """["layout", "shape", "detail"] -> layout, shape and detail"""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def plain(value: Any) -> str:
+    """None or [] -> none; True -> yes; [0, 255] -> 0 255; ["a: 1, but 2 there", "b"] -> a: 1, but 2 there; b"""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(one, str) for one in value) else " ").join(map(plain, value)) or "none"
+    return "none" if value is None or value == "" else str(value)
 
 
 def utc_text(iso_time: str) -> str:

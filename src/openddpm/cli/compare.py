@@ -17,6 +17,7 @@ _Candidate = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CANDIDA
 _References = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")]
 
 STATUS = {"same_bits": 0, "same_run": 0, "inside": 0, "outside": 1, "not_comparable": 2}
+WIDTH = 110  # columns that the table needs; a narrower terminal wraps it
 MOST_EXPLANATIONS = 8  # printed; the page and --json have all
 
 
@@ -70,17 +71,13 @@ def _compare(candidate: _Candidate, reference: _References, /, page: OptionalPat
 
 def _write_page(page: Path, comparison: "Comparison | ImportedComparison", reference: "Reference") -> None:
     from openddpm.comparison.imported import ImportedComparison
-    from openddpm.errors import UserError
     from openddpm.report.compare import write_comparison
     from openddpm.report.imported import write_imported_comparison
 
-    try:
-        if isinstance(comparison, ImportedComparison):
-            write_imported_comparison(page, comparison, reference)
-        else:
-            write_comparison(page, comparison, reference)
-    except OSError as error:
-        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --page.") from error
+    if isinstance(comparison, ImportedComparison):
+        write_imported_comparison(page, comparison, reference)
+    else:
+        write_comparison(page, comparison, reference)
 
 
 def _as_json(comparison: "Comparison | ImportedComparison") -> str:
@@ -96,6 +93,7 @@ def _print(comparison: "Comparison | ImportedComparison", name: str) -> None:
     from openddpm.names import as_text
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.width = max(console.width, WIDTH)
     console.print(as_text(comparison.sentence))
     if comparison.standings:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -104,8 +102,9 @@ def _print(comparison: "Comparison | ImportedComparison", name: str) -> None:
         console.print(f"after {comparison.standings[0].images:,.0f} images; reference: {as_text(name)}")
         for one in comparison.standings:
             ends = [significant(end) for end in (one.low, one.high) if end is not None]
+            elsewhere = f", after {one.images:,.0f}" if one.images != comparison.standings[0].images else ""
             table.add_row(
-                one.quantity.name,
+                one.quantity.name + elsewhere,
                 significant(one.candidate),
                 significant(one.mean),
                 " to ".join(ends) or "none",

@@ -46,7 +46,8 @@ def _import(
     from openddpm.record.schema import MAX_COUNT
 
     if batch_size is not None and not 1 <= batch_size <= MAX_COUNT:
-        raise UserError(f"--batch_size is {batch_size}", "Give the number of images that a step consumes, 1 or more.")
+        hint = f"Give the number of images that a step consumes, from 1 to {MAX_COUNT:,}."
+        raise UserError(f"--batch_size is {batch_size}", hint)
     _print(import_tensorboard(logdir, output_dir, batch_size, loss_tag))
     return 0
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -46,6 +47,7 @@ first steps:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 errors found, 2 unusable input, 128 + N after signal N."""
     from openddpm.errors import UserError
+    from openddpm.names import as_text
 
     _escape_characters_outside_the_encoding()
     try:
@@ -65,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except PermissionError as error:
+        from openddpm.record.files import TEMPORARY
+
+        if not isinstance(error.filename, str):
+            raise
+        path, verb = Path(error.filename), "read or written"
+        if path.name.endswith(TEMPORARY):  # of a file that was to be written there
+            path, verb = path.parent, "written to"
+        print(f"openddpm: '{as_text(path)}' cannot be {verb}: {error.strerror}", file=sys.stderr)
+        print("  -> Change its permissions or those of the folders that it is in, or name another.", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

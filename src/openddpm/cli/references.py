@@ -98,12 +98,12 @@ def _show(reference: "Reference") -> None:
     ]
     _print_table(rows)
     for note in reference.notes:
-        print(f"note: {note}")
+        print(f"note: {as_text(note)}")
     if about := reference.about:
         print(f"\n{as_text(about.text)}")
         print(as_text(f"made {about.made} by openddpm {about.version}, commit {about.commit}"))
     if reference.film:
-        print(f"film strip of seed {reference.runs[0].run.seed}: {reference.film}")
+        print(f"film strip of seed {reference.runs[0].run.seed}: {as_text(reference.film)}")
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:

@@ -49,22 +49,36 @@ def _report(runs: _Runs, /, output: OptionalPath = None) -> int:
 
 def _run_folders(path: Path) -> list[Path]:
     """Return the run folders in `path`; `path` itself if it is one, or if there are none."""
+    if _may_hold_a_run(path):
+        return [path]
+    below = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+    return sorted(folder for folder in below if _may_hold_a_run(folder)) or [path]
+
+
+def _may_hold_a_run(folder: Path) -> bool:
+    """Tell whether a folder holds a run, or cannot be entered, as its reader then says."""
     from openddpm.record.writer import IMPORTED_FILE, RUN_FILE
 
-    marks = (RUN_FILE, IMPORTED_FILE)
-    if any((path / mark).exists() for mark in marks):
-        return [path]
-    return sorted({file.parent for mark in marks for file in path.glob(f"*/{mark}")}) or [path]
+    try:
+        return any((folder / mark).exists() for mark in (RUN_FILE, IMPORTED_FILE))
+    except PermissionError:
+        return True
 
 
 def _rebuild(folder: Path) -> int:
+    from openddpm.errors import UserError
     from openddpm.record.imported import is_imported, read_imported_folder
     from openddpm.record.manifest import manifest_renewed
     from openddpm.record.public import PAGES
     from openddpm.record.reader import read_run_folder
+    from openddpm.record.writer import RUN_FILE
     from openddpm.report import write_report
     from openddpm.report.card import write_card
 
+    if folder.is_dir() and not _may_hold_a_run(folder):
+        num_below = sum(one.is_dir() for one in folder.iterdir())
+        found = f"no run in '{folder}': it has no {RUN_FILE}, and none of its {num_below} sub-folders has one"
+        raise UserError(found, "Name the --output_dir of a training run, or a folder that holds run folders.")
     if is_imported(folder):
         from openddpm.report.imported import write_imported_report
 
@@ -78,6 +92,7 @@ def _rebuild(folder: Path) -> int:
 
 def _write_index(page: Path, folders: list[Path]) -> int:
     """Write the page of the runs that can be read, with the reason for each of the others."""
+    from openddpm.analysis.text import number_of
     from openddpm.errors import UserError
     from openddpm.names import as_text
     from openddpm.record.reader import read_run_folder
@@ -92,11 +107,8 @@ def _write_index(page: Path, folders: list[Path]) -> int:
             unreadable.append(error.found if isinstance(error, UserError) else as_text(str(error)))
     if not found:
         raise UserError(f"none of the {len(unreadable)} runs can be read: {unreadable[0]}", "Name run folders.")
-    try:
-        write_index(page, found, unreadable)
-    except OSError as error:
-        raise UserError(f"'{page}' cannot be written: {error.strerror}", "Name another file by --output.") from error
+    write_index(page, found, unreadable)
     for reason in unreadable:
         print(f"not read: {reason}")
-    print(f"page of {len(found)} runs: {as_text(page)}")
+    print(f"page of {number_of(len(found), 'run')}: {as_text(page)}")
     return 0

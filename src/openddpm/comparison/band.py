@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openddpm.comparison.curves import QUANTITIES, Column, Curve, Quantity, curve_of
+from openddpm.comparison.curves import Column, Curve, Quantity, curve_of, quantities_of
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import RAW
 
@@ -55,7 +55,7 @@ def make_bands(runs: Sequence[RunFolder]) -> list[Band]:
     """Return a band for each quantity that the runs of a reference have; none for fewer than `MIN_RUNS` runs."""
     if len(runs) < MIN_RUNS:
         return []
-    curves = {quantity: [curve_of(run, quantity) for run in runs] for quantity in QUANTITIES}
+    curves = {quantity: [curve_of(run, quantity) for run in runs] for quantity in quantities_of(runs[0])}
     if all(row.weights == RAW for run in runs for row in run.evaluations):
         curves = {quantity: found for quantity, found in curves.items() if not quantity.of_raw}
     return bands_of(curves)

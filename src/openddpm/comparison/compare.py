@@ -8,8 +8,9 @@ import numpy as np
 
 from openddpm.analysis.text import listed, number_of, significant
 from openddpm.comparison.band import MIN_RUNS, Band, common_images, make_bands
-from openddpm.comparison.curves import QUANTITIES, Column, Curve, Quantity, curve_of
+from openddpm.comparison.curves import Column, Curve, Quantity, curve_of, quantities_of
 from openddpm.comparison.explanations import SPLIT_OF_THE_BATCH, Explanation, explain, option_differences
+from openddpm.comparison.planned import unequal_evaluations
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.public import last_part
 from openddpm.record.reader import RunFolder
@@ -86,20 +87,24 @@ def compare(candidate: RunFolder, reference: Sequence[RunFolder]) -> Comparison:
     """
     reference = list(reference)
     base = same_seed(candidate, reference)
-    explanations = explain(candidate, base or reference[0])
     obstacle = what_prevents(candidate, reference[0])
     if not candidate.evaluations and not candidate.metrics:
         obstacle = "the candidate has not logged a step yet"
     if obstacle:
         sentence = f"The runs cannot be compared: {obstacle}."
-        return Comparison(candidate, reference, "not_comparable", sentence, None, [], [], explanations)
+        return Comparison(
+            candidate, reference, "not_comparable", sentence, None, [], [], explain(candidate, base or reference[0])
+        )
     relation = None if base is None else related(candidate, base)
     if relation is not None and not relation.num_numbers:
         relation = None
     others = apart_from(candidate, reference)
     bands = make_bands(others)
     standings = standings_of(candidate, others, bands)
-    verdict, sentence = _verdict(relation, bands, standings, len(others))
+    sides = {one.side for one in standings} - {0}
+    explanations = explain(candidate, base or reference[0], sides.pop() if len(sides) == 1 else 0)
+    unequal = "" if standings else unequal_evaluations(candidate.run, others)
+    verdict, sentence = _verdict(relation, bands, standings, len(others), unequal)
     if candidate.run.failure is not None:
         text = str(candidate.run.failure_text or candidate.run.failure).rstrip(".")
         verdict, sentence = "outside", f"The run failed: {text}. Before that: {sentence}"
@@ -173,7 +178,7 @@ def standings_of(candidate: RunFolder, reference: Sequence[RunFolder], bands: Se
     """
     by_quantity = {band.quantity: band for band in bands}
     standings = []
-    for quantity in QUANTITIES:
+    for quantity in quantities_of(candidate):
         curve = curve_of(candidate, quantity, of_broken=np.inf)
         if quantity in by_quantity:
             standing = standing_in_band(curve, by_quantity[quantity])
@@ -247,7 +252,7 @@ def is_same_run(relation: Relation, standings: Sequence[Standing]) -> bool:
 
 
 def _verdict(
-    relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int
+    relation: Relation | None, bands: Sequence[Band], standings: Sequence[Standing], num_runs: int, unequal: str
 ) -> tuple[ComparisonVerdict, str]:
     if relation is not None and relation.last is not None and is_same_run(relation, standings):
         if relation.first is None:
@@ -256,6 +261,8 @@ def _verdict(
         since = f"the numbers differ from step {relation.first.step:,} on"
         return "same_run", f"The same run, rounding apart: {since}, never by more than rounding grows to."
     where = place_in_band(bands, standings, num_runs)
+    if unequal:
+        where = f"The losses cannot be compared: {unequal}."
     if relation is not None and relation.parted is not None and relation.kind == "parted":
         parted = relation.parted
         return "outside", (
@@ -274,7 +281,7 @@ def _verdict(
 def place_in_band(bands: Sequence[Band], standings: Sequence[Standing], num_runs: int) -> str:
     """Return where the candidate stands, in sentences."""
     if not standings:
-        return "The runs have no evaluation after equal numbers of images."
+        return "The runs have no evaluation after equal numbers of images so far."
     first = standings[0]
     name, runs = first.quantity.name, number_of(num_runs, "run")
     if first.detectable is None:

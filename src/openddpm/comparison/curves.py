@@ -1,7 +1,7 @@
 """Curves that runs are compared by, over the training images seen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from openddpm.record.schema import RAW, EvaluationRow, exported_weights
 
 Column = NDArray[np.float64]
 
+LEAST = 1e-9  # a loss of 0 counts as this, since it has no logarithm
 MAX_BETWEEN = 0.02
 """Product of a number of images' distances, in logarithms, from the evaluations around it. Straight lines between the
 evaluations of digits-8 are off by 0.9 times the product among the first 2,000 images, and 0.13 times later (measured by
@@ -44,6 +45,18 @@ QUANTITIES = (
 )
 """What is compared, the most important first."""
 
+_WITHOUT_HELDOUT = tuple(
+    replace(one, name=f"loss on fixed training samples, {one.name.partition(', ')[2]}")
+    if one.field in {f"{band}_loss" for band in get_args(Band)}
+    else one
+    for one in QUANTITIES
+)
+
+
+def quantities_of(run: RunFolder) -> tuple[Quantity, ...]:
+    """Return what is compared of a run, by what it is of: without held-out images, bands are of training samples."""
+    return QUANTITIES if run.run.dataset.num_heldout else _WITHOUT_HELDOUT
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -71,7 +84,7 @@ class Curve:
 
 
 def curve_of(run: RunFolder, quantity: Quantity, of_broken: float | None = None) -> Curve:
-    """Return a quantity of a run; values that are missing, or not above 0, are left out.
+    """Return a quantity of a run; values that are missing are left out.
 
     Args:
         of_broken: value where the weights are not finite; None leaves these out, too.
@@ -79,10 +92,10 @@ def curve_of(run: RunFolder, quantity: Quantity, of_broken: float | None = None)
     exported = exported_weights(row.weights for row in run.evaluations)
     weights = RAW if quantity.of_raw else exported
     points = {
-        row.images_seen: value
+        row.images_seen: max(value, LEAST)
         for row in run.evaluations
         if row.weights == weights and row.images_seen
-        if (value := of_broken if _is_broken(row) else quantity.value(row)) is not None and value > 0
+        if (value := of_broken if _is_broken(row) else quantity.value(row)) is not None
     }
     images = sorted(points)
     return Curve(np.array(images, dtype=np.float64), np.array([points[count] for count in images], dtype=np.float64))

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from openddpm.analysis.text import plain
 from openddpm.analysis.verdict import judge
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.record.public import last_part, published
@@ -34,21 +35,38 @@ class Effect:
     text: str
     source: str
     is_ratio: bool = False
+    better: Any = None
+    """The value that was better, or LOWER; None if that is not known."""
+
+    def side(self, ours: Any, theirs: Any) -> int:
+        """Return +1 if a run with `ours` should be behind one with `theirs`, -1 if ahead, 0 if that is not known."""
+        if self.better == LOWER:
+            return (ours > theirs) - (ours < theirs)
+        return (theirs == self.better) - (ours == self.better)
 
 
+LOWER = "lower"
 NO_WARM_UP = "without the average's warm-up its weights were 6 times worse after 1,400 steps"
 
 EFFECTS: dict[str, Effect] = {
     "ema_max_decay": Effect(0.002, "made no difference on the digits, with the warm-up of the average", LAB_LOG),
     "ema_inv_gamma": Effect(0.5, NO_WARM_UP, WHAT_SLOWS, is_ratio=True),
     "ema_power": Effect(0.5, NO_WARM_UP, WHAT_SLOWS, is_ratio=True),
-    "use_ema": Effect(0.05, "raw weights are worse than their average until the learning rate has fallen", WHAT_SLOWS),
-    "adam_epsilon": Effect(0.1, "1e-3 in place of 1e-8 cost 10 % on the digits", WHAT_SLOWS),
+    "use_ema": Effect(
+        0.05, "raw weights are worse than their average until the learning rate has fallen", WHAT_SLOWS, better=True
+    ),
+    "adam_epsilon": Effect(0.1, "1e-3 in place of 1e-8 cost 10 % on the digits", WHAT_SLOWS, better=LOWER),
     "learning_rate": Effect(0.02, "twice or half the rate changed it by up to 2 %", LAB_LOG, is_ratio=True),
-    "optimizer": Effect(0.08, "Muon was 5 to 10 % better than AdamW on equal images", LAB_LOG),
-    "timestep_sampling": Effect(0.1, "importance was 5 to 13 % better than stratified on equal images", LAB_LOG),
-    "zero_init_residuals": Effect(0.03, "up to 7 % better with Muon on the avatars, nothing with AdamW", LAB_LOG),
-    "global_batch_size": Effect(0.08, "twice the batch was 2 to 15 % worse on equal images", LAB_LOG, is_ratio=True),
+    "optimizer": Effect(0.08, "Muon was 5 to 10 % better than AdamW on equal images", LAB_LOG, better="muon"),
+    "timestep_sampling": Effect(
+        0.1, "importance was 5 to 13 % better than stratified on equal images", LAB_LOG, better="importance"
+    ),
+    "zero_init_residuals": Effect(
+        0.03, "up to 7 % better with Muon on the avatars, nothing with AdamW", LAB_LOG, better=True
+    ),
+    "global_batch_size": Effect(
+        0.08, "twice the batch was 2 to 15 % worse on equal images", LAB_LOG, is_ratio=True, better=LOWER
+    ),
     "model": Effect(0.02, "wider and deeper UNets were within 2 % on the digits, 5 % on the avatars", LAB_LOG),
     "prediction_type": Effect(0.03, "predicting the velocity was within 5 % on the digits and avatars", LAB_LOG),
     "lr_scheduler": Effect(0.03, "a rate that hardly falls costs a quarter more images, little at the end", WHAT_SLOWS),
@@ -64,24 +82,29 @@ WRITTEN_AND_DRAWN = {"logging_steps", "save_images_epochs", "eval_batch_size", "
 
 DECISIVE = 1.0  # a problem of the run itself comes before its options; assumed
 UNMEASURED = 0.005  # rank of an option among those measured; assumed
+UNLIKELY = 1e-3  # the same of one whose measured effect is opposite to what is found
 SAME_NUMBERS = 1e-4  # the same of software and hardware, which change numbers by rounding
 
 
-def explain(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
+def explain(candidate: RunFolder, base: RunFolder, side: int = 0) -> list[Explanation]:
     """Return what differs between a run and one of a reference, the likeliest explanation first.
 
     Problems that the candidate's own curves show, and the reference's do not, come before everything else. Absolute
     paths are reduced to their last parts, since a run that follows a reference publishes what differs.
+
+    Args:
+        side: +1 if the candidate is behind, -1 if it is ahead; what works to the other side is no likely reason.
     """
     problems = _problems(candidate)
     for name in _problems(base):
         problems.pop(name, None)
     options = [
-        replace(one, effect=DECISIVE) if problems.pop(one.name, None) else one for one in _options(candidate, base)
+        replace(one, effect=DECISIVE) if problems.pop(one.name, None) else one
+        for one in _options(candidate, base, side)
     ]
     shown = "a problem that the curves themselves show"
     symptoms = [Explanation(name, text, "not found", shown, DECISIVE) for name, text in problems.items()]
-    found = [*options, *symptoms, *_data(candidate, base), *_circumstances(candidate, base)]
+    found = [*options, *symptoms, *_data(candidate, base), *_circumstances(candidate, base, side)]
     return sorted(found, key=lambda one: -one.effect)
 
 
@@ -98,31 +121,31 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _options(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
+def _options(candidate: RunFolder, base: RunFolder, side: int) -> list[Explanation]:
     has_same_batch = candidate.run.global_batch_size == base.run.global_batch_size
     found = []
     for name, (ours, theirs) in option_differences(candidate, base).items():
-        reason, effect = _reason(name), _effect(name, ours, theirs)
+        reason, effect = _measured(name, ours, theirs, side)
         if name in SPLIT_OF_THE_BATCH:
             if not has_same_batch:
                 continue  # global_batch_size tells it
             reason, effect = "the same images in each step, with other random numbers", SAME_NUMBERS
-        found.append(Explanation(name, last_part(str(ours)), last_part(str(theirs)), reason, effect))
+        found.append(Explanation(name, last_part(plain(ours)), last_part(plain(theirs)), reason, effect))
     return found
 
 
-def _reason(name: str) -> str:
-    effect = EFFECTS.get(name)
-    return f"{effect.text} ({effect.source})" if effect else "its effect has not been measured"
-
-
-def _effect(name: str, ours: Any, theirs: Any) -> float:
+def _measured(name: str, ours: Any, theirs: Any, side: int) -> tuple[str, float]:
+    """Return what is known of a change, and how large its effect is; small if it works to the other side."""
     effect = EFFECTS.get(name)
     if effect is None:
-        return UNMEASURED
+        return "its effect has not been measured", UNMEASURED
+    reason = f"{effect.text} ({effect.source})"
+    if side and effect.side(ours, theirs) == -side:
+        other = "behind" if side < 0 else "ahead"
+        return f"{reason}; so this alone would put the candidate {other}", UNLIKELY
     if effect.is_ratio and ours and theirs:
-        return effect.change * abs(math.log2(ours) - math.log2(theirs))
-    return effect.change
+        return reason, effect.change * abs(math.log2(ours) - math.log2(theirs))
+    return reason, effect.change
 
 
 def _data(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
@@ -142,11 +165,11 @@ def _dataset(run: RunFolder) -> str:
     return f"{last_part(dataset.source)}, {dataset.num_images:,} images of {dataset.size}, sha256 {dataset.sha256[:12]}"
 
 
-def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
+def _circumstances(candidate: RunFolder, base: RunFolder, side: int) -> list[Explanation]:
     """Return differences of processes, software, hardware, and user-supplied objects."""
     ours, theirs = candidate.run.session, base.run.session
     batches = candidate.run.global_batch_size, base.run.global_batch_size
-    batch_effect = _effect("global_batch_size", *batches)
+    batch = _measured("global_batch_size", *batches, side)
     rounding = "changes numbers by rounding alone"
     device = "changes numbers by rounding; another kind of device may draw other random numbers"
     tf32 = ours.environment.speed.tf32, theirs.environment.speed.tf32
@@ -156,7 +179,7 @@ def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
     changes = [[change for one in run for change in one.changes] for run in resumptions]
     rollbacks = [sum(one.rolled_back_from is not None for one in run) for run in resumptions]
     found: list[tuple[str, object, object, str, float]] = [
-        ("global_batch_size", *batches, _reason("global_batch_size"), batch_effect),
+        ("global_batch_size", *batches, *batch),
         ("user_supplied", *supplied, "objects given from Python are not in the record", 2 * UNMEASURED),
         ("changes", changes[0], changes[1], "it was resumed with other options or images", 2 * UNMEASURED),
         (
@@ -175,7 +198,7 @@ def _circumstances(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
         versions = [one.get(name, "none") for one in packages]
         found.append((name, versions[0], versions[1], "may round in another way", SAME_NUMBERS))
     return [
-        Explanation(name, str(our), str(their), reason, effect)
+        Explanation(name, plain(our), plain(their), reason, effect)
         for name, our, their, reason, effect in found
         if our != their
     ]

@@ -15,6 +15,7 @@ from openddpm.comparison.compare import (
     what_prevents,
 )
 from openddpm.comparison.explanations import explain
+from openddpm.comparison.planned import unequal_evaluations
 from openddpm.comparison.same_run import Relation, related
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, Following, MetricsRow, QuantityBand, ReferenceBandRecord
@@ -34,6 +35,7 @@ class Follower:
         self._reference = apart_from(run, reference)
         self._bands = make_bands(self._reference)
         self._obstacle = what_prevents(run, self._reference[0])
+        self._unequal = unequal_evaluations(run.run, self._reference)
         base = None if self._obstacle else same_seed(run, self._reference)
         self._relation = None if base is None else related(run, base)
         self._standings: list[Standing] = []
@@ -97,7 +99,11 @@ class Follower:
         seeds = number_of(len(self._reference), "seed")
         first = self._standings[0] if self._standings else None
         if first is None or first.detectable is None:
-            missing = "nothing is evaluated yet" if self._bands else f"{seeds} give no band to compare with"
+            if first is None and self._unequal:
+                return self._state(
+                    "not_comparable", None, f"its losses cannot be compared with {self.name}: {self._unequal}"
+                )
+            missing = "nothing is evaluated yet" if self._bands else f"{seeds} cannot show how much seeds differ"
             return self._state("too_early", None, f"another run than those of {self.name}; {missing}")
         left = [(one.left_at, one) for one in self._standings if one.left_at is not None]
         if not left:

@@ -1,6 +1,7 @@
 """Whether two records are of one run: the same numbers, or apart only as rounding is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,7 +59,8 @@ class Difference:
 class Relation:
     """How a run, row by row, is related to a finished one with the same seed and options.
 
-    Numbers that differ by more than rounding from the first logged step on come of other random numbers.
+    Numbers that differ by more than rounding from the first logged step on come of other random numbers, unless a later
+    one is equal to the bit. A training loss is compared where both records take its mean over the same steps.
 
     Args:
         is_coarse: whether one of the two computes in less than float32.
@@ -76,9 +78,12 @@ class Relation:
         """The first number that differs."""
         self.parted: Difference | None = None
         """The first number that differs by more than rounding does."""
+        self.row_before = 0
+        """Step of the run's last line of metrics.jsonl, after which the mean of its next one begins."""
         self._has_met = False
         self._first_allowed = FIRST_COARSE if is_coarse else FIRST
         self._metrics = {row.step: row for row in other.metrics}
+        self._rows_before = rows_before(other.metrics)
         self._evaluations = {(row.step, row.weights): row for row in other.evaluations}
 
     @property
@@ -93,12 +98,20 @@ class Relation:
         other: MetricsRow | EvaluationRow | None
         if isinstance(row, MetricsRow):
             other, names = self._metrics.get(row.step), LOGGED
+            if self._rows_before.get(row.step) != self.row_before:
+                names = tuple(name for name in LOGGED if name != "train_loss")
+            self.row_before = row.step
         else:
             other, names = self._evaluations.get((row.step, row.weights)), EVALUATED
-        if other is not None and self.parted is None:
+        if other is None:
+            return
+        pairs = [(name, getattr(row, name), getattr(other, name)) for name in names]
+        if self.parted is None:
             self.last = row
-            for name in names:
-                self._take(row, name, getattr(row, name), getattr(other, name))
+            for name, ours, theirs in pairs:
+                self._take(row, name, ours, theirs)
+        trained = [(ours, theirs) for name, ours, theirs in pairs if name not in EXACT]
+        self._has_met = self._has_met or any(ours == theirs is not None for ours, theirs in trained)
 
     def _take(self, row: MetricsRow | EvaluationRow, name: str, ours: float | None, theirs: float | None) -> None:
         if ours is None and theirs is None:
@@ -121,6 +134,12 @@ class Relation:
             return OF_A_FORMULA
         grown = self._first_allowed * 10 ** min(steps / STEPS_PER_DECADE, 10)
         return min(grown, max(SATURATED, self._first_allowed)) * (OF_A_NORM if name == "grad_norm" else 1.0)
+
+
+def rows_before(rows: Sequence[MetricsRow]) -> dict[int, int]:
+    """Return the step of the row before each, by its own step; 0 for the first."""
+    steps = [row.step for row in rows]
+    return dict(zip(steps, [0, *steps], strict=False))
 
 
 def related(candidate: RunFolder, other: RunFolder) -> Relation:

@@ -134,6 +134,7 @@ def _one_run(logdir: Path, tag: str | None) -> tuple[Path, list[Path]]:
     if not logdir.is_dir():
         what = "is a file, not a folder" if logdir.exists() else "does not exist"
         raise UserError(f"'{logdir}' {what}", hint)
+    next(logdir.iterdir(), None)  # a search leaves out what cannot be read, this does not
     found = event_files(logdir)
     if not found:
         raise UserError(f"there are no TensorBoard events (files named *tfevents*) in '{logdir}'", hint)

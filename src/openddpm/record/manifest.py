@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openddpm.errors import UserError
+from openddpm.names import as_text
 from openddpm.record.files import file_sha256, json_text, write_atomically
 from openddpm.record.manifest_record import Manifest, root_digest
 from openddpm.record.reader import read_record
@@ -110,7 +111,7 @@ def _update(folder: Path, changes: Mapping[str, str | None]) -> None:
 
 
 def _write(folder: Path, sha256: Mapping[str, str]) -> None:
-    write_atomically(folder / MANIFEST_FILE, manifest_text(folder.resolve().name, sha256))
+    write_atomically(folder / MANIFEST_FILE, manifest_text(as_text(folder.resolve().name), sha256))
 
 
 def _parts(name: str) -> list[str]:

@@ -18,6 +18,8 @@ MAX_COUNT = 2**53  # up to here every JSON reader keeps integers exactly
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0)]
+Loss = Annotated[float, Field(ge=0)]
+"""A mean squared error."""
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -286,7 +288,7 @@ class MetricsRow(RecordModel):
     """Images consumed divided by training images."""
     wall_seconds: Seconds
     """Time of the run, earlier sessions included."""
-    train_loss: float
+    train_loss: Loss
     """Mean squared error of what the model predicts, over the images since the line before; the mean over all
     timesteps."""
     learning_rate: float
@@ -313,7 +315,7 @@ class CheckpointRow(RecordModel):
 class BandScore(RecordModel):
     """Mean squared error of the noise in one band of the signal-to-noise ratio, and that of the baselines."""
 
-    loss: float | None
+    loss: Loss | None
     linear: float | None = None
     memorizing: float | None = None
     """Loss of the memorizing denoiser on the fixed training samples: the floor that memorization would reach."""
@@ -331,8 +333,8 @@ class EvaluationRow(RecordModel):
     step: Count
     images_seen: Count
     weights: Weights
-    heldout_loss: float | None
-    fixed_train_loss: float | None
+    heldout_loss: Loss | None
+    fixed_train_loss: Loss | None
     """The same on the fixed training samples; `train_loss` of metrics.jsonl is of the images just trained on."""
     skill: float | None = None
     """1 - heldout_loss / linear."""
@@ -341,7 +343,7 @@ class EvaluationRow(RecordModel):
     train_skill: float | None = None
     """The same as `skill`, on the fixed training samples."""
     bands: dict[Band, BandScore]
-    by_timestep: list[float | None]
+    by_timestep: list[Loss | None]
     """Mean loss of each group of fixed samples in baselines.json, in its order."""
     seconds: Seconds
     """Time this evaluation took."""

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from openddpm.analysis.text import plain
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.errors import UserError
 from openddpm.record.reader import RunFolder, read_record
+from openddpm.record.writer import EVALUATIONS_FILE
 from openddpm.references.sources import BUILT_IN, folder_of, is_built_in, open_runs
 
 __all__ = [
@@ -59,6 +61,8 @@ class Reference:
     """At least one, in the order of the seeds, which are all different."""
     about: ReferenceRecord | None
     """None without a reference.json beside the runs."""
+    folder: Path | None = None
+    """Absolute path of the folder that was named; None for a built-in reference, the Hub, and several sources."""
     film: Path | None = None
     """A strip of previews of the first seed; None without one."""
     notes: list[str] = field(default_factory=list)
@@ -115,21 +119,37 @@ def open_reference(*sources: str) -> Reference:
             listed = ", ".join(f"{run.folder.name} (at {run.run.progress.images_seen:,})" for run in others)
             kept = f"{first.folder.name} is taken, at {first.run.progress.images_seen:,} images"
             notes.append(f"of {len(others) + 1} runs with seed {seed}, {kept}; left out: {listed}")
-    finished = [run for run in chosen if run.run.status == "finished"]
-    if MIN_FINISHED <= len(finished) < len(chosen):
-        left_out = ", ".join(run.folder.name for run in chosen if run not in finished)
-        notes.append(f"left out, since they have not finished: {left_out}")
-        chosen = finished
+    for is_kept, reason in ((_is_finished, "they have not finished"), (_is_evaluated, "evaluations.jsonl has no end")):
+        those = [run for run in chosen if is_kept(run)]
+        if MIN_FINISHED <= len(those) < len(chosen):
+            left_out = ", ".join(run.folder.name for run in chosen if run not in those)
+            notes.append(f"left out, since {reason}: {left_out}")
+            chosen = those
+    for run in chosen:
+        if _is_finished(run) and not run.evaluations:
+            found = f"'{run.folder / EVALUATIONS_FILE}' has no line, though the run is finished"
+            raise UserError(found, "Restore the file, or leave out that run.")
     for run in chosen:
         if any(one.changes or one.rolled_back_from is not None for one in run.run.resumptions):
             notes.append(f"{run.folder.name} was changed or rolled back on the way: its run.json has what and when")
+    own = folder if folder and folder.exists() and not is_built_in(source) else None
     return Reference(
-        name=folder.resolve().name if folder and folder.exists() and not is_built_in(source) else source,
+        name=own.resolve().name if own else source,
         runs=chosen,
         about=read_record(folder / REFERENCE_FILE, ReferenceRecord) if folder else None,
+        folder=own and own.absolute(),
         film=folder / FILM_FILE if folder and (folder / FILM_FILE).is_file() else None,
         notes=notes,
     )
+
+
+def _is_finished(run: RunFolder) -> bool:
+    return run.run.status == "finished"
+
+
+def _is_evaluated(run: RunFolder) -> bool:
+    """Tell whether a finished run has the evaluation of its last step, as each has."""
+    return not _is_finished(run) or any(row.step == run.run.progress.step for row in run.evaluations)
 
 
 def _seed_and_progress(run: RunFolder) -> tuple[int, int]:
@@ -157,7 +177,9 @@ def _shared(run: RunFolder) -> dict[str, Any]:
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     names = dict.fromkeys([*ours, *theirs])
     return [
-        f"{name}: {ours.get(name)!r} and {theirs.get(name)!r}" for name in names if ours.get(name) != theirs.get(name)
+        f"{name}: {plain(ours.get(name))} and {plain(theirs.get(name))}"
+        for name in names
+        if ours.get(name) != theirs.get(name)
     ]
 
 

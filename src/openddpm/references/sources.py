@@ -38,6 +38,9 @@ def open_runs(source: str, whole: bool = False) -> list[RunFolder]:
     path = folder_of(source)
     if source and path.exists():
         return [read_run_folder(folder) for folder in _run_folders(path)]
+    if path.is_symlink():
+        found = f"'{as_text(source)}' is a link to '{as_text(path.readlink())}', where nothing is"
+        raise UserError(found, "Restore what it leads to, or name a run folder.")
     if not _HUB_ID.fullmatch(source):
         names = sorted(folder.name for folder in BUILT_IN.iterdir()) if BUILT_IN.is_dir() else []
         found = f"'{as_text(source)}' is neither a folder, nor a built-in reference, nor a name on the Hub"
@@ -47,7 +50,8 @@ def open_runs(source: str, whole: bool = False) -> list[RunFolder]:
     try:
         return [read_run_folder(fetch_record(source, whole=whole))]
     except UserError as error:
-        raise type(error)(f"there is no folder '{as_text(source)}', and {error.found}", error.hint) from error
+        hint = f"If you mean a folder, check its path; if a run on the Hub: {error.hint}"
+        raise type(error)(f"there is no folder '{as_text(source)}', and {error.found}", hint) from error
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -61,7 +65,8 @@ def _run_folders(path: Path) -> list[Path]:
         below = sorted(folder for folder in path.iterdir() if folder.is_dir())
         runs = [folder for folder in below if (folder / RUN_FILE).is_file()]
     except OSError as error:
-        raise UserError(f"'{as_text(path)}' cannot be read: {error.strerror}", "Make it readable.") from error
+        place = error.filename or path
+        raise UserError(f"'{as_text(place)}' cannot be read: {error.strerror}", "Make it readable.") from error
     if not runs:
         found = f"no run in '{as_text(path)}': it has no {RUN_FILE}, and none of its {len(below)} sub-folders has one"
         raise UserError(found, hint)

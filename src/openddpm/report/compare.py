@@ -10,13 +10,12 @@ from openddpm.analysis.course import Course
 from openddpm.analysis.text import count, listed, number_of, significant, utc_text
 from openddpm.comparison.band import COVERAGE
 from openddpm.comparison.compare import Comparison, ComparisonVerdict, Standing
-from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import exported_weights
 from openddpm.report.charts import Chart
 from openddpm.report.compared_curves import apart_chart, band_of, difference_chart, loss_chart
 from openddpm.report.facts import MARKS, Badge, rate_text
-from openddpm.report.page import asset, render_page
+from openddpm.report.page import asset, render_page, write_page
 from openddpm.report.pictures import data_uri, evenly, is_pixel_art
 from openddpm.report.series import images_at_steps
 from openddpm.report.terms import TERMS, Term, term_links
@@ -97,12 +96,8 @@ class Speed:
 
 
 def write_comparison(path: Path, comparison: Comparison, reference: Reference) -> Path:
-    """Write the page of a comparison, replacing any file at `path`; return `path`.
-
-    Raises:
-        OSError: it cannot be written there.
-    """
-    write_atomically(path, render_comparison(comparison, reference, datetime.now(UTC)))
+    """Write the page of a comparison, as `write_page` does; return `path`."""
+    write_page(path, render_comparison(comparison, reference, datetime.now(UTC)))
     return path
 
 

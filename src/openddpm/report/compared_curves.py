@@ -5,7 +5,7 @@ import numpy as np
 from openddpm.comparison.band import Band
 from openddpm.comparison.compare import Comparison, Standing
 from openddpm.comparison.curves import Column, Curve, Quantity, curve_of
-from openddpm.comparison.same_run import Relation, relative_difference
+from openddpm.comparison.same_run import Relation, relative_difference, rows_before
 from openddpm.record.reader import RunFolder
 from openddpm.report.charts import Area, Chart, Line, Mark, rounded
 
@@ -53,11 +53,18 @@ def difference_chart(comparison: Comparison, standing: Standing, band: Band) -> 
 
 
 def apart_chart(relation: Relation, candidate: RunFolder) -> Chart:
-    """Return how far the logged numbers are from those of the run with the same seed, at the steps that both logged."""
+    """Return how far the logged numbers are from those of the run with the same seed, at the steps that both logged.
+
+    Means of the training loss over other steps are left out.
+    """
     theirs = {row.step: row for row in relation.other.metrics}
+    begins = [rows_before(run.metrics) for run in (candidate, relation.other)]
     pairs = [(row, theirs[row.step]) for row in candidate.metrics if row.step in theirs]
     steps, has_dots = rounded(row.step for row, _ in pairs), len(pairs) < 60
-    loss = [_apart(row.train_loss, other.train_loss) for row, other in pairs]
+    loss = [
+        _apart(row.train_loss, other.train_loss) if begins[0][row.step] == begins[1][row.step] else None
+        for row, other in pairs
+    ]
     norm = [_apart(row.grad_norm, other.grad_norm) for row, other in pairs]
     found = {"first difference": relation.first, "more than rounding": relation.parted}
     return Chart(

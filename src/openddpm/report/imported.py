@@ -24,7 +24,7 @@ from openddpm.report.compare import (
 )
 from openddpm.report.compared_curves import CANDIDATE, IMAGES, MEAN, SEED
 from openddpm.report.facts import MARKS, Fact
-from openddpm.report.page import asset, render_page
+from openddpm.report.page import asset, render_page, write_page
 from openddpm.report.pictures import data_uri, evenly
 from openddpm.report.series import MAX_POINTS, smooth, thin
 from openddpm.report.terms import TERMS, term_links
@@ -55,12 +55,8 @@ def write_imported_report(imported: ImportedFolder) -> Path:
 
 
 def write_imported_comparison(path: Path, comparison: ImportedComparison, reference: Reference) -> Path:
-    """Write the page of an imported record beside a reference, replacing any file at `path`; return `path`.
-
-    Raises:
-        OSError: it cannot be written there.
-    """
-    write_atomically(path, render_imported(comparison.candidate, datetime.now(UTC), comparison, reference))
+    """Write the page of an imported record beside a reference, as `write_page` does; return `path`."""
+    write_page(path, render_imported(comparison.candidate, datetime.now(UTC), comparison, reference))
     return path
 
 

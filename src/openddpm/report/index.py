@@ -10,19 +10,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from openddpm.analysis.text import count, duration, number_of, signed, utc_text
+from openddpm.analysis.text import count, duration, listed, number_of, signed, utc_text
 from openddpm.analysis.verdict import judge
 from openddpm.comparison.compare import what_prevents
 from openddpm.comparison.curves import QUANTITIES, Curve, curve_of
 from openddpm.config import NEUTRAL_OPTIONS, TrainConfig
 from openddpm.names import as_text
-from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder
 from openddpm.report.build import REPORT_FILE
 from openddpm.report.charts import Chart, Line, rounded
 from openddpm.report.compared_curves import IMAGES
 from openddpm.report.facts import MARKS, Badge, rate_text, training_rate, verdict_badge
-from openddpm.report.page import asset, render_page
+from openddpm.report.page import asset, render_page, write_page
 from openddpm.report.pictures import data_uri, is_pixel_art
 from openddpm.report.series import thin
 from openddpm.report.tables import value_text
@@ -31,10 +30,11 @@ from openddpm.report.terms import TERMS, term_links
 SCRIPTS = ("page.js", "charts.js", "pixels.js", "index.js")
 NUM_TICKED = 8  # runs whose curves are shown at first, and colours in report.css
 DASHES = ("", "7 4", "2 4")  # of further runs, which have the same colours again
+MOST_NAMES = 8  # of runs, in a sentence
 MAX_POINTS = 200  # of a curve: many runs share one page
 PICTURE_BYTES = 16_000  # of one run, as text in the page
 SPARKLINE = (88, 26)  # px
-INDEX_TERMS = ("verdict", "skill", "heldout_loss", "images", "images_per_second")
+INDEX_TERMS = ("verdict", "skill", "heldout_loss", "fixed_train_loss", "images", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Row:
     sentence: str
     skill: Cell
     sparkline: str
-    """Points of the held-out loss for an SVG polyline, on logarithmic axes; empty with less than two."""
+    """Points of the loss for an SVG polyline, on logarithmic axes; empty with less than two."""
     cells: list[Cell]
     """In the order of the table's columns."""
     colour: str
@@ -86,15 +86,12 @@ class Column:
 
 
 def write_index(path: Path, runs: Sequence[RunFolder], unreadable: Sequence[str] = ()) -> Path:
-    """Write the page of `runs`, replacing any file at `path`; return `path`. The runs' folders are left alone.
+    """Write the page of `runs`, as `write_page` does; return `path`. The runs' folders are left alone.
 
     Args:
         unreadable: why further folders could not be read, for each a text that names it.
-
-    Raises:
-        OSError: it cannot be written there.
     """
-    write_atomically(path, render_index(path, runs, unreadable, datetime.now(UTC)))
+    write_page(path, render_index(path, runs, unreadable, datetime.now(UTC)))
     return path
 
 
@@ -102,19 +99,25 @@ def render_index(path: Path, runs: Sequence[RunFolder], unreadable: Sequence[str
     """Return the page at `path`, to which its links are relative; `built` is the time of building that it shows."""
     base = path.resolve().parent
     columns = _columns(runs)
-    curves = [curve_of(run, QUANTITIES[0]) for run in runs]
-    rows = _rows(base, runs, curves, columns)
+    has_heldout = [run.run.dataset.num_heldout > 0 for run in runs]
+    loss = "heldout_loss" if any(has_heldout) or not runs else "fixed_train_loss"
+    quantity = next(one for one in QUANTITIES if one.field == loss)
+    curves = [curve_of(run, quantity) for run in runs]
+    rows = _rows(base, runs, curves, columns, loss)
     return render_page(
         "index.html.j2",
         scripts=[asset(name) for name in SCRIPTS],
-        data={"charts": {"loss": _chart(rows, curves).spec()} if runs else {}},
+        data={"charts": {"loss": _chart(rows, curves, quantity.name).spec()} if runs else {}},
         terms={key: TERMS[key] for key in INDEX_TERMS},
         links={key: link for key, link in term_links().items() if key in INDEX_TERMS},
         rows=rows,
         columns=columns,
         num_runs=number_of(len(runs), "run"),
         folder=as_text(base.name) if all(run.folder.resolve().parent == base for run in runs) else "",
-        obstacle=_obstacle([(row.label, run) for row, run in zip(rows, runs, strict=True) if row.has_curve]),
+        loss=loss,
+        loss_name=quantity.name,
+        num_without=number_of(without, "run") if any(has_heldout) and (without := has_heldout.count(False)) else "",
+        obstacles=_obstacles([(row.label, run) for row, run in zip(rows, runs, strict=True) if run.evaluations]),
         unreadable=unreadable,
         marks=MARKS,
         size=SPARKLINE,
@@ -122,7 +125,9 @@ def render_index(path: Path, runs: Sequence[RunFolder], unreadable: Sequence[str
     )
 
 
-def _rows(base: Path, runs: Sequence[RunFolder], curves: Sequence[Curve], columns: Sequence[Column]) -> list[Row]:
+def _rows(
+    base: Path, runs: Sequence[RunFolder], curves: Sequence[Curve], columns: Sequence[Column], loss: str
+) -> list[Row]:
     names = [run.run.name for run in runs]
     has_curve = [len(curve.images) > 0 for curve in curves]
     rows = []
@@ -134,12 +139,12 @@ def _rows(base: Path, runs: Sequence[RunFolder], curves: Sequence[Curve], column
                 key=f"run-{index}",
                 name=run.run.name,
                 place=as_text(_relative(run.folder, base)) if names.count(run.run.name) > 1 else "",
-                link=quote(_relative(report, base)) if report.is_file() else None,
+                link=quote(os.fsencode(_relative(report, base))) if report.is_file() else None,
                 picture=data_uri(run.previews[-1].shown, PICTURE_BYTES) if run.previews else None,
                 is_pixel_art=is_pixel_art(run),
                 badge=verdict_badge(verdict),
                 sentence=verdict.sentence,
-                skill=Cell("none" if verdict.skill is None else signed(verdict.skill), verdict.skill),
+                skill=_skill(verdict.skill, loss == "heldout_loss" and not run.run.dataset.num_heldout),
                 sparkline=_sparkline(curve),
                 cells=[column.values[index] for column in columns],
                 colour=f"--run-{index % NUM_TICKED + 1}",
@@ -151,16 +156,36 @@ def _rows(base: Path, runs: Sequence[RunFolder], curves: Sequence[Curve], column
     return rows
 
 
-def _obstacle(runs: Sequence[tuple[str, RunFolder]]) -> str:
-    """Return why the losses of the first run and of another cannot be compared; empty if all can.
+def _skill(skill: float | None, is_odd: bool) -> Cell:
+    """Return the skill; one on training images beside others on held-out ones says so, and is sorted with none."""
+    if skill is None:
+        return Cell("none", None)
+    return Cell(f"{signed(skill)} on training images", None) if is_odd else Cell(signed(skill), skill)
+
+
+def _obstacles(runs: Sequence[tuple[str, RunFolder]]) -> list[str]:
+    """Return why losses of some runs cannot be compared with those of the most; a line for each group of them.
 
     Args:
         runs: each with its name on the page.
     """
-    for name, run in runs[1:]:
-        if obstacle := what_prevents(runs[0][1], run):
-            return f"{runs[0][0]} and {name}: {obstacle}"
-    return ""
+    groups: list[list[tuple[str, RunFolder]]] = []
+    for name, run in runs:
+        group = next((group for group in groups if not what_prevents(group[0][1], run)), None)
+        if group is None:
+            groups.append([(name, run)])
+        else:
+            group.append((name, run))
+    groups.sort(key=len, reverse=True)
+    return [
+        f"{_names(group)} beside {_names(groups[0])}: {what_prevents(group[0][1], groups[0][0][1])}"
+        for group in groups[1:]
+    ]
+
+
+def _names(runs: Sequence[tuple[str, RunFolder]]) -> str:
+    shown = [name for name, _ in runs[:MOST_NAMES]]
+    return listed([*shown, f"{len(runs) - len(shown)} more"] if len(runs) > len(shown) else shown)
 
 
 def _columns(runs: Sequence[RunFolder]) -> list[Column]:
@@ -207,13 +232,13 @@ def _named(name: str) -> Cell:
     return Cell(as_text(name), as_text(name))
 
 
-def _chart(rows: Sequence[Row], curves: Sequence[Curve]) -> Chart:
+def _chart(rows: Sequence[Row], curves: Sequence[Curve], loss: str) -> Chart:
     lines = []
     for row, curve in zip(rows, curves, strict=True):
         columns = thin({"x": curve.images, "y": curve.values}, MAX_POINTS)
         x, y = rounded(columns["x"]), rounded(columns["y"])
         lines.append(Line(as_text(row.label), x, y, row.colour, dash=row.dash, has_dots=len(x) < 40, key=row.key))
-    return Chart(f"Held-out loss of the runs that are ticked in the table, over {IMAGES}", IMAGES, lines)
+    return Chart(f"{loss.capitalize()} of the runs that are ticked in the table, over {IMAGES}", IMAGES, lines)
 
 
 def _sparkline(curve: Curve) -> str:

@@ -6,10 +6,38 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from openddpm.errors import UserError
+from openddpm.record.files import write_atomically
+
+MARK = b'<meta name="generator" content="openddpm">'
+"""What tells a page of openddpm, in its head."""
+HEAD_BYTES = 4096
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page where a user wants it, replacing none but an earlier page of openddpm or an empty file.
+
+    Raises:
+        UserError: something else is at `path`, or it cannot be written.
+    """
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+            is_ours = not head or MARK in head
+        else:
+            is_ours = not path.exists() or path.is_dir()  # writing says that it is a folder
+        if not is_ours:
+            raise UserError(f"'{path}' is there already, and is no page of openddpm", "Name another file for the page.")
+        write_atomically(path, html)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}", "Name another file for the page.") from error
 
 
 def render_page(template: str, *, scripts: Sequence[str], data: Any, **context: Any) -> str:

@@ -7,6 +7,7 @@ from openddpm.analysis.text import number_of
 from openddpm.config import DataOptions, TrainConfig, config_differences, recorded_config
 from openddpm.data.store import ImageStore
 from openddpm.errors import UserError
+from openddpm.recipes import RECIPES
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_record
 from openddpm.record.schema import RunRecord
@@ -88,6 +89,8 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     recorded = recorded_config(record.config)
     if config.resume_from_checkpoint and config.init_from is None:  # the checkpoint has the weights
         config = config.model_copy(update={"init_from": recorded.init_from})
+    if config.resume_from_checkpoint and config.follow in (None, RECIPES.get(config.recipe or "", {}).get("follow")):
+        config = config.model_copy(update={"follow": recorded.follow})  # none was asked for in its place
     if config.max_minutes is not None:  # only for planning a new run
         length = {name: getattr(recorded, name) for name in ("max_train_steps", "num_epochs")}
         config = config.model_copy(update={**length, "max_minutes": None})

@@ -72,7 +72,7 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     if accelerator.is_main_process:
         say(remarks)
 
-    reference = _reference(config, is_new=earlier is None)
+    reference = _reference(config if earlier is None else earlier.config, is_new=earlier is None)
     unet = None if objects.unet is None else unwrapped_unet(objects.unet)
     objects = replace(objects, unet=unet)
     pretrained = weights_to_start_from(config, earlier, unet)
@@ -91,6 +91,8 @@ def make_plan(config: TrainConfig, accelerator: Accelerator, objects: UserObject
     if earlier is not None:
         earlier = check_images(earlier, store)
         keep_threads(earlier.record.session, accelerator)
+    if reference is not None and reference.folder is not None:  # found again from wherever the run is resumed
+        config = config.model_copy(update={"follow": str(reference.folder)})
     check_same_images(accelerator, store.sha256, structure)
     split = split_heldout(store.digests, config.heldout_images, config.evaluation_seed)
     plan = Plan(config, earlier, objects, source, store, split, structure, pretrained, reference)

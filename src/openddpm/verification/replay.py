@@ -96,7 +96,10 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="openddpm-replay-") as name:
         folder = Path(name) / "run"
         config = _resumable(record, stretch, folder, dataset)
-        watch = _Watch([relation, other] if other else [relation], tell, until)
+        relations = [relation, other] if other else [relation]
+        for one in relations:  # a checkpoint has the sum of the losses since the line before it
+            one.row_before = max((row.step for row in record.metrics if row.step <= stretch.first), default=0)
+        watch = _Watch(relations, tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False)
         training.checkpointer = _Looking(training.accelerator, wanted, look)

@@ -8,6 +8,7 @@ from openddpm.analysis.text import (
     duration,
     listed,
     number_of,
+    plain,
     short_count,
     signed,
     significant,
@@ -110,3 +111,10 @@ def test_lists_and_times() -> None:
     assert [listed(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
     assert utc_text("2026-03-14T09:26:53+01:00") == "2026-03-14 08:26 UTC"
     assert utc_text("some day") == "some day"
+
+
+def test_values_are_plain_words() -> None:
+    """No value is shown as Python writes it."""
+    values = [None, "", [], True, False, 0, 1e-3, "adamw", (0, 255), ["a: 1, but 2 there", "b"]]
+    expected = ["none", "none", "none", "yes", "no", "0", "0.001", "adamw", "0 255", "a: 1, but 2 there; b"]
+    assert [*map(plain, values)] == expected

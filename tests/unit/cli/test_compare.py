@@ -56,3 +56,19 @@ def test_a_page_that_cannot_be_written_is_one_message(runs: Path, capsys: pytest
     page = runs / "mine" / "run.json" / "page.html"
     assert main(["compare", str(runs / "mine"), str(runs / "reference"), "--page", str(page)]) == 2
     assert f"'{page}' cannot be written" in capsys.readouterr().err
+
+
+def test_a_row_of_another_evaluation_says_so(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss that the last evaluation lacks is shown with the images of the one before, uncut in a narrow terminal."""
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = write_made_up_run(tmp_path / "run", seed=9, rows=4, previews=1, evaluations=6)
+    rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text("utf-8").splitlines()]
+    for row in rows[-2:]:
+        row["fixed_train_loss"] = None
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    main(["compare", str(folder), str(runs / "reference")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "after 76,800 images; reference: reference" in lines
+    assert len([line for line in lines if line.startswith("loss on fixed training samples, after 64,000 ")]) == 1

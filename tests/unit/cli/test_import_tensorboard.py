@@ -43,6 +43,7 @@ def test_what_was_taken_is_printed(
     ("arguments", "said"),
     [
         (["logs", "--batch_size", "0"], "--batch_size is 0"),
+        (["logs", "--batch_size", str(10**18)], "from 1 to 9,007,199,254,740,992"),
         (["nowhere"], "does not exist"),
         (["logs", "--loss_tag", "los"], "no numbers with the tag 'los'"),
         (["logs", "--output_dir", "logs"], "holds more than an imported record"),

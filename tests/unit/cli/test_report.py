@@ -1,5 +1,7 @@
 """openddpm report: one run, or a page of many."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,12 @@ def test_a_folder_of_runs_has_an_index(runs: Path, capsys: pytest.CaptureFixture
     assert not [*runs.rglob("report.html")]
 
 
+def test_one_run_is_counted_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page with the only run that can be read says "1 run"."""
+    assert main(["report", str(runs / "first"), str(runs / "broken"), "--output", str(runs / "page.html")]) == 0
+    assert "page of 1 run: " in capsys.readouterr().out
+
+
 def test_several_runs_have_an_index_here(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +85,7 @@ def test_several_runs_have_an_index_here(
         ([], "no run is given"),
         (["first", "--output", "page.html"], "--output"),
         (["nowhere", "elsewhere"], "none of the 2 runs can be read"),
-        (["other"], "no run.json"),
+        (["other"], "it has no run.json, and none of its 0 sub-folders has one"),
         (["first", "second", "--output", "first"], "cannot be written"),
     ],
 )
@@ -92,3 +100,15 @@ def test_wrong_uses_are_explained(
     assert said in error
     assert "->" in error
     assert {*runs.rglob("*")} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_folder_whose_name_is_not_utf8_is_on_the_page(tmp_path: Path) -> None:
+    """The page links to the report of a run in such a folder by its bytes, and the run itself has its report."""
+    odd = tmp_path / os.fsdecode(b"run-\xff")
+    for folder in (tmp_path / "first", odd):
+        write_made_up_run(folder, **SMALL)
+    write_manifest(odd, ("run.json",))
+    assert main(["report", str(odd)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert 'href="run-%FF/report.html"' in (tmp_path / "index.html").read_text("utf-8")

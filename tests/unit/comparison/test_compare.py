@@ -12,7 +12,7 @@ from openddpm.comparison.compare import compare
 from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
 from openddpm.record.reader import RunFolder, read_run_folder
-from openddpm.record.schema import MetricsRow, Resumption
+from openddpm.record.schema import EvaluationRow, MetricsRow, Resumption
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,48 @@ def test_a_learning_rate_is_a_function_of_the_step(reference: list[RunFolder]) -
 
 def test_other_random_numbers_from_the_start_are_another_seed(reference: list[RunFolder]) -> None:
     """A run with the seed of the reference that differs from the first line on is held against the band."""
-    other = with_metrics(reference[0], times(lambda step: 1.2))
+    seed = another_seed(reference[0], 0, spread=0.001)
+    other = with_metrics(
+        seed, lambda row: row.model_copy(update={"train_loss": 1.2 * row.train_loss, "grad_norm": 0.1 * row.epoch})
+    )
     answer = compare(other, reference).answer()
     assert answer["verdict"] == "inside"
     assert "other" in answer["sentence"] and "from the start" in answer["sentence"]
+
+
+def every_seventh_step(run: RunFolder) -> RunFolder:
+    """Return the run that makes up `run`, logged every 7 steps: its training losses are other means."""
+    rows = [
+        row.model_copy(update={"step": step, "images_seen": 32 * step, "train_loss": 1.1 * row.train_loss})
+        for step, row in zip(range(7, 7 * len(run.metrics), 7), run.metrics, strict=False)
+    ]
+    shared = {row.step: row for row in run.metrics}
+    same = ("epoch", "learning_rate", "grad_norm", "ema_decay")
+    rows = [
+        row.model_copy(update={name: getattr(shared[row.step], name) for name in same}) if row.step in shared else row
+        for row in rows
+    ]
+    return with_config(replace(run, metrics=rows), logging_steps=7)
+
+
+def test_a_run_that_logs_at_other_steps_is_the_same_run(reference: list[RunFolder]) -> None:
+    """Means of the training loss over other steps are no difference: the run is the same to the bit, followed, too."""
+    candidate = every_seventh_step(reference[2])
+    comparison = compare(candidate, reference)
+    assert comparison.verdict == "same_bits"
+    assert comparison.relation is not None and isinstance(comparison.relation.last, EvaluationRow)
+    again = replace(candidate, run=candidate.run.model_copy(update={"run_id": "ab" * 8}))
+    assert Follower("it", reference, again).following().state == "same_bits"
+
+
+def test_equal_evaluations_show_the_same_random_numbers(reference: list[RunFolder]) -> None:
+    """A first training loss that is 20 % off parts a run from the one whose evaluations it has to the bit."""
+    edited = with_metrics(reference[2], times(lambda step: 1.2 if step == 10 else 1.0))
+    only_evaluations = replace(edited, metrics=edited.metrics[:1])
+    for one in (edited, only_evaluations):
+        comparison = compare(one, reference)
+        assert comparison.verdict == "outside"
+        assert "though seed and options are: at step 10 the training loss differs by 17 %" in comparison.sentence
 
 
 def test_another_seed_is_inside_and_told_what_would_have_shown(run: RunFolder, reference: list[RunFolder]) -> None:
@@ -148,6 +186,18 @@ def test_what_differs_is_listed_the_likeliest_first(run: RunFolder, reference: l
     options = [name for name in found if name in ("adam_epsilon", "lr_warmup_steps", "device", "openddpm")]
     assert options == ["adam_epsilon", "lr_warmup_steps", "device", "openddpm"]
     assert "seed" not in found
+
+
+@pytest.mark.parametrize("factor", [1.5, 0.6])
+def test_what_works_to_the_other_side_is_no_likely_explanation(
+    run: RunFolder, reference: list[RunFolder], factor: float
+) -> None:
+    """A run that is ahead is not explained by what made runs worse; that this is so is told."""
+    candidate = with_config(another_seed(run, 50, factor=factor), use_ema=False, adam_weight_decay=0.3)
+    found = compare(candidate, reference).answer()["explanations"]
+    assert [one["name"] for one in found] == ["use_ema", "adam_weight_decay"][:: 1 if factor > 1 else -1]
+    reason = next(one["reason"] for one in found if one["name"] == "use_ema")
+    assert reason.endswith("; so this alone would put the candidate behind") == (factor < 1)
 
 
 def test_larger_steps_in_the_learning_rate_count_more(run: RunFolder, reference: list[RunFolder]) -> None:
@@ -326,8 +376,8 @@ def test_what_differs_is_told_without_paths(reference: list[RunFolder]) -> None:
     theirs = with_config(reference[0], model="/srv/config.json")
     told = Follower("it", [theirs], mine).following().differences
     assert "model: config.json, but config.json there" in told
-    assert "init_from: weights, but None there" in told
-    assert any("'weights', but None in the run" in line for line in told)
+    assert "init_from: weights, but none there" in told
+    assert "changes: init_from: 'weights', but None in the run, but none there" in told
     assert not [line for line in told if "home" in line or "srv" in line or "~" in line]
 
 
@@ -384,3 +434,23 @@ def test_long_references_are_compared_at_some_of_their_evaluations(run: RunFolde
     many = [rows[0].model_copy(update={"step": step, "images_seen": 32 * step}) for step in range(1, 501)]
     band = make_bands([another_seed(replace(run, evaluations=many), seed) for seed in range(3)])[0]
     assert (len(band.images), band.images[0], band.images[-1]) == (64, 32, 32 * 500)
+
+
+def test_losses_of_training_samples_are_not_called_held_out(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without held-out images every loss is of training samples, and is named so."""
+    folder = write_made_up_run(tmp_path_factory.mktemp("all"), previews=0, evaluations=8, num_heldout=0)
+    run = read_run_folder(folder)
+    comparison = compare(another_seed(run, 50), [another_seed(run, seed) for seed in range(4)])
+    names = [one.quantity.name for one in comparison.standings]
+    assert len(names) == 4 and all(name.startswith("loss on fixed training samples") for name in names)
+
+
+def test_a_loss_of_zero_is_below_any_band(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A held-out loss of 0 at the end is compared as it is, not passed over for the evaluation before."""
+    rows = [
+        row.model_copy(update={"heldout_loss": 0.0}) if row.step == run.evaluations[-1].step else row
+        for row in another_seed(run, 50).evaluations
+    ]
+    comparison = compare(replace(another_seed(run, 50), evaluations=rows), reference)
+    assert comparison.verdict == "outside" and comparison.standings[0].images == rows[-1].images_seen
+    assert comparison.standings[0].candidate < 1e-6

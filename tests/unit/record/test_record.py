@@ -227,6 +227,20 @@ def test_a_damaged_run_is_the_users_error(content: bytes, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "field"),
+    [("evaluations.jsonl", "heldout_loss"), ("evaluations.jsonl", "fixed_train_loss"), ("metrics.jsonl", "train_loss")],
+)
+def test_a_loss_below_zero_is_damage(name: str, field: str, tmp_path: Path) -> None:
+    """A mean squared error is never negative: a line with such a loss is named."""
+    folder = write_made_up_run(tmp_path, rows=4, previews=0, evaluations=6)
+    lines = (folder / name).read_text("utf-8").splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), field: -0.1})
+    (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
+    with pytest.raises(UserError, match=rf"line 2 of '.*{name}' is damaged: {field}: .* greater than or equal to 0"):
+        read_run_folder(folder)
+
+
+@pytest.mark.parametrize(
     "name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl", "data.json"]
 )
 @pytest.mark.parametrize("content", ['{"step": "many"}\n', '{"st\n{}\n'])

@@ -70,6 +70,23 @@ def test_what_is_no_source_is_the_users_error(run: Path, tmp_path: Path) -> None
             open_runs(source)
 
 
+def test_a_folder_that_is_not_there_is_not_the_hubs_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to nothing is called so; what may be a folder or a name on the Hub has a hint for both."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to("gone")
+    with pytest.raises(UserError, match="'runs/mine' is a link to 'gone', where nothing is"):
+        open_reference("runs/mine")
+
+    def fetch(source: str, whole: bool) -> None:
+        raise UserError("could not fetch it", "Check the connection.")
+
+    monkeypatch.setattr("openddpm.publishing.fetch.fetch_record", fetch)
+    with pytest.raises(UserError) as error:
+        open_reference("runs/yours")
+    assert error.value.hint == "If you mean a folder, check its path; if a run on the Hub: Check the connection."
+
+
 def test_a_reference_is_its_runs_in_the_order_of_their_seeds(run: Path, tmp_path: Path) -> None:
     """Runs that differ in their seeds, and in options that change no number, are one reference."""
     for seed, name in ((10, "a"), (2, "b"), (0, "c")):
@@ -89,12 +106,12 @@ def test_a_reference_is_its_runs_in_the_order_of_their_seeds(run: Path, tmp_path
     [
         ({"learning_rate": 0.5}, "learning_rate: .* and 0.5"),
         ({"evaluation_seed": 7}, "evaluation_seed: 0 and 7"),
-        ({"dataset__sha256": "ab" * 32}, "sha256 of the images: '9f9f9f9f9f9f' and 'abababababab'"),
-        ({"model__config": {"block_out_channels": [8]}}, r"block_out_channels of the UNet: \[32, 64, 64\] and \[8\]"),
+        ({"dataset__sha256": "ab" * 32}, "sha256 of the images: 9f9f9f9f9f9f and abababababab"),
+        ({"model__config": {"block_out_channels": [8]}}, r"block_out_channels of the UNet: 32 64 64 and 8"),
         ({"gradient_accumulation_steps": 2}, "images per step: 32 and 64"),
         ({"evaluation__num_fixed_samples": 48}, "fixed samples: 2048 and 48"),
         ({"dataset__num_heldout": 9}, "held-out images: 512 and 9"),
-        ({"an_option_of_later": True}, "an_option_of_later: None and True"),
+        ({"an_option_of_later": True}, "an_option_of_later: none and yes"),
     ],
 )
 def test_runs_that_differ_in_more_are_refused(changes: dict[str, Any], told: str, run: Path, tmp_path: Path) -> None:
@@ -136,6 +153,22 @@ def test_runs_in_training_are_left_out_of_many(run: Path, tmp_path: Path) -> Non
     assert reference.notes == ["left out, since they have not finished: seed-1"]
     two = open_reference(*(str(tmp_path / f"seed-{seed}") for seed in range(3)))
     assert ([one.run.seed for one in two.runs], two.notes) == ([0, 1, 2], [])
+
+
+def test_a_run_without_its_evaluations_is_named(run: Path, tmp_path: Path) -> None:
+    """A finished run whose evaluations.jsonl is cut is left out with a note, or named if too few runs remain."""
+    for seed in range(4):
+        copy_of(run, tmp_path / f"seed-{seed}", seed=seed)
+    file = tmp_path / "seed-2" / "evaluations.jsonl"
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    for content in ("".join(lines[:1]), ""):
+        file.write_text(content, "utf-8")
+        reference = open_reference(str(tmp_path))
+        assert [one.run.seed for one in reference.runs] == [0, 1, 3]
+        assert reference.notes == ["left out, since evaluations.jsonl has no end: seed-2"]
+    shutil.rmtree(tmp_path / "seed-0")
+    with pytest.raises(UserError, match=r"seed-2.evaluations\.jsonl' has no line, though the run is finished"):
+        open_reference(str(tmp_path))
 
 
 def test_runs_that_were_changed_on_the_way_are_named(run: Path, tmp_path: Path) -> None:

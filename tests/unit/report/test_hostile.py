@@ -24,7 +24,6 @@ from report_page import BUILT
 Change = Callable[[dict[str, Any]], object]
 ODD_ROWS: dict[str, tuple[str, Change]] = {
     "no loss": ("evaluations.jsonl", lambda row: row.update(heldout_loss=0.0, fixed_train_loss=0.0)),
-    "negative loss": ("evaluations.jsonl", lambda row: row.update(heldout_loss=-1.0)),
     "always the same images": ("evaluations.jsonl", lambda row: row.update(images_seen=7)),
     "no images": ("evaluations.jsonl", lambda row: row.update(images_seen=0)),
     "negative baselines": (

@@ -88,7 +88,10 @@ def test_beside_a_reference(tmp_path: Path) -> None:
 
 def test_two_seeds_have_no_band(tmp_path: Path) -> None:
     """Beside too few runs the curves are drawn, without a band or a mean of it."""
-    runs = [read_run_folder(write_made_up_run(tmp_path / str(seed), seed=seed, previews=0)) for seed in (1, 2)]
+    runs = [
+        read_run_folder(write_made_up_run(tmp_path / str(seed), seed=seed, previews=0, evaluations=6))
+        for seed in (1, 2)
+    ]
     record = imported(dict.fromkeys(range(1, 2401), 0.1), 32, tmp_path)
     reference = open_reference(str(tmp_path))
     charts = charts_of(Page(render_imported(record, BUILT, compare_imported(record, runs), reference)))

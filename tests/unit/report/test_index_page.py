@@ -99,16 +99,31 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
     assert names == ["same (one)", "same (two)", "other"]
 
 
-def test_losses_that_cannot_be_compared_are_announced(tmp_path: Path) -> None:
-    """Runs with other held-out images are drawn together only with a warning that names both in the order of the
-    numbers; a run that has only begun has none."""
-    write_made_up_run(tmp_path / "a", name="same", **SMALL)
-    write_made_up_run(tmp_path / "b", name="same", num_heldout=100, **SMALL)
+def test_runs_that_cannot_be_compared_are_announced(tmp_path: Path) -> None:
+    """Each group of runs with other held-out images than the most is named, in the order of the numbers; a run that
+    has only begun is not."""
+    for name, number in {"a": 512, "b": 100, "c": 512, "d": 100, "e": 50, "f": 512}.items():
+        write_made_up_run(tmp_path / name, name="same", num_heldout=number, **SMALL)
     write_made_up_run(tmp_path / "begun", steps=0, rows=0, previews=0)
-    text = page_of(tmp_path, "a", "b").text
-    assert "same (a) and same (b): they were evaluated on other samples" in text
-    assert "number of held-out images differs (512 and 100)" in text
-    assert "cannot be compared" not in page_of(tmp_path, "a", "begun").text
+    text = page_of(tmp_path, *"abcdef").text
+    most = "same (a), same (c) and same (f)"
+    assert f"same (b) and same (d) beside {most}: they were evaluated on other samples" in text
+    assert "number of held-out images differs (100 and 512)" in text
+    assert f"same (e) beside {most}: they" in text and "(50 and 512)" in text
+    assert "cannot be compared" not in page_of(tmp_path, "a", "c", "begun").text
+
+
+def test_runs_without_held_out_images_are_not_mixed_with_others(tmp_path: Path) -> None:
+    """Alone they are drawn by their loss on training images; beside others their skill says what it is of."""
+    for name, number in {"a": 0, "b": 0, "c": 512}.items():
+        write_made_up_run(tmp_path / name, name=name, num_heldout=number, **SMALL)
+    alone = page_of(tmp_path, "a", "b")
+    assert "Held-out loss" not in alone.text and "so losses and skills are of training images" in alone.text
+    assert all(line["y"] for line in lines(alone))
+    mixed = page_of(tmp_path, "a", "b", "c").text
+    assert "No curve here: 2 runs without held-out images." in mixed
+    assert "a and b beside c" in mixed or "c beside a and b" in mixed
+    assert mixed.count("on training images") == 2
 
 
 def test_folders_that_could_not_be_read_are_listed(tmp_path: Path) -> None:
