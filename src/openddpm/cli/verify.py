@@ -65,9 +65,13 @@ def _verify(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
     if against is not None:
         return _bisect(record, against, dataset, json)
+    from openddpm.report.page import check_page
     from openddpm.verification.ladder import verify  # imports torch
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
+    if page is not None or not json:
+        page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+        check_page(page)
     with _Lines(is_quiet=json) as listener:
         source = record.folder.resolve().name if is_local else run
         found = verify(record, source, listener, dataset, budget, whole, is_fetched=not is_local)
@@ -75,8 +79,7 @@ def _verify(
         print(found.model_dump_json(indent=1))
     else:
         print(as_text(conclusion(found)))
-    if page is not None or not json:
-        page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+    if page is not None:
         _write(page, found, record)
         if not json:
             print(f"page: {as_text(str(page))}")
@@ -91,7 +94,7 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
     from openddpm.verification.bisection import find_parting
     from openddpm.verification.materials import NotHere
 
-    with _Lines(is_quiet=True) as listener:
+    with _Lines(is_quiet=is_json) as listener:
         try:
             other = open_run(against, whole=True)
             found = find_parting(record, other, dataset, lambda step: listener.working("segments", step, 0))

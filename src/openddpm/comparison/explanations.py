@@ -80,6 +80,9 @@ SPLIT_OF_THE_BATCH = {"train_batch_size", "gradient_accumulation_steps"}
 WRITTEN_AND_DRAWN = {"logging_steps", "save_images_epochs", "eval_batch_size", "num_inference_steps", "preview_solver"}
 """Options that change when numbers are recorded and how previews are made, but no number of training."""
 
+SCHEDULING = {"learning_rate", "lr_scheduler", "lr_warmup_steps"}
+"""Options that the learning rate is a function of, with the length of the run."""
+
 DECISIVE = 1.0  # a problem of the run itself comes before its options; assumed
 UNMEASURED = 0.005  # rank of an option among those measured; assumed
 UNLIKELY = 1e-3  # the same of one whose measured effect is opposite to what is found
@@ -104,7 +107,8 @@ def explain(candidate: RunFolder, base: RunFolder, side: int = 0) -> list[Explan
     ]
     shown = "a problem that the curves themselves show"
     symptoms = [Explanation(name, text, "not found", shown, DECISIVE) for name, text in problems.items()]
-    found = [*options, *symptoms, *_data(candidate, base), *_circumstances(candidate, base, side)]
+    found = [*options, *symptoms, *_schedule(candidate, base)]
+    found += [*_data(candidate, base), *_circumstances(candidate, base, side)]
     return sorted(found, key=lambda one: -one.effect)
 
 
@@ -146,6 +150,22 @@ def _measured(name: str, ours: Any, theirs: Any, side: int) -> tuple[str, float]
     if effect.is_ratio and ours and theirs:
         return reason, effect.change * abs(math.log2(ours) - math.log2(theirs))
     return reason, effect.change
+
+
+def _schedule(candidate: RunFolder, base: RunFolder) -> list[Explanation]:
+    """Return the first logged learning rate that differs, though all that it is a function of is the same."""
+    lengths = {run.run.total_steps for run in (candidate, base)}
+    is_lowered = any(entry.learning_rate_factor != 1 for run in (candidate, base) for entry in run.run.resumptions)
+    if SCHEDULING & option_differences(candidate, base).keys() or len(lengths) > 1 or is_lowered:
+        return []
+    rates = {row.step: row.learning_rate for row in base.metrics}
+    for row in candidate.metrics:
+        rate = rates.get(row.step, row.learning_rate)
+        if not math.isclose(row.learning_rate, rate, rel_tol=1e-9):
+            ours, theirs = (f"{one:.4g} at step {row.step:,}" for one in (row.learning_rate, rate))
+            reason = "the options are the same and give one schedule: one of the two programs applies another"
+            return [Explanation("logged_learning_rate", ours, theirs, reason, DECISIVE)]
+    return []
 
 
 def _data(candidate: RunFolder, base: RunFolder) -> list[Explanation]:

@@ -26,6 +26,19 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         UserError: something else is at `path`, or it cannot be written.
     """
+    check_page(path)
+    try:
+        write_atomically(path, html)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}", "Name another file for the page.") from error
+
+
+def check_page(path: Path) -> None:
+    """Check, before long work, that a page may be written to `path`.
+
+    Raises:
+        UserError: something else than an earlier page of openddpm or an empty file is there.
+    """
     try:
         if path.is_file():
             with path.open("rb") as file:
@@ -33,11 +46,10 @@ def write_page(path: Path, html: str) -> None:
             is_ours = not head or MARK in head
         else:
             is_ours = not path.exists() or path.is_dir()  # writing says that it is a folder
-        if not is_ours:
-            raise UserError(f"'{path}' is there already, and is no page of openddpm", "Name another file for the page.")
-        write_atomically(path, html)
     except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror}", "Name another file for the page.") from error
+        raise UserError(f"'{path}' cannot be read: {error.strerror}", "Name another file for the page.") from error
+    if not is_ours:
+        raise UserError(f"'{path}' is there already, and is no page of openddpm", "Name another file for the page.")
 
 
 def render_page(template: str, *, scripts: Sequence[str], data: Any, **context: Any) -> str:

@@ -9,14 +9,13 @@ import numpy as np
 
 from openddpm.analysis.text import count, duration, number_of, utc_text
 from openddpm.analysis.verification import TITLES, WORDS, conclusion, steps_text
-from openddpm.record.files import write_atomically
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import exported_weights
 from openddpm.record.verification import RungName, RungStatus, VerificationRecord, num_steps_in
 from openddpm.record.writer import DATA_FILE, RUN_FILE
 from openddpm.report.charts import Chart, Line, Mark, Span, rounded
 from openddpm.report.facts import MARKS, Badge, Fact
-from openddpm.report.page import asset, render_page
+from openddpm.report.page import asset, render_page, write_page
 from openddpm.report.series import MAX_POINTS, evaluation_columns, thin
 from openddpm.report.tables import Row
 from openddpm.report.terms import REPOSITORY_URL, TERMS, Term
@@ -103,15 +102,12 @@ class RungShown:
 
 
 def write_verification(path: Path, found: VerificationRecord, run: RunFolder | None = None) -> Path:
-    """Write the page of a verification, replacing any file at `path`; return `path`.
+    """Write the page of a verification, as `write_page` does; return `path`.
 
     Args:
         run: for its curves.
-
-    Raises:
-        OSError: it cannot be written there.
     """
-    write_atomically(path, render_verification(found, datetime.now(UTC), run))
+    write_page(path, render_verification(found, datetime.now(UTC), run))
     return path
 
 

@@ -188,6 +188,20 @@ def test_what_differs_is_listed_the_likeliest_first(run: RunFolder, reference: l
     assert "seed" not in found
 
 
+def test_another_schedule_from_the_same_options_is_named_first(run: RunFolder, reference: list[RunFolder]) -> None:
+    """A learning rate in the lines that is not the reference's, though no option of it differs, is told before all."""
+
+    def change(row: MetricsRow) -> MetricsRow:
+        return row.model_copy(update={"learning_rate": row.learning_rate * (1 + (row.step > 40))})
+
+    candidate = with_metrics(with_config(another_seed(run, 50, factor=1.5), adam_weight_decay=0.3), change)
+    first, *_ = compare(candidate, reference).answer()["explanations"]
+    assert first["name"] == "logged_learning_rate" and first["candidate"].endswith("at step 50")
+    with_option = with_config(candidate, learning_rate=5e-3)
+    names = [one["name"] for one in compare(with_option, reference).answer()["explanations"]]
+    assert "logged_learning_rate" not in names and "learning_rate" in names
+
+
 @pytest.mark.parametrize("factor", [1.5, 0.6])
 def test_what_works_to_the_other_side_is_no_likely_explanation(
     run: RunFolder, reference: list[RunFolder], factor: float
