@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from openddpm.record.data_record import DataRecord
-from openddpm.record.files import append_whole, read_json_lines, sync_file, write_atomically, write_json
+from openddpm.record.files import append_whole, read_file, read_json_lines, sync_file, write_atomically, write_json
 from openddpm.record.kept import MILESTONES_FOLDER, list_milestones
 from openddpm.record.schema import (
     WEIGHTS_NAME,
@@ -135,7 +135,9 @@ class RunWriter:
             rows = read_json_lines(self.folder / name)
             last = step - 1 if evaluation_due and name in (EVALUATIONS_FILE, SAMPLES_FILE) else step
             kept = [row for row in rows if not (isinstance(row.get("step"), int) and row["step"] > last)]
-            write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
+            content = read_file(self.folder / name)
+            if len(kept) < len(rows) or content is None or not content.endswith(b"\n"):  # else it stays, byte for byte
+                write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
             if len(kept) < len(rows):
                 (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # it was based on them
         for later, _, path in list_preview_files(self.folder):

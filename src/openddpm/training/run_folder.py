@@ -78,7 +78,7 @@ def begin_folder(
 ) -> RunWriter:
     """Prepare `folder` for a run in `state`: remove an earlier run, or the later steps of the one that is resumed.
 
-    The record of a run that is over is left as it is.
+    The record of a run that is over is left as it is, but for torn lines.
 
     Args:
         is_over: whether `earlier` is finished, with no step left to do.
@@ -87,7 +87,9 @@ def begin_folder(
         the only writer of the folder.
     """
     if is_over:
-        return RunWriter(folder)
+        writer = RunWriter(folder)
+        writer.forget_after(state.step)
+        return writer
     (folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: it would be false of what follows
     if earlier is None:
         remove_earlier_run(folder)

@@ -67,7 +67,7 @@ def test_a_finished_run_is_resumed_without_blessing_what_was_changed(tmp_path: P
     (run / "unet" / "config.json").write_text("{}", "utf-8")
     (run / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     for name in ("metrics.jsonl", "data.json"):
-        (run / name).write_text((run / name).read_text("utf-8") + " \n", "utf-8")
+        (run / name).write_text((run / name).read_text("utf-8").replace("{", "{ ", 1), "utf-8")
     resume(run)
     assert told(run) == ManifestCheck([], ["data.json", "metrics.jsonl"], [])
 
