@@ -85,7 +85,7 @@ def _note_exported(folder: Path) -> None:
     (folder / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def _note_checkpoint(folder: Path, checkpoint: Path) -> None:
+def note_checkpoint(folder: Path, checkpoint: Path) -> None:
     """Give a checkpoint's manifest and its line of checkpoints.jsonl the digests of its files."""
     sha256 = {path.name: file_sha256(path) for path in sorted(checkpoint.iterdir()) if path.name != "manifest.json"}
     entries = {name: {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256[name]} for name in sha256}
@@ -136,7 +136,7 @@ def _zeroed_moments(folder: Path, other: Path) -> None:
     checkpoint = list_checkpoints(folder)[len(list_checkpoints(folder)) // 2]
     path = checkpoint / "optimizer.safetensors"
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path, metadata=METADATA)
-    _note_checkpoint(folder, checkpoint)
+    note_checkpoint(folder, checkpoint)
 
 
 def _loose_baselines(folder: Path, other: Path) -> None:

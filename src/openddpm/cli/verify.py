@@ -1,7 +1,6 @@
 """openddpm verify"""
 
 import json as json_module
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,8 +60,6 @@ def _verify(
     if not 0 <= budget < float("inf"):
         raise UserError(f"--budget is {budget}", "Give a number of minutes, 0 or more.")
     record = open_runs(run)[0] if is_built_in(run) else open_run(run, whole=True)
-    if record.run.session.environment.device_type == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU has other random numbers, and it is chosen where there is one
     if against is not None:
         return _bisect(record, against, dataset, json)
     from openddpm.report.page import check_page

@@ -11,12 +11,15 @@ from openddpm.comparison.curves import Column, Curve
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import RunRecord
 
+MOST_PLANNED = 1_000_000  # evaluations or previews
 MOST_SHOWN = 3  # numbers of images
 
 
 def planned_evaluations(run: RunRecord) -> list[int]:
     """Return the steps at which a run is evaluated if it is trained to its end, as its timetable has them."""
     every, last = run.evaluation.evaluation_steps, run.total_steps
+    if last // every > MOST_PLANNED:  # of a record that nobody made by training
+        return [last]
     steps = {*run.evaluation.early_steps, last}
     previews = [step for step in _previews(run) if step not in run.evaluation.early_steps]
     for start in range(0, last, every):
@@ -32,6 +35,8 @@ def _previews(run: RunRecord) -> Sequence[int]:
         return []
     images = run.config["save_images_epochs"] * run.dataset.num_train
     total_images = run.total_steps * run.global_batch_size
+    if total_images // images > MOST_PLANNED:
+        return []
     return [-(-number * images // run.global_batch_size) for number in range(1, total_images // images + 1)]
 
 

@@ -28,6 +28,7 @@ from openddpm.errors import UserError
 from openddpm.record.data_record import DataRecord
 from openddpm.record.files import write_json
 
+CACHE_VARIABLE = "OPENDDPM_CACHE"
 STORE_VERSION = 4  # part of the digest: raise it when the results of decoding change
 
 Check = Callable[[DataRecord], None]
@@ -66,7 +67,7 @@ class ImageStore:
 def default_cache_dir() -> Path:
     """Return OPENDDPM_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("OPENDDPM_CACHE") or Path(base) / "openddpm")
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "openddpm")
 
 
 def cache_dir_of(options: DataOptions) -> Path:

@@ -25,16 +25,19 @@ _DATA_PARALLEL = (
 )
 
 
-def build_accelerator(config: TrainConfig) -> Accelerator:
+def build_accelerator(config: TrainConfig, on_cpu: bool = False) -> Accelerator:
     """Return the Accelerator of a run, which takes only the device and the processes from its launcher.
 
     Other settings of the environment are ignored, with a note on standard error.
+
+    Args:
+        on_cpu: whether to leave a GPU alone that is there.
 
     Raises:
         UserError: a precision that the device does not have, or a launcher that shards the weights.
     """
     precision = config.mixed_precision
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not on_cpu:
         if precision == "bf16" and not gpu_has_bf16():
             capability = torch.cuda.get_device_capability()
             raise UserError(
@@ -49,7 +52,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
-            cpu=not torch.accelerator.is_available(),
+            cpu=on_cpu or not torch.accelerator.is_available(),
             dynamo_backend="no",  # `speed` alone decides what is compiled
             kwargs_handlers=[patience],
         )

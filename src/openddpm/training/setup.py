@@ -66,6 +66,7 @@ def prepare(
     observers: Sequence[Observer] = (),
     rolled_back_from: int | None = None,
     times_steps: bool = True,
+    on_cpu: bool = False,
 ) -> Training:
     """Build a new run, or the one to resume.
 
@@ -73,13 +74,14 @@ def prepare(
         rolled_back_from: the step that was not finite, if the run is resumed because of that; from its checkpoint on
             the learning rate is halved.
         times_steps: whether to estimate the duration of a new run, from a few steps that are undone.
+        on_cpu: whether to leave a GPU alone that is there.
 
     Raises:
         UserError: for whatever in the config, the data or the output folder has to be fixed first.
     """
     config = with_fast_precision(config)
     with lost_ranks_named(), unrepeatable_named(), ExitStack() as resources:
-        accelerator = build_accelerator(config)
+        accelerator = build_accelerator(config, on_cpu)
         if accelerator.is_main_process:
             folder, host = Path(config.output_dir), socket.gethostname()
             resources.enter_context(locked(folder, folder / ".lock", f"another run is using '{folder}' on {host}"))

@@ -8,7 +8,7 @@ from openddpm.errors import UserError
 from openddpm.record.kept import step_name
 from openddpm.record.reader import RunFolder
 from openddpm.verification.replay import Replayed, Stretch, Tell, replay
-from openddpm.verification.replays import what_stands_at, why_not_here
+from openddpm.verification.replays import check_trainable, what_stands_at
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def find_parting(record: RunFolder, other: RunFolder, dataset: str | None, tell:
     end = min(ends, default=None)
     if end is None:
         return Parting(None, "the two records do not part: what both have is the same, or apart as rounding is")
-    why_not_here(record.run)
+    check_trainable(record.run)
     trained, beside, stretch = _stretch(record, other, shared, end)
     relation = Relation(beside, computes_coarsely(beside))
     return _told(trained, beside, replay(trained, stretch, dataset, tell, other=relation), relation)
@@ -89,7 +89,8 @@ def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Rela
         return Parting(step, f"neither record has what training gives at step {step:,} ({how})", found.steps)
     for parted, (wrong, right), run in ((ours, names, trained), (theirs, names[::-1], beside)):
         if parted is not None:
-            before = f"steps {parted.step - run.run.config.get('logging_steps', 10) + 1:,} to {parted.step:,}"
+            earlier = max((row.step for row in run.metrics if row.step < parted.step), default=0)
+            before = f"steps {earlier + 1:,} to {parted.step:,}"
             text = (
                 f"{wrong} parts from what training gives within {before}: {parted.how_far}; {right} does not ({how}). "
             )

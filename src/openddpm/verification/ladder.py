@@ -8,16 +8,24 @@ from typing import Protocol
 
 import torch
 
+from openddpm.errors import UserError
 from openddpm.record.files import file_sha256
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import EnvironmentRecord
+from openddpm.record.schema import EnvironmentRecord, RunRecord
 from openddpm.record.verification import Rung, RungName, VerificationRecord
 from openddpm.record.writer import SCHEMAS
 from openddpm.training.new_record import environment
 from openddpm.training.performance import Speed
 from openddpm.verification import rungs
-from openddpm.verification.materials import Images, NotHere, open_recorded_images, prepare_measuring
-from openddpm.verification.replays import Replays, why_not_here
+from openddpm.verification.materials import (
+    Images,
+    NotHere,
+    device_of,
+    empty_cache,
+    open_recorded_images,
+    prepare_measuring,
+)
+from openddpm.verification.replays import Replays
 
 LADDER: tuple[RungName, ...] = (
     *("files", "data", "initial_weights", "first_steps", "segments", "evaluation", "previews", "whole"),
@@ -55,6 +63,19 @@ def verify(
         whole: whether to train the whole run again, however long that takes.
         is_fetched: whether paths in the record are those of another machine.
     """
+    with empty_cache():
+        return _climbed(record, source, listener, dataset, budget_minutes, whole, is_fetched)
+
+
+def _climbed(
+    record: RunFolder,
+    source: str,
+    listener: Listener,
+    dataset: str | None,
+    budget_minutes: float,
+    whole: bool,
+    is_fetched: bool,
+) -> VerificationRecord:
     started, done = datetime.now(UTC), dict[RungName, Rung]()
 
     def climb(name: RungName, check: Callable[[], Rung]) -> None:
@@ -64,6 +85,10 @@ def verify(
             found = check()
         except NotHere as error:
             found = rungs.not_checked(name, str(error))
+        except UserError as error:
+            found = rungs.not_checked(name, error.found)
+        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+            found = rungs.not_checked(name, f"{type(error).__name__}: {error}")
         done[name] = found.model_copy(update={"seconds": round(time.perf_counter() - start, 2)})
         listener.finished(done[name])
 
@@ -102,13 +127,11 @@ def _measure(
     """Evaluate and preview the weights that are there."""
 
     def evaluation() -> Rung:
-        why_not_here(record.run.model_copy(update={"user_supplied": []}))
-        measuring = prepare_measuring(record.run, images, _device())
+        measuring = prepare_measuring(record.run, images, device_of(record.run))
         return rungs.evaluation(record, measuring, lambda at, of: listener.working("evaluation", at, of))
 
     def previews() -> Rung:
-        why_not_here(record.run.model_copy(update={"user_supplied": []}))
-        measuring = prepare_measuring(record.run, images, _device())
+        measuring = prepare_measuring(record.run, images, device_of(record.run))
         end = time.perf_counter() + SHARE_OF_PREVIEWS * 60 * budget_minutes
         return rungs.previews(
             *(record, measuring, lambda at, of: listener.working("previews", at, of)),
@@ -152,7 +175,7 @@ def _statement(
         source=source,
         files=files,
         time=started.isoformat(timespec="seconds"),
-        environment=_environment(),
+        environment=_environment(run),
         trained_on=run.session.environment.device,
         budget_minutes=budget_minutes,
         total_steps=run.total_steps,
@@ -162,9 +185,9 @@ def _statement(
     )
 
 
-def _environment() -> EnvironmentRecord:
-    return environment(_device(), Speed().record(0.0), None)
-
-
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+def _environment(run: RunRecord) -> EnvironmentRecord:
+    try:
+        device = device_of(run)
+    except NotHere:
+        device = torch.device("cpu")
+    return environment(device, Speed().record(0.0), None)

@@ -2,17 +2,20 @@
 
 import copy
 import io
-from contextlib import redirect_stderr
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 
+from openddpm.analysis.text import listed
 from openddpm.config import TrainConfig, recorded_config
 from openddpm.data.near_duplicates import NearDuplicates, near_duplicates_across
 from openddpm.data.sources import BUILT_IN
-from openddpm.data.store import ImageStore, cache_dir_of, open_images
+from openddpm.data.store import CACHE_VARIABLE, ImageStore, cache_dir_of, open_images
 from openddpm.data.stream import Split, split_heldout
 from openddpm.diffusion.process import DiffusionProcess
 from openddpm.diffusion.unet import build_unet
@@ -49,25 +52,52 @@ class Measuring:
     device: torch.device
 
 
+def device_of(run: RunRecord) -> torch.device:
+    """Return the device on which a run's numbers can be computed again: of the kind that it was trained on.
+
+    Raises:
+        NotHere: there is none here, or it was trained on several kinds.
+    """
+    kinds = {session.environment.device_type for session in run.sessions}
+    if len(kinds) > 1:
+        raise NotHere(f"it was trained on {listed(sorted(kinds))}, which draw other random numbers")
+    kind = kinds.pop()
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if kind == "cpu":
+        return torch.device("cpu")
+    if here is None or here.type != kind:
+        there = "no such device" if here is None else here.type
+        raise NotHere(f"it was trained on {kind}, whose random numbers no other device makes, and here is {there}")
+    return here
+
+
 def options_here(run: RunRecord, dataset: str | None) -> TrainConfig:
-    """Return the options of a run with its images here.
+    """Return the options of a run with its images here, and without its cache, whose content is not to be trusted.
 
     Args:
         dataset: where the images are, if not where the record says.
     """
     there = {"dataset_revision": run.dataset.revision}
     elsewhere = there if dataset is None else {"dataset": dataset, "dataset_revision": None}
-    return recorded_config({**run.config, "cache_dir": cache_here(run), **elsewhere})
+    return recorded_config({**run.config, "cache_dir": None, **elsewhere})
 
 
-def cache_here(run: RunRecord) -> str | None:
-    """Return the cache folder of a run if it is there, or None for the usual one."""
-    folder = run.config.get("cache_dir")
-    return folder if folder and Path(folder).expanduser().is_dir() else None
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Have images decoded and baselines measured anew, not taken from what an earlier run has left."""
+    before = os.environ.get(CACHE_VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="openddpm-verify-", ignore_cleanup_errors=True) as folder:
+        os.environ[CACHE_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(CACHE_VARIABLE)
+            if before is not None:
+                os.environ[CACHE_VARIABLE] = before
 
 
 def open_recorded_images(run: RunRecord, dataset: str | None, is_fetched: bool) -> Images:
-    """Decode the images of a run, or find them in the cache.
+    """Decode the images of a run.
 
     Args:
         is_fetched: whether paths in the record are those of another machine.

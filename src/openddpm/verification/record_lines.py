@@ -15,6 +15,7 @@ from openddpm.training.timetable import Timetable, make_timetable
 
 OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
 OF_A_SUM = 1e-6  # relative; assumed: rounding of a sum over fixed samples
+MOST_MISSING = 100_000  # steps without a line that are looked for
 SHOWN = 4  # steps named in one sentence
 
 
@@ -126,7 +127,7 @@ class _Checker:
 
 def _check_metrics(checker: _Checker, record: RunFolder, config: TrainConfig, since: int) -> None:
     run, rows = record.run, [row for row in record.metrics if row.step > since]
-    end = run.total_steps if run.status == "finished" else max([run.progress.step, *(row.step for row in rows)])
+    end = _reached(run, [row.step for row in rows])
     every = config.logging_steps
     expected = [*range(since - since % every + every, end + 1, every)]
     if end == run.total_steps and (run.status == "finished" or (rows and rows[-1].step == end)) and end % every:
@@ -226,8 +227,11 @@ def _check_scores(checker: _Checker, row: EvaluationRow, baselines: BaselinesRec
 
 
 def _reached(run: RunRecord, steps: Sequence[int]) -> int:
-    """Return the last step that a run's lines may be of."""
-    return run.total_steps if run.status == "finished" else max([run.progress.step, *steps])
+    """Return the last step that a run's lines have to reach, but no more than a little beyond those that are there: an
+    untrusted record may claim any number."""
+    last = max(steps, default=0)
+    claimed = run.total_steps if run.status == "finished" else max(run.progress.step, last)
+    return min(claimed, last + MOST_MISSING)
 
 
 def _without_a_due_end(run: RunRecord, due: list[int], found: Sequence[int]) -> list[int]:

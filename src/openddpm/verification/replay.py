@@ -25,7 +25,7 @@ from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite, Tensors, TrainingState
 from openddpm.training.stop import StopRequest
 from openddpm.training.timetable import Timetable
-from openddpm.verification.materials import options_here
+from openddpm.verification.materials import device_of, options_here
 
 Tell = Callable[[int], None]
 """Called with each step that was logged."""
@@ -101,7 +101,7 @@ def replay(
             one.row_before = max((row.step for row in record.metrics if row.step <= stretch.first), default=0)
         watch = _Watch(relations, tell, until)
         with _quiet():
-            training = prepare(config, observers=[watch], times_steps=False)
+            training = prepare(config, observers=[watch], times_steps=False, on_cpu=device_of(record.run).type == "cpu")
         training.checkpointer = _Looking(training.accelerator, wanted, look)
         training.timetable = _up_to(training.timetable, stretch.last, wanted)
         try:

@@ -24,12 +24,15 @@ class WeightsFile:
 def weights_here(record: RunFolder) -> list[WeightsFile]:
     """Return the weights that a run folder holds, each once: the exported first, then from the last step to the first.
 
-    What a file should hold is taken from where it lies, not from its content.
+    The exported ones are of the last step unless they are those of an earlier line of checkpoints.jsonl, as after a run
+    that was killed.
     """
     folder, found = record.folder, dict[tuple[int, Weights], Path]()
     exported = exported_weights(row.weights for row in record.evaluations)
     if (folder / EXPORTED).is_file() and record.checkpoints:
-        found[record.checkpoints[-1].step, exported] = folder / EXPORTED
+        sha256 = file_sha256(folder / EXPORTED)
+        steps = [row.step for row in record.checkpoints if row.exported_sha256 == sha256]
+        found[steps[-1] if steps else record.checkpoints[-1].step, exported] = folder / EXPORTED
     for checkpoint in reversed(list_checkpoints(folder)):
         for name, file in weights_files(path.name for path in checkpoint.iterdir()).items():
             found.setdefault((checkpoint_step(checkpoint), name), checkpoint / file)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tampering import TAMPERINGS, Tampering, tampered
+from safetensors.torch import load_file, save_file
+from tampering import TAMPERINGS, Tampering, note_checkpoint, tampered
 
 import openddpm
 from openddpm.record.reader import read_run_folder
 from openddpm.record.verification import Rung, VerificationRecord
 from openddpm.verification.ladder import verify
+from openddpm.verification.replays import Replays
 from openddpm.verification.rungs import files
 from tiny import tiny_config, tiny_images, write_tiny_folder
 
@@ -252,3 +254,60 @@ def test_no_temporary_folder_is_left(honest: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     climbed(honest)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_killed_is_verified_as_far_as_it_went(place: Path) -> None:
+    """A run whose last lines have no checkpoint after them is verified, from its seed and from its checkpoints."""
+
+    class Killed(Exception):
+        pass
+
+    class Killing(openddpm.Observer):
+        def logged(self, row: Any) -> None:
+            if row.step == 15:
+                raise Killed
+
+    config = tiny_config(
+        place, "dead", dataset=str(place / "images"), max_train_steps=STEPS, checkpointing_steps=6, report_to="none"
+    )
+    with pytest.raises(Killed):
+        openddpm.train(config, observers=[Killing()])
+    run = json.loads((place / "dead" / "run.json").read_text())
+    (place / "dead" / "run.json").write_text(json.dumps({**run, "status": "running"}))
+    (place / "dead" / "manifest.json").unlink()  # which a run that is killed does not write
+    found = climbed(place / "dead")
+    assert found.is_verified and statuses(found)["segments"] == "exact", texts(found, "failed")
+
+
+def test_a_state_between_two_lines_that_rounds_otherwise_is_no_failure(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a checkpoint has other bits than the replay, and no line tells more, its distance decides: rounding passes,
+    though all losses that were compared are the same."""
+    folder = trained(place, "sparse", logging_steps=12)
+    checkpoint = folder / "checkpoints" / "step-00000018"
+    path = checkpoint / "ema.safetensors"
+    save_file({name: one * (1 + 1e-7) for name, one in load_file(path).items()}, path, metadata={"format": "pt"})
+    note_checkpoint(folder, checkpoint)
+    record = read_run_folder(folder)
+    found = Replays(record, None, lambda *_: None).segments([folder / "checkpoints" / "step-00000012"], 60.0)
+    assert found.status in ("rounding", "not_checked") and "failed" not in found.text
+
+
+def test_a_record_of_more_steps_than_anybody_trains_ends_in_a_failure(copied: Path) -> None:
+    """A number of steps that no run has costs neither memory nor time: the missing lines are told."""
+    run = json.loads((copied / "run.json").read_text())
+    run["total_steps"] = run["config"]["max_train_steps"] = run["progress"]["step"] = 10**12
+    (copied / "run.json").write_text(json.dumps(run))
+    assert files(read_run_folder(copied)).status == "failed"
+
+
+def test_images_are_decoded_anew_whatever_a_cache_holds(place: Path, tmp_path: Path) -> None:
+    """A cache that comes with a record, in which the decoded images were changed, is not read: the data rung fails."""
+    config = tiny_config(tmp_path, dataset=str(place / "images"), report_to="none")
+    openddpm.train(config)
+    (decoded,) = (tmp_path / "cache" / "decoded").glob("*/images.uint8")
+    decoded.write_bytes(bytes(value // 4 for value in decoded.read_bytes()))
+    openddpm.train(tiny_config(tmp_path, "forged", dataset=str(place / "images"), report_to="none"))
+    found = climbed(tmp_path / "forged")
+    assert found.is_failed, statuses(found)
