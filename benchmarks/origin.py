@@ -19,6 +19,7 @@ MADE_HERE = (
     "benchmarks/*.json",
     "docs",
     "src/openddpm/references/builtin",
+    "src/openddpm/comparison/rounding.json",
 )  # which change as benchmarks run
 
 
