@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openddpm.comparison.rounding import WINDOW, Quantity, limit
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, MetricsRow
 
@@ -21,14 +22,8 @@ WORDS = {"train_loss": "training loss", "grad_norm": "gradient norm", "heldout_l
 """Names of columns for people, where they are others."""
 OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
 
-# Rounding, measured on 8x8 digits (600 steps of Muon, other instructions): losses differ by 1e-7 at first, by 2e-5 some
-# 50 steps later, from then on by 1e-5 to 6e-4, since images and noise stay the same; gradient norms by up to 0.1. Seeds
-# differ by 0.1. The limits are larger by ten to twenty.
-FIRST = 1e-4  # relative difference of a loss where it first shows, in float32
-FIRST_COARSE = 2e-2  # the same in TF32, bfloat16 or float16; assumed
-STEPS_PER_DECADE = 12.0  # in which it may grow tenfold
-SATURATED = 1e-2  # up to which it grows
-OF_A_NORM = 100.0  # times that of a loss
+COARSE_LOSS = 2e-2  # assumed: the smallest limit of a loss in TF32, bfloat16 or float16, where nothing is measured
+COARSE_NORM = 2.0  # assumed: the same of a gradient norm, which then is not compared
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,10 @@ class Relation:
 
     Args:
         is_coarse: whether one of the two computes in less than float32.
+        since: step until which both are known to be equal.
     """
 
-    def __init__(self, other: RunFolder, is_coarse: bool = False) -> None:
+    def __init__(self, other: RunFolder, is_coarse: bool = False, since: int = 0) -> None:
         self.other = other
         self.num_numbers = 0
         """Numbers that both records have."""
@@ -78,10 +74,13 @@ class Relation:
         """The first number that differs."""
         self.parted: Difference | None = None
         """The first number that differs by more than rounding does."""
-        self.row_before = 0
+        self.row_before = max((row.step for row in other.metrics if row.step <= since), default=0)
         """Step of the run's last line of metrics.jsonl, after which the mean of its next one begins."""
         self._has_met = False
-        self._first_allowed = FIRST_COARSE if is_coarse else FIRST
+        self._is_rounded = False
+        self._equal_until = since
+        self._is_coarse = is_coarse
+        self._steps_of_mean = 0
         self._metrics = {row.step: row for row in other.metrics}
         self._rows_before = rows_before(other.metrics)
         self._evaluations = {(row.step, row.weights): row for row in other.evaluations}
@@ -100,6 +99,7 @@ class Relation:
             other, names = self._metrics.get(row.step), LOGGED
             if self._rows_before.get(row.step) != self.row_before:
                 names = tuple(name for name in LOGGED if name != "train_loss")
+            self._steps_of_mean = row.step - self.row_before
             self.row_before = row.step
         else:
             other, names = self._evaluations.get((row.step, row.weights)), EVALUATED
@@ -110,6 +110,8 @@ class Relation:
             self.last = row
             for name, ours, theirs in pairs:
                 self._take(row, name, ours, theirs)
+            if not self._is_rounded:
+                self._equal_until = row.step
         trained = [(ours, theirs) for name, ours, theirs in pairs if name not in EXACT]
         self._has_met = self._has_met or any(ours == theirs is not None for ours, theirs in trained)
 
@@ -123,17 +125,23 @@ class Relation:
             self.first = self.first or difference
             if name not in EXACT and name != "grad_norm":
                 self.largest = max(self.largest, difference.relative)
-            if difference.relative > self._allowed(name, row.step - self.first.step):
+            self._is_rounded |= name not in EXACT
+            if difference.relative > self._allowed(name, row.step - self._equal_until):
                 self.parted = self.parted or difference
                 return
         self._has_met = self._has_met or name == "train_loss"
 
     def _allowed(self, name: str, steps: int) -> float:
-        """Return the largest relative difference that rounding makes `steps` after the first difference."""
+        """Return the largest relative difference that rounding makes `steps` after the two were equal."""
         if name in EXACT:
             return OF_A_FORMULA
-        grown = self._first_allowed * 10 ** min(steps / STEPS_PER_DECADE, 10)
-        return min(grown, max(SATURATED, self._first_allowed)) * (OF_A_NORM if name == "grad_norm" else 1.0)
+        quantity: Quantity = "evaluated_loss"
+        if name == "grad_norm":
+            quantity = "grad_norm"
+        elif name == "train_loss":
+            quantity = "mean_train_loss" if self._steps_of_mean >= WINDOW else "train_loss"
+        measured = limit(quantity, steps)
+        return max(measured, COARSE_NORM if name == "grad_norm" else COARSE_LOSS) if self._is_coarse else measured
 
 
 def rows_before(rows: Sequence[MetricsRow]) -> dict[int, int]:

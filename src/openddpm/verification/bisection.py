@@ -44,7 +44,7 @@ def find_parting(record: RunFolder, other: RunFolder, dataset: str | None, tell:
         return Parting(None, "the two records do not part: what both have is the same, or apart as rounding is")
     check_trainable(record.run)
     trained, beside, stretch = _stretch(record, other, shared, end)
-    relation = Relation(beside, computes_coarsely(beside))
+    relation = Relation(beside, computes_coarsely(beside), stretch.first if shared else 0)
     return _told(trained, beside, replay(trained, stretch, dataset, tell, other=relation), relation)
 
 

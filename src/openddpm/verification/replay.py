@@ -85,24 +85,26 @@ def replay(
     Args:
         dataset: where the images are, if not where the record says.
         until: time of `time.perf_counter` at which to stop, at the next logged step.
-        wanted: steps whose state to look at.
+        wanted: steps whose state to look at; may include the one that the stretch begins after.
         look: called with the state at these steps.
         other: of a second record to compare the rows with.
 
     Raises:
         UserError: the run cannot be trained here.
     """
-    relation = Relation(record, computes_coarsely(record))
+    relation = Relation(record, computes_coarsely(record), stretch.first)
     with tempfile.TemporaryDirectory(prefix="openddpm-replay-") as name:
         folder = Path(name) / "run"
         config = _resumable(record, stretch, folder, dataset)
         relations = [relation, other] if other else [relation]
         for one in relations:  # a checkpoint has the sum of the losses since the line before it
-            one.row_before = max((row.step for row in record.metrics if row.step <= stretch.first), default=0)
+            one.row_before = relation.row_before
         watch = _Watch(relations, tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False, on_cpu=device_of(record.run).type == "cpu")
-        training.checkpointer = _Looking(training.accelerator, wanted, look)
+        looking = _Looking(training.accelerator, wanted, look)
+        looking.save(training.state, training.progress())
+        training.checkpointer = looking
         training.timetable = _up_to(training.timetable, stretch.last, wanted)
         try:
             with _quiet():

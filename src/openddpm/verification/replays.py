@@ -1,14 +1,17 @@
 """The rungs that train parts of a run again: its first steps, segments after checkpoints, all of it."""
 
+import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from openddpm.analysis.text import number_of
+from openddpm.comparison.rounding import Quantity, limit
 from openddpm.comparison.same_run import Relation, computes_coarsely
 from openddpm.errors import UserError
 from openddpm.record.kept import step_name
@@ -29,7 +32,10 @@ from openddpm.verification.record_lines import changed_at
 from openddpm.verification.replay import Replayed, Stretch, replay
 from openddpm.verification.rungs import not_checked, rung
 
-OF_WEIGHTS = 2e-2  # relative distance of weights and moments after a segment
+COARSE_STATE = 0.5  # assumed: the smallest limit of a state in TF32, bfloat16 or float16; another seed makes 0.7
+SQUARES, COUNT = "exp_avg_sq", "step"  # names in the state of AdamW: second moments, and the steps so far
+
+Weights = dict[str, torch.Tensor]
 
 Told = Callable[[RungName, int, int], None]
 """Called with what is done, the step that was logged, and the last step to do."""
@@ -41,8 +47,9 @@ class _State:
 
     altered: list[str]
     """Files of the checkpoint that have another sha256."""
-    distances: dict[str, float]
-    """Distance of each set of tensors, relative to its length; empty if nothing differs, or if it is not here."""
+    far: list[str]
+    """Tensors that are farther from those of the checkpoint than rounding is, a sentence each; empty if it is not here.
+    """
 
 
 @dataclass(frozen=True)
@@ -157,9 +164,6 @@ class Replays:
             text += (
                 f"; other bits in the state of {number_of(len(altered), 'checkpoint')}, from step {min(altered):,} on"
             )
-        known = [distance for one in done for state in one.states.values() for distance in state.distances.values()]
-        if known:
-            text += f", {100 * max(known):.2g} % apart at most"
         return rung(name, "rounding", text)
 
     def _replay(self, name: RungName, stretch: Stretch, end: float, wanted: Collection[int]) -> _Done:
@@ -174,11 +178,15 @@ class Replays:
             self._told(name, step, stretch.last)
 
         try:
-            states = dict[int, _State]()
-            found = replay(
-                *(self._record, stretch, self._dataset, tell, end, wanted),
-                look=lambda step, tensors: states.update({step: self._compared(step, tensors)}),
-            )
+            states, begin = dict[int, _State](), Tensors()
+
+            def look(step: int, tensors: Tensors) -> None:
+                if step == stretch.first:
+                    begin.update({stem: _copies(content) for stem, content in tensors.items() if stem != "optimizer"})
+                else:
+                    states[step] = self._compared(step, tensors, step - stretch.first, begin)
+
+            found = replay(self._record, stretch, self._dataset, tell, end, [stretch.first, *wanted], look)
         except UserError as error:
             raise NotHere(error.found) from error
         if found.steps:
@@ -199,21 +207,29 @@ class Replays:
             self.first_divergent_step = found.reached + 1
             return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
         problems = []
-        for step, state in done.states.items():
-            problems += [
-                f"{stem} in the checkpoint of step {step:,} is {100 * distance:.2g} % from what training gives"
-                for stem, distance in state.distances.items()
-                if not distance <= OF_WEIGHTS and not computes_coarsely(self._record)
-            ]
+        for state in done.states.values():
+            problems += state.far
         return problems
 
-    def _compared(self, step: int, tensors: Tensors) -> "_State":
-        """Compare a state with what the record says of its checkpoint, and with the checkpoint if it is there."""
+    def _compared(self, step: int, tensors: Tensors, steps: int, begin: Tensors) -> "_State":
+        """Compare a state with what the record says of its checkpoint, and with the checkpoint if it is there.
+
+        Args:
+            steps: that the replay took to get there.
+            begin: the weights that it began with.
+        """
         row = next(row for row in self._record.checkpoints if row.step == step)
         digests = {f"{stem}.safetensors": tensors_sha256(content) for stem, content in tensors.items()}
         altered = [file for file, sha256 in digests.items() if row.sha256.get(file) != sha256]
         checkpoint = self._record.folder / "checkpoints" / step_name(step)
-        return _State(altered, _distances(tensors, checkpoint) if altered and checkpoint.is_dir() else {})
+        far = list[str]()
+        if altered and checkpoint.is_dir():
+            least = COARSE_STATE if computes_coarsely(self._record) else 0.0
+            for name, (distance, quantity) in state_distances(tensors, checkpoint, begin).items():
+                if not distance <= max(limit(quantity, steps), least):
+                    size = "how far it moved" if quantity == "weights" else "its size"
+                    far.append(f"{name} in the checkpoint of step {step:,} is off by {100 * distance:.2g} % of {size}")
+        return _State(altered, far)
 
     def _checkpoint_steps(self, stretch: Stretch) -> list[int]:
         """Return the steps of a stretch at which the record knows the state."""
@@ -258,18 +274,42 @@ def check_trainable(run: RunRecord) -> None:
     device_of(run)
 
 
-def _distances(here: Tensors, checkpoint: Path) -> dict[str, float]:
-    """Return the distance of each set of tensors from that in a checkpoint, divided by its length."""
-    found = {}
+def state_distances(here: Tensors, checkpoint: Path, begin: Tensors) -> dict[str, tuple[float, Quantity]]:
+    """Return the relative distance of weights and moments from those in a checkpoint, by the names of the tensors.
+
+    That of weights is divided by how far they moved since the beginning, that of moments by their length. It is
+    infinite where tensors are missing, and for other numbers of steps.
+    """
+    found: dict[str, tuple[float, Quantity]] = {}
     for stem, content in here.items():
         try:
             there = load_file(checkpoint / f"{stem}.safetensors")
         except (OSError, SafetensorError):
             there = {}
         if there.keys() != content.keys() or any(there[name].shape != content[name].shape for name in there):
-            found[stem] = float("inf")
-            continue
-        squared = sum(float((content[name].double() - there[name].double()).square().sum()) for name in there)
-        length = sum(float(tensor.double().square().sum()) for tensor in there.values())
-        found[stem] = (squared / length) ** 0.5 if length else float(squared > 0)
+            found[stem] = math.inf, "weights"
+        elif stem in begin:
+            found[stem] = _distance(content, there, begin[stem]), "weights"
+        else:
+            for kind in sorted({name.rpartition("/")[2] for name in there}):
+                names = [name for name in there if name.endswith(f"/{kind}")]
+                distance = _distance(*({name: tensors[name] for name in names} for tensors in (content, there)))
+                if kind == COUNT and distance:
+                    distance = math.inf
+                found[f"{stem} ({kind})"] = distance, "squares" if kind == SQUARES else "moments"
     return found
+
+
+def _distance(ours: Weights, theirs: Weights, begin: Weights | None = None) -> float:
+    """Return the distance of two sets of tensors, divided by that of the second from `begin`, or by its length."""
+    apart = _length(ours[name].double() - theirs[name].double() for name in theirs)
+    size = _length(theirs[name].double() - (0 if begin is None else begin[name].double()) for name in theirs)
+    return apart / size if size else math.inf if apart else 0.0
+
+
+def _length(tensors: Iterable[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
+
+
+def _copies(content: Weights) -> Weights:
+    return {name: tensor.clone() for name, tensor in content.items()}

@@ -1,6 +1,5 @@
 """The rungs of the ladder that train nothing: files, data, initial weights, evaluation, previews."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from openddpm.analysis.text import number_of
+from openddpm.comparison.rounding import NEGLIGIBLE, Forward, limit_of_a_measurement, limits_of_pixels
 from openddpm.comparison.same_run import computes_coarsely, relative_difference
 from openddpm.config import recorded_config
 from openddpm.diffusion.denoiser import denoiser
@@ -32,11 +32,7 @@ from openddpm.verification.weights import WeightsFile, foreign_weights, weights_
 
 MAX_DETAILS = 20
 OF_INITIAL_WEIGHTS = 1e-8  # relative, of the norm; measured: 1e-10 without fused multiply-add, 1e-4 for another seed
-OF_BASELINES = 1e-6  # relative; sums in double precision, over float32 images
-OF_AN_EVALUATION = 1e-4  # relative; assumed
-COARSE_EVALUATION = 2e-2  # the same in TF32, on a GPU; assumed
-PIXELS_ROUNDED = 0.02  # share of a preview's values that may be off, by one level and in both directions
-LEVELS_ROUNDED = 2
+COARSE_LOSS = 2e-2  # assumed: the smallest limit of a loss in TF32, bfloat16 or float16, where nothing is measured
 
 Shown = Callable[[int, int], None]
 """Called with what is done and what is to be done."""
@@ -152,10 +148,9 @@ def initial_weights(record: RunFolder, images: Images) -> Rung:
 
 def evaluation(record: RunFolder, measuring: Measuring, shown: Shown) -> Rung:
     """Measure the baselines and the weights that are there again, on the same fixed samples."""
-    worst = _Worst()
+    worst = _Worst(computes_coarsely(record))
     if record.baselines is not None:
         _compare_baselines(worst, measuring.baselines, record.baselines)
-    limit = COARSE_EVALUATION if computes_coarsely(record) else OF_AN_EVALUATION
     rows = {(row.step, row.weights): row for row in record.evaluations}
     found = [file for file in weights_here(record) if (file.step, file.name) in rows]
     for number, file in enumerate(found):
@@ -167,7 +162,7 @@ def evaluation(record: RunFolder, measuring: Measuring, shown: Shown) -> Rung:
             continue
         errors = measuring.evaluation.squared_errors(denoiser(measuring.frozen_unet, tensors))
         row = measuring.evaluation.row(errors, file.name, file.step, rows[file.step, file.name].images_seen, 0.0)
-        _compare_rows(worst, row, rows[file.step, file.name], limit)
+        _compare_rows(worst, row, rows[file.step, file.name])
     what = "the baselines"
     if found:
         steps = len({file.step for file in found})
@@ -185,7 +180,7 @@ def previews(record: RunFolder, measuring: Measuring, shown: Shown, is_time: Cal
         return not_checked("previews", "the record holds no previews")
     if not found:
         return not_checked("previews", "there are no weights of a step that has a preview")
-    worst, drawn = _Worst(), 0
+    worst, drawn = _Worst(computes_coarsely(record)), 0
     for number, file in enumerate(found):
         if drawn and not is_time():
             break
@@ -200,29 +195,35 @@ def previews(record: RunFolder, measuring: Measuring, shown: Shown, is_time: Cal
         denoise = denoiser(measuring.frozen_unet, tensors, precision)
         shape = record.run.dataset.image_shape
         images = draw_preview(denoise, measuring.process, measuring.config, shape, measuring.device)
-        _compare_pixels(worst, path.name, np.asarray(image_grid(images)), _pixels(path), computes_coarsely(record))
+        _compare_pixels(worst, path.name, np.asarray(image_grid(images)), _pixels(path))
         drawn += 1
     left = f", of {len(found)}" if drawn < len(found) else ""
     return worst.rung("previews", f"{number_of(drawn, 'preview')} drawn again{left}", f"{worst.num_numbers:,} pixels")
 
 
 class _Worst:
-    """The largest difference of what was compared."""
+    """The largest difference of what was compared.
 
-    def __init__(self) -> None:
+    Args:
+        is_coarse: whether what is compared was computed in less than float32.
+    """
+
+    def __init__(self, is_coarse: bool) -> None:
+        self.is_coarse = is_coarse
         self.num_numbers = 0
         self.largest = 0.0
         self.problems: list[str] = []
         self.notes: list[str] = []
 
-    def take(self, what: str, here: float | None, there: float | None, limit: float) -> None:
+    def take(self, what: str, here: float | None, there: float | None, quantity: Forward) -> None:
         """Compare two numbers."""
         self.num_numbers += 1
         if here == there:
             return
         difference = relative_difference(here, there)
         self.largest = max(self.largest, difference)
-        if difference > limit or math.isinf(difference):
+        limit = max(limit_of_a_measurement(quantity), COARSE_LOSS if self.is_coarse else 0.0)
+        if difference > limit and (here is None or there is None or abs(here - there) > NEGLIGIBLE):
             self.problems.append(f"{what}: {_shown(here)} here, {_shown(there)} in the record")
 
     def rung(self, name: RungName, what: str, numbers: str) -> Rung:
@@ -250,18 +251,18 @@ def _compare_baselines(worst: _Worst, here: BaselinesRecord, there: BaselinesRec
             continue
         for index, pair in enumerate(zip(ours, theirs, strict=True)):
             place = f" of group {index}" if len(ours) > 1 else ""
-            worst.take(f"{name} in baselines.json{place}", *pair, limit=OF_BASELINES)
+            worst.take(f"{name} in baselines.json{place}", *pair, "baselines")
 
 
-def _compare_rows(worst: _Worst, here: EvaluationRow, there: EvaluationRow, limit: float) -> None:
+def _compare_rows(worst: _Worst, here: EvaluationRow, there: EvaluationRow) -> None:
     where = f"of the {here.weights} weights at step {here.step:,}"
     for name in ("heldout_loss", "fixed_train_loss", "skill_error"):
-        worst.take(f"{name} {where}", getattr(here, name), getattr(there, name), limit)
+        worst.take(f"{name} {where}", getattr(here, name), getattr(there, name), "losses")
     for index, pair in enumerate(zip(here.by_timestep, there.by_timestep, strict=False)):
-        worst.take(f"loss of group {index} of timesteps, {where}", *pair, limit=limit)
+        worst.take(f"loss of group {index} of timesteps, {where}", *pair, "losses_of_groups")
 
 
-def _compare_pixels(worst: _Worst, name: str, here: np.ndarray, there: np.ndarray, is_coarse: bool) -> None:
+def _compare_pixels(worst: _Worst, name: str, here: np.ndarray, there: np.ndarray) -> None:
     if here.shape != there.shape:
         worst.problems.append(f"{name} has another size than a preview")
         return
@@ -272,7 +273,8 @@ def _compare_pixels(worst: _Worst, name: str, here: np.ndarray, there: np.ndarra
     share, largest = float((differences != 0).mean()), int(np.abs(differences).max())
     worst.largest = max(worst.largest, share)
     text = f"{100 * share:.2g} % of the values of {name} differ, by up to {number_of(largest, 'level')}"
-    if not is_coarse and (share > PIXELS_ROUNDED or largest > LEVELS_ROUNDED):
+    most, levels = limits_of_pixels()
+    if not worst.is_coarse and (share > most or largest > levels):
         worst.problems.append(text)
     else:
         worst.notes.append(text)

@@ -11,6 +11,7 @@ from openddpm.comparison.band import make_bands
 from openddpm.comparison.compare import compare
 from openddpm.comparison.explanations import SAME_NUMBERS, explain
 from openddpm.comparison.following import Follower
+from openddpm.comparison.same_run import Relation
 from openddpm.record.reader import RunFolder, read_run_folder
 from openddpm.record.schema import EvaluationRow, MetricsRow, Resumption
 
@@ -65,6 +66,29 @@ def test_a_jump_is_not_rounding(reference: list[RunFolder], jump: float) -> None
     assert answer["verdict"] == "outside"
     assert answer["first_difference"] == {"step": 300, "images_seen": 9600, "field": "train_loss"}
     assert "at step 300 the training loss differs by" in answer["sentence"]
+
+
+def test_a_difference_counts_from_the_last_line_that_was_equal(reference: list[RunFolder]) -> None:
+    """Rounding has grown when it first shows after a hundred steps without a line: what is a jump within ten is not."""
+
+    def every_hundred(run: RunFolder) -> RunFolder:
+        lines = [row for row in run.metrics if row.step % 100 == 0]
+        return replace(run, metrics=lines, evaluations=[row for row in run.evaluations if row.step % 100 == 0])
+
+    parted = with_metrics(reference[2], times(lambda step: 1 + 1e-3 * (step >= 300)))
+    assert compare(parted, reference).verdict == "outside"
+    assert compare(every_hundred(parted), [every_hundred(run) for run in reference]).verdict == "same_run"
+
+
+def test_a_replay_counts_from_where_it_began(reference: list[RunFolder]) -> None:
+    """A replay from step 290 has to have the numbers of step 300 but for the rounding of ten steps."""
+    parted = with_metrics(reference[2], times(lambda step: 1 + 1e-3)).metrics
+    row = next(row for row in parted if row.step == 300)
+    for since, kind in ((290, "parted"), (100, "rounding")):
+        relation = Relation(reference[2], since=since)
+        relation.row_before = 290
+        relation.add(row)
+        assert relation.kind == kind
 
 
 def test_a_learning_rate_is_a_function_of_the_step(reference: list[RunFolder]) -> None:
