@@ -1,5 +1,6 @@
-"""Fetches a run that was pushed to the Hugging Face Hub: its record, with some previews, or all that was pushed."""
+"""Fetches a run that was pushed to the Hugging Face Hub: its record, with some previews, or its weights as well."""
 
+import random
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -14,7 +15,8 @@ from openddpm.record.schema import exported_weights
 from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMAS
 
 MAX_PREVIEWS = 8
-_ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", "checkpoints/*", *PAGES, *VERIFICATION_FILES)
+MAX_CHECKPOINTS = 2  # each several times as large as the weights
+_ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", *PAGES, *VERIFICATION_FILES)
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 
@@ -23,11 +25,11 @@ def fetch_record(repository: str, token: str | None = None, whole: bool = False)
 
     Args:
         repository: USER/NAME, or USER/NAME@REVISION with a branch, tag or commit.
-        whole: whether to download all weights and previews, too.
+        whole: whether to download all weights and previews, too, and two of the checkpoints, drawn at random: nobody
+            who made the record could know which.
 
     Returns:
-        a run folder with the files of the record and up to 8 previews of the exported weights, or with all that was
-        pushed.
+        a run folder with the files of the record and up to 8 previews of the exported weights, or with all of these.
 
     Raises:
         HubError: no such repository or revision, no permission, or no connection and nothing in the cache.
@@ -37,8 +39,8 @@ def fetch_record(repository: str, token: str | None = None, whole: bool = False)
     files, no_answer = [*SCHEMAS, MANIFEST_FILE, *(_ALL if whole else ())], None
     try:
         info = HfApi(token=token).model_info(name, revision=revision or None)
-        if not whole:
-            files = _wanted([entry.rfilename for entry in info.siblings or []])
+        names = [entry.rfilename for entry in info.siblings or []]
+        files = [*files, *_some_checkpoints(names)] if whole else _wanted(names)
     except Exception as error:  # the client's errors have no common base class
         no_answer = why_not_read(repository, error)
         if status_of(error) in REFUSALS or isinstance(error, HFValidationError):
@@ -76,6 +78,13 @@ def why_not_read(repository: str, error: Exception) -> HubError:
         return HubError(f"{found} ({status})" if status else found, hint)
     found = f"could not fetch '{repository}' from the Hub ({constants.ENDPOINT}): {first_line(error)}"
     return HubError(found, CHECK_CONNECTION)
+
+
+def _some_checkpoints(names: list[str]) -> list[str]:
+    """Return patterns of the files of some checkpoints among a repository's files."""
+    folders = sorted({name.rpartition("/")[0] for name in names if name.startswith("checkpoints/")})
+    chosen = random.SystemRandom().sample(folders, min(len(folders), MAX_CHECKPOINTS))
+    return [f"{folder}/*" for folder in chosen]
 
 
 def _wanted(names: list[str]) -> list[str]:

@@ -46,15 +46,20 @@ def manifest_text(name: str, sha256: Mapping[str, str]) -> str:
     return json_text(Manifest.model_validate(statement).model_dump(by_alias=True))
 
 
-def write_manifest(folder: Path, names: Iterable[str]) -> None:
+def write_manifest(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> None:
     """Write the manifest of these files of a folder, without those that are not there, or lie outside of it by a link.
+
+    Args:
+        known: sha256 of files that were hashed when they were written, by name: large ones are not read again.
 
     Raises:
         OSError: a file cannot be read, or the disk is full.
     """
     home = folder.resolve()
     inside = (name for name in names if (folder / name).resolve().is_relative_to(home))
-    _write(folder, {name: digest for name in inside if (digest := sha256_in(folder, name))})
+    known = known or {}
+    digests = {name: known[name] if name in known else sha256_in(folder, name) for name in inside}
+    _write(folder, {name: digest for name, digest in digests.items() if digest})
 
 
 def read_manifest(folder: Path) -> dict[str, str] | None:

@@ -30,7 +30,7 @@ def open_runs(source: str, whole: bool = False) -> list[RunFolder]:
     Args:
         source: a run folder; a folder whose sub-folders are run folders, others being ignored; the name of a built-in
             reference; or a run on the Hub, USER/NAME or USER/NAME@REVISION. A folder wins over the Hub.
-        whole: whether to download all weights and previews of a run on the Hub, too.
+        whole: whether to download weights, all previews and some checkpoints of a run on the Hub, too.
 
     Raises:
         UserError: there is no such source, or it holds no run; a record is damaged; or the Hub does not give it.
