@@ -158,7 +158,7 @@ def _moved(folder: Path) -> None:
 
 def _fine_tuned(folder: Path) -> None:
     base = trained(folder.with_name("base"))
-    trained(folder, "--init_from", str(base))
+    trained(folder, "--init_from", str(base), "--no_zero_init_residuals")
 
 
 def _in_minutes(folder: Path) -> None:

@@ -90,10 +90,9 @@ def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Rela
     for parted, (wrong, right), run in ((ours, names, trained), (theirs, names[::-1], beside)):
         if parted is not None:
             earlier = max((row.step for row in run.metrics if row.step < parted.step), default=0)
-            before = f"steps {earlier + 1:,} to {parted.step:,}"
-            text = (
-                f"{wrong} parts from what training gives within {before}: {parted.how_far}; {right} does not ({how}). "
-            )
+            is_exact = earlier + 1 == parted.step
+            before = f"at step {parted.step:,}" if is_exact else f"within steps {earlier + 1:,} to {parted.step:,}"
+            text = f"{wrong} parts from what training gives {before}: {parted.how_far}; {right} does not ({how}). "
             return Parting(parted.step, text + f"In {wrong}, {what_stands_at(run.run, parted.step)}.", found.steps)
     text = (
         f"both records have the logged numbers that training gives, but not the same weights at step {found.reached:,}"
