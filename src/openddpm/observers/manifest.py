@@ -1,16 +1,15 @@
 """Writes manifest.json when the run ends."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from openddpm.record.kept import milestone_name, step_name
+from openddpm.record.kept import recorded_sha256
 from openddpm.record.manifest import write_manifest
 from openddpm.record.public import published_names
 from openddpm.record.reader import read_checkpoint_rows
-from openddpm.record.schema import CheckpointRow, RunRecord
+from openddpm.record.schema import RunRecord
 from openddpm.record.writer import MANIFEST_FILE
 from openddpm.training.observer import Observer
 
@@ -31,17 +30,8 @@ class ManifestObserver(Observer):
         try:
             rows = read_checkpoint_rows(self._folder)
             names = published_names(self._folder, rows, run.config.get("keep_every"))
-            write_manifest(self._folder, names, _digests(rows))
+            write_manifest(self._folder, names, recorded_sha256(rows))
         except Exception as error:
             what = f"{MANIFEST_FILE} could not be written ({type(error).__name__}: {error})"
             line = f"[bold red]warning:[/] {escape(what)}; without it nobody can tell whether the files were changed"
             self._console.print(line, soft_wrap=True)
-
-
-def _digests(rows: Iterable[CheckpointRow]) -> dict[str, str]:
-    """Return the sha256 of weights and checkpoints, which were read back and compared when they were written."""
-    digests = {}
-    for row in rows:
-        digests[milestone_name(row.step)] = row.exported_sha256
-        digests |= {f"checkpoints/{step_name(row.step)}/{name}": sha256 for name, sha256 in row.sha256.items()}
-    return digests

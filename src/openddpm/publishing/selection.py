@@ -1,7 +1,7 @@
 """What of a run is published: an allow-list, checked against the record, without paths of this machine."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,7 @@ from openddpm.record.kept import (
     PublishedWeights,
     milestone_name,
     milestones_among,
+    recorded_sha256,
     step_name,
 )
 from openddpm.record.manifest import manifest_renewed, manifest_text, read_manifest, sha256_in
@@ -30,7 +31,6 @@ from openddpm.record.public import (
     without_paths,
 )
 from openddpm.record.reader import RunFolder, read_checkpoint_rows, read_run_folder
-from openddpm.record.schema import CheckpointRow
 from openddpm.record.verification import read_verification
 from openddpm.record.writer import (
     DATA_FILE,
@@ -107,7 +107,7 @@ def left_over(folder: Path, commits: Sequence[Commit], there: Mapping[str, str |
     if RUN_FILE not in there:
         return []  # whatever is there, no run was pushed before
     rows = {row.step: row for row in read_checkpoint_rows(folder)}
-    known = _recorded_sha256(rows.values())
+    known = recorded_sha256(rows.values())
     differing = {name.rpartition("/")[0] for name, sha256 in there.items() if sha256 and known.get(name) != sha256}
     own_checkpoints = {f"checkpoints/{step_name(step)}" for step in rows} - differing  # each is whole, or it goes
     stay = {name for commit in commits for name in commit.content}
@@ -132,7 +132,7 @@ def manifest_of(
     Args:
         there: files of the repository, with their sha256 where the Hub knows it; those in `gone` are removed.
     """
-    known = {**(read_manifest(folder) or {}), **_recorded_sha256(read_checkpoint_rows(folder))}
+    known = {**(read_manifest(folder) or {}), **recorded_sha256(read_checkpoint_rows(folder))}
     stay = {
         name: sha256 or known.get(name)
         for name, sha256 in there.items()
@@ -142,15 +142,6 @@ def manifest_of(
     for commit in commits:
         sha256 |= commit.sha256
     return manifest_text(repository.rpartition("/")[2], sha256).encode()
-
-
-def _recorded_sha256(rows: Iterable[CheckpointRow]) -> dict[str, str]:
-    """Return the sha256 of the weights of all steps in checkpoints.jsonl, by their paths in a run folder."""
-    known = {}
-    for row in rows:
-        known[milestone_name(row.step)] = row.exported_sha256
-        known |= {f"checkpoints/{step_name(row.step)}/{name}": sha256 for name, sha256 in row.sha256.items()}
-    return known
 
 
 def _check_unchanged(folder: Path) -> None:

@@ -37,6 +37,15 @@ def list_milestones(folder: Path) -> dict[int, Path]:
     return {step: folder / name for step, name in names.items()}
 
 
+def recorded_sha256(rows: Iterable[CheckpointRow]) -> dict[str, str]:
+    """Return the sha256 of milestones and checkpoints in checkpoints.jsonl, by their paths in a run folder."""
+    known = {}
+    for row in rows:
+        known[milestone_name(row.step)] = row.exported_sha256
+        known |= {f"checkpoints/{step_name(row.step)}/{name}": sha256 for name, sha256 in row.sha256.items()}
+    return known
+
+
 def nearest_milestone(rows: Iterable[CheckpointRow], steps: Collection[int], images: int) -> CheckpointRow | None:
     """Return the row of the milestone nearest to a number of images seen, the earlier of two; None if there is none.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
+from PIL import Image
 
 from openddpm.config import TrainConfig
 from openddpm.data.store import ImageStore
@@ -102,9 +103,14 @@ def begin_folder(
     writer.forget_after(state.step, state.evaluation_due)
     writer.write(store.data)
     writer.write(baselines)
-    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
-    image_grid(np.asarray(store.images[chosen])).save(folder / TRAINING_DATA_PICTURE)
+    training_data_picture(store, split).save(folder / TRAINING_DATA_PICTURE)
     return writer
+
+
+def training_data_picture(store: ImageStore, split: Split) -> Image.Image:
+    """Return a grid of some training images."""
+    chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
+    return image_grid(np.asarray(store.images[chosen]))
 
 
 def export_pipeline(run_folder: Path, checkpoint: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from openddpm.training.performance import Speed
 from openddpm.verification import rungs
 from openddpm.verification.materials import (
     Images,
+    Measuring,
     NotHere,
     device_of,
     empty_cache,
@@ -126,15 +128,17 @@ def _measure(
 ) -> None:
     """Evaluate and preview the weights that are there."""
 
+    @cache
+    def measuring() -> Measuring:
+        return prepare_measuring(record.run, images, device_of(record.run))
+
     def evaluation() -> Rung:
-        measuring = prepare_measuring(record.run, images, device_of(record.run))
-        return rungs.evaluation(record, measuring, lambda at, of: listener.working("evaluation", at, of))
+        return rungs.evaluation(record, measuring(), lambda at, of: listener.working("evaluation", at, of))
 
     def previews() -> Rung:
-        measuring = prepare_measuring(record.run, images, device_of(record.run))
         end = time.perf_counter() + SHARE_OF_PREVIEWS * 60 * budget_minutes
         return rungs.previews(
-            *(record, measuring, lambda at, of: listener.working("previews", at, of)),
+            *(record, measuring(), lambda at, of: listener.working("previews", at, of)),
             is_time=lambda: time.perf_counter() < end,
         )
 

@@ -1,19 +1,27 @@
 """The lines of a record against each other: much of what they say is a function of the options and of other lines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from openddpm.analysis.text import listed
+from openddpm.comparison.same_run import OF_A_FORMULA
 from openddpm.config import TrainConfig, average_names, recorded_config
 from openddpm.record.bands import BANDS
 from openddpm.record.reader import RunFolder
-from openddpm.record.schema import RAW, BaselinesRecord, EvaluationRow, MetricsRow, RunRecord, Weights
+from openddpm.record.schema import (
+    RAW,
+    BaselinesRecord,
+    CheckpointRow,
+    EvaluationRow,
+    MetricsRow,
+    RunRecord,
+    SamplesRow,
+)
 from openddpm.training.ema import decay_schedule
 from openddpm.training.optimizer import learning_rate_schedule
 from openddpm.training.timetable import Timetable, make_timetable
 
-OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
 OF_A_SUM = 1e-6  # relative; assumed: rounding of a sum over fixed samples
 MOST_MISSING = 100_000  # steps without a line that are looked for
 SHOWN = 4  # steps named in one sentence
@@ -70,7 +78,7 @@ class _Checker:
     def __init__(self) -> None:
         self.num_numbers = 0
         self.problems: list[str] = []
-        self._wrong: dict[str, list[int]] = {}
+        self._wrong: set[str] = set()
 
     def same(self, what: str, step: int, found: float | None, expected: float | None, relative: float = 0.0) -> None:
         """Note a number that is not what it has to be."""
@@ -80,10 +88,9 @@ class _Checker:
         else:
             fits = math.isclose(found, expected, rel_tol=relative, abs_tol=relative * 1e-3)
         if not fits:
-            first = f"{what}: {_shown(found)} at step {step:,}, {_shown(expected)} expected"
-            self._wrong.setdefault(what, []).append(step)
-            if len(self._wrong[what]) == 1:
-                self.problems.append(first)
+            if what not in self._wrong:  # the first tells enough
+                self.problems.append(f"{what}: {_shown(found)} at step {step:,}, {_shown(expected)} expected")
+            self._wrong.add(what)
 
     def steps(self, file: str, found: Sequence[int], expected: Sequence[int]) -> None:
         """Note lines that are missing, out of order, or of steps that have none."""
@@ -152,28 +159,33 @@ def _check_metrics(checker: _Checker, record: RunFolder, config: TrainConfig, si
 
 
 def _check_evaluations(checker: _Checker, record: RunFolder, table: Timetable, since: int) -> None:
-    names: list[Weights] = [*average_names(record.run.config), RAW]
     rows = [row for row in record.evaluations if row.step > since]
-    reached = _reached(record.run, [row.step for row in rows])
-    due = [step for step in range(since + 1, reached + 1) if table.is_evaluation(step)]
-    for name in names:
-        found = [row.step for row in rows if row.weights == name]
-        checker.steps(f"evaluations.jsonl, {name}", found, _without_a_due_end(record.run, due, found))
-    _check_positions(checker, record, "evaluations.jsonl", rows)
+    _check_due(checker, record, "evaluations.jsonl", rows, table.is_evaluation, since)
     if record.baselines is not None:
         for row in rows:
             _check_scores(checker, row, record.baselines)
 
 
 def _check_samples(checker: _Checker, record: RunFolder, table: Timetable, since: int) -> None:
-    names: list[Weights] = [*average_names(record.run.config), RAW]
     rows = [row for row in record.samples if row.step > since]
+    _check_due(checker, record, "samples.jsonl", rows, table.is_preview, since)
+
+
+def _check_due(
+    checker: _Checker,
+    record: RunFolder,
+    file: str,
+    rows: Sequence[EvaluationRow | SamplesRow],
+    is_due: Callable[[int], bool],
+    since: int,
+) -> None:
+    """Check that each set of weights has a line of each step at which one is due."""
     reached = _reached(record.run, [row.step for row in rows])
-    due = [step for step in range(since + 1, reached + 1) if table.is_preview(step)]
-    for name in names:
+    due = [step for step in range(since + 1, reached + 1) if is_due(step)]
+    for name in (*average_names(record.run.config), RAW):
         found = [row.step for row in rows if row.weights == name]
-        checker.steps(f"samples.jsonl, {name}", found, _without_a_due_end(record.run, due, found))
-    _check_positions(checker, record, "samples.jsonl", rows)
+        checker.steps(f"{file}, {name}", found, _without_a_due_end(record.run, due, found))
+    _check_positions(checker, record, file, rows)
 
 
 def _check_checkpoints(checker: _Checker, record: RunFolder, since: int) -> None:
@@ -187,12 +199,13 @@ def _check_checkpoints(checker: _Checker, record: RunFolder, since: int) -> None
     _check_positions(checker, record, "checkpoints.jsonl", rows)
 
 
-def _check_positions(checker: _Checker, record: RunFolder, file: str, rows: Sequence[object]) -> None:
+def _check_positions(
+    checker: _Checker, record: RunFolder, file: str, rows: Sequence[EvaluationRow | SamplesRow | CheckpointRow]
+) -> None:
     """Check the images seen of lines in a run whose batch never changed."""
     if not changed_at(record.run):
         for row in rows:
-            step, images = row.step, row.images_seen  # type: ignore[attr-defined]
-            checker.same(f"images_seen of {file}", step, images, step * record.run.global_batch_size)
+            checker.same(f"images_seen of {file}", row.step, row.images_seen, row.step * record.run.global_batch_size)
 
 
 def _check_scores(checker: _Checker, row: EvaluationRow, baselines: BaselinesRecord) -> None:

@@ -25,6 +25,7 @@ from openddpm.record.verification import Rung, RungName, RungStatus
 from openddpm.record.writer import SCHEMAS, TRAINING_DATA_PICTURE
 from openddpm.training.evaluate import PRECISIONS
 from openddpm.training.initial_weights import initial_unet, weights_to_start_from
+from openddpm.training.run_folder import training_data_picture
 from openddpm.training.state import describe_weights
 from openddpm.verification.materials import Images, Measuring, NotHere
 from openddpm.verification.record_lines import check_lines
@@ -58,7 +59,7 @@ def files(record: RunFolder) -> Rung:
     if lines.since:
         what += f" (after step {lines.since:,}: the record keeps no earlier options)"
     if problems:
-        return rung("files", "failed", f"{problems[0]}" + _and_more(problems), problems)
+        return _failed("files", problems)
     return rung("files", "exact", f"{what} are as they have to be")
 
 
@@ -103,11 +104,10 @@ def data(record: RunFolder, images: Images) -> Rung:
     problems = [f"{what}: {here} here, {there} in the record" for what, here, there in pairs if here != there]
     picture = record.folder / TRAINING_DATA_PICTURE
     if not problems and picture.is_file():
-        chosen = split.train[np.linspace(0, len(split.train) - 1, min(16, len(split.train))).astype(int)]
-        if not np.array_equal(_pixels(picture), np.asarray(image_grid(np.asarray(store.images[chosen])))):
-            problems.append(f"{TRAINING_DATA_PICTURE} does not show the training images")
+        is_same = np.array_equal(_pixels(picture), np.asarray(training_data_picture(store, split)))
+        problems += [] if is_same else [f"{TRAINING_DATA_PICTURE} does not show the training images"]
     if problems:
-        return rung("data", "failed", problems[0] + _and_more(problems), problems)
+        return _failed("data", problems)
     split_text = f"{dataset.num_train:,} for training, {dataset.num_heldout:,} held out"
     return rung("data", "exact", f"{number_of(dataset.num_images, 'image')} ({split_text}) are those of the record")
 
@@ -138,7 +138,7 @@ def initial_weights(record: RunFolder, images: Images) -> Rung:
     if here.sha256 != there.sha256 and difference > OF_INITIAL_WEIGHTS:
         problems.append(f"the weights that seed {run.seed} gives are not those that the run began with")
     if problems:
-        return rung("initial_weights", "failed", problems[0] + _and_more(problems), problems)
+        return _failed("initial_weights", problems)
     text = f"{unet.num_parameters():,} weights made from seed {run.seed} have the"
     if here.sha256 != there.sha256:
         text += f" norm in the record but for rounding, {difference:.1g} apart, and another digest"
@@ -229,7 +229,7 @@ class _Worst:
     def rung(self, name: RungName, what: str, numbers: str) -> Rung:
         """Return the result."""
         if self.problems:
-            return rung(name, "failed", self.problems[0] + _and_more(self.problems), self.problems)
+            return _failed(name, self.problems)
         if self.largest == 0:
             return rung(name, "exact", f"{what} are the same: {numbers}, to the bit")
         text = f"{what} are the same but for rounding: {numbers}, {self._how_far()}"
@@ -292,8 +292,10 @@ def _pixels(path: object) -> np.ndarray:
         return np.asarray(picture)
 
 
-def _and_more(problems: Sequence[str]) -> str:
-    return f"; and {number_of(len(problems) - 1, 'more problem')}" if len(problems) > 1 else ""
+def _failed(name: RungName, problems: Sequence[str]) -> Rung:
+    """Return a rung that failed, with the first problem as its text."""
+    more = f"; and {number_of(len(problems) - 1, 'more problem')}" if len(problems) > 1 else ""
+    return rung(name, "failed", problems[0] + more, problems)
 
 
 def _shown(value: float | None) -> str:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from openddpm.record.files import file_sha256
 from openddpm.record.kept import list_milestones
+from openddpm.record.public import WEIGHTS_FILE
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import Weights, exported_weights
 from openddpm.training.checkpoint import checkpoint_step, list_checkpoints, weights_files
-
-EXPORTED = "unet/diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ def weights_here(record: RunFolder) -> list[WeightsFile]:
     """
     folder, found = record.folder, dict[tuple[int, Weights], Path]()
     exported = exported_weights(row.weights for row in record.evaluations)
-    if (folder / EXPORTED).is_file() and record.checkpoints:
-        sha256 = file_sha256(folder / EXPORTED)
+    if (folder / WEIGHTS_FILE).is_file() and record.checkpoints:
+        sha256 = file_sha256(folder / WEIGHTS_FILE)
         steps = [row.step for row in record.checkpoints if row.exported_sha256 == sha256]
-        found[steps[-1] if steps else record.checkpoints[-1].step, exported] = folder / EXPORTED
+        found[steps[-1] if steps else record.checkpoints[-1].step, exported] = folder / WEIGHTS_FILE
     for checkpoint in reversed(list_checkpoints(folder)):
         for name, file in weights_files(path.name for path in checkpoint.iterdir()).items():
             found.setdefault((checkpoint_step(checkpoint), name), checkpoint / file)
@@ -46,10 +45,10 @@ def foreign_weights(record: RunFolder) -> list[str]:
     rows = {row.step: row for row in record.checkpoints}
     problems = []
     folder = record.folder
-    if (folder / EXPORTED).is_file() and record.checkpoints:
+    if (folder / WEIGHTS_FILE).is_file() and record.checkpoints:
         may_be = record.checkpoints[-1:] if record.run.status == "finished" else record.checkpoints
-        if file_sha256(folder / EXPORTED) not in {row.exported_sha256 for row in may_be}:
-            problems.append(f"{EXPORTED} is not what checkpoints.jsonl says of the last step")
+        if file_sha256(folder / WEIGHTS_FILE) not in {row.exported_sha256 for row in may_be}:
+            problems.append(f"{WEIGHTS_FILE} is not what checkpoints.jsonl says of the last step")
     for step, path in list_milestones(folder).items():
         if step not in rows or file_sha256(path) != rows[step].exported_sha256:
             problems.append(f"{path.relative_to(folder)} is not what checkpoints.jsonl says of step {step:,}")

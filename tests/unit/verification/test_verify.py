@@ -54,6 +54,24 @@ def trained(folder: Path, name: str, **options: Any) -> Path:
     return Path(config.output_dir)
 
 
+def stopped(folder: Path, name: str) -> Path:
+    """Train a tiny run that ends with an error at step 15, between two checkpoints, and return its folder."""
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(openddpm.Observer):
+        def logged(self, row: Any) -> None:
+            if row.step == 15:
+                raise Stopped
+
+    images = str(folder / "images")
+    config = tiny_config(folder, name, dataset=images, max_train_steps=STEPS, checkpointing_steps=6, report_to="none")
+    with pytest.raises(Stopped):
+        openddpm.train(config, observers=[Stopping()])
+    return Path(config.output_dir)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with images."""
@@ -212,21 +230,9 @@ def test_a_run_that_was_changed_on_the_way_is_checked_after_the_change(place: Pa
 def test_a_resumed_run_is_verified(place: Path) -> None:
     """A run that was interrupted and resumed is verified from its seed on."""
 
-    class Interrupted(Exception):
-        pass
-
-    class Interrupting(openddpm.Observer):
-        def logged(self, row: Any) -> None:
-            if row.step == 15:
-                raise Interrupted
-
-    config = tiny_config(
-        place, "killed", dataset=str(place / "images"), max_train_steps=STEPS, checkpointing_steps=6, report_to="none"
-    )
-    with pytest.raises(Interrupted):
-        openddpm.train(config, observers=[Interrupting()])
-    openddpm.resume(config.output_dir)
-    found = climbed(Path(config.output_dir))
+    folder = stopped(place, "killed")
+    openddpm.resume(folder)
+    found = climbed(folder)
     assert found.is_verified, texts(found, "failed")
 
 
@@ -259,19 +265,7 @@ def test_no_temporary_folder_is_left(honest: Path, tmp_path: Path, monkeypatch: 
 def test_a_run_that_was_killed_is_verified_as_far_as_it_went(place: Path) -> None:
     """A run whose last lines have no checkpoint after them is verified, from its seed and from its checkpoints."""
 
-    class Killed(Exception):
-        pass
-
-    class Killing(openddpm.Observer):
-        def logged(self, row: Any) -> None:
-            if row.step == 15:
-                raise Killed
-
-    config = tiny_config(
-        place, "dead", dataset=str(place / "images"), max_train_steps=STEPS, checkpointing_steps=6, report_to="none"
-    )
-    with pytest.raises(Killed):
-        openddpm.train(config, observers=[Killing()])
+    stopped(place, "dead")
     run = json.loads((place / "dead" / "run.json").read_text())
     (place / "dead" / "run.json").write_text(json.dumps({**run, "status": "running"}))
     (place / "dead" / "manifest.json").unlink()  # which a run that is killed does not write
