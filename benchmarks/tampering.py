@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from openddpm.config import recorded_config
 from openddpm.record.files import file_sha256, read_json_lines
 from openddpm.record.manifest import write_manifest
 from openddpm.record.public import published_names
 from openddpm.record.reader import read_run_folder
 from openddpm.training.checkpoint import list_checkpoints, remove_checkpoints
+from openddpm.training.optimizer import learning_rate_schedule
 
 METADATA = {"format": "pt"}
 EXPORTED = "unet/diffusion_pytorch_model.safetensors"
@@ -162,14 +164,26 @@ def _loose_baselines(folder: Path, other: Path) -> None:
     _edit_rows("evaluations.jsonl", refit)(folder, other)
 
 
-def _hidden_resumption(folder: Path, other: Path) -> None:
-    """Delete what tells that the run was resumed with changed options, and give all lines the old learning rate's."""
+def hide_resumption(folder: Path, learning_rate: float | None = None) -> None:
+    """Delete what tells that a run was resumed with another learning rate.
+
+    Args:
+        learning_rate: what the record then says of the whole run, its lines included; None leaves all as it is.
+    """
 
     def edit(run: dict[str, Any]) -> None:
         run["resumptions"], run["sessions"] = [], [{**run["sessions"][-1], "first_step": 0}]
         run["config"]["accept_changes"] = False
+        if learning_rate is not None:
+            run["config"]["learning_rate"] = learning_rate
 
     _edit_json(folder / "run.json", edit)
+    if learning_rate is not None:
+        run = read_run_folder(folder).run
+        rate_at = learning_rate_schedule(recorded_config(run.config), run.total_steps, [])
+        rows = read_json_lines(folder / "metrics.jsonl")
+        rows = [{**row, "learning_rate": rate_at(row["step"] - 1)} for row in rows]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def _invented_rest(folder: Path, other: Path) -> None:
@@ -177,7 +191,12 @@ def _invented_rest(folder: Path, other: Path) -> None:
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"):
         ours, theirs = read_json_lines(folder / name), read_json_lines(other / name)
         end = max(row["step"] for row in ours) // 4
-        rows = [row for row in ours if row["step"] <= end] + [row for row in theirs if row["step"] > end]
+        rows = [row for row in ours if row["step"] <= end]
+        rest = [row for row in theirs if row["step"] > end]
+        for row in rest:
+            if "wall_seconds" in row:
+                row["wall_seconds"] += max((one["wall_seconds"] for one in rows), default=0.0)  # time never goes back
+        rows += rest
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     remove_checkpoints(folder)
     shutil.rmtree(folder / "samples")

@@ -4,7 +4,7 @@
 
 Honest: short runs of 28 kinds (killed, moved, other threads, two processes, from the Hub, ...), which must not fail.
 Tampering: copies of one run of the recipe digits-8, changed as `tampering.py` does, with digests that fit, verified
-within a budget of half the run's training time; and by --whole where only that can tell. Prints the tables of
+within the default budget, which is longer than the run, and within half of its training time. Prints the tables of
 docs/verify.md. Runs that are in the folder already are not trained again.
 """
 
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 from origin import origin, write_results
-from tampering import TAMPERINGS, tampered
+from tampering import TAMPERINGS, hide_resumption, tampered
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -31,7 +32,6 @@ STEPS = 120
 SHORT = ["--recipe", "digits-8", "--max_train_steps", str(STEPS), "--checkpointing_steps", "40"]
 KEEP = ["--checkpoints_total_limit", "10", "--no_follow", "--report_to", "none"]
 PLAIN = [*SHORT, *KEEP]
-BUDGET = 0.25  # minutes, about half of what the run of digits-8 takes on a thread
 OTHER_INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 
@@ -274,8 +274,7 @@ def _hub(folder: Path) -> list[dict[str, Any]]:
                 **_verified("someone/run", "--budget", "1", **variables),
             }
         )
-        cached = [path for path in (folder / "hf").rglob("blobs/*") if path.is_file()]
-        rows[-1]["bytes"] = sum(path.stat().st_size for path in cached)
+        rows[-1]["bytes"] = _bytes_by_kind(folder / "hf")
     for row in rows:
         print(
             f"| {row['what']} | {row['exit_status']} | {row['rungs']} | {row.get('bytes', '')} | {row['seconds']} |",
@@ -284,31 +283,87 @@ def _hub(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _bytes_by_kind(cache: Path) -> dict[str, int]:
+    """Return how many bytes of a run were fetched: rungs 1 to 4 compute with the record alone."""
+    kinds = {"record": 0, "pictures": 0, "pages": 0, "weights": 0, "checkpoints": 0}
+    endings = {".png": "pictures", ".html": "pages", ".md": "pages", ".safetensors": "weights"}
+    for snapshot in cache.rglob("models--*/snapshots/*"):
+        for path in snapshot.rglob("*"):
+            if path.is_file():
+                is_checkpoint = "checkpoints" in path.relative_to(snapshot).parts
+                kind = "checkpoints" if is_checkpoint else endings.get(path.suffix, "record")
+                kinds[kind] += path.stat().st_size
+    return kinds
+
+
 def _tampering(folder: Path) -> list[dict[str, Any]]:
-    """Verify copies of a run that were tampered with."""
-    runs = {}
-    for name, seed in (("run", "0"), ("other", "1")):
-        runs[name] = folder / f"tampering-{name}"
+    """Verify copies of a run that were tampered with, and honest ones on other images."""
+    train = ["--recipe", "digits-8", "--checkpointing_steps", "200", *KEEP]
+    runs = {name: folder / f"tampering-{name}" for name in ("run", "other", "resumed")}
+    for name, options in (("run", ["--seed", "0"]), ("other", ["--seed", "1"])):
         if not (runs[name] / "run.json").exists():
-            options = ["--recipe", "digits-8", "--seed", seed, "--checkpointing_steps", "200", *KEEP]
-            done = openddpm("train", *options, "--output_dir", str(runs[name]))
+            done = openddpm("train", *train, *options, "--output_dir", str(runs[name]))
             assert done.returncode == 0, done.stderr
+    if not (runs["resumed"] / "run.json").exists():
+        from_python(_STOPPED_HALFWAY, str(runs["resumed"]), *train)
+        done = openddpm("resume", str(runs["resumed"]), "--accept_changes", "--learning_rate", "6e-3")
+        assert done.returncode == 0, done.stderr
+    copy = folder / "tampered"
+    seconds = json.loads((runs["run"] / "metrics.jsonl").read_text().splitlines()[-1])["wall_seconds"]
     rows = []
+
+    def verified(what: str, *options: str) -> None:
+        row: dict[str, Any] = {"what": what, "training_seconds": seconds}
+        for name, budget in (("default", ()), ("half", ("--budget", f"{seconds / 120:.3f}"))):
+            row[name] = _verified(str(copy), *budget, *options)
+            row[name]["failed"] = [rung for rung, status in row[name]["rungs"].items() if status == "failed"]
+        rows.append(row)
+        caught = [", ".join(row[name]["failed"]) or "nothing" for name in ("default", "half")]
+        print(f"| {what} | {caught[0]} | {caught[1]} | {row['default']['first_divergent_step'] or ''} |", flush=True)
+
     for tampering in TAMPERINGS:
-        copy = folder / "tampered"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(runs["run"], copy)
         tampered(copy, runs["other"], tampering)
-        row = {"what": tampering.what, **_verified(str(copy), "--budget", str(BUDGET))}
-        row["failed"] = [name for name, status in row["rungs"].items() if status == "failed"]
-        if not row["failed"]:
-            whole = _verified(str(copy), "--budget", str(BUDGET), "--whole")
-            row["failed_by_whole"] = [name for name, status in whole["rungs"].items() if status == "failed"]
-            row["first_divergent_step"] = whole["first_divergent_step"]
-        rows.append(row)
-        caught = ", ".join(row["failed"]) or f"only by --whole: {', '.join(row['failed_by_whole'])}"
-        print(f"| {tampering.what} | {caught} | {row['first_divergent_step'] or ''} |", flush=True)
+        verified(tampering.what)
+    for what, learning_rate in (("", None), (", all learning rates made to fit", 8e-3)):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(runs["resumed"], copy)
+        hide_resumption(copy, learning_rate)
+        (copy / "manifest.json").unlink()
+        verified(f"resumed with another learning rate, the resumption deleted{what}")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(runs["run"], copy)
+    for what, order in (("1 % of the images replaced", _one_percent_replaced), ("images in another order", _reversed)):
+        verified(what, "--dataset", str(_other_images(folder / f"{order.__name__}.parquet", order)))
     return rows
+
+
+_STOPPED_HALFWAY = """
+import os, signal, sys, openddpm
+from openddpm.cli.options import parse_train_config
+class Stop(openddpm.Observer):
+    def logged(self, row):
+        if row.step == 400: os.kill(os.getpid(), signal.SIGTERM)
+openddpm.train(parse_train_config([*sys.argv[2:], "--output_dir", sys.argv[1]]), observers=[Stop()])
+"""
+
+
+def _one_percent_replaced(number: int) -> list[int]:
+    return [(index + 1) % number if index % 100 == 0 else index for index in range(number)]
+
+
+def _reversed(number: int) -> list[int]:
+    return [*range(number)][::-1]
+
+
+def _other_images(path: Path, order: Callable[[int], list[int]]) -> Path:
+    """Write the images of digits-8, each in the place of another, to a Parquet file."""
+    from openddpm.data import sources
+
+    table = parquet.read_table(Path(sources.__file__).parent / "builtin" / "digits-8.parquet")
+    parquet.write_table(table.take(order(len(table))), path)
+    return path
 
 
 _WITH_A_BUG = """

@@ -53,7 +53,7 @@ def _verify(
     from openddpm.analysis.verification import conclusion
     from openddpm.errors import UserError
     from openddpm.names import as_text
-    from openddpm.record.writer import VERIFICATION_PAGE
+    from openddpm.record.writer import VERIFICATION_FILE, VERIFICATION_PAGE
     from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
@@ -61,6 +61,11 @@ def _verify(
         raise UserError(f"--budget is {budget}", "Give a number of minutes, 0 or more.")
     record = open_runs(run)[0] if is_built_in(run) else open_run(run, whole=True)
     if against is not None:
+        if budget != DEFAULT_BUDGET or whole or page is not None:
+            raise UserError(
+                "--against was given with --budget, --whole or --page",
+                "It trains the steps that it needs and writes no page: give it alone, or with --dataset or --json.",
+            )
         return _bisect(record, against, dataset, json)
     from openddpm.report.page import check_page
     from openddpm.verification.ladder import verify  # imports torch
@@ -68,10 +73,12 @@ def _verify(
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     if page is not None or not json:
         page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+        if page.name == VERIFICATION_FILE:
+            raise UserError(f"--page is '{page}', the name of the statement beside it", "Name an HTML file.")
         check_page(page)
     with _Lines(is_quiet=json) as listener:
         source = record.folder.resolve().name if is_local else run
-        found = verify(record, source, listener, dataset, budget, whole, is_fetched=not is_local)
+        found = verify(record, source, listener, budget, dataset, whole, is_fetched=not is_local)
     if json:
         print(found.model_dump_json(indent=1))
     else:

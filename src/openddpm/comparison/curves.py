@@ -39,9 +39,9 @@ def _band_loss(band: Band) -> Callable[[EvaluationRow], float | None]:
 
 QUANTITIES = (
     Quantity("heldout_loss", "held-out loss", lambda row: row.heldout_loss),
-    Quantity("heldout_loss_raw", "held-out loss, raw weights", lambda row: row.heldout_loss, of_raw=True),
+    Quantity("heldout_loss_raw", "held-out loss of the raw weights", lambda row: row.heldout_loss, of_raw=True),
     Quantity("fixed_train_loss", "loss on fixed training samples", lambda row: row.fixed_train_loss),
-    *(Quantity(f"{band}_loss", f"held-out loss, {band} band", _band_loss(band)) for band in get_args(Band)),
+    *(Quantity(f"{band}_loss", f"held-out loss of the {band} band", _band_loss(band)) for band in get_args(Band)),
 )
 """What is compared, the most important first."""
 

@@ -1,6 +1,6 @@
 """Writes, reads, checks and renews manifest.json: the sha256 of every published file of a run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +72,20 @@ def read_manifest(folder: Path) -> dict[str, str] | None:
     return None if manifest is None else {one.name: one.digest for one in manifest.predicate.resources}
 
 
-def check_manifest(folder: Path, sha256: Mapping[str, str], names: Iterable[str] = ()) -> ManifestCheck:
+def check_manifest(
+    folder: Path,
+    sha256: Mapping[str, str],
+    names: Iterable[str] = (),
+    digest_of: Callable[[Path], str] = file_sha256,
+) -> ManifestCheck:
     """Hash the files in a folder, and return how they compare with its manifest.
 
     Args:
         sha256: what `read_manifest` returned.
         names: published files that are in the folder.
+        digest_of: returns the sha256 of a file.
     """
-    found = {name: sha256_in(folder, name) for name in sorted(sha256, key=_parts)}
+    found = {name: sha256_in(folder, name, digest_of) for name in sorted(sha256, key=_parts)}
     return ManifestCheck(
         missing=[name for name, digest in found.items() if digest is None],
         altered=[name for name, digest in found.items() if digest not in (None, sha256[name])],
@@ -100,10 +106,10 @@ def manifest_renewed(folder: Path, names: Iterable[str]) -> Iterator[None]:
     _update(folder, {name: sha256_in(folder, name) for name in names})
 
 
-def sha256_in(folder: Path, name: str) -> str | None:
+def sha256_in(folder: Path, name: str, digest_of: Callable[[Path], str] = file_sha256) -> str | None:
     """Return the sha256 of a file in a folder; None if it is not there, or is no file."""
     path = folder / name
-    return file_sha256(path) if path.is_file() else None
+    return digest_of(path) if path.is_file() else None
 
 
 def _update(folder: Path, changes: Mapping[str, str | None]) -> None:

@@ -162,7 +162,7 @@ def environment(device: torch.device, speed: SpeedRecord, pace: PaceRecord | Non
 
 def package_versions() -> dict[str, str]:
     """Return the versions of openddpm and of the libraries that the numbers depend on."""
-    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow")
+    packages = ("torch", "diffusers", "accelerate", "pytorch_optimizer", "datasets", "numpy", "pillow", "safetensors")
     return {"openddpm": __version__, **{name: version(name) for name in packages}}
 
 

@@ -61,8 +61,13 @@ class Speed:
 
     def apply(self, unet: UNet2DModel) -> None:
         """Set torch's global flags, and prepare a UNet on its device."""
-        if unet.device.type != "cuda":
-            return
+        if unet.device.type == "cuda":
+            self.set_flags()
+            if self.compile_mode is not None:
+                self.compile(unet)
+
+    def set_flags(self) -> None:
+        """Set torch's global flags for CUDA."""
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
         cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
@@ -76,8 +81,6 @@ class Speed:
         # of the default UNet, in batches of 128.
         for enable in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
             enable(not self.deterministic)
-        if self.compile_mode is not None:
-            self.compile(unet)
 
     def compile(self, unet: UNet2DModel) -> None:
         """Have a UNet compiled at its first call, in place: its class and the names of its weights do not change."""

@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -28,11 +29,11 @@ from openddpm.verification.materials import (
     prepare_measuring,
 )
 from openddpm.verification.replays import Replays
+from openddpm.verification.weights import WeightsFile, weights_here
 
 LADDER: tuple[RungName, ...] = (
     *("files", "data", "initial_weights", "first_steps", "segments", "evaluation", "previews", "whole"),
 )
-BUDGET_MINUTES = 5.0
 SHARE_OF_PREVIEWS = 0.2  # of the budget
 SHARE_OF_FIRST_STEPS = 0.5  # of what then is left, if there are segments, too
 
@@ -51,8 +52,8 @@ def verify(
     record: RunFolder,
     source: str,
     listener: Listener,
+    budget_minutes: float,
     dataset: str | None = None,
-    budget_minutes: float = BUDGET_MINUTES,
     whole: bool = False,
     is_fetched: bool = False,
 ) -> VerificationRecord:
@@ -60,21 +61,21 @@ def verify(
 
     Args:
         source: what the user asked to verify, for the statement.
-        dataset: where the images are, if not where the record says.
         budget_minutes: for training again and drawing previews.
+        dataset: where the images are, if not where the record says.
         whole: whether to train the whole run again, however long that takes.
         is_fetched: whether paths in the record are those of another machine.
     """
     with empty_cache():
-        return _climbed(record, source, listener, dataset, budget_minutes, whole, is_fetched)
+        return _climbed(record, source, listener, budget_minutes, dataset, whole, is_fetched)
 
 
 def _climbed(
     record: RunFolder,
     source: str,
     listener: Listener,
-    dataset: str | None,
     budget_minutes: float,
+    dataset: str | None,
     whole: bool,
     is_fetched: bool,
 ) -> VerificationRecord:
@@ -94,8 +95,13 @@ def _climbed(
         done[name] = found.model_copy(update={"seconds": round(time.perf_counter() - start, 2)})
         listener.finished(done[name])
 
+    @cache
+    def digest_of(path: Path) -> str:
+        listener.working("files", digest_of.cache_info().misses, 0)
+        return file_sha256(path)
+
     replays = Replays(record, dataset, listener.working)
-    climb("files", lambda: rungs.files(record))
+    climb("files", lambda: rungs.files(record, digest_of))
     images: Images | None = None
 
     def data() -> Rung:
@@ -114,7 +120,7 @@ def _climbed(
         return _statement(record, source, started, budget_minutes, replays, done)
     found_images = images
     climb("initial_weights", lambda: rungs.initial_weights(record, found_images))
-    _measure(record, found_images, listener, climb, budget_minutes)
+    _measure(record, found_images, weights_here(record, digest_of), listener, climb, budget_minutes)
     _replay(replays, climb, 60 * budget_minutes - done["previews"].seconds, whole)
     return _statement(record, source, started, budget_minutes, replays, done)
 
@@ -122,6 +128,7 @@ def _climbed(
 def _measure(
     record: RunFolder,
     images: Images,
+    weights: Sequence[WeightsFile],
     listener: Listener,
     climb: Callable[[RungName, Callable[[], Rung]], None],
     budget_minutes: float,
@@ -133,12 +140,12 @@ def _measure(
         return prepare_measuring(record.run, images, device_of(record.run))
 
     def evaluation() -> Rung:
-        return rungs.evaluation(record, measuring(), lambda at, of: listener.working("evaluation", at, of))
+        return rungs.evaluation(record, weights, measuring(), lambda at, of: listener.working("evaluation", at, of))
 
     def previews() -> Rung:
         end = time.perf_counter() + SHARE_OF_PREVIEWS * 60 * budget_minutes
         return rungs.previews(
-            *(record, measuring(), lambda at, of: listener.working("previews", at, of)),
+            *(record, weights, measuring(), lambda at, of: listener.working("previews", at, of)),
             is_time=lambda: time.perf_counter() < end,
         )
 

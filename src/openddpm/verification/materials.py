@@ -24,6 +24,7 @@ from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import fixed_samples
 from openddpm.record.schema import BaselinesRecord, RunRecord
+from openddpm.training.performance import Speed
 
 
 class NotHere(Exception):
@@ -132,6 +133,8 @@ def prepare_measuring(run: RunRecord, images: Images, device: torch.device) -> M
     )
     with redirect_stderr(io.StringIO()):
         errors, baselines = measurement.measure(cache_dir_of(options_here(run, None)), quiet=True)
+    if device.type == "cuda":  # as the run computed its own
+        Speed(**run.session.environment.speed.model_dump(exclude={"compile_seconds"})).set_flags()
     unet = copy.deepcopy(build_unet(run.model.config, store.image_shape)).to("meta").eval()
     evaluation = Evaluation(samples, errors, config.train_batch_size)
     return Measuring(config, unet, process, evaluation, baselines, device)

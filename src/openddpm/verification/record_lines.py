@@ -241,10 +241,10 @@ def _check_scores(checker: _Checker, row: EvaluationRow, baselines: BaselinesRec
 
 def _reached(run: RunRecord, steps: Sequence[int]) -> int:
     """Return the last step that a run's lines have to reach, but no more than a little beyond those that are there: an
-    untrusted record may claim any number."""
+    untrusted record may state any number."""
     last = max(steps, default=0)
-    claimed = run.total_steps if run.status == "finished" else max(run.progress.step, last)
-    return min(claimed, last + MOST_MISSING)
+    said = run.total_steps if run.status == "finished" else max(run.progress.step, last)
+    return min(said, last + MOST_MISSING)
 
 
 def _without_a_due_end(run: RunRecord, due: list[int], found: Sequence[int]) -> list[int]:

@@ -5,12 +5,9 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-import torch
-from accelerate import Accelerator
 
 from openddpm.comparison.same_run import Relation, computes_coarsely
 from openddpm.config import TrainConfig, resuming_config
@@ -21,16 +18,16 @@ from openddpm.record.writer import RUN_FILE
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.loop import fit
 from openddpm.training.observer import Observer
+from openddpm.training.run import Training
 from openddpm.training.setup import prepare
 from openddpm.training.state import NotFinite, Tensors, TrainingState
 from openddpm.training.stop import StopRequest
 from openddpm.training.timetable import Timetable
 from openddpm.verification.materials import device_of, options_here
+from openddpm.verification.states import StateCheck, check_state, copied_weights
 
 Tell = Callable[[int], None]
 """Called with each step that was logged."""
-Look = Callable[[int, Tensors], None]
-"""Called with a step and the state after it: contiguous tensors on the CPU, which change afterwards."""
 
 _NEUTRAL: dict[str, Any] = {
     **{"follow": "none", "report_to": "none", "push_to_hub": False, "milestones": 0, "keep_every": None},
@@ -58,6 +55,8 @@ class Replayed:
     """Of the replay's logged rows to the record's."""
     steps: int
     """Steps that were computed."""
+    states: list[StateCheck] = field(default_factory=list)
+    """In the order of their steps."""
     not_finite: str | None = None
     """What of the replay was not finite, as a sentence."""
 
@@ -73,8 +72,7 @@ def replay(
     dataset: str | None,
     tell: Tell,
     until: float = float("inf"),
-    wanted: Collection[int] = (),
-    look: Look = lambda step, tensors: None,
+    checked: Collection[int] = (),
     other: Relation | None = None,
 ) -> Replayed:
     """Train a stretch of a run again, until a number differs by more than rounding does, or for some time.
@@ -85,8 +83,7 @@ def replay(
     Args:
         dataset: where the images are, if not where the record says.
         until: time of `time.perf_counter` at which to stop, at the next logged step.
-        wanted: steps whose state to look at; may include the one that the stretch begins after.
-        look: called with the state at these steps.
+        checked: steps of the stretch with a line in checkpoints.jsonl, whose state to compare.
         other: of a second record to compare the rows with.
 
     Raises:
@@ -102,21 +99,20 @@ def replay(
         watch = _Watch(relations, tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False, on_cpu=device_of(record.run).type == "cpu")
-        looking = _Looking(training.accelerator, wanted, look)
-        looking.save(training.state, training.progress())
-        training.checkpointer = looking
-        training.timetable = _up_to(training.timetable, stretch.last, wanted)
+        checker = _StateChecker(record, training, checked)
+        training.checkpointer = checker
+        training.timetable = _up_to(training.timetable, stretch.last, checked)
         try:
             with _quiet():
                 result = fit(training)
         except _Enough:
             pass
         except NotFinite as error:
-            return Replayed(stretch, relation, error.step - 1 - stretch.first, error.found)
+            return Replayed(stretch, relation, error.step - 1 - stretch.first, checker.states, error.found)
         else:
             if result.status == "interrupted":
                 raise KeyboardInterrupt
-        return Replayed(stretch, relation, training.state.step - stretch.first)
+        return Replayed(stretch, relation, training.state.step - stretch.first, checker.states)
 
 
 def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str | None) -> TrainConfig:
@@ -167,7 +163,7 @@ class _UpTo(Timetable):
     """The timetable of a run that ends earlier, evaluated when the whole run is, without previews."""
 
     whole: Timetable | None = None
-    wanted: frozenset[int] = frozenset()
+    checked: frozenset[int] = frozenset()
 
     def is_evaluation(self, step: int) -> bool:
         """Tell whether the whole run is evaluated at a step."""
@@ -179,32 +175,36 @@ class _UpTo(Timetable):
         return False
 
     def is_checkpoint(self, step: int) -> bool:
-        """Tell whether the state of a step is wanted."""
-        return step in self.wanted
+        """Tell whether the state of a step is compared."""
+        return step in self.checked
 
 
-def _up_to(whole: Timetable, last: int, wanted: Collection[int]) -> Timetable:
-    values = {field.name: getattr(whole, field.name) for field in fields(Timetable)}
-    return _UpTo(**{**values, "total_steps": last}, whole=whole, wanted=frozenset(wanted))
+def _up_to(whole: Timetable, last: int, checked: Collection[int]) -> Timetable:
+    values = {one.name: getattr(whole, one.name) for one in fields(Timetable)}
+    return _UpTo(**{**values, "total_steps": last}, whole=whole, checked=frozenset(checked))
 
 
-class _Looking(Checkpointer):
-    """Shows states instead of writing checkpoints."""
+class _StateChecker(Checkpointer):
+    """Compares states with the record's instead of writing checkpoints."""
 
-    def __init__(self, accelerator: Accelerator, wanted: Collection[int], look: Look) -> None:
-        self._accelerator, self._wanted, self._look = accelerator, wanted, look
+    def __init__(self, record: RunFolder, training: Training, steps: Collection[int]) -> None:
+        self.states: list[StateCheck] = []
+        self._accelerator, self._record, self._steps = training.accelerator, record, steps
+        self._first = training.state.step
+        self._begin = copied_weights(_on_cpu(training.state)) if steps else {}
 
     def may_save(self, step: int) -> bool:
         """Tell that nothing else is being saved."""
         return True
 
     def save(self, state: TrainingState, progress: Progress) -> None:
-        """Show a state."""
-        if progress.step in self._wanted:
-            self._look(progress.step, {stem: _on_cpu(content) for stem, content in state.tensors().items()})
+        """Compare a state."""
+        step = progress.step
+        if step in self._steps:
+            self.states.append(check_state(self._record, step, _on_cpu(state), step - self._first, self._begin))
 
     def save_last(self, state: TrainingState, progress: Progress, stop: StopRequest) -> None:
-        """Show the last state."""
+        """Compare the last state."""
         self.save(state, progress)
 
     def collect(self, wait: bool) -> None:
@@ -215,8 +215,12 @@ class _Looking(Checkpointer):
         return False
 
 
-def _on_cpu(content: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+def _on_cpu(state: TrainingState) -> Tensors:
+    """Return the tensors of a state, contiguous; on a CPU they change as training goes on."""
+    return {
+        stem: {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+        for stem, content in state.tensors().items()
+    }
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from openddpm.diffusion.denoiser import denoiser
 from openddpm.errors import UserError
 from openddpm.evaluation.previews import draw_preview
 from openddpm.pictures import image_grid
+from openddpm.record.files import file_sha256
 from openddpm.record.manifest import check_manifest, read_manifest
 from openddpm.record.public import published_names
 from openddpm.record.reader import RunFolder
@@ -29,7 +30,7 @@ from openddpm.training.run_folder import training_data_picture
 from openddpm.training.state import describe_weights
 from openddpm.verification.materials import Images, Measuring, NotHere
 from openddpm.verification.record_lines import check_lines
-from openddpm.verification.weights import WeightsFile, foreign_weights, weights_here
+from openddpm.verification.weights import DigestOf, WeightsFile, foreign_weights
 
 MAX_DETAILS = 20
 OF_INITIAL_WEIGHTS = 1e-8  # relative, of the norm; measured: 1e-10 without fused multiply-add, 1e-4 for another seed
@@ -50,11 +51,11 @@ def not_checked(name: RungName, reason: str) -> Rung:
     return rung(name, "not_checked", f"not checkable here, because {reason}")
 
 
-def files(record: RunFolder) -> Rung:
+def files(record: RunFolder, digest_of: DigestOf = file_sha256) -> Rung:
     """Check the files against the manifest and checkpoints.jsonl, and the lines of the record against each other."""
     lines = check_lines(record)
-    listed, altered = _by_manifest(record)
-    problems = [*altered, *foreign_weights(record), *lines.problems]
+    listed, altered = _by_manifest(record, digest_of)
+    problems = [*altered, *foreign_weights(record, digest_of), *lines.problems]
     what = f"{listed}; {lines.num_numbers:,} numbers of the record that follow from its options and other lines"
     if lines.since:
         what += f" (after step {lines.since:,}: the record keeps no earlier options)"
@@ -63,7 +64,7 @@ def files(record: RunFolder) -> Rung:
     return rung("files", "exact", f"{what} are as they have to be")
 
 
-def _by_manifest(record: RunFolder) -> tuple[str, list[str]]:
+def _by_manifest(record: RunFolder, digest_of: DigestOf) -> tuple[str, list[str]]:
     """Return what the manifest covers, as a part of a sentence, and which files are not what it says."""
     folder, problems = record.folder, list[str]()
     try:
@@ -74,7 +75,7 @@ def _by_manifest(record: RunFolder) -> tuple[str, list[str]]:
         why = "the run has not ended" if record.run.status == "running" else "it was not written"
         return f"there is no manifest ({why})", []
     names = published_names(folder, record.checkpoints, record.run.config.get("keep_every"))
-    found = check_manifest(folder, sha256, names)
+    found = check_manifest(folder, sha256, names, digest_of)
     problems += [f"{name} is not what the manifest says" for name in found.altered]
     problems += [f"{name} is not in the manifest" for name in found.unlisted]
     kept = [name for name in found.missing if name in SCHEMAS]  # weights and previews may be left out of a copy
@@ -146,13 +147,13 @@ def initial_weights(record: RunFolder, images: Images) -> Rung:
     return rung("initial_weights", "exact", f"{text} digest in the record")
 
 
-def evaluation(record: RunFolder, measuring: Measuring, shown: Shown) -> Rung:
+def evaluation(record: RunFolder, weights: Sequence[WeightsFile], measuring: Measuring, shown: Shown) -> Rung:
     """Measure the baselines and the weights that are there again, on the same fixed samples."""
     worst = _Worst(computes_coarsely(record))
     if record.baselines is not None:
         _compare_baselines(worst, measuring.baselines, record.baselines)
     rows = {(row.step, row.weights): row for row in record.evaluations}
-    found = [file for file in weights_here(record) if (file.step, file.name) in rows]
+    found = [file for file in weights if (file.step, file.name) in rows]
     for number, file in enumerate(found):
         shown(number, len(found))
         try:
@@ -172,10 +173,16 @@ def evaluation(record: RunFolder, measuring: Measuring, shown: Shown) -> Rung:
     return worst.rung("evaluation", f"{what}", f"{worst.num_numbers:,} numbers")
 
 
-def previews(record: RunFolder, measuring: Measuring, shown: Shown, is_time: Callable[[], bool]) -> Rung:
+def previews(
+    record: RunFolder,
+    weights: Sequence[WeightsFile],
+    measuring: Measuring,
+    shown: Shown,
+    is_time: Callable[[], bool],
+) -> Rung:
     """Draw previews again from the weights that are there, and compare them pixel by pixel."""
     pictures = {(one.step, name): path for one in record.previews for name, path in one.pictures.items()}
-    found = [file for file in weights_here(record) if (file.step, file.name) in pictures]
+    found = [file for file in weights if (file.step, file.name) in pictures]
     if not pictures:
         return not_checked("previews", "the record holds no previews")
     if not found:

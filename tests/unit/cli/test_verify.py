@@ -106,3 +106,20 @@ def test_a_page_that_cannot_be_written_is_one_message(
     page = run / "run.json" / "page.html"
     assert main(["verify", str(run), "--page", str(page)]) == 2
     assert f"'{page}' cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--budget", "2"], ["--whole"], ["--page", "page.html"]])
+def test_against_refuses_what_it_would_ignore(
+    options: list[str], run: Path, verified: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--against trains only the steps that it needs and writes no page, and says so where more is asked."""
+    assert main(["verify", str(run), "--against", str(run), *options]) == 2
+    assert "--against was given with" in capsys.readouterr().err
+
+
+def test_the_page_is_not_written_where_the_statement_goes(
+    run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page named verification.json would be replaced by the statement beside it: refused before anything is done."""
+    assert main(["verify", str(run), "--page", str(tmp_path / "verification.json")]) == 2
+    assert "name of the statement" in capsys.readouterr().err and not (tmp_path / "verification.json").exists()

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tampering import TAMPERINGS, Tampering, note_checkpoint, tampered
+from tampering import TAMPERINGS, Tampering, hide_resumption, note_checkpoint, tampered
 
 import openddpm
+from openddpm.record.files import file_sha256
 from openddpm.record.reader import read_run_folder
 from openddpm.record.verification import Rung, VerificationRecord
 from openddpm.verification.ladder import verify
@@ -31,9 +32,9 @@ class _Silent:
         pass
 
 
-def climbed(folder: Path, whole: bool = False, **options: Any) -> VerificationRecord:
+def climbed(folder: Path, whole: bool = False, budget: float = 5.0, **options: Any) -> VerificationRecord:
     """Return the statement about a record."""
-    return verify(read_run_folder(folder), str(folder), _Silent(), whole=whole, **options)
+    return verify(read_run_folder(folder), str(folder), _Silent(), budget, whole=whole, **options)
 
 
 def statuses(found: VerificationRecord) -> dict[str, str]:
@@ -105,6 +106,28 @@ def test_an_honest_run_is_verified_to_the_bit_by_every_rung(honest: Path) -> Non
     assert found.is_verified and found.first_divergent_step is None
 
 
+def test_what_the_first_steps_covered_is_not_trained_once_more(honest: Path) -> None:
+    """Where the budget was enough for all steps, --whole has its answer without another replay."""
+    found = climbed(honest, whole=True)
+    assert statuses(found)["whole"] == "exact"
+    assert [one for one in found.replayed if one[0] == 1] == [(1, STEPS)]
+
+
+def test_every_file_is_hashed_once(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are named in the manifest and in checkpoints.jsonl, and measured afterwards: still each is read once for
+    its digest."""
+    hashed = list[Path]()
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("openddpm.verification.ladder.file_sha256", counted)
+    climbed(honest, budget=0.0)
+    weights = [path for path in hashed if path.suffix == ".safetensors"]
+    assert len(weights) == len(set(weights)) > 0
+
+
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
 def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: Tampering) -> None:
     """A record that was changed, with digests that fit, fails at the rung that is meant to see it, and at none before.
@@ -113,7 +136,7 @@ def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: T
     """
     tampered(copied, other, tampering)
     if tampering.needs_whole:
-        before = climbed(copied, budget_minutes=0)
+        before = climbed(copied, budget=0)
         assert not before.is_failed
     found = climbed(copied, whole=tampering.needs_whole)
     failed = [rung.name for rung in found.rungs if rung.status == "failed"]
@@ -145,14 +168,18 @@ def test_the_step_of_an_edited_loss_is_named(copied: Path) -> None:
 def test_a_hidden_resumption_with_another_learning_rate_fails(place: Path) -> None:
     """A run that was resumed with another learning rate, which its record hides, has other numbers than its options
     give: in its learning rates, or, if those are rewritten too, from the step of the resumption on."""
-    folder = trained(place, "resumed", max_train_steps=12)
-    openddpm.resume(folder, max_train_steps=STEPS, learning_rate=3e-3, accept_changes=True)
-    run = json.loads((folder / "run.json").read_text())
-    run["resumptions"], run["sessions"] = [], [{**run["sessions"][-1], "first_step": 0}]
-    (folder / "run.json").write_text(json.dumps(run))
+    folder = stopped(place, "hidden")
+    learning_rate = read_run_folder(folder).run.config["learning_rate"]
+    openddpm.resume(folder, learning_rate=2 * learning_rate, accept_changes=True)
+    rewritten = Path(shutil.copytree(folder, folder.with_name("rewritten")))
+    hide_resumption(folder)
     found = climbed(folder)
-    assert statuses(found)["files"] == "failed"
-    assert statuses(found)["first_steps"] == "failed"
+    assert statuses(found)["files"] == statuses(found)["first_steps"] == "failed"
+    hide_resumption(rewritten, learning_rate)
+    (rewritten / "manifest.json").unlink()
+    found = climbed(rewritten)
+    assert statuses(found)["files"] == "exact" and statuses(found)["first_steps"] == "failed", texts(found, "failed")
+    assert found.first_divergent_step == 14
 
 
 def _replace_one_image(images: list[np.ndarray]) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from openddpm.training.state import Tensors
-from openddpm.verification.replays import state_distances
+from openddpm.verification.states import state_distances
 
 
 def a_state(weight: float, moment: float = 1e-3, count: float = 400.0) -> Tensors:
