@@ -31,10 +31,10 @@ BARS = {
 }
 """Words and colour of each kind of bar under the curves."""
 
-Look = Literal["exact", "rounding", "failed", "not_checked", "not_asked"]
+ShownStatus = Literal["exact", "rounding", "failed", "not_checked", "not_asked"]
 
-LOOK_WORDS: dict[str, str] = {**{str(status): word for status, word in WORDS.items()}, "not_asked": "not asked for"}
-LOOK_MARKS: dict[Look, str] = {
+STATUS_WORDS: dict[str, str] = {**{str(status): word for status, word in WORDS.items()}, "not_asked": "not asked for"}
+STATUS_MARKS: dict[ShownStatus, str] = {
     "exact": "\N{CHECK MARK}",
     "rounding": "\N{ALMOST EQUAL TO}",
     "failed": "\N{MULTIPLICATION X}",
@@ -86,7 +86,7 @@ class Plank:
     """A rung as it is drawn; `y` is its upper edge."""
 
     title: str
-    look: Look
+    status: ShownStatus
     y: int
 
 
@@ -129,8 +129,8 @@ def render_verification(found: VerificationRecord, built: datetime, run: RunFold
         plank=(PLANK_WIDTH, PLANK_HEIGHT),
         ladder_height=PLANK_EVERY * len(planks) + PLANK_EVERY - PLANK_HEIGHT,
         ladder_label=ladder_label(found),
-        look_words=LOOK_WORDS,
-        look_marks=LOOK_MARKS,
+        status_words=STATUS_WORDS,
+        status_marks=STATUS_MARKS,
         chart=chart,
         bars={words: colour for words, colour in BARS.items() if any(span.colour == colour for span in chart.spans)},
         steps=steps_text(found),
@@ -153,22 +153,22 @@ def verification_badge(found: VerificationRecord) -> Badge:
     return Badge("verified", "good") if found.is_verified else Badge("too little checked", "warning")
 
 
-def looks(found: VerificationRecord) -> dict[RungName, Look]:
+def shown_statuses(found: VerificationRecord) -> dict[RungName, ShownStatus]:
     """Return what became of each rung, the lowest first."""
-    statuses: dict[RungName, Look] = {rung.name: rung.status for rung in found.rungs}
+    statuses: dict[RungName, ShownStatus] = {rung.name: rung.status for rung in found.rungs}
     return {name: statuses.get(name, "not_asked") for name in TITLES}
 
 
 def ladder(found: VerificationRecord) -> list[Plank]:
     """Return the rungs as they are drawn, the highest first."""
-    top_down = [*reversed(looks(found).items())]
+    top_down = [*reversed(shown_statuses(found).items())]
     gap = PLANK_EVERY - PLANK_HEIGHT
-    return [Plank(TITLES[name], look, gap + PLANK_EVERY * index) for index, (name, look) in enumerate(top_down)]
+    return [Plank(TITLES[name], status, gap + PLANK_EVERY * index) for index, (name, status) in enumerate(top_down)]
 
 
 def ladder_label(found: VerificationRecord) -> str:
     """Return the picture of the ladder in words."""
-    words = ", ".join(f"{TITLES[name]} {LOOK_WORDS[look]}" for name, look in looks(found).items())
+    words = ", ".join(f"{TITLES[name]} {STATUS_WORDS[status]}" for name, status in shown_statuses(found).items())
     return f"The ladder from its lowest rung: {words}"
 
 

@@ -22,7 +22,7 @@ from openddpm.verification.replay import Replayed, Stretch, replay
 from openddpm.verification.rungs import not_checked, rung
 
 Told = Callable[[RungName, int, int], None]
-"""Called with what is done, the step that was logged, and the last step to do."""
+"""Called with the rung, the steps of a stretch that are done, and those that will be: as many as time allows."""
 
 
 class Replays:
@@ -144,8 +144,12 @@ class Replays:
         """
         check_trainable(self._record.run)
 
+        start, length = time.perf_counter(), stretch.last - stretch.first
+
         def tell(step: int) -> None:
-            self._told(name, step, stretch.last)
+            done, now = step - stretch.first, time.perf_counter()
+            fitting = done * min((end - start) / (now - start), length)  # at the rate so far
+            self._told(name, done, min(length, max(done, int(fitting))))
 
         checked = [row.step for row in self._record.checkpoints if stretch.first < row.step <= stretch.last]
         try:

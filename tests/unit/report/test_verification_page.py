@@ -56,7 +56,7 @@ def test_the_ladder_has_every_rung_the_lowest_last() -> None:
     """Eight planks, from the whole run at the top to the files; one that was not asked for says so."""
     planks = ladder(a_verification({**CLIMBED, "data": "failed"}))
     assert [plank.title for plank in planks] == [*reversed(TITLES.values())]
-    assert [plank.look for plank in planks] == [
+    assert [plank.status for plank in planks] == [
         *("not_asked", "rounding", "exact", "not_checked", "rounding", "exact", "failed", "exact")
     ]
     assert all(upper.y < lower.y for upper, lower in pairwise(planks))
