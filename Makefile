@@ -33,6 +33,7 @@ pictures: $(DEVELOPMENT)  ## make pictures of README and docs again, from the ru
 	test -e runs/too-fast/model_index.json || \
 	  $(BIN)/openddpm train --recipe digits-8 --seed 7 --learning_rate 0.024 --output_dir runs/too-fast
 	-$(BIN)/openddpm compare runs/too-fast digits-8  # outside: exit status 1
+	test -e runs/demo/verify.html || $(BIN)/openddpm verify runs/demo
 	$(BIN)/python docs/make_pictures.py runs/demo runs/too-fast docs/pictures
 
 bench: $(BENCH)  ## how fast, without a GPU: 13 to 15 minutes on two cores with nothing else running

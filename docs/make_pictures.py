@@ -1,7 +1,7 @@
-"""Makes pictures of README and docs/follow.md from runs: `python docs/make_pictures.py RUN COMPARED FOLDER`.
+"""Makes pictures of README and docs from runs: `python docs/make_pictures.py RUN COMPARED FOLDER`.
 
-COMPARED is a run beside a reference: a run folder with a compare.html. The film strip needs nothing but the run; the
-pictures of pages need Chromium and playwright.
+RUN has been verified: it has a verify.html. COMPARED has been compared with a reference: it has a compare.html. The
+film strip needs nothing but the run; the pictures of pages need Chromium and playwright.
 """
 
 import shutil
@@ -40,4 +40,5 @@ if __name__ == "__main__":
     pictures.mkdir(parents=True, exist_ok=True)
     film_strip(read_run_folder(folder)).save(pictures / "film-strip.png", optimize=True)
     write_page_picture(folder / "report.html", pictures / "report.png", "#plot-skill .main-svg", "#film")
+    write_page_picture(folder / "verify.html", pictures / "verify.png", "#chart-steps svg", "#steps")
     write_page_picture(compared / "compare.html", pictures / "compare.png", "#chart-loss svg", "#chart-heldout_loss")
