@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from openddpm.analysis.verdict import judge
 from openddpm.config import recorded_config
-from openddpm.record.files import file_sha256, read_json_lines
+from openddpm.record.bands import BANDS
+from openddpm.record.files import file_sha256, read_json_lines, write_json
 from openddpm.record.manifest import write_manifest
 from openddpm.record.public import published_names
 from openddpm.record.reader import read_run_folder
@@ -39,21 +41,30 @@ class Tampering:
     """(folder of the record, folder of another run with the same options and another seed): changes the first."""
     caught_by: str
     """The first rung of the ladder that has to fail, if the budget is enough for all first steps and segments."""
+    is_judged: bool = True
+    """Whether the verdict is made anew of what was changed."""
     needs_whole: bool = False
     """Whether only training the whole run again can show it."""
 
 
 def tampered(folder: Path, other: Path, tampering: Tampering) -> None:
-    """Change the record in `folder`, and write its manifest anew."""
+    """Change the record in `folder`, judge it and write its manifest anew."""
     tampering.change(folder, other)
     run = read_run_folder(folder)
+    if tampering.is_judged and run.verdict is not None:
+        verdict = judge(run.run, run.metrics, run.evaluations, run.baselines, run.samples)
+        write_json(folder / "verdict.json", verdict.model_dump())
     write_manifest(folder, published_names(folder, run.checkpoints, run.run.config.get("keep_every")))
+
+
+def _write_rows(path: Path, rows: Rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def _edit_rows(name: str, edit: Callable[[Rows], Rows]) -> Callable[[Path, Path], None]:
     def change(folder: Path, other: Path) -> None:
         rows = edit(read_json_lines(folder / name))
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        _write_rows(folder / name, rows)
 
     return change
 
@@ -80,11 +91,14 @@ def _scaled_rate(rows: Rows) -> Rows:
     return [{**row, "learning_rate": 1.1 * row["learning_rate"]} for row in rows]
 
 
-def _note_exported(folder: Path) -> None:
-    """Give the last line of checkpoints.jsonl the digest of the exported weights."""
+def _replace_exported(folder: Path, source: Path) -> None:
+    """Export other weights, with digests that fit, and remove the checkpoint that has the right ones."""
+    (folder / EXPORTED).unlink()  # it may be a link to a checkpoint's
+    shutil.copyfile(source, folder / EXPORTED)
     rows = read_json_lines(folder / "checkpoints.jsonl")
-    rows[-1]["exported_sha256"] = file_sha256(folder / EXPORTED)
-    (folder / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    rows[-1]["exported_sha256"] = rows[-1]["sha256"]["ema.safetensors"] = file_sha256(folder / EXPORTED)
+    _write_rows(folder / "checkpoints.jsonl", rows)
+    shutil.rmtree(folder / "checkpoints" / f"step-{rows[-1]['step']:08d}")
 
 
 def note_checkpoint(folder: Path, checkpoint: Path) -> None:
@@ -97,19 +111,103 @@ def note_checkpoint(folder: Path, checkpoint: Path) -> None:
         if checkpoint.name == f"step-{row['step']:08d}":
             exported = "ema.safetensors" if "ema.safetensors" in sha256 else "unet.safetensors"
             row |= {"sha256": sha256, "exported_sha256": sha256[exported]}
-    (folder / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    _write_rows(folder / "checkpoints.jsonl", rows)
 
 
 def _other_weights(folder: Path, other: Path) -> None:
-    (folder / EXPORTED).unlink()  # it may be a link to a checkpoint's
-    shutil.copyfile(other / EXPORTED, folder / EXPORTED)
-    _note_exported(folder)
+    _replace_exported(folder, other / EXPORTED)
 
 
 def _raw_for_ema(folder: Path, other: Path) -> None:
-    (folder / EXPORTED).unlink()
-    shutil.copyfile(list_checkpoints(folder)[-1] / "unet.safetensors", folder / EXPORTED)
-    _note_exported(folder)
+    raw = folder.with_name("raw.safetensors")
+    shutil.copyfile(list_checkpoints(folder)[-1] / "unet.safetensors", raw)
+    _replace_exported(folder, raw)
+
+
+def _only_the_exported_digest(folder: Path, other: Path) -> None:
+    """Export other weights, with their digest as that of what is exported, but not as that of the checkpoint's file."""
+    rows = read_json_lines(folder / "checkpoints.jsonl")
+    sha256 = rows[-1]["sha256"]["ema.safetensors"]
+    _replace_exported(folder, other / EXPORTED)
+    rows = read_json_lines(folder / "checkpoints.jsonl")
+    rows[-1]["sha256"]["ema.safetensors"] = sha256
+    _write_rows(folder / "checkpoints.jsonl", rows)
+
+
+def _no_digests(folder: Path, other: Path) -> None:
+    """Remove the checkpoints, and give them invented digests."""
+    rows = read_json_lines(folder / "checkpoints.jsonl")
+    for row in rows[:-1]:
+        row["sha256"] = dict.fromkeys(row["sha256"], "0" * 64)
+        row["exported_sha256"] = "0" * 64
+    _write_rows(folder / "checkpoints.jsonl", rows)
+    remove_checkpoints(folder)
+
+
+def _state_of_another_step(folder: Path, other: Path) -> None:
+    """Have a checkpoint say that it is of the last step, so that nothing is left to train after it."""
+    checkpoint = list_checkpoints(folder)[0]
+    last = json.loads((list_checkpoints(folder)[-1] / "state.json").read_text("utf-8"))
+
+    def edit(state: dict[str, Any]) -> None:
+        state.update({name: last[name] for name in ("step", "images_seen")})
+
+    _edit_json(checkpoint / "state.json", edit)
+    note_checkpoint(folder, checkpoint)
+
+
+def _scores_without_a_group(rows: Rows) -> Rows:
+    for row in rows:
+        row["by_timestep"][0] = None
+        row["skill"] = row["train_skill"] = 0.97
+    return rows
+
+
+def _shifted_bands(folder: Path, other: Path) -> None:
+    """Move loss from one band to another, so that the loss and the skill over all timesteps stay as they are."""
+    baselines = json.loads((folder / "baselines.json").read_text("utf-8"))
+    shares, snr, linear = (np.array(baselines[name]) for name in ("shares", "snr", "linear"))
+
+    def shift(rows: Rows) -> Rows:
+        for row in rows:
+            losses = np.array(row["by_timestep"])
+            losses[0] *= 0.5
+            losses[-1] += shares[0] * losses[0] / shares[-1]
+            row["by_timestep"] = losses.tolist()
+            for name, (low, high) in BANDS.items():
+                inside = (snr >= low) & (snr < high)
+                if inside.any():
+                    loss = np.average(losses[inside], weights=shares[inside])
+                    floor = np.average(linear[inside], weights=shares[inside])
+                    row["bands"][name] |= {"loss": loss, "skill": 1 - loss / floor}
+        return rows
+
+    _edit_rows("evaluations.jsonl", shift)(folder, other)
+
+
+def _better_verdict(folder: Path, other: Path) -> None:
+    _edit_json(folder / "verdict.json", lambda verdict: verdict.update(sentence="It learns splendidly."))
+
+
+def _better_statistics(rows: Rows) -> Rows:
+    for row in rows:
+        for statistic in row["statistics"].values():
+            statistic["samples"] = statistic["data"]
+    return rows
+
+
+def _fewer_evaluations(folder: Path, other: Path) -> None:
+    """Keep the evaluation at the end alone, and have run.json plan no other."""
+
+    def edit(run: dict[str, Any]) -> None:
+        run["evaluation"] |= {"evaluation_steps": run["total_steps"], "early_steps": []}
+        if run["previews"]:
+            run["previews"]["steps"] = []
+
+    _edit_json(folder / "run.json", edit)
+    for name in ("evaluations.jsonl", "samples.jsonl"):
+        rows = read_json_lines(folder / name)
+        _write_rows(folder / name, [row for row in rows if row["step"] == rows[-1]["step"]])
 
 
 def _other_preview(folder: Path, other: Path) -> None:
@@ -183,7 +281,7 @@ def hide_resumption(folder: Path, learning_rate: float | None = None) -> None:
         rate_at = learning_rate_schedule(recorded_config(run.config), run.total_steps, [])
         rows = read_json_lines(folder / "metrics.jsonl")
         rows = [{**row, "learning_rate": rate_at(row["step"] - 1)} for row in rows]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        _write_rows(folder / "metrics.jsonl", rows)
 
 
 def _invented_rest(folder: Path, other: Path) -> None:
@@ -197,7 +295,7 @@ def _invented_rest(folder: Path, other: Path) -> None:
             if "wall_seconds" in row:
                 row["wall_seconds"] += max((one["wall_seconds"] for one in rows), default=0.0)  # time never goes back
         rows += rest
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        _write_rows(folder / name, rows)
     remove_checkpoints(folder)
     shutil.rmtree(folder / "samples")
     shutil.copytree(other / "samples", folder / "samples")
@@ -223,5 +321,25 @@ TAMPERINGS = (
     Tampering("seed", "another seed", _other_seed, "initial_weights"),
     Tampering("moments", "a checkpoint's optimizer state zeroed", _zeroed_moments, "first_steps"),
     Tampering("baselines", "a weaker baseline, skills made to fit", _loose_baselines, "evaluation"),
+    Tampering(
+        "digest", "the digest of exported weights, not that of their checkpoint", _only_the_exported_digest, "files"
+    ),
+    Tampering("digests", "invented digests of checkpoints, which are gone", _no_digests, "first_steps"),
+    Tampering("step", "a checkpoint that says it is of the last step", _state_of_another_step, "segments"),
+    Tampering(
+        "scores",
+        "skills invented, a group of timesteps left out",
+        _edit_rows("evaluations.jsonl", _scores_without_a_group),
+        "files",
+    ),
+    Tampering("bands", "loss moved from one band to another", _shifted_bands, "first_steps"),
+    Tampering("verdict", "a better verdict", _better_verdict, "files", is_judged=False),
+    Tampering(
+        "statistics",
+        "statistics of samples equal to the data's",
+        _edit_rows("samples.jsonl", _better_statistics),
+        "previews",
+    ),
+    Tampering("plan", "evaluations removed, and not planned", _fewer_evaluations, "files"),
     Tampering("rest", "honest first steps, the rest invented", _invented_rest, "whole", needs_whole=True),
 )

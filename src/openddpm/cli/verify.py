@@ -44,7 +44,8 @@ def _verify(
         budget: Minutes for training parts of the run again and drawing its previews again.
         whole: Train the whole run again as well, however long that takes.
         against: Another run of the same seed and options, such as your own: tells at which step the two part, and which
-            of them has what training gives, by a replay from the last checkpoint that both share. Nothing else is done.
+            of them has what training gives, by a replay from the last checkpoint that both share. Nothing else is done;
+            exit status 0 if they do not part, 1 if they do.
         dataset: Where the images are, if not where the record says: a folder, a file or a Hub id.
         page: HTML file to write the ladder to (default: verify.html in the run's folder, or here for a run that is not
             in a folder of yours; verification.json beside it).
@@ -53,7 +54,7 @@ def _verify(
     from openddpm.analysis.verification import conclusion
     from openddpm.errors import UserError
     from openddpm.names import as_text
-    from openddpm.record.writer import VERIFICATION_FILE, VERIFICATION_PAGE
+    from openddpm.record.writer import RUN_FILE, VERIFICATION_FILE, VERIFICATION_PAGE
     from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
@@ -66,7 +67,7 @@ def _verify(
                 "--against was given with --budget, --whole or --page",
                 "It trains the steps that it needs and writes no page: give it alone, or with --dataset or --json.",
             )
-        return _bisect(record, against, dataset, json)
+        return _bisect(record, run, against, dataset, json)
     from openddpm.report.page import check_page
     from openddpm.verification.ladder import verify  # imports torch
 
@@ -75,6 +76,9 @@ def _verify(
         page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
         if page.name == VERIFICATION_FILE:
             raise UserError(f"--page is '{page}', the name of the statement beside it", "Name an HTML file.")
+        if page.parent.resolve() != record.folder.resolve() and (page.parent / RUN_FILE).exists():
+            theirs = f"'{page.parent}' is the folder of another run, whose {VERIFICATION_FILE} would be replaced"
+            raise UserError(theirs, "Name an HTML file elsewhere by --page.")
         check_page(page)
     with _Lines(is_quiet=json) as listener:
         source = record.folder.resolve().name if is_local else run
@@ -90,7 +94,7 @@ def _verify(
     return 1 if found.is_failed else 0 if found.is_verified else 2
 
 
-def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: bool) -> int:
+def _bisect(record: "RunFolder", source: str, against: str, dataset: str | None, is_json: bool) -> int:
     """Tell where two runs part."""
     from openddpm.errors import UserError
     from openddpm.names import as_text
@@ -99,13 +103,17 @@ def _bisect(record: "RunFolder", against: str, dataset: str | None, is_json: boo
     from openddpm.verification.materials import NotHere
 
     with _Lines(is_quiet=is_json) as listener:
+
+        def tell(step: int) -> None:
+            listener.working("segments", step, 0)
+
         try:
             other = open_run(against, whole=True)
-            found = find_parting(record, other, dataset, lambda step: listener.working("segments", step, 0))
+            found = find_parting(record, other, (source, against), dataset, tell)
         except NotHere as error:
             raise UserError(f"their steps cannot be trained here: {error}", "Do it where that can be.") from error
     answer = {"first_divergent_step": found.step, "replayed_steps": found.replayed_steps, "text": found.text}
-    print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text[:1].upper() + found.text[1:]))
+    print(json_module.dumps(answer, indent=1) if is_json else as_text(found.text))
     return 0 if found.step is None else 1
 
 

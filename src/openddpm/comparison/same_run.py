@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 from openddpm.comparison.rounding import WINDOW, Quantity, limit
@@ -18,6 +19,8 @@ ROUNDED = ("train_loss", "grad_norm")
 LOGGED: tuple[str, ...] = (*EXACT, *ROUNDED)
 EVALUATED: tuple[str, ...] = ("heldout_loss", "fixed_train_loss")
 """The same in evaluations.jsonl."""
+OF_GROUPS = 10.0  # assumed; measured of equal weights: losses of groups of timesteps differ 7 times as much as all
+LOSSES = ("train_loss", *EVALUATED)
 WORDS = {"train_loss": "training loss", "grad_norm": "gradient norm", "heldout_loss": "held-out loss"}
 """Names of columns for people, where they are others."""
 OF_A_FORMULA = 1e-9  # relative; assumed: rounding of a formula in double precision
@@ -106,9 +109,10 @@ class Relation:
         if other is None:
             return
         pairs = [(name, getattr(row, name), getattr(other, name)) for name in names]
+        groups = _groups(row, other) if isinstance(row, EvaluationRow) and isinstance(other, EvaluationRow) else []
         if self.parted is None:
             self.last = row
-            for name, ours, theirs in pairs:
+            for name, ours, theirs in (*pairs, *groups):
                 self._take(row, name, ours, theirs)
             if not self._is_rounded:
                 self._equal_until = row.step
@@ -123,7 +127,7 @@ class Relation:
             label = name if isinstance(row, MetricsRow) else f"{name} of the {row.weights} weights"
             difference = Difference(row.step, row.images_seen, label, relative_difference(ours, theirs))
             self.first = self.first or difference
-            if name not in EXACT and name != "grad_norm":
+            if name in LOSSES:
                 self.largest = max(self.largest, difference.relative)
             self._is_rounded |= name not in EXACT
             if difference.relative > self._allowed(name, row.step - self._equal_until):
@@ -140,8 +144,15 @@ class Relation:
             quantity = "grad_norm"
         elif name == "train_loss":
             quantity = "mean_train_loss" if self._steps_of_mean >= WINDOW else "train_loss"
-        measured = limit(quantity, steps)
+        measured = limit(quantity, steps) * (OF_GROUPS if name not in (*LOGGED, *EVALUATED) else 1.0)
         return max(measured, COARSE_NORM if name == "grad_norm" else COARSE_LOSS) if self._is_coarse else measured
+
+
+def _groups(row: EvaluationRow, other: EvaluationRow) -> list[tuple[str, float | None, float | None]]:
+    """Return the losses of groups of timesteps in two evaluations, and the standard errors of their skills."""
+    losses = zip_longest(row.by_timestep, other.by_timestep)
+    groups = [(f"loss_of_group_{index}_of_timesteps", *pair) for index, pair in enumerate(losses)]
+    return [("skill_error", row.skill_error, other.skill_error), *groups]
 
 
 def rows_before(rows: Sequence[MetricsRow]) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """Fetches a run that was pushed to the Hugging Face Hub: its record, with some previews, or its weights as well."""
 
 import random
+import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -8,7 +9,7 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from openddpm.errors import UserError
 from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
-from openddpm.record.kept import MILESTONES_FOLDER
+from openddpm.record.kept import MILESTONES_FOLDER, step_name
 from openddpm.record.public import PAGES, VERIFICATION_FILES, WEIGHTS_FILES
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
@@ -17,6 +18,7 @@ from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMA
 MAX_PREVIEWS = 8
 MAX_CHECKPOINTS = 2  # each several times as large as the weights
 _ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", *PAGES, *VERIFICATION_FILES)
+_IN_A_CHECKPOINT = re.compile(r"checkpoints/step-(?P<step>\d{8,})/[^/]+")
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 
@@ -81,8 +83,10 @@ def why_not_read(repository: str, error: Exception) -> HubError:
 
 
 def _some_checkpoints(names: list[str]) -> list[str]:
-    """Return patterns of the files of some checkpoints among a repository's files."""
-    folders = sorted({name.rpartition("/")[0] for name in names if name.startswith("checkpoints/")})
+    """Return patterns of the files of some checkpoints among a repository's files, but not of the last: no step can be
+    trained after it, as a rule."""
+    steps = {int(match["step"]) for name in names if (match := _IN_A_CHECKPOINT.fullmatch(name))}
+    folders = [f"checkpoints/{step_name(step)}" for step in sorted(steps)][: -1 if len(steps) > 1 else None]
     chosen = random.SystemRandom().sample(folders, min(len(folders), MAX_CHECKPOINTS))
     return [f"{folder}/*" for folder in chosen]
 

@@ -100,10 +100,14 @@ def _adapted(config: TrainConfig, record: RunRecord, num_processes: int) -> tupl
     resized = []
     if num_processes != before:
         resized = [f"number of processes: {num_processes}, but {before} in the run"]
+    batch_before = recorded.global_batch_size(before)
     keeps_batch = num_micro_batches % num_processes == 0
     if keeps_batch and config.gradient_accumulation_steps in (recorded.gradient_accumulation_steps, accumulation):
         spread = {"gradient_accumulation_steps": accumulation}
         config, recorded = config.model_copy(update=spread), recorded.model_copy(update=spread)
+    batch = config.global_batch_size(num_processes)
+    if batch != batch_before:
+        resized.append(f"images per step: {batch}, but {batch_before} in the run")
     changed = config_differences(config, recorded)
     if keeps_batch and not changed:
         return config, resized

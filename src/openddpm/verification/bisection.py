@@ -7,6 +7,7 @@ from openddpm.comparison.same_run import Difference, Relation, computes_coarsely
 from openddpm.errors import UserError
 from openddpm.record.kept import step_name
 from openddpm.record.reader import RunFolder
+from openddpm.verification.materials import empty_cache
 from openddpm.verification.replay import Replayed, Stretch, Tell, replay
 from openddpm.verification.replays import check_trainable, what_stands_at
 
@@ -21,18 +22,23 @@ class Parting:
     replayed_steps: int = 0
 
 
-def find_parting(record: RunFolder, other: RunFolder, dataset: str | None, tell: Tell) -> Parting:
+def find_parting(
+    record: RunFolder, other: RunFolder, names: tuple[str, str], dataset: str | None, tell: Tell
+) -> Parting:
     """Return where two runs with the same seed and options part, and with which of them a replay agrees.
 
     The digests of their checkpoints tell between which two that is; the steps between are trained again from the last
     checkpoint that both share, or from the seed if neither folder has it.
+
+    Args:
+        names: what the two are called in the answer.
 
     Raises:
         UserError: the runs differ in seed or options.
         NotHere: their steps cannot be trained here.
     """
     if same_seed(record, [other]) is None:
-        found = f"'{record.folder.name}' and '{other.folder.name}' differ in seed, options or images"
+        found = f"'{names[0]}' and '{names[1]}' differ in seed, options or images"
         raise UserError(found, "Give two runs of one config; `openddpm compare` tells how others differ.")
     shared, unequal = _by_digests(record, other)
     by_lines = related(record, other).parted
@@ -45,7 +51,9 @@ def find_parting(record: RunFolder, other: RunFolder, dataset: str | None, tell:
     check_trainable(record.run)
     trained, beside, stretch = _stretch(record, other, shared, end)
     relation = Relation(beside, computes_coarsely(beside), stretch.first if shared else 0)
-    return _told(trained, beside, replay(trained, stretch, dataset, tell, other=relation), relation)
+    with empty_cache():
+        replayed = replay(trained, stretch, dataset, tell, other=relation)
+    return _told(trained, beside, names if trained is record else names[::-1], replayed, relation)
 
 
 def _by_digests(record: RunFolder, other: RunFolder) -> tuple[list[int], int | None]:
@@ -78,12 +86,15 @@ def _first_difference(relation: Relation, other: Relation) -> Difference | None:
     return relation.parted or (relation.first if other.num_numbers and other.first is None else None)
 
 
-def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Relation) -> Parting:
+def _told(
+    trained: RunFolder, beside: RunFolder, names: tuple[str, str], found: Replayed, relation: Relation
+) -> Parting:
     """Return what a replay of one run says of both."""
     ours, theirs = _first_difference(found.relation, relation), _first_difference(relation, found.relation)
     start = "the seed" if found.stretch.checkpoint is None else f"the checkpoint of step {found.stretch.first:,}"
     how = f"{found.steps:,} steps trained again from {start}"
-    names = trained.folder.name, beside.folder.name
+    if found.not_finite is not None:
+        return Parting(found.reached + 1, f"{found.not_finite} ({how}), and both records go on", found.steps)
     if ours is not None and theirs is not None:
         step = min(ours.step, theirs.step)
         return Parting(step, f"neither record has what training gives at step {step:,} ({how})", found.steps)
@@ -92,9 +103,10 @@ def _told(trained: RunFolder, beside: RunFolder, found: Replayed, relation: Rela
             earlier = max((row.step for row in run.metrics if row.step < parted.step), default=0)
             is_exact = earlier + 1 == parted.step
             before = f"at step {parted.step:,}" if is_exact else f"within steps {earlier + 1:,} to {parted.step:,}"
-            text = f"{wrong} parts from what training gives {before}: {parted.how_far}; {right} does not ({how}). "
-            return Parting(parted.step, text + f"In {wrong}, {what_stands_at(run.run, parted.step)}.", found.steps)
+            text = f"'{wrong}' parts from what training gives {before}: {parted.how_far}; '{right}' does not ({how}). "
+            return Parting(parted.step, text + f"In '{wrong}', {what_stands_at(run.run, parted.step)}.", found.steps)
     text = (
-        f"both records have the logged numbers that training gives, but not the same weights at step {found.reached:,}"
+        f"both are what training gives, or apart from it as rounding is, and from each other by more at step "
+        f"{found.reached:,}: in a number or in their weights; which is right cannot be told here"
     )
     return Parting(found.reached, f"{text} ({how})", found.steps)

@@ -18,7 +18,7 @@ from openddpm.record.verification import Rung, RungName, VerificationRecord
 from openddpm.record.writer import SCHEMAS
 from openddpm.training.new_record import environment
 from openddpm.training.performance import Speed
-from openddpm.verification import rungs
+from openddpm.verification import measured, rungs
 from openddpm.verification.materials import (
     Images,
     Measuring,
@@ -90,8 +90,8 @@ def _climbed(
             found = rungs.not_checked(name, str(error))
         except UserError as error:
             found = rungs.not_checked(name, error.found)
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            found = rungs.not_checked(name, f"{type(error).__name__}: {error}")
+        except Exception as error:  # a record of unknown origin must not end the rungs that are left
+            found = rungs.not_checked(name, f"of an error ({type(error).__name__}: {error})")
         done[name] = found.model_copy(update={"seconds": round(time.perf_counter() - start, 2)})
         listener.finished(done[name])
 
@@ -120,7 +120,7 @@ def _climbed(
         return _statement(record, source, started, budget_minutes, replays, done)
     found_images = images
     climb("initial_weights", lambda: rungs.initial_weights(record, found_images))
-    _measure(record, found_images, weights_here(record, digest_of), listener, climb, budget_minutes)
+    _measure(record, found_images, cache(lambda: weights_here(record, digest_of)), listener, climb, budget_minutes)
     _replay(replays, climb, 60 * budget_minutes - done["previews"].seconds, whole)
     return _statement(record, source, started, budget_minutes, replays, done)
 
@@ -128,7 +128,7 @@ def _climbed(
 def _measure(
     record: RunFolder,
     images: Images,
-    weights: Sequence[WeightsFile],
+    weights: Callable[[], Sequence[WeightsFile]],
     listener: Listener,
     climb: Callable[[RungName, Callable[[], Rung]], None],
     budget_minutes: float,
@@ -140,12 +140,14 @@ def _measure(
         return prepare_measuring(record.run, images, device_of(record.run))
 
     def evaluation() -> Rung:
-        return rungs.evaluation(record, weights, measuring(), lambda at, of: listener.working("evaluation", at, of))
+        return measured.evaluation(
+            record, weights(), measuring(), lambda at, of: listener.working("evaluation", at, of)
+        )
 
     def previews() -> Rung:
         end = time.perf_counter() + SHARE_OF_PREVIEWS * 60 * budget_minutes
-        return rungs.previews(
-            *(record, weights, measuring(), lambda at, of: listener.working("previews", at, of)),
+        return measured.previews(
+            *(record, weights(), measuring(), lambda at, of: listener.working("previews", at, of)),
             is_time=lambda: time.perf_counter() < end,
         )
 
@@ -165,7 +167,7 @@ def _replay(
     if checkpoints:
         climb("segments", lambda: replays.segments(checkpoints, left))
     else:
-        climb("segments", lambda: rungs.not_checked("segments", "there is no checkpoint with logged steps after it"))
+        climb("segments", lambda: rungs.not_checked("segments", "there is no checkpoint with steps after it"))
     if whole:
         climb("whole", replays.whole)
 

@@ -7,9 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import UNet2DModel
+from PIL import Image
 
 from openddpm.analysis.text import listed
 from openddpm.config import TrainConfig, recorded_config
@@ -23,6 +26,7 @@ from openddpm.errors import UserError
 from openddpm.evaluation.baselines import BaselineMeasurement
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import fixed_samples
+from openddpm.evaluation.sample_statistics import DataStatistics, measure_data
 from openddpm.record.schema import BaselinesRecord, RunRecord
 from openddpm.training.performance import Speed
 
@@ -50,6 +54,7 @@ class Measuring:
     process: DiffusionProcess
     evaluation: Evaluation
     baselines: BaselinesRecord
+    data_statistics: DataStatistics
     device: torch.device
 
 
@@ -137,4 +142,28 @@ def prepare_measuring(run: RunRecord, images: Images, device: torch.device) -> M
         Speed(**run.session.environment.speed.model_dump(exclude={"compile_seconds"})).set_flags()
     unet = copy.deepcopy(build_unet(run.model.config, store.image_shape)).to("meta").eval()
     evaluation = Evaluation(samples, errors, config.train_batch_size)
-    return Measuring(config, unet, process, evaluation, baselines, device)
+    statistics = measure_data(store.images, split.train, config.evaluation_seed)
+    return Measuring(config, unet, process, evaluation, baselines, statistics, device)
+
+
+class NoPicture(Exception):
+    """A file is no picture as training writes it; the message is a sentence."""
+
+
+def pixels_of(path: Path, like: np.ndarray) -> np.ndarray:
+    """Return the pixels of a PNG.
+
+    Args:
+        like: pixels of a picture of the same size and mode.
+
+    Raises:
+        NoPicture: it is none, is of another size or mode, or shows its pixels in another way than as they are.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            is_plain = picture.mode == ("L" if like.ndim == 2 else "RGB") and not picture.info
+            if (picture.height, picture.width) != like.shape[:2] or not is_plain or getattr(picture, "n_frames", 1) > 1:
+                raise NoPicture(f"{path.name} is not a picture of the size and kind that training writes")
+            return np.asarray(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NoPicture(f"{path.name} cannot be read ({type(error).__name__})") from error

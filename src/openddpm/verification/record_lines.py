@@ -1,30 +1,32 @@
 """The lines of a record against each other: much of what they say is a function of the options and of other lines."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from openddpm import __version__
 from openddpm.analysis.text import listed
+from openddpm.analysis.verdict import judge
 from openddpm.comparison.same_run import OF_A_FORMULA
 from openddpm.config import TrainConfig, average_names, recorded_config
-from openddpm.record.bands import BANDS
+from openddpm.diffusion.unet import SIZES, unet_config
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import (
     RAW,
-    BaselinesRecord,
     CheckpointRow,
     EvaluationRow,
     MetricsRow,
     RunRecord,
     SamplesRow,
+    exported_weights,
 )
+from openddpm.training.checkpoint import weights_files
 from openddpm.training.ema import decay_schedule
 from openddpm.training.optimizer import learning_rate_schedule
-from openddpm.training.timetable import Timetable, make_timetable
+from openddpm.training.timetable import FIXED_SAMPLE_COUNTS, Timetable, make_timetable
+from openddpm.verification.checker import Checker
+from openddpm.verification.scores import OF_A_SUM, check_baselines, check_scores
 
-OF_A_SUM = 1e-6  # relative; assumed: rounding of a sum over fixed samples
-MOST_MISSING = 100_000  # steps without a line that are looked for
-SHOWN = 4  # steps named in one sentence
+MOST_STEPS = 5_000_000  # assumed: of a run; an untrusted record may state any number
 
 
 @dataclass(frozen=True)
@@ -61,78 +63,45 @@ def recorded_timetable(run: RunRecord) -> Timetable:
 
 def check_lines(record: RunFolder) -> Lines:
     """Compute again what of a record's lines follows from its options and from other lines."""
-    run, checker = record.run, _Checker()
+    run, checker = record.run, Checker()
     config, since = recorded_config(run.config), changed_at(run)
     table = recorded_timetable(run)
-    checker.run(run, config, since)
+    _check_run(checker, run, config, since)
+    if not since:
+        _check_plan(checker, run, config)
     _check_metrics(checker, record, config, since)
     _check_evaluations(checker, record, table, since)
     _check_samples(checker, record, table, since)
     _check_checkpoints(checker, record, since)
+    _check_verdict(checker, record)
     return Lines(checker.num_numbers, checker.problems, since)
 
 
-class _Checker:
-    """Collects what does not fit."""
-
-    def __init__(self) -> None:
-        self.num_numbers = 0
-        self.problems: list[str] = []
-        self._wrong: set[str] = set()
-
-    def same(self, what: str, step: int, found: float | None, expected: float | None, relative: float = 0.0) -> None:
-        """Note a number that is not what it has to be."""
-        self.num_numbers += 1
-        if found is None or expected is None:
-            fits = found is expected
-        else:
-            fits = math.isclose(found, expected, rel_tol=relative, abs_tol=relative * 1e-3)
-        if not fits:
-            if what not in self._wrong:  # the first tells enough
-                self.problems.append(f"{what}: {_shown(found)} at step {step:,}, {_shown(expected)} expected")
-            self._wrong.add(what)
-
-    def steps(self, file: str, found: Sequence[int], expected: Sequence[int]) -> None:
-        """Note lines that are missing, out of order, or of steps that have none."""
-        self.num_numbers += len(expected)
-        if list(found) != sorted(set(found)):
-            self.problems.append(f"{file}: its steps are not in increasing order")
-        missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        if missing:
-            self.problems.append(f"{file}: no line of {_steps(missing)}")
-        if extra:
-            self.problems.append(f"{file}: a line of {_steps(extra)}, at which a run with these options writes none")
-
-    def holds(self, condition: bool, problem: str) -> None:
-        """Note `problem` unless the condition holds."""
-        self.num_numbers += 1
-        if not condition:
-            self.problems.append(problem)
-
-    def run(self, run: RunRecord, config: TrainConfig, since: int) -> None:
-        """Check run.json in itself."""
-        dataset, file = run.dataset, "run.json"
-        self.holds(run.seed == config.seed, f"{file}: seed {run.seed}, but {config.seed} among the options")
-        same_seed = run.evaluation_seed == config.evaluation_seed
-        self.holds(same_seed, f"{file}: evaluation_seed {run.evaluation_seed}, {config.evaluation_seed} in the options")
-        self.holds(
-            dataset.num_train + dataset.num_heldout == dataset.num_images,
-            f"{file}: {dataset.num_train} training and {dataset.num_heldout} held-out of {dataset.num_images} images",
-        )
-        images = config.num_epochs * dataset.num_train
-        total = -(-images // run.global_batch_size) if config.max_train_steps is None else config.max_train_steps
-        self.holds(since > 0 or run.total_steps == total, f"{file}: {run.total_steps} steps, {total} by the options")
-        is_over = run.status != "finished" or run.progress.step == run.total_steps
-        self.holds(is_over, f"{file}: finished at step {run.progress.step} of {run.total_steps}")
-        starts = [session.first_step for session in run.sessions]
-        self.holds(
-            starts == [0, *(entry.step for entry in run.resumptions)],
-            f"{file}: sessions start at {_listed(starts)}, resumptions at "
-            f"{_listed([entry.step for entry in run.resumptions])}",
-        )
+def _check_run(checker: Checker, run: RunRecord, config: TrainConfig, since: int) -> None:
+    """Check run.json in itself."""
+    dataset, file = run.dataset, "run.json"
+    checker.holds(run.seed == config.seed, f"{file}: seed {run.seed}, but {config.seed} among the options")
+    same_seed = run.evaluation_seed == config.evaluation_seed
+    checker.holds(same_seed, f"{file}: evaluation_seed {run.evaluation_seed}, {config.evaluation_seed} in the options")
+    checker.holds(
+        dataset.num_train + dataset.num_heldout == dataset.num_images,
+        f"{file}: {dataset.num_train} training and {dataset.num_heldout} held-out of {dataset.num_images} images",
+    )
+    images = config.num_epochs * dataset.num_train
+    total = -(-images // run.global_batch_size) if config.max_train_steps is None else config.max_train_steps
+    checker.holds(run.total_steps <= MOST_STEPS, f"{file}: {run.total_steps:,} steps, more than anybody trains")
+    checker.holds(since > 0 or run.total_steps == total, f"{file}: {run.total_steps} steps, {total} by the options")
+    is_over = run.status != "finished" or run.progress.step == run.total_steps
+    checker.holds(is_over, f"{file}: finished at step {run.progress.step} of {run.total_steps}")
+    starts = [session.first_step for session in run.sessions]
+    checker.holds(
+        starts == [0, *(entry.step for entry in run.resumptions)],
+        f"{file}: sessions start at {_listed(starts)}, resumptions at "
+        f"{_listed([entry.step for entry in run.resumptions])}",
+    )
 
 
-def _check_metrics(checker: _Checker, record: RunFolder, config: TrainConfig, since: int) -> None:
+def _check_metrics(checker: Checker, record: RunFolder, config: TrainConfig, since: int) -> None:
     run, rows = record.run, [row for row in record.metrics if row.step > since]
     end = _reached(run, [row.step for row in rows])
     every = config.logging_steps
@@ -158,21 +127,21 @@ def _check_metrics(checker: _Checker, record: RunFolder, config: TrainConfig, si
         before = row
 
 
-def _check_evaluations(checker: _Checker, record: RunFolder, table: Timetable, since: int) -> None:
+def _check_evaluations(checker: Checker, record: RunFolder, table: Timetable, since: int) -> None:
     rows = [row for row in record.evaluations if row.step > since]
     _check_due(checker, record, "evaluations.jsonl", rows, table.is_evaluation, since)
-    if record.baselines is not None:
+    if check_baselines(checker, record) and record.baselines:
         for row in rows:
-            _check_scores(checker, row, record.baselines)
+            check_scores(checker, row, record.baselines, record.run.dataset.num_heldout > 0)
 
 
-def _check_samples(checker: _Checker, record: RunFolder, table: Timetable, since: int) -> None:
+def _check_samples(checker: Checker, record: RunFolder, table: Timetable, since: int) -> None:
     rows = [row for row in record.samples if row.step > since]
     _check_due(checker, record, "samples.jsonl", rows, table.is_preview, since)
 
 
 def _check_due(
-    checker: _Checker,
+    checker: Checker,
     record: RunFolder,
     file: str,
     rows: Sequence[EvaluationRow | SamplesRow],
@@ -188,7 +157,7 @@ def _check_due(
     _check_positions(checker, record, file, rows)
 
 
-def _check_checkpoints(checker: _Checker, record: RunFolder, since: int) -> None:
+def _check_checkpoints(checker: Checker, record: RunFolder, since: int) -> None:
     run, rows = record.run, [row for row in record.checkpoints if row.step > since]
     steps = [row.step for row in rows]
     checker.holds(steps == sorted(set(steps)), "checkpoints.jsonl: its steps are not in increasing order")
@@ -197,10 +166,15 @@ def _check_checkpoints(checker: _Checker, record: RunFolder, since: int) -> None
         is_there = bool(record.checkpoints) and record.checkpoints[-1].step == run.total_steps
         checker.holds(is_there, f"checkpoints.jsonl: no line of the last step, {run.total_steps:,}")
     _check_positions(checker, record, "checkpoints.jsonl", rows)
+    for row in record.checkpoints:
+        files = weights_files(row.sha256)
+        exported = row.sha256[files[exported_weights(files)]] if files else None
+        is_exported = row.exported_sha256 == exported
+        checker.holds(is_exported, f"checkpoints.jsonl: exported_sha256 of step {row.step:,} is of no file of its own")
 
 
 def _check_positions(
-    checker: _Checker, record: RunFolder, file: str, rows: Sequence[EvaluationRow | SamplesRow | CheckpointRow]
+    checker: Checker, record: RunFolder, file: str, rows: Sequence[EvaluationRow | SamplesRow | CheckpointRow]
 ) -> None:
     """Check the images seen of lines in a run whose batch never changed."""
     if not changed_at(record.run):
@@ -208,61 +182,48 @@ def _check_positions(
             checker.same(f"images_seen of {file}", row.step, row.images_seen, row.step * record.run.global_batch_size)
 
 
-def _check_scores(checker: _Checker, row: EvaluationRow, baselines: BaselinesRecord) -> None:
-    """Check the losses and skills of an evaluation against its losses by timestep and the baselines."""
-    file, shares, by_timestep = "evaluations.jsonl", baselines.shares, row.by_timestep
-    if len(by_timestep) != len(shares) or None in by_timestep:
-        checker.holds(None in by_timestep, f"{file}: {len(by_timestep)} groups of timesteps, {len(shares)} expected")
+def _check_plan(checker: Checker, run: RunRecord, config: TrainConfig) -> None:
+    """Check the planned steps and the UNet of a run whose options never changed."""
+    planned = make_timetable(config, run.total_steps, run.dataset.num_train, run.sessions[0].num_processes)
+    count = run.evaluation.num_fixed_samples  # that of the reference, if the run follows one
+    checker.holds(count in FIXED_SAMPLE_COUNTS, f"run.json: {count} fixed samples of each kind, which no run has")
+    evaluation = planned.plan().model_copy(update={"num_fixed_samples": count})
+    checker.holds(run.evaluation == evaluation, "run.json: other evaluations are planned than its options give")
+    checker.holds(
+        run.previews == planned.plan_of_previews(), "run.json: other previews are planned than its options give"
+    )
+    if config.model in SIZES and config.init_from is None and "unet" not in run.user_supplied:
+        asked = unet_config(config.model, config.resolution, config.num_train_timesteps)
+        other = [name for name, value in asked.items() if _plain(run.model.config.get(name)) != _plain(value)]
+        checker.holds(not other, f"run.json: {', '.join(other)} of its UNet are not those of --model {config.model}")
+
+
+def _check_verdict(checker: Checker, record: RunFolder) -> None:
+    """Judge a run that has ended again, if this version of openddpm judged it."""
+    found, run = record.verdict, record.run
+    if found is None or run.status == "running" or run.session.environment.packages.get("openddpm") != __version__:
         return
-    losses = [loss for loss in by_timestep if loss is not None]
-    is_scored_on_heldout = row.heldout_loss is not None
-    total = row.heldout_loss if is_scored_on_heldout else row.fixed_train_loss
-    name = "heldout_loss" if is_scored_on_heldout else "fixed_train_loss"
-    checker.same(f"{name} of {file}", row.step, total, _mean(losses, shares), OF_A_SUM)
-    linear = _mean(baselines.linear, shares)
-    if row.heldout_loss is not None:
-        checker.same(f"skill of {file}", row.step, row.skill, 1 - row.heldout_loss / linear, OF_A_SUM)
-    if row.fixed_train_loss is not None:
-        skill = 1 - row.fixed_train_loss / _mean(baselines.linear_train, shares)
-        checker.same(f"train_skill of {file}", row.step, row.train_skill, skill, OF_A_SUM)
-    for band, (low, high) in BANDS.items():
-        inside = [index for index, snr in enumerate(baselines.snr) if low <= snr < high]
-        if inside and band in row.bands:
-            weights = [shares[index] for index in inside]
-            score = row.bands[band]
-            loss = _mean([losses[index] for index in inside], weights)
-            floor = _mean([baselines.linear[index] for index in inside], weights)
-            memorizing = _mean([baselines.memorizing_train[index] for index in inside], weights)
-            checker.same(f"loss of the {band} band in {file}", row.step, score.loss, loss, OF_A_SUM)
-            checker.same(f"linear of the {band} band in {file}", row.step, score.linear, floor, OF_A_SUM)
-            checker.same(f"memorizing of the {band} band in {file}", row.step, score.memorizing, memorizing, OF_A_SUM)
-            checker.same(f"skill of the {band} band in {file}", row.step, score.skill, 1 - loss / floor, OF_A_SUM)
+    verdict = judge(run, record.metrics, record.evaluations, record.baselines, record.samples)
+    for name in ("code", "sentence", "step", "images_seen", "weights"):
+        is_same = getattr(found, name) == getattr(verdict, name)
+        checker.holds(is_same, f"verdict.json: its {name} is not what the record gives: {getattr(verdict, name)}")
+    checker.same("skill of verdict.json", verdict.step, found.skill, verdict.skill, OF_A_SUM)
+
+
+def _plain(value: object) -> object:
+    """Return lists for tuples, as JSON has them."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _reached(run: RunRecord, steps: Sequence[int]) -> int:
-    """Return the last step that a run's lines have to reach, but no more than a little beyond those that are there: an
-    untrusted record may state any number."""
-    last = max(steps, default=0)
-    said = run.total_steps if run.status == "finished" else max(run.progress.step, last)
-    return min(said, last + MOST_MISSING)
+    """Return the last step that a run's lines have to reach."""
+    said = run.total_steps if run.status == "finished" else max(run.progress.step, *steps, 0)
+    return min(said, MOST_STEPS)
 
 
 def _without_a_due_end(run: RunRecord, due: list[int], found: Sequence[int]) -> list[int]:
     """Return the steps that have to be there: the last of a run that was stopped may still be due."""
     return due if run.status == "finished" or not due or due[-1] in found else due[:-1]
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    return math.fsum(value * weight for value, weight in zip(values, weights, strict=True)) / math.fsum(weights)
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.10g}"
-
-
-def _steps(steps: Sequence[int]) -> str:
-    more = f" and {len(steps) - SHOWN:,} more" if len(steps) > SHOWN else ""
-    return f"step{'s' * (len(steps) > 1)} " + listed([f"{step:,}" for step in steps[:SHOWN]]) + more
 
 
 def _listed(steps: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from openddpm.record.files import link_or_copy, write_json
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import EvaluationRow, MetricsRow, Progress
 from openddpm.record.writer import RUN_FILE
+from openddpm.training.checkpoint import InvalidCheckpoint
 from openddpm.training.checkpointer import Checkpointer
 from openddpm.training.loop import fit
 from openddpm.training.observer import Observer
@@ -61,6 +62,11 @@ class Replayed:
     """What of the replay was not finite, as a sentence."""
 
     @property
+    def has_compared(self) -> bool:
+        """Whether there was a number or a state to compare."""
+        return bool(self.relation.num_numbers or self.states)
+
+    @property
     def reached(self) -> int:
         """The last step that was computed."""
         return self.stretch.first + self.steps
@@ -88,6 +94,7 @@ def replay(
 
     Raises:
         UserError: the run cannot be trained here.
+        InvalidCheckpoint: the checkpoint is of another step than its name.
     """
     relation = Relation(record, computes_coarsely(record), stretch.first)
     with tempfile.TemporaryDirectory(prefix="openddpm-replay-") as name:
@@ -99,6 +106,7 @@ def replay(
         watch = _Watch(relations, tell, until)
         with _quiet():
             training = prepare(config, observers=[watch], times_steps=False, on_cpu=device_of(record.run).type == "cpu")
+        _check_start(training, record, stretch)
         checker = _StateChecker(record, training, checked)
         training.checkpointer = checker
         training.timetable = _up_to(training.timetable, stretch.last, checked)
@@ -127,9 +135,22 @@ def _resumable(record: RunFolder, stretch: Stretch, folder: Path, dataset: str |
     if stretch.checkpoint is not None:
         copy = folder / "checkpoints" / stretch.checkpoint.name
         copy.mkdir(parents=True)
-        for path in stretch.checkpoint.iterdir():
+        for path in filter(Path.is_file, stretch.checkpoint.iterdir()):
             link_or_copy(path.resolve(), copy / path.name)
     return resuming_config(values, str(folder))
+
+
+def _check_start(training: Training, record: RunFolder, stretch: Stretch) -> None:
+    """Check that training goes on from where the stretch begins, not from where the content of a checkpoint says.
+
+    Raises:
+        InvalidCheckpoint: it is somewhere else.
+    """
+    rows = {row.step: row.images_seen for row in record.checkpoints}
+    found = training.state.step, training.state.images_seen
+    images_seen = rows.get(stretch.first, 0 if stretch.checkpoint is None else training.state.images_seen)
+    if found != (stretch.first, images_seen):
+        raise InvalidCheckpoint(f"its state is of step {found[0]:,} and {found[1]:,} images")
 
 
 class _Enough(Exception):

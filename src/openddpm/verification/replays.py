@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from openddpm.analysis.text import number_of
+from openddpm.comparison.same_run import Relation
 from openddpm.errors import UserError
 from openddpm.record.reader import RunFolder
 from openddpm.record.schema import RunRecord
@@ -12,7 +13,6 @@ from openddpm.record.verification import Rung, RungName
 from openddpm.training.checkpoint import (
     InvalidCheckpoint,
     checkpoint_step,
-    list_checkpoints,
     verify_checkpoint,
 )
 from openddpm.training.new_record import package_versions
@@ -20,6 +20,10 @@ from openddpm.verification.materials import NotHere, device_of
 from openddpm.verification.record_lines import changed_at
 from openddpm.verification.replay import Replayed, Stretch, replay
 from openddpm.verification.rungs import not_checked, rung
+from openddpm.verification.states import StateCheck
+from openddpm.verification.weights import checkpoints_here
+
+ENOUGH_EQUAL = 5  # assumed: lines after a state that are equal to the bit, where rounding would have shown
 
 Told = Callable[[RungName, int, int], None]
 """Called with the rung, the steps of a stretch that are done, and those that will be: as many as time allows."""
@@ -43,13 +47,13 @@ class Replays:
 
     def first_steps(self, seconds: float) -> Rung:
         """Train the first steps again, from the seed."""
-        return self._from_the_seed("first_steps", self._last_logged(), seconds)
+        return self._from_the_seed("first_steps", self._last_known(), seconds)
 
     def whole(self) -> Rung:
         """Train the whole run again, unless the first steps were all of it, or differed."""
         if self._all_of_it is not None:
             return self._all_of_it.model_copy(update={"name": "whole"})
-        return self._from_the_seed("whole", self._last_logged(), float("inf"))
+        return self._from_the_seed("whole", self._last_known(), float("inf"))
 
     def segments(self, chosen: Sequence[Path], seconds: float) -> Rung:
         """Train on from checkpoints, as far as the time allows.
@@ -61,6 +65,7 @@ class Replays:
         end = time.perf_counter() + seconds
         done: list[Replayed] = []
         problems: list[str] = []
+        reason = "no logged step was reached within the budget: give more minutes by --budget"
         for checkpoint in chosen:
             if done and time.perf_counter() >= end:
                 break
@@ -71,13 +76,14 @@ class Replays:
             except InvalidCheckpoint as error:
                 problems.append(f"{checkpoint.name} is not a whole checkpoint of this run: {error}")
             except NotHere as error:
-                return not_checked(name, str(error))
+                reason = str(error)
+                break
             else:
                 problems += self._problems(done[-1])
         if problems:
             return rung(name, "failed", problems[0], problems)
-        if not done or not any(one.relation.num_numbers for one in done):
-            return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
+        if not any(one.has_compared for one in done):
+            return not_checked(name, reason)
         stretches = ", ".join(f"{one.stretch.first + 1:,} to {one.reached:,}" for one in done)
         of = f" of {len(chosen)}" if len(done) < len(chosen) else ""
         text = f"{number_of(len(done), 'segment')}{of} trained again (steps {stretches})"
@@ -85,17 +91,15 @@ class Replays:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that a segment can start from: made with the options in the record, steps after."""
-        last = self._last_logged()
-        return [
-            folder for folder in list_checkpoints(self._record.folder) if self._since <= checkpoint_step(folder) < last
-        ]
+        last = self._last_known()
+        return [folder for folder in checkpoints_here(self._record) if self._since <= checkpoint_step(folder) < last]
 
     def _from_the_seed(self, name: RungName, last: int, seconds: float) -> Rung:
         if self._since:
             reason = f"options or images were changed at step {self._since:,}, and the record keeps only the new ones"
             return not_checked(name, reason)
         if not last:
-            return not_checked(name, "the record has no logged steps")
+            return not_checked(name, "the record has no steps")
         stretch = Stretch(0, last)
         try:
             found = self._replay(name, stretch, time.perf_counter() + seconds)
@@ -110,7 +114,7 @@ class Replays:
         problems = self._problems(found)
         if problems:
             return rung(name, "failed", problems[0], problems)
-        if not found.relation.num_numbers:
+        if not found.has_compared:
             return not_checked(name, "no logged step was reached within the budget: give more minutes by --budget")
         total = self._record.run.total_steps
         what = f"all {total:,} steps"
@@ -129,7 +133,7 @@ class Replays:
         text = f"{what}: the same {numbers:,} numbers"
         if firsts:
             largest = max(one.relation.largest for one in done)
-            text += f" but for rounding, {100 * largest:.2g} % apart at most (from step {min(firsts):,} on)"
+            text += f" but for rounding, losses {100 * largest:.2g} % apart at most (from step {min(firsts):,} on)"
         if altered:
             text += (
                 f"; other bits in the state of {number_of(len(altered), 'checkpoint')}, from step {min(altered):,} on"
@@ -172,16 +176,29 @@ class Replays:
         if found.not_finite is not None:
             self.first_divergent_step = found.reached + 1
             return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
-        return [text for state in found.states for text in state.far]
+        return [text for state in found.states for text in (*state.far, *self._foreign_digest(state, relation))]
+
+    def _foreign_digest(self, state: StateCheck, relation: Relation) -> list[str]:
+        """Return that a digest is of another state, where that cannot be rounding: no later number differs in a bit."""
+        later = [row for row in self._record.metrics if row.step > state.step]
+        last = relation.last.step if relation.last else 0
+        num_equal = sum(row.step <= last for row in later) if relation.first is None else 0
+        if not state.altered or num_equal < ENOUGH_EQUAL or _other_versions(self._record.run, ["safetensors"]):
+            return []
+        what = " and ".join(state.altered)
+        return [f"checkpoints.jsonl has a digest of {what} at step {state.step:,} that is of no state of this training"]
 
     def _segment(self, checkpoint: Path) -> Stretch:
         """Return the steps from a checkpoint to the next that the record knows."""
-        first, last = checkpoint_step(checkpoint), self._last_logged()
+        first, last = checkpoint_step(checkpoint), self._last_known()
         later = [row.step for row in self._record.checkpoints if first < row.step <= last]
         return Stretch(first, min(later, default=last), checkpoint)
 
-    def _last_logged(self) -> int:
-        return max((row.step for row in self._record.metrics), default=0)
+    def _last_known(self) -> int:
+        """Return the last step that has a line, of the log or of a checkpoint: a run that was stopped has saved later
+        than it logged."""
+        logged = [row.step for row in self._record.metrics]
+        return max([*logged, *(row.step for row in self._record.checkpoints)], default=0)
 
 
 def what_stands_at(run: RunRecord, step: int) -> str:
@@ -194,12 +211,13 @@ def what_stands_at(run: RunRecord, step: int) -> str:
     return "the record has nothing special there: no resumption, no change"
 
 
-def _other_versions(run: RunRecord) -> str:
+def _other_versions(run: RunRecord, names: Sequence[str] | None = None) -> str:
     """Return which libraries have other versions here than in the record, as a part of a sentence."""
     here = package_versions()
     there = run.session.environment.packages
-    others = [f"{name} {there[name]}, here {here[name]}" for name in here if there.get(name, here[name]) != here[name]]
-    return f" (it was made with {'; '.join(others)})" if others else ""
+    others = [name for name in names or here if there.get(name) != here[name]]
+    texts = [f"{name} {there.get(name, 'of unknown version')}, here {here[name]}" for name in others]
+    return f" (it was made with {'; '.join(texts)})" if texts else ""
 
 
 def check_trainable(run: RunRecord) -> None:

@@ -35,7 +35,7 @@ def weights_here(record: RunFolder, digest_of: DigestOf) -> list[WeightsFile]:
         sha256 = digest_of(folder / WEIGHTS_FILE)
         steps = [row.step for row in record.checkpoints if row.exported_sha256 == sha256]
         found[steps[-1] if steps else record.checkpoints[-1].step, exported] = folder / WEIGHTS_FILE
-    for checkpoint in reversed(list_checkpoints(folder)):
+    for checkpoint in reversed(checkpoints_here(record)):
         for name, file in weights_files(path.name for path in checkpoint.iterdir()).items():
             found.setdefault((checkpoint_step(checkpoint), name), checkpoint / file)
     for step, path in reversed(list_milestones(folder).items()):
@@ -55,10 +55,22 @@ def foreign_weights(record: RunFolder, digest_of: DigestOf) -> list[str]:
     for step, path in list_milestones(folder).items():
         if step not in rows or digest_of(path) != rows[step].exported_sha256:
             problems.append(f"{path.relative_to(folder)} is not what checkpoints.jsonl says of step {step:,}")
-    for checkpoint in list_checkpoints(folder):
+    last = max(rows, default=0)
+    for checkpoint in checkpoints_here(record):
         step = checkpoint_step(checkpoint)
-        known = rows[step].sha256 if step in rows else {}
-        for path in sorted(checkpoint.glob("*")):
-            if path.name != "manifest.json" and known.get(path.name) != digest_of(path):
-                problems.append(f"{path.relative_to(folder)} is not what checkpoints.jsonl says of step {step:,}")
+        if step in rows:
+            paths = [(checkpoint / name, sha256) for name, sha256 in sorted(rows[step].sha256.items())]
+            names = [path.relative_to(folder) for path, sha256 in paths if not _has_digest(path, sha256, digest_of)]
+            problems += [f"{name} is not what checkpoints.jsonl says of step {step:,}" for name in names]
+        elif record.run.status == "finished" or step < last:  # else it was killed before it could write the line
+            problems.append(f"checkpoints.jsonl has no line of {checkpoint.relative_to(folder)}")
     return problems
+
+
+def checkpoints_here(record: RunFolder) -> list[Path]:
+    """Return the folders of checkpoints, oldest first."""
+    return [path for path in list_checkpoints(record.folder) if path.is_dir()]
+
+
+def _has_digest(path: Path, sha256: str, digest_of: DigestOf) -> bool:
+    return path.is_file() and digest_of(path) == sha256

@@ -117,6 +117,15 @@ def test_against_refuses_what_it_would_ignore(
     assert "--against was given with" in capsys.readouterr().err
 
 
+def test_the_statement_of_another_run_is_not_replaced(
+    run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page in the folder of another run would replace that run's statement: refused before anything is done."""
+    other = write_made_up_run(tmp_path / "other", steps=400, rows=4, previews=1)
+    assert main(["verify", str(run), "--page", str(other / "page.html")]) == 2
+    assert "folder of another run" in capsys.readouterr().err and not (other / "verification.json").exists()
+
+
 def test_the_page_is_not_written_where_the_statement_goes(
     run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

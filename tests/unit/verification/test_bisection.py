@@ -51,7 +51,7 @@ def right(place: Path) -> RunFolder:
 
 def parting(record: RunFolder, other: RunFolder) -> Parting:
     """Return where two runs part."""
-    return find_parting(record, other, None, lambda step: None)
+    return find_parting(record, other, (record.folder.name, other.folder.name), None, lambda step: None)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -64,7 +64,7 @@ def test_the_step_of_a_wrong_batch_is_found_by_a_short_replay(
     wrong = trained(place, f"wrong-{step}-{is_first}", step)
     found = parting(wrong, right) if is_first else parting(right, wrong)
     assert found.step == step
-    assert found.text.startswith(f"{wrong.folder.name} parts") and "; right does not" in found.text
+    assert found.text.startswith(f"'{wrong.folder.name}' parts") and "; 'right' does not" in found.text
     assert 0 < found.replayed_steps <= EVERY
 
 

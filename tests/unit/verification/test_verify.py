@@ -22,6 +22,7 @@ from openddpm.verification.rungs import files
 from tiny import tiny_config, tiny_images, write_tiny_folder
 
 STEPS = 24
+IN_SHORT_RUNS = [one for one in TAMPERINGS if one.name != "plan"]  # which have one evaluation
 
 
 class _Silent:
@@ -128,7 +129,7 @@ def test_every_file_is_hashed_once(honest: Path, monkeypatch: pytest.MonkeyPatch
     assert len(weights) == len(set(weights)) > 0
 
 
-@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
+@pytest.mark.parametrize("tampering", IN_SHORT_RUNS, ids=lambda one: one.name)
 def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: Tampering) -> None:
     """A record that was changed, with digests that fit, fails at the rung that is meant to see it, and at none before.
 
@@ -145,7 +146,7 @@ def test_tampering_is_caught_by_its_rung(copied: Path, other: Path, tampering: T
         assert failed[0] == tampering.caught_by, texts(found, "failed")
 
 
-@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name)
+@pytest.mark.parametrize("tampering", IN_SHORT_RUNS, ids=lambda one: one.name)
 def test_a_record_whose_manifest_was_left_as_it_was_fails_at_its_files(
     copied: Path, other: Path, tampering: Tampering
 ) -> None:
@@ -300,9 +301,7 @@ def test_a_run_that_was_killed_is_verified_as_far_as_it_went(place: Path) -> Non
     assert found.is_verified and statuses(found)["segments"] == "exact", texts(found, "failed")
 
 
-def test_a_state_between_two_lines_that_rounds_otherwise_is_no_failure(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_between_two_lines_that_rounds_otherwise_is_no_failure(place: Path) -> None:
     """Where a checkpoint has other bits than the replay, and no line tells more, its distance decides: rounding passes,
     though all losses that were compared are the same."""
     folder = trained(place, "sparse", logging_steps=12)
@@ -312,7 +311,7 @@ def test_a_state_between_two_lines_that_rounds_otherwise_is_no_failure(
     note_checkpoint(folder, checkpoint)
     record = read_run_folder(folder)
     found = Replays(record, None, lambda *_: None).segments([folder / "checkpoints" / "step-00000012"], 60.0)
-    assert found.status in ("rounding", "not_checked") and "failed" not in found.text
+    assert found.status == "rounding", found.text
 
 
 def test_a_record_of_more_steps_than_anybody_trains_ends_in_a_failure(copied: Path) -> None:
