@@ -1,5 +1,6 @@
 """The lowest rungs of the ladder: files, data, initial weights."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 
@@ -20,6 +21,7 @@ from openddpm.training.run_folder import training_data_picture
 from openddpm.training.state import describe_weights
 from openddpm.verification.materials import Images, NoPicture, pixels_of
 from openddpm.verification.record_lines import check_lines
+from openddpm.verification.scores import OF_A_SUM
 from openddpm.verification.weights import DigestOf, foreign_weights
 
 MAX_DETAILS = 20
@@ -90,8 +92,9 @@ def data(record: RunFolder, images: Images) -> Rung:
             ("held-out images that were compared", near.num_compared, dataset.num_compared),
         ]
     if record.data is not None:
-        pairs.append(("exact duplicates", store.data.num_duplicates, record.data.num_duplicates))
-    problems = [f"{what}: {here} here, {there} in the record" for what, here, there in pairs if here != there]
+        names = ("num_duplicates", "pixel_min", "pixel_max", "pixel_mean", "pixel_std")
+        pairs += [(f"{name} of data.json", getattr(store.data, name), getattr(record.data, name)) for name in names]
+    problems = [f"{what}: {here} here, {there} in the record" for what, here, there in pairs if not _same(here, there)]
     picture = record.folder / TRAINING_DATA_PICTURE
     if not problems and picture.is_file():
         try:
@@ -105,6 +108,13 @@ def data(record: RunFolder, images: Images) -> Rung:
         return failed("data", problems)
     split_text = f"{dataset.num_train:,} for training, {dataset.num_heldout:,} held out"
     return rung("data", "exact", f"{number_of(dataset.num_images, 'image')} ({split_text}) are those of the record")
+
+
+def _same(here: object, there: object) -> bool:
+    """Tell whether two values are equal, floats to the rounding of a sum."""
+    if isinstance(here, float) and isinstance(there, float):
+        return math.isclose(here, there, rel_tol=OF_A_SUM)
+    return here == there
 
 
 def initial_weights(record: RunFolder, images: Images) -> Rung:

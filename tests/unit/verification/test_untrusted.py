@@ -234,3 +234,10 @@ def test_checkpoints_of_a_hub_run_are_drawn_among_checkpoints() -> None:
     names += [f"checkpoints/x{index}/a" for index in range(100)] + ["checkpoints/*/a", "checkpoints/step-1/a"]
     assert sorted(_some_checkpoints(names)) == ["checkpoints/step-00000005/*", "checkpoints/step-00000010/*"]
     assert _some_checkpoints(names[:1]) == ["checkpoints/step-00000005/*"]
+
+
+def test_pixel_statistics_of_other_images_fail(copied: Path) -> None:
+    """What data.json says of the pixels has to be that of the images."""
+    edited(copied / "data.json", pixel_mean=12.0)
+    found = climbed(copied)["data"]
+    assert found.status == "failed" and "pixel_mean" in found.text
