@@ -17,6 +17,7 @@ from openddpm.record.schema import (
     MetricsRow,
     RunRecord,
     SamplesRow,
+    Session,
     exported_weights,
 )
 from openddpm.training.checkpoint import weights_files
@@ -183,15 +184,15 @@ def _check_positions(
 
 
 def _check_plan(checker: Checker, run: RunRecord, config: TrainConfig) -> None:
-    """Check the planned steps and the UNet of a run whose options never changed."""
-    planned = make_timetable(config, run.total_steps, run.dataset.num_train, run.sessions[0].num_processes)
-    count = run.evaluation.num_fixed_samples  # that of the reference, if the run follows one
-    checker.holds(count in FIXED_SAMPLE_COUNTS, f"run.json: {count} fixed samples of each kind, which no run has")
-    evaluation = planned.plan().model_copy(update={"num_fixed_samples": count})
-    checker.holds(run.evaluation == evaluation, "run.json: other evaluations are planned than its options give")
-    checker.holds(
-        run.previews == planned.plan_of_previews(), "run.json: other previews are planned than its options give"
-    )
+    """Check the plan of a run whose options never changed, if this version of openddpm made it, and the UNet."""
+    if _is_of_this_version(run.sessions[0]):
+        planned = make_timetable(config, run.total_steps, run.dataset.num_train, run.sessions[0].num_processes)
+        count = run.evaluation.num_fixed_samples  # that of the reference, if the run follows one
+        checker.holds(count in FIXED_SAMPLE_COUNTS, f"run.json: {count} fixed samples of each kind, which no run has")
+        evaluation = planned.plan().model_copy(update={"num_fixed_samples": count})
+        checker.holds(run.evaluation == evaluation, "run.json: other evaluations are planned than its options give")
+        is_planned = run.previews == planned.plan_of_previews()
+        checker.holds(is_planned, "run.json: other previews are planned than its options give")
     if config.model in SIZES and config.init_from is None and "unet" not in run.user_supplied:
         asked = unet_config(config.model, config.resolution, config.num_train_timesteps)
         other = [name for name, value in asked.items() if _plain(run.model.config.get(name)) != _plain(value)]
@@ -201,13 +202,17 @@ def _check_plan(checker: Checker, run: RunRecord, config: TrainConfig) -> None:
 def _check_verdict(checker: Checker, record: RunFolder) -> None:
     """Judge a run that has ended again, if this version of openddpm judged it."""
     found, run = record.verdict, record.run
-    if found is None or run.status == "running" or run.session.environment.packages.get("openddpm") != __version__:
+    if found is None or run.status == "running" or not _is_of_this_version(run.session):
         return
     verdict = judge(run, record.metrics, record.evaluations, record.baselines, record.samples)
     for name in ("code", "sentence", "step", "images_seen", "weights"):
         is_same = getattr(found, name) == getattr(verdict, name)
         checker.holds(is_same, f"verdict.json: its {name} is not what the record gives: {getattr(verdict, name)}")
     checker.same("skill of verdict.json", verdict.step, found.skill, verdict.skill, OF_A_SUM)
+
+
+def _is_of_this_version(session: Session) -> bool:
+    return session.environment.packages.get("openddpm") == __version__
 
 
 def _plain(value: object) -> object:
