@@ -1,0 +1,166 @@
+"""Whatever of a record follows from its options or its other lines is checked: each number, changed alone, is told."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openddpm.record.files import read_json_lines
+from openddpm.record.reader import read_run_folder
+from openddpm.references import open_runs
+from openddpm.verification.record_lines import check_lines
+
+Value = dict[str, Any]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """Return a copy of the record of a published run: a line every 10 steps, without weights."""
+    return Path(shutil.copytree(open_runs("digits-8")[0].folder, tmp_path / "run"))
+
+
+def problems(folder: Path) -> list[str]:
+    """Return what does not fit in a record."""
+    return check_lines(read_run_folder(folder)).problems
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change a JSON file, or the rows of a JSON Lines file."""
+    if path.suffix == ".json":
+        value = json.loads(path.read_text("utf-8"))
+        change(value)
+        path.write_text(json.dumps(value), "utf-8")
+    else:
+        rows = read_json_lines(path)
+        change(rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def holder(value: Any, keys: str) -> tuple[Any, Any]:
+    """Return what holds the entry that `keys` name, separated by dots, and its key."""
+    *path, last = (int(key) if key.lstrip("-").isdigit() else key for key in keys.split("."))
+    for key in path:
+        value = value[key]
+    return value, last
+
+
+def increase(value: Any, keys: str) -> None:
+    """Make a number larger by a thousandth, or by 1 if it is whole."""
+    held, key = holder(value, keys)
+    held[key] = held[key] + 1 if isinstance(held[key], int) else held[key] * 1.001
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        *(("metrics.jsonl", f"20.{name}") for name in ("step", "images_seen", "epoch", "learning_rate", "ema_decay")),
+        *(
+            ("evaluations.jsonl", f"3.{name}")
+            for name in ("step", "images_seen", "heldout_loss", "skill", "train_skill")
+        ),
+        *(("evaluations.jsonl", f"3.bands.shape.{name}") for name in ("loss", "linear", "memorizing", "skill")),
+        *(("evaluations.jsonl", f"3.by_timestep.{index}") for index in (0, -1)),
+        *(("samples.jsonl", f"1.{name}") for name in ("step", "images_seen")),
+        *(("checkpoints.jsonl", f"-1.{name}") for name in ("step", "images_seen")),
+        *(("baselines.json", f"{name}.-1") for name in ("linear", "linear_train", "memorizing_train", "shares")),
+        *(("run.json", name) for name in ("seed", "evaluation_seed", "total_steps", "progress.step")),
+        *(("run.json", f"dataset.{name}") for name in ("num_train", "num_heldout", "num_images")),
+        *(("run.json", f"evaluation.{name}") for name in ("num_fixed_samples", "evaluation_steps", "early_steps.1")),
+        *(("run.json", f"config.{name}") for name in ("max_train_steps", "train_batch_size", "learning_rate")),
+        *(("run.json", f"config.{name}") for name in ("logging_steps", "ema_power", "lr_warmup_steps")),
+        *(
+            ("run.json", name)
+            for name in ("previews.steps.0", "sessions.0.first_step", "model.config.layers_per_block")
+        ),
+        *(("verdict.json", name) for name in ("step", "images_seen", "skill")),
+    ],
+)
+def test_each_number_that_follows_from_others_is_checked(record: Path, file: str, keys: str) -> None:
+    """A number that is off by a thousandth, or by 1, does not fit."""
+    assert problems(record) == []
+    edit(record / file, lambda value: increase(value, keys))
+    assert problems(record)
+
+
+@pytest.mark.parametrize("name", ["code", "sentence", "weights"])
+def test_the_words_of_a_verdict_are_checked(record: Path, name: str) -> None:
+    """Another verdict than the record gives does not fit."""
+    others = {"code": "plateaued", "sentence": "It learns.", "weights": "ema"}
+    edit(record / "verdict.json", lambda verdict: verdict.update({name: others[name]}))
+    assert len(problems(record)) == 1
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"])
+@pytest.mark.parametrize("what", ["removed", "twice", "swapped"])
+def test_lines_are_neither_missing_nor_out_of_order(record: Path, file: str, what: str) -> None:
+    """A line that is missing at the end, there twice, or before the one that comes first does not fit."""
+
+    def change(rows: list[Value]) -> None:
+        if what == "removed":
+            del rows[-1]
+        elif what == "twice":
+            rows.append(rows[-1])
+        else:
+            rows[0], rows[-1] = rows[-1], rows[0]
+
+    edit(record / file, change)
+    assert problems(record)
+
+
+@pytest.mark.parametrize("keys", ["by_timestep.2", "heldout_loss", "skill", "train_skill", "bands.detail.loss"])
+def test_a_score_that_is_left_out_is_missed(record: Path, keys: str) -> None:
+    """A loss or a skill that is null where there are losses to compute it from does not fit."""
+
+    def change(rows: list[Value]) -> None:
+        held, key = holder(rows[3], keys)
+        held[key] = None
+
+    edit(record / "evaluations.jsonl", change)
+    assert problems(record)
+
+
+def test_a_band_that_is_left_out_is_missed(record: Path) -> None:
+    """Each evaluation has all bands."""
+    edit(record / "evaluations.jsonl", lambda rows: rows[2]["bands"].pop("layout"))
+    assert problems(record)
+
+
+def test_weights_that_are_not_finite_have_no_scores(record: Path) -> None:
+    """Where weights are not finite, no loss of all timesteps is right."""
+
+    def lost(rows: list[Value]) -> None:
+        row = rows[2]
+        row["by_timestep"] = [None] * len(row["by_timestep"])
+        for name in ("heldout_loss", "fixed_train_loss", "skill", "train_skill", "skill_error"):
+            row[name] = None
+        for band in row["bands"].values():
+            band |= {"loss": None, "skill": None}
+
+    edit(record / "evaluations.jsonl", lost)
+    assert not [text for text in problems(record) if "evaluations.jsonl" in text]
+    edit(record / "evaluations.jsonl", lambda rows: rows[2].update(skill=0.5))
+    assert [text for text in problems(record) if "skill of evaluations.jsonl" in text]
+
+
+def test_time_never_goes_back(record: Path) -> None:
+    """A line that says it was written before the one above it does not fit."""
+    edit(record / "metrics.jsonl", lambda rows: rows[5].update(wall_seconds=rows[4]["wall_seconds"] - 1e-3))
+    assert problems(record) == ["metrics.jsonl: wall_seconds decreases at step 60"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("status", "running"), ("status", "interrupted")])
+def test_a_run_that_stopped_need_not_have_its_last_lines(record: Path, name: str, value: str) -> None:
+    """Of a run that did not finish, lines have to be there up to its progress alone, but for what is due at its end."""
+    step = 400
+
+    def cut(rows: list[Value]) -> None:
+        rows[:] = [row for row in rows if row["step"] <= step]
+
+    for file in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"):
+        edit(record / file, cut)
+    edit(record / "run.json", lambda run: run.update({name: value}) or run["progress"].update(step=step))
+    (record / "verdict.json").unlink()
+    assert problems(record) == []
