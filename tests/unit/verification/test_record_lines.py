@@ -11,7 +11,9 @@ import pytest
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
 from openddpm.references import open_runs
+from openddpm.verification.checker import Checker
 from openddpm.verification.record_lines import check_lines
+from openddpm.verification.scores import check_scores
 
 Value = dict[str, Any]
 
@@ -164,3 +166,59 @@ def test_a_run_that_stopped_need_not_have_its_last_lines(record: Path, name: str
     edit(record / "run.json", lambda run: run.update({name: value}) or run["progress"].update(step=step))
     (record / "verdict.json").unlink()
     assert problems(record) == []
+
+
+def score_problems(record: Path, **changes: Any) -> list[str]:
+    """Return what does not fit in an evaluation of a run without held-out images, changed as asked."""
+    run, checker = read_run_folder(record), Checker()
+    assert run.baselines is not None
+    row = run.evaluations[3]
+    shares, losses = run.baselines.shares, [loss or 0.0 for loss in row.by_timestep]
+    total = sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)
+    floor = sum(share * loss for share, loss in zip(shares, run.baselines.linear_train, strict=True)) / sum(shares)
+    scores = {"heldout_loss": None, "skill": None, "fixed_train_loss": total, "train_skill": 1 - total / floor}
+    check_scores(checker, row.model_copy(update=scores | changes), run.baselines, has_heldout=False)
+    return checker.problems
+
+
+def test_scores_without_held_out_images_are_those_of_training_images(record: Path) -> None:
+    """The loss of all timesteps is then that of the training images, and there is none of held-out ones."""
+    assert score_problems(record) == []
+    assert len(score_problems(record, heldout_loss=0.1)) == 1
+    assert len(score_problems(record, skill=0.1)) == 1
+    assert len(score_problems(record, fixed_train_loss=0.9)) == 2  # and its skill
+
+
+def test_an_evaluation_has_all_groups_of_timesteps(record: Path) -> None:
+    """A group less than baselines.json has cannot be compared with it."""
+    found = score_problems(record, by_timestep=[0.1, 0.2])
+    assert len(found) == 1 and "2 groups of timesteps" in found[0]
+
+
+def test_a_problem_names_what_it_is_about(record: Path) -> None:
+    """The first line that does not fit is told with what was found and what was expected; more of its kind are not."""
+
+    def halve(rows: list[Value]) -> None:
+        for row in rows[4:]:
+            row["learning_rate"] *= 0.5
+
+    edit(record / "metrics.jsonl", halve)
+    assert problems(record) == ["learning_rate of metrics.jsonl: 0.00392 at step 50, 0.00784 expected"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("linear", lambda values: values[:-1], "different lengths"),
+        ("linear_train", lambda values: [0.0, *values[1:]], "not positive"),
+        ("shares", lambda values: [*values[:-1], -1.0], "not positive"),
+    ],
+)
+def test_baselines_that_nothing_can_be_compared_with_are_told(
+    record: Path, name: str, change: Callable[[list[float]], list[float]], problem: str
+) -> None:
+    """Lists of other lengths, or numbers that cannot be divided by, are told, and no score is computed from them."""
+    edit(record / "baselines.json", lambda value: value.update({name: change(value[name])}))
+    (record / "verdict.json").unlink()
+    found = problems(record)
+    assert len(found) == 1 and problem in found[0]
