@@ -222,3 +222,68 @@ def test_baselines_that_nothing_can_be_compared_with_are_told(
     (record / "verdict.json").unlink()
     found = problems(record)
     assert len(found) == 1 and problem in found[0]
+
+
+def test_lines_that_are_missing_or_too_many_are_named(record: Path) -> None:
+    """The first few steps are named, and the number of the others."""
+
+    def move(rows: list[Value]) -> None:
+        for row in rows[10:16]:
+            row["step"] += 1
+
+    edit(record / "metrics.jsonl", move)
+    found = problems(record)
+    assert "metrics.jsonl: no line of steps 110, 120, 130 and 140 and 2 more" in found
+    assert any(text.startswith("metrics.jsonl: a line of steps 111, 121, 131 and 141 and 2 more, at") for text in found)
+
+
+def test_one_line_that_is_missing_is_named(record: Path) -> None:
+    """A single step is named alone."""
+    edit(record / "metrics.jsonl", lambda rows: rows.pop(3))
+    assert problems(record) == ["metrics.jsonl: no line of step 40"]
+
+
+def test_all_numbers_are_counted(record: Path) -> None:
+    """Each number that is computed again counts: five at least of each of 80 logged lines."""
+    whole = check_lines(read_run_folder(record)).num_numbers
+    edit(record / "metrics.jsonl", lambda rows: rows[-1].update(wall_seconds=0.0))  # a problem counts as one
+    assert check_lines(read_run_folder(record)).num_numbers == whole + 1 > 5 * 80
+
+
+def test_the_number_of_steps_follows_from_the_epochs(record: Path) -> None:
+    """Without --max_train_steps, it is that of the epochs, the last step being a whole one."""
+    run = json.loads((record / "run.json").read_text("utf-8"))
+    batch = run["config"]["train_batch_size"]
+
+    def by_epochs(value: Value) -> None:
+        value["config"] |= {"max_train_steps": None, "num_epochs": 3}
+        value["total_steps"] = value["progress"]["step"] = -(-3 * value["dataset"]["num_train"] // batch)
+
+    edit(record / "run.json", by_epochs)
+    assert not any("by the options" in text for text in problems(record))
+    edit(record / "run.json", lambda value: value.update(total_steps=value["total_steps"] - 1))
+    assert any("by the options" in text for text in problems(record))
+
+
+@pytest.mark.parametrize(
+    ("changes", "since"),
+    [
+        ([], 0),
+        (["number of processes: 2, but 1 in the run"], 0),
+        (["number of processes: 2, but 1 in the run", "images per step: 64, but 32 in the run"], 400),
+        (["learning_rate: 0.1, but 0.2 in the run"], 400),
+    ],
+)
+def test_lines_before_a_change_of_options_are_not_checked(record: Path, changes: list[str], since: int) -> None:
+    """The record keeps only the options after a change; more processes with the same batch are no change."""
+    session = json.loads((record / "run.json").read_text("utf-8"))["sessions"][0] | {"first_step": 400}
+    entry = {"step": 400, "time": session["time"], "changes": changes}
+
+    def resumed(run: Value) -> None:
+        run["resumptions"] = [entry]
+        run["sessions"].append(session)
+
+    edit(record / "run.json", resumed)
+    assert check_lines(read_run_folder(record)).since == since and problems(record) == []
+    edit(record / "metrics.jsonl", lambda rows: rows[5].update(learning_rate=0.1))
+    assert len(problems(record)) == (since == 0)
