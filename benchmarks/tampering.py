@@ -317,7 +317,7 @@ TAMPERINGS = (
     Tampering("raw", "raw weights for the averaged ones", _raw_for_ema, "evaluation"),
     Tampering("preview", "a preview of another run", _other_preview, "previews"),
     Tampering("brighter", "a preview brighter by one level", _brighter_preview, "previews"),
-    Tampering("evaluations", "held-out losses of another run", _other_evaluations, "first_steps"),
+    Tampering("evaluations", "held-out losses of another run", _other_evaluations, "evaluation"),
     Tampering("seed", "another seed", _other_seed, "initial_weights"),
     Tampering("moments", "a checkpoint's optimizer state zeroed", _zeroed_moments, "first_steps"),
     Tampering("baselines", "a weaker baseline, skills made to fit", _loose_baselines, "evaluation"),
@@ -332,7 +332,7 @@ TAMPERINGS = (
         _edit_rows("evaluations.jsonl", _scores_without_a_group),
         "files",
     ),
-    Tampering("bands", "loss moved from one band to another", _shifted_bands, "first_steps"),
+    Tampering("bands", "loss moved from one band to another", _shifted_bands, "evaluation"),
     Tampering("verdict", "a better verdict", _better_verdict, "files", is_judged=False),
     Tampering(
         "statistics",

@@ -10,10 +10,10 @@ TITLES: Final[Mapping[RungName, str]] = {
     "files": "files",
     "data": "data",
     "initial_weights": "initial weights",
-    "first_steps": "first steps",
-    "segments": "segments",
     "evaluation": "evaluation",
     "previews": "previews",
+    "first_steps": "first steps",
+    "segments": "segments",
     "whole": "whole run",
 }
 """Each rung, the lowest first."""

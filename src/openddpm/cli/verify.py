@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 DEFAULT_BUDGET = 5.0
+SHOWN_DETAILS = 5  # of a rung that failed, on the terminal
 
 
 def run(arguments: list[str]) -> int:
@@ -41,7 +42,8 @@ def _verify(
 
     Args:
         run: The run folder, a run on the Hub, or the name of a built-in reference (its first run).
-        budget: Minutes for training parts of the run again and drawing its previews again.
+        budget: Minutes for training parts of the run again and drawing its previews again; a line of the first steps, a
+            segment's and a preview are made in any case.
         whole: Train the whole run again as well, however long that takes.
         against: Another run of the same seed and options, such as your own: tells at which step the two part, and which
             of them has what training gives, by a replay from the last checkpoint that both share. Nothing else is done;
@@ -68,12 +70,19 @@ def _verify(
                 "It trains the steps that it needs and writes no page: give it alone, or with --dataset or --json.",
             )
         return _bisect(record, run, against, dataset, json)
+    from openddpm.record.lock import is_locked
     from openddpm.report.page import check_page
     from openddpm.verification.ladder import verify  # imports torch
 
+    if record.run.status == "running" and is_locked(record.folder / ".lock"):
+        raise UserError(f"'{run}' is still training, and its files change meanwhile", "Verify it when it has ended.")
+
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     if page is not None or not json:
-        page = page or (record.folder if is_local else Path()) / VERIFICATION_PAGE
+        page = (record.folder if is_local else Path()) / VERIFICATION_PAGE if page is None else page
+        if not page.name:
+            raise UserError("--page names no file", "Name an HTML file.")
+        _check_statement(page.with_name(VERIFICATION_FILE))
         if page.name == VERIFICATION_FILE:
             raise UserError(f"--page is '{page}', the name of the statement beside it", "Name an HTML file.")
         if page.parent.resolve() != record.folder.resolve() and (page.parent / RUN_FILE).exists():
@@ -92,6 +101,24 @@ def _verify(
         if not json:
             print(f"page: {as_text(str(page))}")
     return 1 if found.is_failed else 0 if found.is_verified else 2
+
+
+def _check_statement(path: Path) -> None:
+    """Check that what the statement replaces is an earlier statement.
+
+    Raises:
+        UserError: it is something else.
+    """
+    from openddpm.errors import UserError
+    from openddpm.record.reader import read_record
+    from openddpm.record.verification import VerificationRecord
+
+    try:
+        if path.is_file():
+            read_record(path, VerificationRecord)
+    except UserError as error:
+        found = f"'{path}' is there already, and is no statement of openddpm verify"
+        raise UserError(found, "Name an HTML file in another folder by --page.") from error
 
 
 def _bisect(record: "RunFolder", source: str, against: str, dataset: str | None, is_json: bool) -> int:
@@ -156,7 +183,9 @@ class _Lines:
         if not self._is_quiet:
             word = WORDS[rung.status].upper() if rung.status == "failed" else WORDS[rung.status]
             line = f"{TITLES[rung.name]:16} {word:18} {rung.text} ({rung.seconds:.0f} s)"
-            self._progress.console.print(as_text(line), markup=False, soft_wrap=True)
+            details = rung.details[1 : SHOWN_DETAILS + 1] if rung.status == "failed" else []
+            for text in (line, *(f"{'':16} {'':18} {detail}" for detail in details)):
+                self._progress.console.print(as_text(text), markup=False, soft_wrap=True)
 
 
 def _write(page: Path, found: "VerificationRecord", record: "RunFolder") -> None:

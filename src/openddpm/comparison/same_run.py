@@ -180,5 +180,5 @@ def relative_difference(ours: float | None, theirs: float | None) -> float:
 def computes_coarsely(run: RunFolder) -> bool:
     """Tell whether a run computes in TF32, bfloat16 or float16."""
     return run.run.config.get("mixed_precision", "no") != "no" or any(
-        session.environment.speed.tf32 for session in run.run.sessions
+        session.environment.speed.tf32 and session.environment.device_type == "cuda" for session in run.run.sessions
     )

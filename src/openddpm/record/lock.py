@@ -11,6 +11,21 @@ from openddpm.errors import UserError
 from openddpm.record.files import unlink_held_lock
 
 
+def is_locked(lock_file: Path) -> bool:
+    """Tell whether another process holds a lock. One that cannot be asked for counts as not held."""
+    if not lock_file.exists():
+        return False
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def locked(folder: Path, lock_file: Path, in_use: str) -> Iterator[None]:
     """Lock a folder, after creating it if needed; a new one that stays empty is removed again.

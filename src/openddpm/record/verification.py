@@ -14,7 +14,7 @@ from openddpm.record.writer import DATA_FILE, RUN_FILE, SCHEMAS, VERIFICATION_FI
 
 VERIFICATION_VERSION: Final = 1
 
-RungName = Literal["files", "data", "initial_weights", "first_steps", "segments", "evaluation", "previews", "whole"]
+RungName = Literal["files", "data", "initial_weights", "evaluation", "previews", "first_steps", "segments", "whole"]
 RungStatus = Literal["exact", "rounding", "failed", "not_checked"]
 
 NEEDED: tuple[RungName, ...] = ("files", "data", "first_steps")

@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?")
 
 def is_built_in(source: str) -> bool:
     """Return whether a run source is the name of a built-in reference, which wins over a folder of that name."""
-    return re.fullmatch(r"[\w.-]*\w", source) is not None and (BUILT_IN / source).is_dir()
+    return re.fullmatch(r"[\w.-]*\w", source) is not None and os.path.isdir(BUILT_IN / source)  # noqa: PTH112 - never raises
 
 
 def folder_of(source: str) -> Path:
@@ -36,7 +36,11 @@ def open_runs(source: str, whole: bool = False) -> list[RunFolder]:
         UserError: there is no such source, or it holds no run; a record is damaged; or the Hub does not give it.
     """
     path = folder_of(source)
-    if source and path.exists():
+    try:
+        exists = bool(source) and path.exists()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"'{as_text(source[:80])}' cannot be read: {error.strerror}", "Give a run folder.") from error
+    if exists:
         return [read_run_folder(folder) for folder in _run_folders(path)]
     if path.is_symlink():
         found = f"'{as_text(source)}' is a link to '{as_text(path.readlink())}', where nothing is"

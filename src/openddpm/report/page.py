@@ -45,7 +45,9 @@ def check_page(path: Path) -> None:
                 head = file.read(HEAD_BYTES)
             is_ours = not head or MARK in head
         else:
-            is_ours = not path.exists() or path.is_dir()  # writing says that it is a folder
+            if path.is_dir():
+                raise UserError(f"'{path}' cannot be written: it is a folder", "Name an HTML file for the page.")
+            is_ours = not path.exists()
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}", "Name another file for the page.") from error
     if not is_ours:

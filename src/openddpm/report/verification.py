@@ -237,7 +237,7 @@ def _facts(found: VerificationRecord) -> list[Fact]:
     checked = sum(rung.status in ("exact", "rounding") for rung in found.rungs)
     here = found.environment
     return [
-        Fact("rungs that hold", str(checked), f"of {len(TITLES)}"),
+        Fact("rungs that hold", str(checked), f"of {len(found.rungs)}"),
         Fact("steps computed again", count(steps), f"of {count(found.total_steps)}", "step"),
         Fact("time", _time(sum(rung.seconds for rung in found.rungs)), "of all rungs"),
         Fact("verified on", "nothing was computed" if here is None else here.device, utc_text(found.time)),

@@ -32,7 +32,7 @@ from openddpm.verification.replays import Replays
 from openddpm.verification.weights import WeightsFile, weights_here
 
 LADDER: tuple[RungName, ...] = (
-    *("files", "data", "initial_weights", "first_steps", "segments", "evaluation", "previews", "whole"),
+    *("files", "data", "initial_weights", "evaluation", "previews", "first_steps", "segments", "whole"),
 )
 SHARE_OF_PREVIEWS = 0.2  # of the budget
 SHARE_OF_FIRST_STEPS = 0.5  # of what then is left, if there are segments, too
@@ -108,7 +108,7 @@ def _climbed(
         nonlocal images
         opened = open_recorded_images(record.run, dataset, is_fetched)
         found = rungs.data(record, opened)
-        images = opened if found.status == "exact" else None
+        images = opened if rungs.are_those_of(record.run, opened) else None
         return found
 
     climb("data", data)

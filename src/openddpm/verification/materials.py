@@ -159,6 +159,8 @@ def pixels_of(path: Path, like: np.ndarray) -> np.ndarray:
     Raises:
         NoPicture: it is none, is of another size or mode, or shows its pixels in another way than as they are.
     """
+    if not path.is_file():
+        raise NoPicture(f"{path.name} is not a file")
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             is_plain = picture.mode == ("L" if like.ndim == 2 else "RGB") and not picture.info

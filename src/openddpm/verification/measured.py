@@ -67,12 +67,16 @@ def previews(
     """Draw previews again from the weights that are there, and compare them pixel by pixel."""
     pictures = {(one.step, name): path for one in record.previews for name, path in one.pictures.items()}
     rows = {(row.step, row.weights): row for row in record.samples}
+    number = len(pictures)
     found = [file for file in weights if (file.step, file.name) in pictures]
     if not pictures:
         return not_checked("previews", "the record holds no previews")
     if not found:
         return not_checked("previews", "there are no weights of a step that has a preview")
     worst, drawn = _Worst(computes_coarsely(record)), 0
+    if record.run.status == "finished":  # else it was killed before it could write the line
+        alone = [path.name for at, path in pictures.items() if at not in rows]
+        worst.problems += [f"{name} is of a step without a preview" for name in alone]
     for number, file in enumerate(found):
         if drawn and not is_time():
             break
@@ -95,8 +99,8 @@ def previews(
         if (file.step, file.name) in rows:
             _compare_statistics(worst, rows[file.step, file.name], measuring.data_statistics.compare(images))
         drawn += 1
-    left = f", of {len(found)}" if drawn < len(found) else ""
-    return worst.rung("previews", f"{number_of(drawn, 'preview')} drawn again{left}", f"{worst.num_numbers:,} pixels")
+    left = f" of {number}" if drawn < number else ""
+    return worst.rung("previews", f"{number_of(drawn, 'preview')}{left} drawn again", f"{worst.num_numbers:,} pixels")
 
 
 class _Worst:

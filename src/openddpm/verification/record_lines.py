@@ -40,6 +40,8 @@ class Lines:
     """What does not fit, a sentence each."""
     since: int
     """Step of the last change of options; earlier lines were made with options that the record does not keep."""
+    left_out: str
+    """What was not checked, as a sentence; empty if all was."""
 
 
 def changed_at(run: RunRecord) -> int:
@@ -70,12 +72,21 @@ def check_lines(record: RunFolder) -> Lines:
     _check_run(checker, run, config, since)
     if not since:
         _check_plan(checker, run, config)
+        is_source = run.dataset.source == config.dataset or "dataset" in run.user_supplied
+        checker.holds(is_source, f"run.json: images from {run.dataset.source}, not from its --dataset {config.dataset}")
+        is_from = (run.model.init_from is None) == (config.init_from is None)
+        checker.holds(is_from, "run.json: weights to start from and --init_from do not fit")
     _check_metrics(checker, record, config, since)
     _check_evaluations(checker, record, table, since)
-    _check_samples(checker, record, table, since)
+    _check_samples(checker, record, table, config, since)
     _check_checkpoints(checker, record, since)
     _check_verdict(checker, record)
-    return Lines(checker.num_numbers, checker.problems, since)
+    other = next((one for one in (run.sessions[0], run.session) if not _is_of_this_version(one)), None)
+    left_out = ""
+    if other is not None:
+        version = other.environment.packages.get("openddpm", "an unknown version")
+        left_out = f"plan and verdict, made by openddpm {version}, were not checked by {__version__}"
+    return Lines(checker.num_numbers, checker.problems, since, left_out)
 
 
 def _check_run(checker: Checker, run: RunRecord, config: TrainConfig, since: int) -> None:
@@ -136,9 +147,11 @@ def _check_evaluations(checker: Checker, record: RunFolder, table: Timetable, si
             check_scores(checker, row, record.baselines, record.run.dataset.num_heldout > 0)
 
 
-def _check_samples(checker: Checker, record: RunFolder, table: Timetable, since: int) -> None:
+def _check_samples(checker: Checker, record: RunFolder, table: Timetable, config: TrainConfig, since: int) -> None:
     rows = [row for row in record.samples if row.step > since]
     _check_due(checker, record, "samples.jsonl", rows, table.is_preview, since)
+    for row in rows:
+        checker.same("num_samples of samples.jsonl", row.step, row.num_samples, config.eval_batch_size)
 
 
 def _check_due(
@@ -152,7 +165,10 @@ def _check_due(
     """Check that each set of weights has a line of each step at which one is due."""
     reached = _reached(record.run, [row.step for row in rows])
     due = [step for step in range(since + 1, reached + 1) if is_due(step)]
-    for name in (*average_names(record.run.config), RAW):
+    names = (*average_names(record.run.config), RAW)
+    others = {row.weights for row in rows} - {*names}
+    checker.holds(not others, f"{file}: {', '.join(sorted(others))}: weights that these options do not give")
+    for name in names:
         found = [row.step for row in rows if row.weights == name]
         checker.steps(f"{file}, {name}", found, _without_a_due_end(record.run, due, found))
     _check_positions(checker, record, file, rows)

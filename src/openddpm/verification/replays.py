@@ -120,7 +120,10 @@ class Replays:
         what = f"all {total:,} steps"
         if found.reached < total:
             what = f"the first {found.reached:,} of {total:,} steps"
-        return self._summary(name, f"{what} trained again from the seed", [found])
+        how = "trained again from the seed"
+        if self._record.run.failure is not None:
+            how += " (that the run then failed was not checked)"
+        return self._summary(name, f"{what} {how}", [found])
 
     def _summary(self, name: RungName, what: str, done: Sequence[Replayed]) -> Rung:
         numbers = sum(one.relation.num_numbers for one in done)
@@ -133,7 +136,10 @@ class Replays:
         text = f"{what}: the same {numbers:,} numbers"
         if firsts:
             largest = max(one.relation.largest for one in done)
-            text += f" but for rounding, losses {100 * largest:.2g} % apart at most (from step {min(firsts):,} on)"
+            how_far = (
+                f"losses {100 * largest:.2g} % apart at most" if largest else "in gradient norms or parts of losses"
+            )
+            text += f" but for rounding, {how_far} (from step {min(firsts):,} on)"
         if altered:
             text += (
                 f"; other bits in the state of {number_of(len(altered), 'checkpoint')}, from step {min(altered):,} on"
@@ -176,14 +182,18 @@ class Replays:
         if found.not_finite is not None:
             self.first_divergent_step = found.reached + 1
             return [f"trained again from {origin}, {found.not_finite}; the record goes on"]
-        return [text for state in found.states for text in (*state.far, *self._foreign_digest(state, relation))]
+        foreign = [text for state in found.states for text in self._foreign_digest(state, found.states, relation)]
+        return [*(text for state in found.states for text in state.far), *foreign]
 
-    def _foreign_digest(self, state: StateCheck, relation: Relation) -> list[str]:
-        """Return that a digest is of another state, where that cannot be rounding: no later number differs in a bit."""
+    def _foreign_digest(self, state: StateCheck, states: Sequence[StateCheck], relation: Relation) -> list[str]:
+        """Return that a digest is of another state, where that cannot be rounding, since a later state, or all later
+        numbers, are equal to the bit."""
         later = [row for row in self._record.metrics if row.step > state.step]
         last = relation.last.step if relation.last else 0
         num_equal = sum(row.step <= last for row in later) if relation.first is None else 0
-        if not state.altered or num_equal < ENOUGH_EQUAL or _other_versions(self._record.run, ["safetensors"]):
+        leads_to_an_equal_one = any(one.step > state.step and not one.altered for one in states)
+        is_equal = leads_to_an_equal_one or num_equal >= ENOUGH_EQUAL
+        if not state.altered or not is_equal or _other_versions(self._record.run, ["safetensors"]):
             return []
         what = " and ".join(state.altered)
         return [f"checkpoints.jsonl has a digest of {what} at step {state.step:,} that is of no state of this training"]

@@ -14,6 +14,7 @@ from openddpm.record.files import file_sha256
 from openddpm.record.manifest import check_manifest, read_manifest
 from openddpm.record.public import published_names
 from openddpm.record.reader import RunFolder
+from openddpm.record.schema import RunRecord
 from openddpm.record.verification import Rung, RungName, RungStatus
 from openddpm.record.writer import SCHEMAS, TRAINING_DATA_PICTURE
 from openddpm.training.initial_weights import initial_unet, weights_to_start_from
@@ -22,7 +23,7 @@ from openddpm.training.state import describe_weights
 from openddpm.verification.materials import Images, NoPicture, pixels_of
 from openddpm.verification.record_lines import check_lines
 from openddpm.verification.scores import OF_A_SUM
-from openddpm.verification.weights import DigestOf, foreign_weights
+from openddpm.verification.weights import DigestOf, foreign_weights, other_pipeline
 
 MAX_DETAILS = 20
 OF_INITIAL_WEIGHTS = 1e-8  # relative, of the norm; measured: 1e-10 without fused multiply-add, 1e-4 for another seed
@@ -44,13 +45,14 @@ def files(record: RunFolder, digest_of: DigestOf = file_sha256) -> Rung:
     """Check the files against the manifest and checkpoints.jsonl, and the lines of the record against each other."""
     lines = check_lines(record)
     listed, altered = _by_manifest(record, digest_of)
-    problems = [*altered, *foreign_weights(record, digest_of), *lines.problems]
+    problems = [*altered, *foreign_weights(record, digest_of), *lines.problems, *other_pipeline(record)]
     what = f"{listed}; {lines.num_numbers:,} numbers of the record that follow from its options and other lines"
     if lines.since:
         what += f" (after step {lines.since:,}: the record keeps no earlier options)"
+    note = f"; {lines.left_out}" if lines.left_out else ""
     if problems:
         return failed("files", problems)
-    return rung("files", "exact", f"{what} are as they have to be")
+    return rung("files", "exact", f"{what} are as they have to be{note}")
 
 
 def _by_manifest(record: RunFolder, digest_of: DigestOf) -> tuple[str, list[str]]:
@@ -110,6 +112,12 @@ def data(record: RunFolder, images: Images) -> Rung:
     return rung("data", "exact", f"{number_of(dataset.num_images, 'image')} ({split_text}) are those of the record")
 
 
+def are_those_of(run: RunRecord, images: Images) -> bool:
+    """Tell whether a run was trained on these images, with this split."""
+    here = images.store.sha256[:16], len(images.split.train), len(images.split.heldout)
+    return here == (run.dataset.sha256[:16], run.dataset.num_train, run.dataset.num_heldout)
+
+
 def _same(here: object, there: object) -> bool:
     """Tell whether two values are equal, floats to the rounding of a sum."""
     if isinstance(here, float) and isinstance(there, float):
@@ -140,7 +148,7 @@ def initial_weights(record: RunFolder, images: Images) -> Rung:
     names = dict(chain(unet.named_parameters(), unet.named_buffers()))
     here, there = describe_weights(names), run.model.initial_weights
     difference = relative_difference(here.norm, there.norm) if here.norm != there.norm else 0.0
-    if here.sha256 != there.sha256 and difference > OF_INITIAL_WEIGHTS:
+    if difference > OF_INITIAL_WEIGHTS:
         problems.append(f"the weights that seed {run.seed} gives are not those that the run began with")
     if problems:
         return failed("initial_weights", problems)

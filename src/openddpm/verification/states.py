@@ -51,7 +51,10 @@ def check_state(record: RunFolder, step: int, tensors: Tensors, steps: int, begi
         for name, (distance, quantity) in state_distances(tensors, checkpoint, begin).items():
             if not distance <= max(limit(quantity, steps), least):
                 size = "how far it moved" if quantity == "weights" else "its size"
-                far.append(f"{name} in the checkpoint of step {step:,} is off by {100 * distance:.2g} % of {size}")
+                off = f"is off by {100 * distance:.2g} % of {size}"
+                if not math.isfinite(distance):
+                    off = "has tensors or numbers that training does not give"
+                far.append(f"{name} in the checkpoint of step {step:,} {off}")
     return StateCheck(step, altered, far)
 
 

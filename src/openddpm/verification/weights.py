@@ -1,9 +1,16 @@
 """The weights that a run folder holds: the exported ones, those of milestones, and those in checkpoints."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from openddpm.config import recorded_config
+from openddpm.diffusion.process import DiffusionProcess
+from openddpm.record.files import read_file
 from openddpm.record.kept import list_milestones
 from openddpm.record.public import WEIGHTS_FILE
 from openddpm.record.reader import RunFolder
@@ -60,7 +67,7 @@ def foreign_weights(record: RunFolder, digest_of: DigestOf) -> list[str]:
         step = checkpoint_step(checkpoint)
         if step in rows:
             paths = [(checkpoint / name, sha256) for name, sha256 in sorted(rows[step].sha256.items())]
-            names = [path.relative_to(folder) for path, sha256 in paths if not _has_digest(path, sha256, digest_of)]
+            names = [path.relative_to(folder) for path, sha256 in paths if digest_of(path) != sha256]
             problems += [f"{name} is not what checkpoints.jsonl says of step {step:,}" for name in names]
         elif record.run.status == "finished" or step < last:  # else it was killed before it could write the line
             problems.append(f"checkpoints.jsonl has no line of {checkpoint.relative_to(folder)}")
@@ -68,9 +75,44 @@ def foreign_weights(record: RunFolder, digest_of: DigestOf) -> list[str]:
 
 
 def checkpoints_here(record: RunFolder) -> list[Path]:
-    """Return the folders of checkpoints, oldest first."""
-    return [path for path in list_checkpoints(record.folder) if path.is_dir()]
+    """Return the folders of checkpoints, oldest first, without those that files are missing from: a run that was killed
+    may have been removing one, and a copy may have been made without large files."""
+    rows = {row.step: row for row in record.checkpoints}
+    found = [path for path in list_checkpoints(record.folder) if path.is_dir()]
+    return [
+        path
+        for path in found
+        if checkpoint_step(path) not in rows
+        or all((path / name).is_file() for name in rows[checkpoint_step(path)].sha256)
+    ]
 
 
-def _has_digest(path: Path, sha256: str, digest_of: DigestOf) -> bool:
-    return path.is_file() and digest_of(path) == sha256
+def other_pipeline(record: RunFolder) -> list[str]:
+    """Return what in the files that diffusers loads is not of the run, a sentence each.
+
+    Options that only another version of diffusers knows are not compared.
+    """
+    run = record.run
+    scheduler = DiffusionProcess(recorded_config(run.config), torch.device("cpu")).scheduler
+    parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    expected = {
+        "unet/config.json": run.model.config,
+        "scheduler/scheduler_config.json": json.loads(scheduler.to_json_string()),
+        "model_index.json": parts,
+    }
+    problems = []
+    for name, options in expected.items():
+        content = read_file(record.folder / name)
+        if content is not None:
+            try:
+                found, wanted = _options(json.loads(content)), _options(options)
+                is_same = bool(found) and all(found[name] == wanted[name] for name in found.keys() & wanted.keys())
+            except (ValueError, AttributeError):
+                is_same = False
+            problems += [] if is_same else [f"{name} is not that of the run"]
+    return problems
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config of diffusers without what it says of itself, such as the version that wrote it."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}

@@ -1,6 +1,8 @@
 """openddpm verify: what it prints, where its page and its statement are, and its exit status."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,57 @@ def test_the_page_is_not_written_where_the_statement_goes(
     """A page named verification.json would be replaced by the statement beside it: refused before anything is done."""
     assert main(["verify", str(run), "--page", str(tmp_path / "verification.json")]) == 2
     assert "name of the statement" in capsys.readouterr().err and not (tmp_path / "verification.json").exists()
+
+
+def test_a_run_that_still_trains_is_refused(
+    run: Path, verified: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of a run that is going on change while they are read; a leftover lock of a killed run is none."""
+    values = json.loads((run / "run.json").read_text("utf-8"))
+    (run / "run.json").write_text(json.dumps(values | {"status": "running"}), "utf-8")
+    (run / ".lock").touch()
+    assert main(["verify", str(run), "--json"]) == 0
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(run / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline()
+    assert main(["verify", str(run), "--json"]) == 2
+    assert "still training" in capsys.readouterr().err
+    holder.communicate()
+
+
+HOLD_LOCK = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_file_of_somebody_else_is_not_replaced_by_the_statement(
+    run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verification.json beside the page that is no statement stays as it is; an earlier statement is replaced."""
+    (tmp_path / "verification.json").write_text("mine", "utf-8")
+    assert main(["verify", str(run), "--page", str(tmp_path / "page.html")]) == 2
+    assert (tmp_path / "verification.json").read_text("utf-8") == "mine"
+    assert main(["verify", str(run)]) == main(["verify", str(run)]) == 0
+    assert "no statement" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("page", "words"), [("", "names no file"), (".", "names no file"), ("sub", "is a folder")])
+def test_a_page_that_is_no_file_is_refused_before_anything_is_done(
+    page: str, words: str, run: Path, verified: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty name, or that of a folder, ends with status 2 and what to do."""
+    (tmp_path / "sub").mkdir()
+    given = str(tmp_path / page) if page == "sub" else page
+    assert main(["verify", str(run), "--page", given]) == 2
+    assert words in capsys.readouterr().err and "source" not in verified
+
+
+def test_a_name_that_is_too_long_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no file can have ends with status 2."""
+    assert main(["verify", "a" * 300]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -241,3 +241,75 @@ def test_pixel_statistics_of_other_images_fail(copied: Path) -> None:
     edited(copied / "data.json", pixel_mean=12.0)
     found = climbed(copied)["data"]
     assert found.status == "failed" and "pixel_mean" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("unet/config.json", {"act_fn": "relu"}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}),
+        ("model_index.json", {"unet": ["elsewhere", "Model"]}),
+    ],
+)
+def test_a_pipeline_that_is_not_the_runs_fails(copied: Path, name: str, change: dict[str, Any]) -> None:
+    """What diffusers loads with the weights has to be the structure and the scheduler of the run."""
+    edited(copied / name, **change)
+    found = climbed(copied)["files"]
+    assert found.status == "failed" and f"{name} is not that of the run" in found.text
+
+
+def test_weights_that_the_options_do_not_give_fail(copied: Path) -> None:
+    """Evaluations of an average that was never kept are told, however well they fit."""
+    rows = read_json_lines(copied / "evaluations.jsonl")
+    rows += [row | {"weights": "ema-0.050"} for row in rows if row["weights"] == "ema"]
+    rows.sort(key=lambda row: row["step"])
+    (copied / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    found = climbed(copied)["files"]
+    assert found.status == "failed" and "ema-0.050" in " ".join(found.details)
+
+
+def test_a_flag_of_gpus_loosens_nothing_on_a_cpu(copied: Path) -> None:
+    """No CPU computes in TF32: a loss that is off by a hundredth fails, whatever the record says of it."""
+    run = json.loads((copied / "run.json").read_text("utf-8"))
+    for session in run["sessions"]:
+        session["environment"]["speed"]["tf32"] = True
+    edited(copied / "run.json", sessions=run["sessions"])
+    rows = read_json_lines(copied / "metrics.jsonl")
+    rows[0]["train_loss"] *= 0.99
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert climbed(copied)["first_steps"].status == "failed"
+
+
+def test_an_earlier_digest_is_no_rounding_where_a_later_state_is_equal(copied: Path) -> None:
+    """Digests that lead to a state with the same bits are those of the states before it."""
+    rows = read_json_lines(copied / "checkpoints.jsonl")
+    rows[0]["sha256"]["unet.safetensors"] = "0" * 64
+    (copied / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    shutil.rmtree(copied / "checkpoints" / "step-00000006")
+    found = climbed(copied)["first_steps"]
+    assert found.status == "failed" and "of no state of this training" in found.text
+
+
+def test_a_checkpoint_with_files_missing_is_not_here(copied: Path) -> None:
+    """A run that was killed while it removed a checkpoint is honest: what is left of that one is not compared."""
+    (copied / "checkpoints" / "step-00000006" / "optimizer.safetensors").unlink()
+    assert not [rung.text for rung in climbed(copied).values() if rung.status != "exact"]
+
+
+def test_a_picture_of_a_step_without_a_preview_is_told(copied: Path) -> None:
+    """A run that finished has a line for each of its pictures."""
+    last = sorted((copied / "samples").glob("step-*-ema.png"))[-1]
+    shutil.copyfile(last, last.with_name("step-00000013-ema.png"))
+    found = climbed(copied)["previews"]
+    assert found.status == "failed" and "step-00000013-ema.png" in found.text
+
+
+def test_a_verdict_of_another_version_is_named_as_not_checked(copied: Path) -> None:
+    """Rules of planning and judging belong to a version: what another one decided is left, and the text says so."""
+    run = json.loads((copied / "run.json").read_text("utf-8"))
+    for session in run["sessions"]:
+        session["environment"]["packages"]["openddpm"] = "0.0.1"
+    edited(copied / "run.json", sessions=run["sessions"])
+    edited(copied / "verdict.json", sentence="Best of all.")
+    found = climbed(copied)["files"]
+    assert found.status == "exact" and "openddpm 0.0.1, were not checked" in found.text
