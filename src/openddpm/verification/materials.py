@@ -16,6 +16,7 @@ from PIL import Image
 
 from openddpm.analysis.text import listed
 from openddpm.config import TrainConfig, recorded_config
+from openddpm.data.image_source import ImageSource
 from openddpm.data.near_duplicates import NearDuplicates, near_duplicates_across
 from openddpm.data.sources import BUILT_IN
 from openddpm.data.store import CACHE_VARIABLE, ImageStore, cache_dir_of, open_images
@@ -42,6 +43,8 @@ class Images:
     store: ImageStore
     split: Split
     near: NearDuplicates | None
+    source: ImageSource | None
+    """Where the record says they are; None if they are elsewhere here."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,12 @@ def open_recorded_images(run: RunRecord, dataset: str | None, is_fetched: bool) 
         raise NotHere(f"the images were in '{config.dataset}' on another machine; where they are here: --dataset PATH")
     try:
         with redirect_stderr(io.StringIO()):
-            _, store = open_images(config, quiet=True)
+            source, store = open_images(config, quiet=True)
             split = split_heldout(store.digests, config.heldout_images, config.evaluation_seed)
             near = near_duplicates_across(store, split.train, split.heldout, cache_dir_of(config), quiet=True)
     except UserError as error:
         raise NotHere(f"the images are not here ({error.found}); if they are elsewhere: --dataset PATH") from error
-    return Images(store, split, near)
+    return Images(store, split, near, source if dataset is None else None)
 
 
 def prepare_measuring(run: RunRecord, images: Images, device: torch.device) -> Measuring:

@@ -72,8 +72,6 @@ def check_lines(record: RunFolder) -> Lines:
     _check_run(checker, run, config, since)
     if not since:
         _check_plan(checker, run, config)
-        is_source = run.dataset.source == config.dataset or "dataset" in run.user_supplied
-        checker.holds(is_source, f"run.json: images from {run.dataset.source}, not from its --dataset {config.dataset}")
         is_from = (run.model.init_from is None) == (config.init_from is None)
         checker.holds(is_from, "run.json: weights to start from and --init_from do not fit")
     _check_metrics(checker, record, config, since)

@@ -88,6 +88,8 @@ def data(record: RunFolder, images: Images) -> Rung:
         ("shape of an image", store.image_shape, dataset.image_shape),
         ("names of labels", list(store.label_names), dataset.label_names),
     ]
+    if images.source is not None:
+        pairs += [("source", images.source.name, dataset.source), ("split", images.source.split, dataset.split)]
     if near is not None and store.sha256 == dataset.sha256:
         pairs += [
             ("held-out images that nearly are training images", len(near.pairs), dataset.num_near_duplicates),

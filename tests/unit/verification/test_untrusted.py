@@ -313,3 +313,11 @@ def test_a_verdict_of_another_version_is_named_as_not_checked(copied: Path) -> N
     edited(copied / "verdict.json", sentence="Best of all.")
     found = climbed(copied)["files"]
     assert found.status == "exact" and "openddpm 0.0.1, were not checked" in found.text
+
+
+def test_images_that_are_said_to_be_from_elsewhere_fail(copied: Path) -> None:
+    """The name of the data set in the record is that of the source that the images were decoded from."""
+    run = json.loads((copied / "run.json").read_text("utf-8"))
+    edited(copied / "run.json", dataset=run["dataset"] | {"source": "ILSVRC/imagenet-1k"})
+    found = climbed(copied)["data"]
+    assert found.status == "failed" and "imagenet" in found.text
