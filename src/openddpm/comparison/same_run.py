@@ -149,10 +149,16 @@ class Relation:
 
 
 def _groups(row: EvaluationRow, other: EvaluationRow) -> list[tuple[str, float | None, float | None]]:
-    """Return the losses of groups of timesteps in two evaluations, and the standard errors of their skills."""
+    """Return the losses of groups of timesteps in two evaluations, and the standard errors of their skills.
+
+    Those depend on the baselines, too, whose rounding is nothing of the run.
+    """
     losses = zip_longest(row.by_timestep, other.by_timestep)
     groups = [(f"loss_of_group_{index}_of_timesteps", *pair) for index, pair in enumerate(losses)]
-    return [("skill_error", row.skill_error, other.skill_error), *groups]
+    ours, theirs = row.skill_error, other.skill_error
+    if ours is not None and theirs is not None and math.isclose(ours, theirs, rel_tol=OF_A_FORMULA):
+        ours = theirs
+    return [("skill_error", ours, theirs), *groups]
 
 
 def rows_before(rows: Sequence[MetricsRow]) -> dict[int, int]:
