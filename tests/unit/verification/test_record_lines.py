@@ -287,3 +287,22 @@ def test_lines_before_a_change_of_options_are_not_checked(record: Path, changes:
     assert check_lines(read_run_folder(record)).since == since and problems(record) == []
     edit(record / "metrics.jsonl", lambda rows: rows[5].update(learning_rate=0.1))
     assert len(problems(record)) == (since == 0)
+
+
+def test_baselines_are_there_with_evaluations(record: Path) -> None:
+    """Every run that was evaluated has baselines, and none of held-out images where there are none."""
+    (record / "verdict.json").unlink()
+    (record / "baselines.json").unlink()
+    assert problems(record) == ["baselines.json is missing, which every run writes"]
+
+
+def test_baselines_of_held_out_images_need_such_images(record: Path) -> None:
+    """A run without held-out images has no losses of the memorizing denoiser on them."""
+
+    def without(run: Value) -> None:
+        run["dataset"] |= {"num_train": run["dataset"]["num_images"], "num_heldout": 0}
+
+    edit(record / "run.json", without)
+    assert "baselines.json: held-out losses without held-out images" in problems(record)
+    edit(record / "baselines.json", lambda value: value.update(memorizing_heldout=[]))
+    assert not any(text.startswith("baselines.json") for text in problems(record))
