@@ -4,13 +4,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from openddpm.references import open_runs
 from openddpm.training.checkpoint import tensors_sha256
 from openddpm.training.state import Tensors
-from openddpm.verification.states import StateCheck, check_state, state_distances
+from openddpm.verification.states import StateCheck, check_state, copied_weights, state_distances
 
 
 def a_state(weight: float, moment: float = 1e-3, count: float = 400.0) -> Tensors:
@@ -100,3 +101,36 @@ def test_other_tensors_have_no_distance(tmp_path: Path) -> None:
     assert found.far == [
         "optimizer (step) in the checkpoint of step 20 has tensors or numbers that training does not give"
     ]
+
+
+@pytest.mark.parametrize("change", ["another name", "another shape", "no file"])
+def test_a_checkpoint_with_other_tensors_is_infinitely_far(tmp_path: Path, change: str) -> None:
+    """Tensors of other names or shapes, or a file that is not there, cannot be compared."""
+    for stem, content in a_state(1.01).items():
+        save_file(content, tmp_path / f"{stem}.safetensors")
+    if change == "no file":
+        (tmp_path / "ema.safetensors").unlink()
+    else:
+        tensors = {"b": torch.zeros(2)} if change == "another name" else {"a": torch.zeros(3)}
+        save_file(tensors, tmp_path / "ema.safetensors")
+    begin = {stem: content for stem, content in a_state(1.0).items() if stem != "optimizer"}
+    found = state_distances(a_state(1.01), tmp_path, begin)
+    assert found["ema"] == (math.inf, "weights") and found["unet"] == (0.0, "weights")
+    assert [found[f"optimizer ({kind})"][1] for kind in ("exp_avg", "exp_avg_sq")] == ["moments", "squares"]
+
+
+def test_weights_that_did_not_move_are_equal_or_infinitely_far(tmp_path: Path) -> None:
+    """Where the record's weights are those at the beginning, there is no size to divide by."""
+    for stem, content in a_state(1.0).items():
+        save_file(content, tmp_path / f"{stem}.safetensors")
+    begin = {stem: content for stem, content in a_state(1.0).items() if stem != "optimizer"}
+    assert state_distances(a_state(1.0), tmp_path, begin)["unet"][0] == 0.0
+    assert state_distances(a_state(1.5), tmp_path, begin)["unet"][0] == math.inf
+
+
+def test_weights_are_copied_without_moments() -> None:
+    """The copies stay as they are when training changes the weights."""
+    state = a_state(1.0)
+    copies = copied_weights(state)
+    state["unet"]["a"] += 1
+    assert copies.keys() == {"unet", "ema"} and copies["unet"]["a"].tolist() == [1.0, 1.0]
