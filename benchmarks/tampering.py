@@ -57,14 +57,15 @@ def tampered(folder: Path, other: Path, tampering: Tampering) -> None:
     write_manifest(folder, published_names(folder, run.checkpoints, run.run.config.get("keep_every")))
 
 
-def _write_rows(path: Path, rows: Rows) -> None:
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write a JSON Lines file of a record."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def _edit_rows(name: str, edit: Callable[[Rows], Rows]) -> Callable[[Path, Path], None]:
     def change(folder: Path, other: Path) -> None:
         rows = edit(read_json_lines(folder / name))
-        _write_rows(folder / name, rows)
+        write_rows(folder / name, rows)
 
     return change
 
@@ -97,7 +98,7 @@ def _replace_exported(folder: Path, source: Path) -> None:
     shutil.copyfile(source, folder / EXPORTED)
     rows = read_json_lines(folder / "checkpoints.jsonl")
     rows[-1]["exported_sha256"] = rows[-1]["sha256"]["ema.safetensors"] = file_sha256(folder / EXPORTED)
-    _write_rows(folder / "checkpoints.jsonl", rows)
+    write_rows(folder / "checkpoints.jsonl", rows)
     shutil.rmtree(folder / "checkpoints" / f"step-{rows[-1]['step']:08d}")
 
 
@@ -111,7 +112,7 @@ def note_checkpoint(folder: Path, checkpoint: Path) -> None:
         if checkpoint.name == f"step-{row['step']:08d}":
             exported = "ema.safetensors" if "ema.safetensors" in sha256 else "unet.safetensors"
             row |= {"sha256": sha256, "exported_sha256": sha256[exported]}
-    _write_rows(folder / "checkpoints.jsonl", rows)
+    write_rows(folder / "checkpoints.jsonl", rows)
 
 
 def _other_weights(folder: Path, other: Path) -> None:
@@ -131,7 +132,7 @@ def _only_the_exported_digest(folder: Path, other: Path) -> None:
     _replace_exported(folder, other / EXPORTED)
     rows = read_json_lines(folder / "checkpoints.jsonl")
     rows[-1]["sha256"]["ema.safetensors"] = sha256
-    _write_rows(folder / "checkpoints.jsonl", rows)
+    write_rows(folder / "checkpoints.jsonl", rows)
 
 
 def _no_digests(folder: Path, other: Path) -> None:
@@ -140,7 +141,7 @@ def _no_digests(folder: Path, other: Path) -> None:
     for row in rows[:-1]:
         row["sha256"] = dict.fromkeys(row["sha256"], "0" * 64)
         row["exported_sha256"] = "0" * 64
-    _write_rows(folder / "checkpoints.jsonl", rows)
+    write_rows(folder / "checkpoints.jsonl", rows)
     remove_checkpoints(folder)
 
 
@@ -207,7 +208,7 @@ def _fewer_evaluations(folder: Path, other: Path) -> None:
     _edit_json(folder / "run.json", edit)
     for name in ("evaluations.jsonl", "samples.jsonl"):
         rows = read_json_lines(folder / name)
-        _write_rows(folder / name, [row for row in rows if row["step"] == rows[-1]["step"]])
+        write_rows(folder / name, [row for row in rows if row["step"] == rows[-1]["step"]])
 
 
 def _other_preview(folder: Path, other: Path) -> None:
@@ -281,7 +282,7 @@ def hide_resumption(folder: Path, learning_rate: float | None = None) -> None:
         rate_at = learning_rate_schedule(recorded_config(run.config), run.total_steps, [])
         rows = read_json_lines(folder / "metrics.jsonl")
         rows = [{**row, "learning_rate": rate_at(row["step"] - 1)} for row in rows]
-        _write_rows(folder / "metrics.jsonl", rows)
+        write_rows(folder / "metrics.jsonl", rows)
 
 
 def _invented_rest(folder: Path, other: Path) -> None:
@@ -295,7 +296,7 @@ def _invented_rest(folder: Path, other: Path) -> None:
             if "wall_seconds" in row:
                 row["wall_seconds"] += max((one["wall_seconds"] for one in rows), default=0.0)  # time never goes back
         rows += rest
-        _write_rows(folder / name, rows)
+        write_rows(folder / name, rows)
     remove_checkpoints(folder)
     shutil.rmtree(folder / "samples")
     shutil.copytree(other / "samples", folder / "samples")

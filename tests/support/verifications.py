@@ -24,6 +24,16 @@ SPEED = SpeedRecord(
 )
 
 
+class Silent:
+    """Hears of the progress of a verification, and says nothing."""
+
+    def working(self, name: str, done: int, total: int) -> None:
+        """Take no note of a part that is done."""
+
+    def finished(self, rung: Rung) -> None:
+        """Take no note of a rung that is done."""
+
+
 def a_verification(statuses: Mapping[RungName, RungStatus] | None = None, **changes: Any) -> VerificationRecord:
     """Return a statement with rungs of these statuses; the first steps were computed again, unless told."""
     here = EnvironmentRecord(

@@ -56,7 +56,7 @@ def _verify(
     from openddpm.analysis.verification import conclusion
     from openddpm.errors import UserError
     from openddpm.names import as_text
-    from openddpm.record.writer import RUN_FILE, VERIFICATION_FILE, VERIFICATION_PAGE
+    from openddpm.record.writer import VERIFICATION_PAGE
     from openddpm.references import open_run, open_runs
     from openddpm.references.sources import folder_of, is_built_in
 
@@ -70,25 +70,16 @@ def _verify(
                 "It trains the steps that it needs and writes no page: give it alone, or with --dataset or --json.",
             )
         return _bisect(record, run, against, dataset, json)
-    from openddpm.record.lock import is_locked
-    from openddpm.report.page import check_page
+    from openddpm.record.lock import RUN_LOCK, is_locked
     from openddpm.verification.ladder import verify  # imports torch
 
-    if record.run.status == "running" and is_locked(record.folder / ".lock"):
+    if record.run.status == "running" and is_locked(record.folder / RUN_LOCK):
         raise UserError(f"'{run}' is still training, and its files change meanwhile", "Verify it when it has ended.")
 
     is_local = folder_of(run).is_dir() and not is_built_in(run)
     if page is not None or not json:
         page = (record.folder if is_local else Path()) / VERIFICATION_PAGE if page is None else page
-        if not page.name:
-            raise UserError("--page names no file", "Name an HTML file.")
-        _check_statement(page.with_name(VERIFICATION_FILE))
-        if page.name == VERIFICATION_FILE:
-            raise UserError(f"--page is '{page}', the name of the statement beside it", "Name an HTML file.")
-        if page.parent.resolve() != record.folder.resolve() and (page.parent / RUN_FILE).exists():
-            theirs = f"'{page.parent}' is the folder of another run, whose {VERIFICATION_FILE} would be replaced"
-            raise UserError(theirs, "Name an HTML file elsewhere by --page.")
-        check_page(page)
+        _check_place(page, record)
     with _Lines(is_quiet=json) as listener:
         source = record.folder.resolve().name if is_local else run
         found = verify(record, source, listener, budget, dataset, whole, is_fetched=not is_local)
@@ -103,22 +94,33 @@ def _verify(
     return 1 if found.is_failed else 0 if found.is_verified else 2
 
 
-def _check_statement(path: Path) -> None:
-    """Check that what the statement replaces is an earlier statement.
+def _check_place(page: Path, record: "RunFolder") -> None:
+    """Check, before long work, that a page and the statement beside it replace nothing but earlier ones of this run.
 
     Raises:
-        UserError: it is something else.
+        UserError: they would.
     """
     from openddpm.errors import UserError
     from openddpm.record.reader import read_record
     from openddpm.record.verification import VerificationRecord
+    from openddpm.record.writer import RUN_FILE, VERIFICATION_FILE
+    from openddpm.report.page import check_page
 
+    if not page.name:
+        raise UserError("--page names no file", "Name an HTML file.")
+    statement = page.with_name(VERIFICATION_FILE)
     try:
-        if path.is_file():
-            read_record(path, VerificationRecord)
+        if statement.is_file():
+            read_record(statement, VerificationRecord)
     except UserError as error:
-        found = f"'{path}' is there already, and is no statement of openddpm verify"
+        found = f"'{statement}' is there already, and is no statement of openddpm verify"
         raise UserError(found, "Name an HTML file in another folder by --page.") from error
+    if page == statement:
+        raise UserError(f"--page is '{page}', the name of the statement beside it", "Name an HTML file.")
+    if page.parent.resolve() != record.folder.resolve() and (page.parent / RUN_FILE).exists():
+        found = f"'{page.parent}' is the folder of another run, whose {VERIFICATION_FILE} would be replaced"
+        raise UserError(found, "Name an HTML file elsewhere by --page.")
+    check_page(page)
 
 
 def _bisect(record: "RunFolder", source: str, against: str, dataset: str | None, is_json: bool) -> int:

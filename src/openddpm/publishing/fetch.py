@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from openddpm.errors import UserError
 from openddpm.publishing.hub import CHECK_CONNECTION, HubError, first_line, status_of
-from openddpm.record.kept import MILESTONES_FOLDER, step_name
+from openddpm.record.kept import MILESTONES_FOLDER, STEP_NAME, step_name
 from openddpm.record.public import PAGES, VERIFICATION_FILES, WEIGHTS_FILES
 from openddpm.record.reader import log_spaced
 from openddpm.record.schema import exported_weights
@@ -18,7 +18,7 @@ from openddpm.record.writer import MANIFEST_FILE, PREVIEW_NAME, RUN_FILE, SCHEMA
 MAX_PREVIEWS = 8
 MAX_CHECKPOINTS = 2  # each several times as large as the weights
 _ALL = (*WEIGHTS_FILES, "samples/*.png", f"{MILESTONES_FOLDER}/*", *PAGES, *VERIFICATION_FILES)
-_IN_A_CHECKPOINT = re.compile(r"checkpoints/step-(?P<step>\d{8,})/[^/]+")
+_IN_A_CHECKPOINT = re.compile(rf"checkpoints/{STEP_NAME}/[^/]+")
 REFUSALS = (401, 403, 404)  # status of an answer that a copy in the cache does not replace
 
 

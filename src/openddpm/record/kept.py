@@ -11,7 +11,8 @@ PublishedWeights = Literal["none", "milestones", "kept"]
 """Weights of earlier steps that are published: "kept" those of milestones, and whole checkpoints."""
 
 MILESTONES_FOLDER = "milestones"
-_NAME = re.compile(r"step-(?P<step>\d{8,})\.safetensors")
+STEP_NAME = r"step-(?P<step>\d{8,})"
+_NAME = re.compile(rf"{STEP_NAME}\.safetensors")
 
 
 def step_name(step: int) -> str:

@@ -10,6 +10,9 @@ from filelock import FileLock, Timeout
 from openddpm.errors import UserError
 from openddpm.record.files import unlink_held_lock
 
+RUN_LOCK = ".lock"
+"""Name of the lock of a run folder, which a training process holds."""
+
 
 def is_locked(lock_file: Path) -> bool:
     """Tell whether another process holds a lock. One that cannot be asked for counts as not held."""

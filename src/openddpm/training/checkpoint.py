@@ -23,7 +23,7 @@ from openddpm.record.files import (
     sync_file,
     write_atomically,
 )
-from openddpm.record.kept import kept_steps, step_name
+from openddpm.record.kept import STEP_NAME, kept_steps, step_name
 from openddpm.record.schema import AVERAGE_NAME, RAW, CheckpointRow, Weights, exported_weights, weights_in_order
 from openddpm.training.intended import Intended
 from openddpm.training.state import Tensors, weights_stem
@@ -31,7 +31,7 @@ from openddpm.training.state import Tensors, weights_stem
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _NEEDED = {"unet.safetensors", "optimizer.safetensors", STATE}
-_NAME = re.compile(r"step-\d{8,}")
+_NAME = re.compile(STEP_NAME)
 _WEIGHTS_FILE = re.compile(rf"(unet|{AVERAGE_NAME})\.safetensors")
 _PARTIAL = ".partial-"
 _METADATA = {"format": "pt"}  # as diffusers and transformers expect

@@ -26,7 +26,7 @@ from openddpm.errors import UserError
 from openddpm.evaluation.baselines import BASELINES, BaselineErrors, BaselineMeasurement
 from openddpm.evaluation.evaluation import Evaluation
 from openddpm.evaluation.fixed_samples import Kind, fixed_samples
-from openddpm.record.lock import locked
+from openddpm.record.lock import RUN_LOCK, locked
 from openddpm.record.manifest import manifest_renewed
 from openddpm.record.public import WEIGHTS_FILES
 from openddpm.record.schema import RAW, BaselinesRecord, RunRecord, SpeedRecord
@@ -84,7 +84,7 @@ def prepare(
         accelerator = build_accelerator(config, on_cpu)
         if accelerator.is_main_process:
             folder, host = Path(config.output_dir), socket.gethostname()
-            resources.enter_context(locked(folder, folder / ".lock", f"another run is using '{folder}' on {host}"))
+            resources.enter_context(locked(folder, folder / RUN_LOCK, f"another run is using '{folder}' on {host}"))
         resources.callback(torch.set_num_threads, torch.get_num_threads())
         plan = make_plan(config, accelerator, UserObjects(dataset, transform, unet))
         return _build(plan, accelerator, resources, observers, rolled_back_from, times_steps)

@@ -67,7 +67,6 @@ def previews(
     """Draw previews again from the weights that are there, and compare them pixel by pixel."""
     pictures = {(one.step, name): path for one in record.previews for name, path in one.pictures.items()}
     rows = {(row.step, row.weights): row for row in record.samples}
-    number = len(pictures)
     found = [file for file in weights if (file.step, file.name) in pictures]
     if not pictures:
         return not_checked("previews", "the record holds no previews")
@@ -99,7 +98,7 @@ def previews(
         if (file.step, file.name) in rows:
             _compare_statistics(worst, rows[file.step, file.name], measuring.data_statistics.compare(images))
         drawn += 1
-    left = f" of {number}" if drawn < number else ""
+    left = f" of {len(pictures)}" if drawn < len(pictures) else ""
     return worst.rung("previews", f"{number_of(drawn, 'preview')}{left} drawn again", f"{worst.num_numbers:,} pixels")
 
 

@@ -47,13 +47,13 @@ class Replays:
 
     def first_steps(self, seconds: float) -> Rung:
         """Train the first steps again, from the seed."""
-        return self._from_the_seed("first_steps", self._last_known(), seconds)
+        return self._from_the_seed("first_steps", seconds)
 
     def whole(self) -> Rung:
         """Train the whole run again, unless the first steps were all of it, or differed."""
         if self._all_of_it is not None:
             return self._all_of_it.model_copy(update={"name": "whole"})
-        return self._from_the_seed("whole", self._last_known(), float("inf"))
+        return self._from_the_seed("whole", float("inf"))
 
     def segments(self, chosen: Sequence[Path], seconds: float) -> Rung:
         """Train on from checkpoints, as far as the time allows.
@@ -94,10 +94,11 @@ class Replays:
         last = self._last_known()
         return [folder for folder in checkpoints_here(self._record) if self._since <= checkpoint_step(folder) < last]
 
-    def _from_the_seed(self, name: RungName, last: int, seconds: float) -> Rung:
+    def _from_the_seed(self, name: RungName, seconds: float) -> Rung:
         if self._since:
             reason = f"options or images were changed at step {self._since:,}, and the record keeps only the new ones"
             return not_checked(name, reason)
+        last = self._last_known()
         if not last:
             return not_checked(name, "the record has no steps")
         stretch = Stretch(0, last)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tampering import write_rows
 
 from openddpm.record.files import read_json_lines
 from openddpm.record.reader import read_run_folder
@@ -38,7 +39,7 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     else:
         rows = read_json_lines(path)
         change(rows)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        write_rows(path, rows)
 
 
 def holder(value: Any, keys: str) -> tuple[Any, Any]:

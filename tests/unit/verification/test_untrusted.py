@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tampering import TAMPERINGS, note_checkpoint
+from tampering import TAMPERINGS, note_checkpoint, write_rows
 
 import openddpm
 from openddpm.config import TrainConfig
@@ -27,16 +27,9 @@ from openddpm.verification.record_lines import check_lines
 from openddpm.verification.replays import Replays
 from openddpm.verification.rungs import files
 from tiny import tiny_config, write_tiny_folder
+from verifications import Silent
 
 STEPS = 20
-
-
-class _Silent:
-    def working(self, name: str, done: int, total: int) -> None:
-        pass
-
-    def finished(self, rung: Rung) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,7 @@ def climbed(folder: Path) -> dict[str, Rung]:
     """Return the rungs of a folder, with a manifest that fits its files."""
     record = read_run_folder(folder)
     write_manifest(folder, published_names(folder, record.checkpoints, None))
-    return {rung.name: rung for rung in verify(record, folder.name, _Silent(), 5.0).rungs}
+    return {rung.name: rung for rung in verify(record, folder.name, Silent(), 5.0).rungs}
 
 
 def edited(path: Path, **values: Any) -> None:
@@ -72,7 +65,7 @@ def cut(folder: Path, step: int) -> None:
     """Make a run end at a step after its last line, as a signal does."""
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "checkpoints.jsonl"):
         rows = [row for row in read_json_lines(folder / name) if row["step"] <= step]
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        write_rows(folder / name, rows)
     for path in (folder / "checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
@@ -178,7 +171,7 @@ def test_a_line_of_a_step_that_nobody_trains_costs_no_time(copied: Path) -> None
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         rows = read_json_lines(copied / name)
         rows.append(rows[-1] | {"step": 10**12})
-        (copied / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        write_rows(copied / name, rows)
     assert files(read_run_folder(copied)).status == "failed"
 
 
@@ -263,7 +256,7 @@ def test_weights_that_the_options_do_not_give_fail(copied: Path) -> None:
     rows = read_json_lines(copied / "evaluations.jsonl")
     rows += [row | {"weights": "ema-0.050"} for row in rows if row["weights"] == "ema"]
     rows.sort(key=lambda row: row["step"])
-    (copied / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    write_rows(copied / "evaluations.jsonl", rows)
     found = climbed(copied)["files"]
     assert found.status == "failed" and "ema-0.050" in " ".join(found.details)
 
@@ -276,7 +269,7 @@ def test_a_flag_of_gpus_loosens_nothing_on_a_cpu(copied: Path) -> None:
     edited(copied / "run.json", sessions=run["sessions"])
     rows = read_json_lines(copied / "metrics.jsonl")
     rows[0]["train_loss"] *= 0.99
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    write_rows(copied / "metrics.jsonl", rows)
     assert climbed(copied)["first_steps"].status == "failed"
 
 
@@ -284,7 +277,7 @@ def test_an_earlier_digest_is_no_rounding_where_a_later_state_is_equal(copied: P
     """Digests that lead to a state with the same bits are those of the states before it."""
     rows = read_json_lines(copied / "checkpoints.jsonl")
     rows[0]["sha256"]["unet.safetensors"] = "0" * 64
-    (copied / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    write_rows(copied / "checkpoints.jsonl", rows)
     shutil.rmtree(copied / "checkpoints" / "step-00000006")
     found = climbed(copied)["first_steps"]
     assert found.status == "failed" and "of no state of this training" in found.text

@@ -10,32 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tampering import TAMPERINGS, Tampering, hide_resumption, note_checkpoint, tampered
+from tampering import TAMPERINGS, Tampering, hide_resumption, note_checkpoint, tampered, write_rows
 
 import openddpm
 from openddpm.record.files import file_sha256
 from openddpm.record.reader import read_run_folder
-from openddpm.record.verification import Rung, VerificationRecord
+from openddpm.record.verification import VerificationRecord
 from openddpm.verification.ladder import verify
 from openddpm.verification.replays import Replays
 from openddpm.verification.rungs import files
 from tiny import tiny_config, tiny_images, write_tiny_folder
+from verifications import Silent
 
 STEPS = 24
 IN_SHORT_RUNS = [one for one in TAMPERINGS if one.name != "plan"]  # which have one evaluation
 
 
-class _Silent:
-    def working(self, name: str, done: int, total: int) -> None:
-        pass
-
-    def finished(self, rung: Rung) -> None:
-        pass
-
-
 def climbed(folder: Path, whole: bool = False, budget: float = 5.0, **options: Any) -> VerificationRecord:
     """Return the statement about a record."""
-    return verify(read_run_folder(folder), str(folder), _Silent(), budget, whole=whole, **options)
+    return verify(read_run_folder(folder), str(folder), Silent(), budget, whole=whole, **options)
 
 
 def statuses(found: VerificationRecord) -> dict[str, str]:
@@ -162,7 +155,7 @@ def test_the_step_of_an_edited_loss_is_named(copied: Path) -> None:
     """The first divergent step is the one whose line was edited."""
     rows = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
     rows[8]["train_loss"] *= 1.1
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(copied / "metrics.jsonl", rows)
     assert climbed(copied).first_divergent_step == rows[8]["step"]
 
 
